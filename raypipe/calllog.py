@@ -1,0 +1,282 @@
+"""I remember every model call so that none is paid twice.
+
+Each worker appends every completion to a segment file of its own before the row moves on: one
+`write` per call, so a killed process loses nothing it completed; `sync` adds protection against
+power loss. A segment is a header and frames of length, CRC-32 and content; reading stops at the
+first frame that is cut or damaged. Segments are compacted to Parquet, and a `CallIndex` over the
+compacted keys (16 bytes of key and 6 bytes of place each) answers look-ups; its arrays can be shared
+between processes without copying.
+
+I do not know what a key stands for, nor which endpoint answered.
+"""
+
+from __future__ import annotations
+
+import bisect
+import fcntl
+import os
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raypipe.chat import Completion, Usage
+from raypipe.errors import OutputError
+
+HEADER = b"raypipe calls 1\n"
+_FRAME_BYTES = 8
+_KEY_BYTES = 16
+_ROW_GROUP = 1024
+_CACHED_GROUPS = 16
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.binary(_KEY_BYTES)),
+        ("step", pa.string()),
+        ("row_id", pa.string()),
+        ("ordinal", pa.int32()),
+        ("sample", pa.int32()),
+        ("text", pa.string()),
+        ("finish_reason", pa.string()),
+        ("input_tokens", pa.int64()),
+        ("output_tokens", pa.int64()),
+        ("model", pa.string()),
+        ("ended_at", pa.float64()),
+        ("latency_s", pa.float64()),
+    ]
+)
+"""Columns of a compacted call log; `ended_at` is seconds since 1970 in UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Where a call was asked: step, row identity, ordinal within the row, sample index."""
+
+    step: str
+    row: bytes
+    ordinal: int
+    sample: int
+
+
+class SegmentWriter:
+    """Appends completions to one new segment; the file stays locked while its writer lives."""
+
+    def __init__(self, folder: Path, owner: str) -> None:
+        path = folder / f"segment-{owner}-{uuid4().hex}.calls"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            os.write(self._file, HEADER)
+        except OSError as error:
+            raise OutputError(f"the call log {folder} cannot be written: {error.strerror}") from None
+        self._path = path
+        self._synced = True
+
+    def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None:
+        """Write one completion through. Raises OutputError when the disk does not take it."""
+        content = key + orjson.dumps(
+            (
+                asked.step,
+                asked.row.hex(),
+                asked.ordinal,
+                asked.sample,
+                completion.text,
+                completion.finish_reason,
+                completion.usage.input_tokens,
+                completion.usage.output_tokens,
+                completion.model,
+                time.time(),
+                latency_s,
+            )
+        )
+        frame = len(content).to_bytes(4, "little") + zlib.crc32(content).to_bytes(4, "little") + content
+        try:
+            written = os.write(self._file, frame)
+        except OSError as error:
+            raise OutputError(f"the call log {self._path} cannot be written: {error.strerror}") from None
+        if written != len(frame):
+            raise OutputError(f"the call log {self._path} cannot be written: the disk is full")
+        self._synced = False
+
+    def sync(self) -> None:
+        """Bring what was written to the disk; a no-op when nothing is new."""
+        if not self._synced:
+            self._synced = True
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        self.sync()
+        os.close(self._file)
+
+
+def read_segment(file: BinaryIO) -> Iterator[tuple[bytes, tuple[Any, ...]]]:
+    """Key and fields of each whole frame, up to the first that is cut or damaged."""
+    if file.read(len(HEADER)) != HEADER:
+        return
+    while len(head := file.read(_FRAME_BYTES)) == _FRAME_BYTES:
+        size, crc = int.from_bytes(head[:4], "little"), int.from_bytes(head[4:], "little")
+        content = file.read(size)
+        if len(content) != size or zlib.crc32(content) != crc:
+            return
+        yield content[:_KEY_BYTES], tuple(orjson.loads(content[_KEY_BYTES:]))
+
+
+def compact(folder: Path, owner: str, wait_s: float = 30.0) -> None:
+    """Turn the segments of ended writers into one Parquet file and remove them.
+
+    Segments of `owner` whose writer still lives are waited for, those of other owners left alone.
+    Raises OutputError when a writer of `owner` does not end in time.
+    """
+    deadline = time.monotonic() + wait_s
+    with_locks: list[tuple[Path, BinaryIO]] = []
+    try:
+        for path in sorted(folder.glob("segment-*.calls")):
+            file = _locked(path, deadline if path.name.startswith(f"segment-{owner}-") else 0.0)
+            if file is not None:
+                with_locks.append((path, file))
+        if with_locks:
+            _write_compacted(folder, [file for _, file in with_locks])
+            for path, _ in with_locks:
+                path.unlink()
+    finally:
+        for _, file in with_locks:
+            file.close()
+
+
+def _locked(path: Path, deadline: float) -> BinaryIO | None:
+    file = path.open("rb")
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if not deadline:
+                file.close()
+                return None
+            if time.monotonic() > deadline:
+                file.close()
+                problem = "a worker of an earlier run still writes to it; wait for it to end or stop it, then run again"
+                raise OutputError(f"the call log {path}: {problem}") from None
+            time.sleep(0.05)
+
+
+def _write_compacted(folder: Path, files: Sequence[BinaryIO]) -> None:
+    target = folder / f"calls-{time.time_ns():020d}-{uuid4().hex[:8]}.parquet"
+    temporary = target.with_suffix(".tmp")
+    count = 0
+    with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+        rows: list[tuple[Any, ...]] = []
+        for file in files:
+            for key, fields in read_segment(file):
+                rows.append((key, *fields))
+                if len(rows) == _ROW_GROUP:
+                    writer.write_table(_as_table(rows), row_group_size=_ROW_GROUP)
+                    count, rows = count + len(rows), []
+        if rows:
+            writer.write_table(_as_table(rows), row_group_size=_ROW_GROUP)
+            count += len(rows)
+    if count:
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.rename(target)
+    else:
+        temporary.unlink()
+
+
+def _as_table(rows: list[tuple[Any, ...]]) -> pa.Table:
+    columns = [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+@dataclass(frozen=True)
+class CallIndex:
+    """Where each known call stands. Arrays have one entry a call, sorted by `high`.
+
+    `high` and `low` are the two big-endian halves of the key (uint64), `file` the index in `files`
+    (uint16), `row` the row in that file (uint32).
+    """
+
+    files: tuple[str, ...]
+    high: np.ndarray[Any, Any]
+    low: np.ndarray[Any, Any]
+    file: np.ndarray[Any, Any]
+    row: np.ndarray[Any, Any]
+
+    def __len__(self) -> int:
+        return len(self.high)
+
+
+def load_index(folder: Path) -> CallIndex:
+    """The index over all compacted calls in `folder`."""
+    files = tuple(str(path) for path in sorted(folder.glob("calls-*.parquet")))
+    keys: list[Any] = []
+    numbers: list[Any] = []
+    rows: list[Any] = []
+    for number, path in enumerate(files):
+        column = pq.read_table(path, columns=["key"]).column("key").combine_chunks()
+        buffer = column.buffers()[1]
+        assert buffer is not None
+        pairs = np.frombuffer(buffer, dtype=">u8", count=2 * len(column)).reshape(-1, 2)
+        keys.append(pairs.astype(np.uint64))
+        numbers.append(np.full(len(pairs), number, np.uint16))
+        rows.append(np.arange(len(pairs), dtype=np.uint32))
+    empty = [np.empty((0, 2), np.uint64)]
+    pairs = np.concatenate(keys or empty)
+    order = np.argsort(pairs[:, 0], kind="stable")
+    number = np.concatenate(numbers or [np.empty(0, np.uint16)])[order]
+    row = np.concatenate(rows or [np.empty(0, np.uint32)])[order]
+    high, low = np.ascontiguousarray(pairs[order, 0]), np.ascontiguousarray(pairs[order, 1])
+    return CallIndex(files, high, low, number, row)
+
+
+class CallReader:
+    """Finds completions through an index; keeps the row groups read last."""
+
+    def __init__(self, index: CallIndex) -> None:
+        self._index = index
+        self._high = memoryview(index.high)
+        self._files: dict[int, pq.ParquetFile] = {}
+        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+
+    def find(self, key: bytes) -> Completion | None:
+        """The completion logged under `key`, if there is one."""
+        high = int.from_bytes(key[:8], "big")
+        at = bisect.bisect_left(self._high, high)
+        low = int.from_bytes(key[8:], "big")
+        while at < len(self._high) and self._high[at] == high:
+            if int(self._index.low[at]) == low:
+                return self._read(int(self._index.file[at]), int(self._index.row[at]))
+            at += 1
+        return None
+
+    def _read(self, number: int, row: int) -> Completion:
+        group, offset = divmod(row, _ROW_GROUP)
+        columns = self._group(number, group)
+        text, finish, tokens_in, tokens_out, model = (column[offset].as_py() for column in columns)
+        return Completion(text, finish, Usage(tokens_in, tokens_out), model)
+
+    def _group(self, number: int, group: int) -> list[pa.Array]:
+        place = (number, group)
+        table = self._groups.get(place)
+        if table is None:
+            file = self._files.get(number)
+            if file is None:
+                file = self._files[number] = pq.ParquetFile(self._index.files[number])
+            names = ["text", "finish_reason", "input_tokens", "output_tokens", "model"]
+            table = [column.combine_chunks() for column in file.read_row_group(group, columns=names).columns]
+            self._groups[place] = table
+            if len(self._groups) > _CACHED_GROUPS:
+                self._groups.popitem(last=False)
+        else:
+            self._groups.move_to_end(place)
+        return table

@@ -1,0 +1,152 @@
+"""I say what a model is: messages, request, completion, usage.
+
+I do not know how any provider is reached; `models` does. An `LLM` is a declaration that can be
+written to a file; it holds the name of an environment variable, never a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from raypipe.spec import Spec
+
+Message = Mapping[str, Any]
+"""`{"role": "system" | "user" | "assistant" | "tool", "content": text, …}` as in OpenAI's chat API."""
+
+Schema = Mapping[str, Any] | type[BaseModel]
+"""A JSON Schema, or the pydantic class that stands for one."""
+
+
+class LLM(Spec):
+    """A model and how it is asked: `LLM("openai/gpt-4o-mini", temperature=0.7, max_tokens=512)`.
+
+    Two steps that name an equal `LLM` share one pool of workers.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    uri: str = Field(kw_only=False)
+    """`provider/model`, for example `openai/gpt-4o-mini` or `ollama/llama3.1`."""
+    base_url: str | None = None
+    """Address of the endpoint; by default the provider's own."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; by default the provider's own."""
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_tokens: int | None = Field(default=None, gt=0)
+    """Longest completion, in tokens."""
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """More fields of the request body, sent as they are."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the adapter itself, for example the latency of `offline`."""
+    concurrency: int = Field(default=64, gt=0)
+    """Most calls in flight, over all replicas."""
+    replicas: int = Field(default=1, gt=0)
+    timeout_s: float = Field(default=600.0, gt=0)
+    """Longest time one call may take, in seconds."""
+    connect_timeout_s: float = Field(default=10.0, gt=0)
+    max_tries: int = Field(default=5, gt=0)
+    """Most times one call is sent when it fails in a way that may pass."""
+
+    def __init__(self, uri: str = "", /, **fields: Any) -> None:
+        super().__init__(**({"uri": uri} | fields if uri else fields))
+
+    @field_validator("uri")
+    @classmethod
+    def _is_uri(cls, uri: str) -> str:
+        provider, slash, model = uri.partition("/")
+        if not (provider and slash and model):
+            raise ValueError("a model is written provider/model, for example openai/gpt-4o-mini")
+        return uri
+
+    @property
+    def provider(self) -> str:
+        return self.uri.partition("/")[0]
+
+    @property
+    def model(self) -> str:
+        return self.uri.partition("/")[2]
+
+    @property
+    def label(self) -> str:
+        """`provider/model`, for progress, manifest and output columns."""
+        return self.uri
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One thing to ask. Fields left `None` take the model's own setting."""
+
+    messages: tuple[Message, ...]
+    schema: Mapping[str, Any] | None = None
+    """JSON Schema that the completion must satisfy."""
+    temperature: float | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call, as the provider counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model answered. `finish_reason` is `stop`, `length`, or the provider's own word."""
+
+    text: str
+    finish_reason: str = "stop"
+    usage: Usage = field(default_factory=Usage)
+    model: str = ""
+
+
+class Model(Protocol):
+    """Answers one request. Made and used inside one event loop of one process."""
+
+    def payload(self, request: Request) -> dict[str, Any]:
+        """The request as it is sent, a plain JSON mapping; its digest identifies the call."""
+        ...
+
+    async def complete(self, payload: Mapping[str, Any]) -> Completion:
+        """Send it once. Raises `CallError`, classified; never retries."""
+        ...
+
+    async def open(self) -> None:
+        """Get ready. Raises `InfrastructureError` when that is impossible."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Caller(Protocol):
+    """What a step is given to ask its model with: every call is logged, limited and retried."""
+
+    @property
+    def label(self) -> str: ...
+
+    async def __call__(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        system: str | None = None,
+        schema: Schema | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+    ) -> Any:
+        """Ask in plain words; returns the text, or with `schema` the validated value.
+
+        Raises `RowError` when the model cannot answer.
+        """
+        ...
+
+    async def complete(self, request: Request, *, sample: int = 0) -> Completion:
+        """Ask one request; `sample` tells apart several answers wanted for equal requests."""
+        ...

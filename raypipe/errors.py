@@ -1,0 +1,138 @@
+"""I list everything that can go wrong and which of it is worth trying again.
+
+    RaypipeError
+    ├── SpecError            the pipeline or its configuration is unsound (exit 1)
+    ├── InputError           the input cannot be read as rows (exit 1)
+    ├── OutputError          the output folder cannot be used (exit 1)
+    ├── RowError             one row cannot pass one step; it becomes a failed row
+    │   └── CallError        a model call went wrong; it says whether trying again can help
+    ├── StoppedError         stopped on request; the run can be resumed (exit 4)
+    └── InfrastructureError  an endpoint, engine or worker cannot be used at all (exit 5)
+        └── ReplicaLostError one worker is gone; its unfinished rows can go to another
+
+Every class takes one positional message and optional fields with defaults, so that each
+survives pickle and a trip through Ray unchanged. Errors of other libraries are translated
+where they are caught and never cross a process.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+
+class Retry(StrEnum):
+    """Whether the same call can succeed later."""
+
+    NEVER = "never"
+    LATER = "later"
+    SLOW_DOWN = "slow_down"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One reason why a pipeline is unsound: `where` names the place, `problem` is one sentence."""
+
+    where: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}" if self.where else self.problem
+
+
+class RaypipeError(Exception):
+    """Base of all errors of raypipe. `exit_code` is what the command line ends with."""
+
+    exit_code: ClassVar[int] = 5
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), str(self), dict(vars(self)))
+
+
+def _restore(kind: type[RaypipeError], message: str, fields: dict[str, Any]) -> RaypipeError:
+    error = kind(message)
+    vars(error).update(fields)
+    return error
+
+
+class SpecError(RaypipeError):
+    """The pipeline, its configuration or the command's arguments are unsound.
+
+    All violations found are carried as data in `violations`.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str = "", violations: Iterable[Violation] = ()) -> None:
+        found = tuple(violations)
+        super().__init__(message or "\n".join(str(violation) for violation in found))
+        self.violations = found
+
+
+class InputError(RaypipeError):
+    """The input cannot be read as rows."""
+
+    exit_code = 1
+
+
+class OutputError(RaypipeError):
+    """The output folder cannot be used."""
+
+    exit_code = 1
+
+
+class RowError(RaypipeError):
+    """One row cannot pass one step; `kind` groups such failures (`parse`, `template`, …)."""
+
+    def __init__(self, message: str = "", kind: str = "step") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class CallError(RowError):
+    """A model call went wrong.
+
+    `retry` is the adapter's classification, `after_s` the pause the endpoint asked for in
+    seconds, `status` the HTTP status (0: no answer at all).
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        kind: str = "call",
+        retry: Retry = Retry.NEVER,
+        after_s: float | None = None,
+        status: int = 0,
+    ) -> None:
+        super().__init__(message, kind)
+        self.retry = retry
+        self.after_s = after_s
+        self.status = status
+
+
+class StoppedError(RaypipeError):
+    """The run was stopped on request and can be resumed."""
+
+    exit_code = 4
+
+
+class InfrastructureError(RaypipeError):
+    """Something the whole run depends on cannot be used: an endpoint, an engine, a worker."""
+
+
+class ReplicaLostError(InfrastructureError):
+    """A worker is gone; its unfinished rows can go to another."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint ` (did you mean 'x'?)` for a misspelt `name`, or the list of what is allowed."""
+    match = difflib.get_close_matches(name, known, n=1)
+    if match:
+        return f" (did you mean {match[0]!r}?)"
+    return f" (allowed: {', '.join(sorted(known))})" if known else ""

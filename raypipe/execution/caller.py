@@ -1,0 +1,166 @@
+"""I ask a model on behalf of one row: call log first, then limits, retries and the call itself.
+
+I do not know what the answer is for. A completion found in the call log takes no permit; a completion
+that arrives is logged before the row hears of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from raypipe.calllog import Asked, CallReader
+from raypipe.chat import Completion, Message, Model, Request, Schema
+from raypipe.errors import CallError, InfrastructureError, RowError
+from raypipe.identity import call_key, canonical_json, digest
+from raypipe.limits import Limiter, Patience
+from raypipe.steps.structured import ask_structured
+
+_HOPELESS = frozenset({"auth", "not_found", "quota"})
+"""Kinds of answers that no other row will be spared from."""
+_HOPELESS_STREAK = 3
+
+
+class Log(Protocol):
+    """Where completions are written through."""
+
+    def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None: ...
+
+
+@dataclass
+class Tally:
+    """Calls and tokens, counted."""
+
+    sent: int = 0
+    cached: int = 0
+    tries: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass
+class Desk:
+    """What all rows of one worker share when they call its model."""
+
+    model: Model
+    label: str
+    log: Log
+    known: CallReader
+    limiter: Limiter
+    max_tries: int
+    total: Tally = field(default_factory=Tally)
+    _hopeless: int = 0
+    _last_success: float = float("-inf")
+
+    def succeeded(self) -> None:
+        self._hopeless = 0
+        self._last_success = time.monotonic()
+
+    def judge(self, error: CallError, began: float) -> None:
+        """Raise InfrastructureError when a call that was given up means that the rest will fail alike."""
+        if error.kind == "unreachable" and self._last_success < began:
+            raise InfrastructureError(str(error)) from None
+        if error.kind in _HOPELESS:
+            self._hopeless += 1
+            if self._hopeless >= _HOPELESS_STREAK:
+                raise InfrastructureError(str(error)) from None
+
+
+class RowCaller:
+    """The `Caller` of one row in one step.
+
+    The ordinal of a call counts the equal requests that the row asked before it, so a call keeps
+    its identity when calls with other wordings are put in front of it.
+    """
+
+    __slots__ = ("_asked", "_desk", "_row", "_step", "tally")
+
+    def __init__(self, desk: Desk, step: str, row: bytes) -> None:
+        self._desk = desk
+        self._step = step
+        self._row = row
+        self._asked: dict[tuple[bytes, int], int] = {}
+        self.tally = Tally()
+
+    @property
+    def label(self) -> str:
+        return self._desk.label
+
+    async def __call__(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        system: str | None = None,
+        schema: Schema | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+    ) -> Any:
+        messages = tuple(prompt) if not isinstance(prompt, str) else ({"role": "user", "content": prompt},)
+        if system is not None:
+            messages = ({"role": "system", "content": system}, *messages)
+        request = Request(messages, None, temperature, max_tokens)
+        if schema is not None:
+            value, _ = await ask_structured(self, request, schema)
+            return value
+        return (await self.complete(request)).text
+
+    async def complete(self, request: Request, *, sample: int = 0) -> Completion:
+        desk, tally = self._desk, self.tally
+        payload = desk.model.payload(request)
+        asked = digest(desk.label.encode(), canonical_json(payload))
+        ordinal = self._asked.get((asked, sample), 0)
+        self._asked[asked, sample] = ordinal + 1
+        key = call_key(self._step, self._row, ordinal, sample, asked)
+        found = desk.known.find(key)
+        if found is not None:
+            tally.cached += 1
+            desk.total.cached += 1
+            return found
+        began = time.monotonic()
+        completion = await self._answered(payload)
+        tally.input_tokens += completion.usage.input_tokens
+        tally.output_tokens += completion.usage.output_tokens
+        desk.total.input_tokens += completion.usage.input_tokens
+        desk.total.output_tokens += completion.usage.output_tokens
+        desk.log.append(key, Asked(self._step, self._row, ordinal, sample), completion, time.monotonic() - began)
+        return completion
+
+    async def _answered(self, payload: Mapping[str, Any]) -> Completion:
+        desk, patience, began = self._desk, Patience(self._desk.max_tries), time.monotonic()
+        while True:
+            async with desk.limiter:
+                self.tally.sent += 1
+                desk.total.sent += 1
+                try:
+                    completion = await desk.model.complete(payload)
+                except CallError as error:
+                    caught = error
+                else:
+                    desk.succeeded()
+                    return completion
+            self.tally.tries += 1
+            pause = patience.pause_after(caught)
+            if caught.after_s is not None and pause is not None:
+                desk.limiter.pause(caught.after_s)
+            if pause is None:
+                desk.judge(caught, began)
+                raise caught
+            await asyncio.sleep(pause)
+
+
+class NoModel:
+    """The `Caller` of a step that has no model: every use is an error that says so."""
+
+    label = ""
+
+    def __init__(self, step: str) -> None:
+        self._step = step
+
+    async def __call__(self, prompt: Any, **_: Any) -> Any:
+        raise RowError(f"step {self._step!r} asks a model but has none; give it llm=…", kind="no_model")
+
+    async def complete(self, request: Request, *, sample: int = 0) -> Completion:
+        raise RowError(f"step {self._step!r} asks a model but has none; give it llm=…", kind="no_model")

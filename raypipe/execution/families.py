@@ -1,0 +1,143 @@
+"""I bring the rows of a family together and say when its last one is there.
+
+A family is all that became of one row in a scatter (or of one source row). Its count of rows still
+on their way goes up with every row made and down with every row that ended or arrived; at zero it
+is complete. Nothing waits for any other family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from raypipe.plan import PlannedStep
+from raypipe.row import ANCESTORS, LINEAGE, PATH, ROW_ID
+from raypipe.step import Aggregate
+from raypipe.tables import concat
+
+Place = tuple[pa.Table, int]
+"""A row: its table, and its index there."""
+
+
+@dataclass
+class _Family:
+    parent: Place
+    on_the_way: int = 0
+    members: list[Place] = field(default_factory=list["Place"])
+
+
+class Families:
+    """The open families of one aggregate."""
+
+    def __init__(self, planned: PlannedStep) -> None:
+        assert planned.gather is not None
+        assert isinstance(planned.step, Aggregate)
+        self.gather = planned.gather
+        self._step = planned.step
+        self._open: dict[bytes, _Family] = {}
+        self._complete: list[_Family] = []
+
+    def opened(self, parents: pa.Table, counts: Sequence[int]) -> None:
+        """Each row of `parents` was scattered into so many rows."""
+        for index, (row_id, count) in enumerate(zip(parents.column(ROW_ID).to_pylist(), counts, strict=True)):
+            self._open[row_id] = _Family((parents, index))
+            self._add(row_id, count)
+
+    def moved(self, rows: pa.Table, change: Sequence[int]) -> None:
+        """Each row of `rows`, a member on its way, was followed by so many more rows (-1: it ended)."""
+        for key, more in zip(self._keys(rows), change, strict=True):
+            if more:
+                self._add(key, more)
+
+    def arrived(self, rows: pa.Table) -> None:
+        """Members that reached the aggregate."""
+        for index, key in enumerate(self._keys(rows)):
+            self._open[key].members.append((rows, index))
+            self._add(key, -1)
+
+    def _keys(self, rows: pa.Table) -> list[bytes]:
+        level = self.gather.level
+        ids, ancestors = rows.column(ROW_ID).to_pylist(), rows.column(ANCESTORS).to_pylist()
+        return [above[level] if len(above) > level else row_id for row_id, above in zip(ids, ancestors, strict=True)]
+
+    def _add(self, key: bytes, change: int) -> None:
+        family = self._open[key]
+        family.on_the_way += change
+        if family.on_the_way == 0:
+            self._complete.append(self._open.pop(key))
+
+    def take_complete(self) -> pa.Table | None:
+        """One row for each family completed since the last time: the parent's, with lists."""
+        if not self._complete:
+            return None
+        complete, self._complete = self._complete, []
+        parents = _taken([family.parent for family in complete])
+        members = [place for family in complete for place in family.members]
+        sizes = [len(family.members) for family in complete]
+        columns = self._step.columns or self.gather.collects
+        return _with_lists(parents, _ordered(members, sizes) if members else None, sizes, self._step, columns)
+
+
+def _taken(places: Sequence[Place]) -> pa.Table:
+    """The rows at `places`, in this order."""
+    tables: dict[int, pa.Table] = {}
+    rows: dict[int, list[int]] = {}
+    for table, index in places:
+        tables.setdefault(id(table), table)
+        rows.setdefault(id(table), []).append(index)
+    starts, start = dict[int, int](), 0
+    for key in tables:
+        starts[key], start = start, start + len(rows[key])
+    taken = concat([table.take(pa.array(rows[key])) for key, table in tables.items()])
+    if len(tables) == 1:
+        return taken
+    order: list[int] = []
+    for table, _ in places:
+        order.append(starts[id(table)])
+        starts[id(table)] += 1
+    return taken.take(pa.array(order))
+
+
+def _ordered(members: Sequence[Place], sizes: Sequence[int]) -> pa.Table:
+    """Members of one family after the other, each family in the order of its paths."""
+    table = _taken(members)
+    family = np.repeat(np.arange(len(sizes)), sizes).tolist()
+    paths = table.column(PATH).to_pylist()
+    order = sorted(range(table.num_rows), key=lambda row: (family[row], paths[row]))
+    return table.take(pa.array(order))
+
+
+def _with_lists(
+    parents: pa.Table, members: pa.Table | None, sizes: Sequence[int], step: Aggregate, columns: Sequence[str] | None
+) -> pa.Table:
+    offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32())
+    if step.as_rows is not None:
+        structs = pa.nulls(0) if members is None else _as_structs(members)
+        return _put(parents, step.as_rows, pa.ListArray.from_arrays(offsets, structs))
+    if columns is None:
+        kept = set(parents.column_names)
+        columns = [name for name in members.column_names if name not in kept] if members is not None else []
+    for name in columns:
+        there = members is not None and name in members.column_names
+        column = members.column(name).combine_chunks() if there else pa.nulls(sum(sizes))
+        parents = _put(parents, name, pa.ListArray.from_arrays(offsets, column))
+    return parents
+
+
+def _as_structs(members: pa.Table) -> pa.Array:
+    names = [name for name in members.column_names if name not in LINEAGE]
+    return pa.StructArray.from_arrays([members.column(name).combine_chunks() for name in names], names=names)
+
+
+def _put(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    if name in table.column_names:
+        return table.set_column(table.column_names.index(name), name, column)
+    return table.append_column(name, column)
+
+
+def grouped(rows: pa.Table, step: Aggregate, parent: pa.Table) -> pa.Table:
+    """All of `rows`, in order, as one row: `parent` (lineage and group columns) with lists."""
+    return _with_lists(parent, rows, [rows.num_rows], step, step.columns)

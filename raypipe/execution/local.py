@@ -1,0 +1,132 @@
+"""I run the same plan in this process; what I return is by definition right.
+
+The work is done by one event loop in a thread of its own, so a caller may have a loop already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from raypipe.errors import InfrastructureError, RaypipeError
+from raypipe.execution.batches import BatchResult
+from raypipe.execution.conductor import Conductor, ConductorSetup
+from raypipe.execution.replica import Replica
+from raypipe.execution.setup import RunSetup, Watch
+from raypipe.execution.source import grouped_batches, source_batches
+from raypipe.execution.wire import Worker
+from raypipe.plan import Stage
+from raypipe.step import Aggregate, Source
+
+_WATCH_EVERY_S = 0.5
+
+
+@dataclass
+class LocalPool:
+    """Replicas in this process; they cannot be lost."""
+
+    workers: list[Replica] = field(default_factory=list[Replica])
+
+    async def replace(self, lost: Worker) -> Worker:
+        raise InfrastructureError(f"worker {lost.name!r} of this process is gone")
+
+
+def execute(setup: RunSetup, watch: Watch) -> list[BatchResult]:
+    """Run all stages. Raises RaypipeError when the run cannot go on; KeyboardInterrupt stops it."""
+    run = _Run(setup)
+    thread = threading.Thread(target=run.work, name="raypipe", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_WATCH_EVERY_S)
+            if run.conductor is not None:
+                watch([run.conductor.snapshot()])
+    except BaseException:
+        run.stop()
+        thread.join(10.0)
+        raise
+    if run.error is not None:
+        raise run.error
+    return run.results
+
+
+class _Run:
+    def __init__(self, setup: RunSetup) -> None:
+        self._setup = setup
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.conductor: Conductor | None = None
+        self.results: list[BatchResult] = []
+        self.error: BaseException | None = None
+
+    def work(self) -> None:
+        try:
+            asyncio.run(self._stages())
+        except asyncio.CancelledError:
+            self.error = InfrastructureError("the run was stopped")
+        except RaypipeError as error:
+            self.error = error
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def stop(self) -> None:
+        if self._loop is not None and self._task is not None:
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+    async def _stages(self) -> None:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        pools: dict[str, LocalPool] = {}
+        try:
+            for stage in self._setup.plan.stages:
+                for name, replicas in self._setup.replicas(stage).items():
+                    if name not in pools:
+                        pools[name] = LocalPool([Replica(one, self._setup.index) for one in replicas])
+                        for worker in pools[name].workers:
+                            await worker.open()
+                await self._stage(stage, {name: pools[name] for name in stage.pools})
+        finally:
+            for pool in pools.values():
+                for worker in pool.workers:
+                    await worker.close()
+
+    async def _stage(self, stage: Stage, pools: dict[str, LocalPool]) -> None:
+        setup = ConductorSetup("local", stage, self._setup.parts, self._setup.leaves)
+        conductor = self.conductor = Conductor(setup, pools)
+        conductor.open()
+        batches = self._batches(stage)
+        running: set[asyncio.Task[BatchResult]] = set()
+        try:
+            while (rows := await asyncio.to_thread(next, batches, None)) is not None:
+                await conductor.room()
+                running.add(asyncio.create_task(conductor.run_batch(rows)))
+                running = self._keep(running)
+            while running:
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                running = self._keep(running)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            await conductor.close()
+
+    def _keep(self, running: set[asyncio.Task[BatchResult]]) -> set[asyncio.Task[BatchResult]]:
+        """Note the results of tasks that are done; the others."""
+        self.results.extend(task.result() for task in running if task.done())
+        return {task for task in running if not task.done()}
+
+    def _batches(self, stage: Stage) -> Iterator[pa.Table]:
+        entry = stage.steps[stage.entry].step
+        if isinstance(entry, Source):
+            return source_batches(entry, self._setup.source_rows)
+        assert isinstance(entry, Aggregate)
+        return grouped_batches(paths_for(stage.entry, self.results), stage.entry, entry)
+
+
+def paths_for(sink: str, results: Sequence[BatchResult]) -> list[str]:
+    """The part files written for `sink`."""
+    return [part.path for result in results for part in result.parts if part.sink == sink]

@@ -1,0 +1,179 @@
+"""I hold the rows that wait for a step, and the rows that are with one worker.
+
+I decide how many rows a worker is given ahead: enough that it never runs dry between two exchanges,
+no more, since rows held ahead cannot go to another worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from raypipe.execution.wire import Chunk, Worker
+from raypipe.plan import PlannedStep
+from raypipe.row import ROW_ID
+from raypipe.tables import concat
+
+LONG_QUEUE = 4096
+"""Rows; a step does not work ahead while this many wait behind it."""
+_LARGEST_CHUNK = 1024
+_LARGEST_WINDOW = 16384
+_AHEAD = 1.5
+
+
+class StepQueue:
+    """Rows that wait for one step."""
+
+    def __init__(self, planned: PlannedStep) -> None:
+        assert planned.pool is not None
+        self.name = planned.name
+        self.pool = planned.pool
+        self.rows = 0
+        self._wire = planned.wire
+        self._tables: deque[pa.Table] = deque()
+
+    @property
+    def is_long(self) -> bool:
+        return self.rows >= LONG_QUEUE
+
+    def put(self, rows: pa.Table) -> None:
+        if rows.num_rows:
+            self._tables.append(rows)
+            self.rows += rows.num_rows
+
+    def put_first(self, rows: pa.Table) -> None:
+        if rows.num_rows:
+            self._tables.appendleft(rows)
+            self.rows += rows.num_rows
+
+    def take(self, most: int) -> pa.Table | None:
+        """Up to `most` rows, in order."""
+        taken: list[pa.Table] = []
+        left = most
+        while left and self._tables:
+            table = self._tables.popleft()
+            if table.num_rows > left:
+                self._tables.appendleft(table.slice(left))
+                table = table.slice(0, left)
+            taken.append(table)
+            left -= table.num_rows
+        self.rows -= most - left
+        return concat(taken) if taken else None
+
+    def for_worker(self, rows: pa.Table) -> pa.Table:
+        """The columns that the step's method is given, and the row's identity."""
+        if self._wire is None:
+            internal = [name for name in rows.column_names if name in _INTERNAL]
+            return rows.drop_columns(internal)
+        table = rows.select([name for name in (ROW_ID, *self._wire) if name in rows.column_names])
+        for name in self._wire:
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(table.num_rows))
+        return table
+
+
+_INTERNAL = frozenset({"_ancestors", "_position", "_path", "_batch", "_attempt"})
+
+
+@dataclass
+class _Held:
+    step: str
+    rows: pa.Table
+    is_here: np.ndarray
+    """True where the row has not ended."""
+    left: int
+
+
+class Outbox:
+    """Rows with one worker."""
+
+    def __init__(
+        self,
+        queues: Mapping[str, StepQueue],
+        is_congested: Callable[[str], bool],
+        concurrency: int,
+        share: float,
+    ) -> None:
+        self._queues = queues
+        self._is_congested = is_congested
+        self._concurrency = concurrency * share
+        self._held: dict[int, _Held] = {}
+        self._rows = 0
+        self._next = 0
+        self._ended_since = 0
+        self._window = max(1, round(self._concurrency * _AHEAD))
+
+    def fill(self) -> list[Chunk]:
+        """What the worker should be sent now, the deepest step first."""
+        chunks: list[Chunk] = []
+        for name, queue in self._queues.items():
+            while self._rows < self._window and queue.rows and not self._is_congested(name):
+                rows = queue.take(min(self._window - self._rows, _LARGEST_CHUNK))
+                if rows is None:
+                    break
+                chunks.append(self._hold(name, rows, queue.for_worker(rows)))
+        return chunks
+
+    def _hold(self, step: str, rows: pa.Table, sent: pa.Table) -> Chunk:
+        number, self._next = self._next, self._next + 1
+        self._held[number] = _Held(step, rows, np.ones(rows.num_rows, bool), rows.num_rows)
+        self._rows += rows.num_rows
+        return Chunk(number, step, sent)
+
+    def inputs(self, chunk: np.ndarray, index: np.ndarray) -> pa.Table:
+        """The rows at these places, in this order; they stay held."""
+        if not len(chunk):
+            held = next(iter(self._held.values()))
+            return held.rows.slice(0, 0)
+        numbers = np.unique(chunk)
+        if len(numbers) == 1:
+            return self._held[int(numbers[0])].rows.take(pa.array(index))
+        order = np.argsort(chunk, kind="stable")
+        starts = np.searchsorted(chunk[order], numbers)
+        groups = np.split(index[order], starts[1:])
+        tables = [
+            self._held[int(number)].rows.take(pa.array(group)) for number, group in zip(numbers, groups, strict=True)
+        ]
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        return concat(tables).take(pa.array(back))
+
+    def ended(self, chunk: np.ndarray, index: np.ndarray) -> pa.Table:
+        """The rows at these places; they are no longer with the worker."""
+        rows = self.inputs(chunk, index)
+        for number, count in zip(*np.unique(chunk, return_counts=True), strict=True):
+            held = self._held[int(number)]
+            held.is_here[index[chunk == number]] = False
+            held.left -= int(count)
+        self._rows -= rows.num_rows
+        self._widen(rows.num_rows)
+        return rows
+
+    def release(self) -> None:
+        """Forget chunks that are through."""
+        for number in [number for number, held in self._held.items() if held.left == 0]:
+            del self._held[number]
+
+    def _widen(self, ended: int) -> None:
+        """Room for two exchanges' worth of rows on top of those being worked on."""
+        wanted = max(self._concurrency * _AHEAD, self._concurrency + 2 * ended)
+        self._window = max(self._window, round(min(wanted, _LARGEST_WINDOW)))
+
+    def take_back(self) -> list[tuple[str, pa.Table]]:
+        """All rows that are still with the worker, by step; it holds nothing any more."""
+        held, self._held, self._rows = self._held, {}, 0
+        return [(one.step, one.rows.filter(pa.array(one.is_here))) for one in held.values() if one.left]
+
+
+@dataclass
+class Lane:
+    """One worker, what it holds, and the bell that says there may be more for it."""
+
+    worker: Worker
+    outbox: Outbox
+    bell: asyncio.Event = field(default_factory=asyncio.Event)

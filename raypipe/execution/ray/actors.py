@@ -1,0 +1,156 @@
+"""I put replicas, conductors and the progress board into Ray's actors."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import ray
+from ray import cloudpickle
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
+from raypipe.execution.batches import BatchResult
+from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
+from raypipe.execution.replica import Replica, ReplicaSetup
+from raypipe.execution.source import sliced
+from raypipe.execution.wire import Chunk, Reply, Worker
+from raypipe.calllog import CallIndex
+
+_BOARD_EVERY_S = 0.5
+_MOST_REPLACEMENTS = 20
+_START_TIMEOUT_S = 600.0
+
+
+class ReplicaActor:
+    """A replica in an actor of its own."""
+
+    def __init__(self, setup: ReplicaSetup, index: CallIndex) -> None:
+        self._replica = Replica(setup, index)
+
+    async def open(self) -> None:
+        await self._replica.open()
+
+    async def exchange(self, sender: str, chunks: list[Chunk]) -> Reply:
+        return await self._replica.exchange(sender, chunks)
+
+    async def close(self) -> None:
+        await self._replica.close()
+
+
+class Board:
+    """Where conductors put what they see, for the driver to read."""
+
+    def __init__(self) -> None:
+        self._snapshots: dict[str, Snapshot] = {}
+
+    def put(self, name: str, snapshot: Snapshot) -> None:
+        self._snapshots[name] = snapshot
+
+    def snapshots(self) -> list[Snapshot]:
+        return list(self._snapshots.values())
+
+
+def start_replica(setup: ReplicaSetup, index: Any) -> Any:
+    """A new replica actor; it is not opened yet. `index` is a reference to a `CallIndex`."""
+    remote = ray.remote(ReplicaActor)
+    options = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0, "max_concurrency": 64}
+    return remote.options(**options).remote(setup, index)
+
+
+def unwrapped(error: RayTaskError) -> RaypipeError:
+    """Our own error that came through Ray, or Ray's in one sentence."""
+    cause: Any = error.cause
+    if isinstance(cause, RaypipeError):
+        return type(cause).__reduce__(cause)[0](*cause.__reduce__()[1])
+    last = str(error).strip().splitlines()[-1]
+    return InfrastructureError(f"a worker broke: {last}")
+
+
+@dataclass
+class RemoteWorker:
+    """A replica actor as a conductor sees it."""
+
+    name: str
+    concurrency: int
+    setup: ReplicaSetup
+    actor: Any
+
+    async def exchange(self, sender: str, chunks: list[Chunk]) -> Reply:
+        try:
+            return await self.actor.exchange.remote(sender, chunks)
+        except RayTaskError as error:
+            raise unwrapped(error) from None
+        except RayActorError as error:
+            said = str(error).strip().splitlines()[0]
+            raise ReplicaLostError(f"worker {self.name!r} is gone: {said}") from None
+        except RayError as error:
+            raise InfrastructureError(f"worker {self.name!r} cannot be reached: {error}") from None
+
+
+@dataclass
+class RemotePool:
+    """The replica actors of one pool; a lost one is replaced a bounded number of times."""
+
+    workers: list[RemoteWorker]
+    index: Any
+    replaced: int = 0
+
+    async def replace(self, lost: Worker) -> Worker:
+        assert isinstance(lost, RemoteWorker)
+        ray.kill(lost.actor)
+        self.replaced += 1
+        if self.replaced > _MOST_REPLACEMENTS:
+            raise InfrastructureError(f"worker {lost.name!r} was lost {_MOST_REPLACEMENTS} times; see its log for why")
+        worker = replace(lost, actor=start_replica(lost.setup, self.index))
+        try:
+            await asyncio.wait_for(worker.actor.open.remote(), _START_TIMEOUT_S)
+        except RayTaskError as error:
+            raise unwrapped(error) from None
+        except (RayError, TimeoutError) as error:
+            raise InfrastructureError(f"worker {lost.name!r} cannot be started again: {error}") from None
+        self.workers[self.workers.index(lost)] = worker
+        return worker
+
+
+class ConductorUDF:
+    """A conductor inside Ray Data's `map_batches`: blocks of rows in, references to part files out.
+
+    Its event loop runs in a thread of its own, since a slow consumer freezes the loop of an async UDF.
+    It never raises: an error is a value in its one output column.
+    """
+
+    def __init__(self, setup: ConductorSetup, pools: Mapping[str, RemotePool], board: Any) -> None:
+        setup = replace(setup, name=f"{setup.name}-{uuid4().hex[:8]}")
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="conductor", daemon=True).start()
+        self._conductor = Conductor(setup, pools)
+        self._loop.call_soon_threadsafe(self._conductor.open)
+        asyncio.run_coroutine_threadsafe(self._report(setup.name, board), self._loop)
+
+    async def _report(self, name: str, board: Any) -> None:
+        while True:
+            board.put.remote(name, self._conductor.snapshot())
+            await asyncio.sleep(_BOARD_EVERY_S)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        work: Future[list[BatchResult]] = asyncio.run_coroutine_threadsafe(self._run(block), self._loop)
+        try:
+            made = [(result.to_json(), None) for result in work.result()]
+        except RaypipeError as error:
+            made = [(None, cloudpickle.dumps(error))]
+        columns = list(zip(*made, strict=True)) or [(), ()]
+        return pa.table({"result": pa.array(columns[0], pa.binary()), "error": pa.array(columns[1], pa.binary())})
+
+    async def _run(self, block: pa.Table) -> list[BatchResult]:
+        running: list[asyncio.Task[BatchResult]] = []
+        for rows in sliced(block):
+            await self._conductor.room()
+            running.append(asyncio.create_task(self._conductor.run_batch(rows)))
+        return list(await asyncio.gather(*running))

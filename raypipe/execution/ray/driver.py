@@ -1,0 +1,165 @@
+"""I drive a plan stage by stage: start its pools, send its rows through Ray Data, collect references."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray import cloudpickle
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+from ray.exceptions import RayError, RayTaskError
+
+from raypipe.errors import InfrastructureError
+from raypipe.execution.batches import BatchResult
+from raypipe.execution.conductor import ConductorSetup
+from raypipe.execution.local import paths_for
+from raypipe.execution.ray.actors import Board, ConductorUDF, RemotePool, RemoteWorker, start_replica, unwrapped
+from raypipe.execution.setup import RunSetup, Watch
+from raypipe.execution.source import group_of, identified
+from raypipe.plan import Stage
+from raypipe.step import Aggregate, Source, Unit
+
+_WATCH_EVERY_S = 0.5
+_CLOSE_TIMEOUT_S = 10.0
+_BLOCKS_AT_ONCE = 4
+_MOST_READERS = 64
+
+
+def execute(setup: RunSetup, watch: Watch) -> list[BatchResult]:
+    """Run all stages on the Ray that is up. Raises RaypipeError when the run cannot go on."""
+    return _Driver(setup).run(watch)
+
+
+class Units(Datasource):
+    """The units of a source for Ray Data to read, each in order and by one task."""
+
+    def __init__(self, source: Source, units: Sequence[Unit]) -> None:
+        super().__init__()
+        self._source = source
+        self._units = list(enumerate(units))
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+        readers = max(1, min(len(self._units), _MOST_READERS))
+        nothing = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        shares = [self._units[start::readers] for start in range(readers)]
+        return [ReadTask(_Read(self._source, share), nothing) for share in shares]
+
+
+class _Read:
+    """Reads some units; an error of the input is a block with one column that names it."""
+
+    def __init__(self, source: Source, units: Sequence[tuple[int, Unit]]) -> None:
+        self._source = source
+        self._units = units
+
+    def __call__(self) -> Iterable[pa.Table]:
+        for number, unit in self._units:
+            yield from identified(self._source, unit, number)
+
+
+class _Driver:
+    def __init__(self, setup: RunSetup) -> None:
+        self._setup = setup
+        self._index = ray.put(setup.index)
+        self._pools: dict[str, RemotePool] = {}
+        self._board: Any = ray.remote(num_cpus=0)(Board).remote()
+        self._results: list[BatchResult] = []
+
+    def run(self, watch: Watch) -> list[BatchResult]:
+        stopped = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(watch, stopped), daemon=True)
+        watcher.start()
+        try:
+            for stage in self._setup.plan.stages:
+                self._open_pools(stage)
+                self._run_stage(stage)
+            self._close_pools()
+        except RayTaskError as error:
+            raise unwrapped(error) from None
+        except RayError as error:
+            raise InfrastructureError(f"Ray failed: {str(error).strip().splitlines()[-1]}") from None
+        finally:
+            stopped.set()
+            watcher.join(_CLOSE_TIMEOUT_S)
+            self._kill_actors()
+        return self._results
+
+    def _watch(self, watch: Watch, stopped: threading.Event) -> None:
+        while not stopped.wait(_WATCH_EVERY_S):
+            with suppress(RayError):
+                watch(ray.get(self._board.snapshots.remote(), timeout=_CLOSE_TIMEOUT_S))
+
+    def _open_pools(self, stage: Stage) -> None:
+        opening: list[Any] = []
+        for name, replicas in self._setup.replicas(stage).items():
+            if name not in self._pools:
+                workers = [
+                    RemoteWorker(one.name, one.pool.concurrency, one, start_replica(one, self._index))
+                    for one in replicas
+                ]
+                self._pools[name] = RemotePool(workers, self._index)
+                opening.extend(worker.actor.open.remote() for worker in workers)
+        self._opening = opening
+
+    def _run_stage(self, stage: Stage) -> None:
+        rows = self._rows(stage)
+        if rows is None:
+            return
+        pools = {name: self._pools[name] for name in stage.pools}
+        setup = ConductorSetup(f"stage{stage.index}", stage, self._setup.parts, self._setup.leaves)
+        references = rows.map_batches(
+            ConductorUDF,
+            fn_constructor_args=(setup, pools, self._board),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=0,
+            compute=ray.data.ActorPoolStrategy(
+                size=1,
+                max_concurrent_calls_per_actor=_BLOCKS_AT_ONCE,
+                max_tasks_in_flight_per_actor=_BLOCKS_AT_ONCE,
+            ),
+        )
+        ray.get(self._opening)
+        for made in references.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for result, error in zip(made["result"].to_pylist(), made["error"].to_pylist(), strict=True):
+                if error is not None:
+                    raise cloudpickle.loads(error)
+                self._results.append(BatchResult.from_json(result))
+
+    def _rows(self, stage: Stage) -> ray.data.Dataset | None:
+        entry = stage.steps[stage.entry].step
+        if isinstance(entry, Source):
+            units = entry.units()
+            return ray.data.read_datasource(Units(entry, units), override_num_blocks=len(units)) if units else None
+        assert isinstance(entry, Aggregate)
+        paths = paths_for(stage.entry, self._results)
+        if not paths:
+            return None
+        keys = list(entry.by) if isinstance(entry.by, list) else None
+        name = stage.entry
+        groups = ray.data.read_parquet(paths).groupby(keys).map_groups(
+            lambda rows: group_of(rows, name, entry), batch_format="pyarrow"
+        )
+        return groups.sort("_position") if keys else groups
+
+    def _close_pools(self) -> None:
+        closing = [worker.actor.close.remote() for pool in self._pools.values() for worker in pool.workers]
+        ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_TIMEOUT_S) if closing else None
+
+    def _kill_actors(self) -> None:
+        for pool in self._pools.values():
+            for worker in pool.workers:
+                with suppress(RayError):
+                    ray.kill(worker.actor)
+        with suppress(RayError):
+            ray.kill(self._board)

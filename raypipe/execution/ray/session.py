@@ -1,0 +1,89 @@
+"""I start Ray quietly, or use the one that is there, and leave nothing running that I started."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from raypipe.errors import InfrastructureError
+
+_QUIET = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+_BLOCK_BYTES = 16 << 20
+_SMALL_STORE_BYTES = 512 << 20
+
+
+@contextmanager
+def session(address: str | None) -> Iterator[None]:
+    """Ray is up inside: a cluster at `address`, the one this process is attached to, or one of our own.
+
+    Raises InfrastructureError when Ray cannot be started or reached.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    with _without_banner():
+        import ray
+    started = not ray.is_initialized()
+    if started:
+        _start(address)
+    _settle_data_context()
+    try:
+        yield
+    finally:
+        if started:
+            ray.shutdown()
+
+
+@contextmanager
+def _without_banner() -> Iterator[None]:
+    """Ray's native library prints one line about its log level to standard error when it loads."""
+    saved, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(silent)
+
+
+def _start(address: str | None) -> None:
+    import ray
+
+    own = {} if address else {"object_store_memory": _SMALL_STORE_BYTES}
+    try:
+        with _without_banner():
+            ray.init(
+                address=address or "local",
+                include_dashboard=False if not address else None,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                configure_logging=True,
+                **own,
+            )
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        where = f"the cluster at {address!r}" if address else "Ray on this machine"
+        raise InfrastructureError(f"{where} cannot be used: {error}") from None
+
+
+def _settle_data_context() -> None:
+    import ray.data
+
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = _BLOCK_BYTES
+    context.execution_options.preserve_order = False
+    context.execution_options.verbose_progress = False
+    for name in ("execution_no_progress_timeout_s",):
+        if hasattr(context, name):
+            setattr(context, name, -1)

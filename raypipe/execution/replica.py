@@ -1,0 +1,287 @@
+"""I run a step's row program on one model, and only here does an exception become a failed row.
+
+Rows wait in a queue and coroutines pull them one by one, the deepest step first, so a slow row
+holds up no other. I am a plain class: inside a Ray actor or in this process, the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raypipe.calllog import CallIndex, CallReader, SegmentWriter
+from raypipe.chat import Caller, Model
+from raypipe.errors import InfrastructureError, RaypipeError, RowError
+from raypipe.execution.caller import Desk, NoModel, RowCaller, Tally
+from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, Results, Vitals
+from raypipe.limits import Limiter
+from raypipe.models import open_model
+from raypipe.plan import Pool
+from raypipe.row import ROW_ID, Failure, Values
+from raypipe.step import Output, Runs, Shape, Step
+
+_LONGEST_POLL_S = 5.0
+_SYNC_EVERY_S = 1.0
+_MOST_ROWS_A_THREAD = 1024
+
+
+@dataclass(frozen=True)
+class ReplicaSetup:
+    """What a replica is made from; plain data that travels to its worker."""
+
+    name: str
+    pool: Pool
+    steps: Mapping[str, Step]
+    """The steps that work here, the deepest first."""
+    calls: Path
+    owner: str
+
+
+@dataclass(slots=True)
+class _Item:
+    sender: str
+    place: tuple[int, int]
+    row_id: bytes
+    row: Values
+
+
+class _Mailbox:
+    """What one conductor has not been told yet."""
+
+    def __init__(self, steps: Mapping[str, Step]) -> None:
+        self.results = {name: Results(step.writes()) for name, step in steps.items()}
+        self.has_news = False
+        self._waiting: asyncio.Future[bool] | None = None
+
+    async def wait(self) -> bool:
+        """Whether there is news; False when a later exchange took this one's place or time ran out."""
+        self.hang_up()
+        if self.has_news:
+            return True
+        loop = asyncio.get_running_loop()
+        waiting = self._waiting = loop.create_future()
+        timer = loop.call_later(_LONGEST_POLL_S, _resolve, waiting, False)
+        try:
+            return await waiting
+        finally:
+            timer.cancel()
+
+    def tell(self) -> None:
+        if not self.has_news:
+            self.has_news = True
+            _resolve(self._waiting, True)
+
+    def hang_up(self) -> None:
+        """End an exchange that still waits."""
+        _resolve(self._waiting, False)
+
+    def take(self) -> list[Answer]:
+        self.has_news = False
+        return [results.take(step) for step, results in self.results.items() if len(results)]
+
+
+def _resolve(waiting: asyncio.Future[bool] | None, value: bool) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(value)
+
+
+class _Boundary:
+    """Holds what a step raised, so that it fails one row and nothing else."""
+
+    error: Exception | None = None
+
+    def __enter__(self) -> _Boundary:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, Exception):
+            self.error = error
+            return True
+        return False
+
+
+class Replica:
+    """One worker of a pool, bound to one model."""
+
+    def __init__(self, setup: ReplicaSetup, index: CallIndex, model: Model | None = None) -> None:
+        self.name = setup.name
+        self.concurrency = setup.pool.concurrency
+        self._setup = setup
+        self._steps = setup.steps
+        self._queues: dict[str, deque[_Item]] = {name: deque() for name in setup.steps}
+        self._mailboxes: dict[str, _Mailbox] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._fatal: RaypipeError | None = None
+        self._threads = ThreadPoolExecutor(self.concurrency) if setup.pool.llm is None else None
+        self._desk = self._open_desk(index, model) if setup.pool.llm is not None else None
+
+    def _open_desk(self, index: CallIndex, model: Model | None) -> Desk:
+        llm = self._setup.pool.llm
+        assert llm is not None
+        self._log = SegmentWriter(self._setup.calls, self._setup.owner)
+        limiter = Limiter(self.concurrency)
+        return Desk(model or open_model(llm), llm.label, self._log, CallReader(index), limiter, llm.max_tries)
+
+    async def open(self) -> None:
+        """Get model and steps ready. Raises RaypipeError when the run cannot go on."""
+        for step in self._steps.values():
+            step.open()
+        if self._desk is not None:
+            await self._desk.model.open()
+            self._syncing = asyncio.create_task(self._sync())
+
+    async def close(self) -> None:
+        """Stop working; rows that have not ended are dropped, completions are logged."""
+        for queue in self._queues.values():
+            queue.clear()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._desk is not None:
+            self._syncing.cancel()
+            await self._desk.model.close()
+            self._log.close()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _sync(self) -> None:
+        while True:
+            await asyncio.sleep(_SYNC_EVERY_S)
+            await asyncio.to_thread(self._log.sync)
+
+    async def exchange(self, sender: str, chunks: list[Chunk]) -> Reply:
+        """Take new rows of `sender`; come back when some of its rows ended, at the latest after 5 s.
+
+        A later exchange of the same sender ends an earlier one that still waits.
+        """
+        mailbox = self._mailboxes.get(sender)
+        if mailbox is None:
+            mailbox = self._mailboxes[sender] = _Mailbox(self._steps)
+        for chunk in chunks:
+            self._enqueue(sender, chunk)
+        if not await mailbox.wait():
+            return Reply([], self.vitals())
+        if self._tasks and self._fatal is None:
+            await asyncio.sleep(FLUSH_S)
+        if self._fatal is not None:
+            raise self._fatal
+        return Reply(mailbox.take(), self.vitals())
+
+    def vitals(self) -> Vitals:
+        if self._desk is None:
+            return Vitals(in_flight=len(self._tasks))
+        total = self._desk.total
+        in_flight = self._desk.limiter.in_flight
+        return Vitals(in_flight, total.sent, total.cached, total.input_tokens, total.output_tokens)
+
+    def _enqueue(self, sender: str, chunk: Chunk) -> None:
+        queue = self._queues[chunk.step]
+        ids = chunk.table.column(ROW_ID).to_pylist()
+        rows = chunk.table.drop_columns([ROW_ID]).to_pylist() if chunk.table.num_columns > 1 else [{} for _ in ids]
+        for index, (row_id, row) in enumerate(zip(ids, rows, strict=True)):
+            queue.append(_Item(sender, (chunk.number, index), row_id, row))
+        for _ in range(min(len(ids), self.concurrency - len(self._tasks))):
+            task = asyncio.create_task(self._work())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _work(self) -> None:
+        """Row after row until none waits."""
+        while self._fatal is None and (name := next((name for name, queue in self._queues.items() if queue), None)):
+            step, queue = self._steps[name], self._queues[name]
+            try:
+                if step.runs is Runs.THREAD:
+                    share = min(_MOST_ROWS_A_THREAD, -(-len(queue) // self.concurrency))
+                    await self._run_in_thread(name, step, [queue.popleft() for _ in range(share)])
+                else:
+                    await self._run_row(name, step, queue.popleft())
+            except RaypipeError as error:
+                self._stop_for(error)
+            except OSError as error:
+                self._stop_for(InfrastructureError(f"worker {self.name!r} cannot go on: {error}"))
+
+    def _stop_for(self, error: RaypipeError) -> None:
+        self._fatal = self._fatal or error
+        for mailbox in self._mailboxes.values():
+            mailbox.tell()
+
+    async def _run_row(self, name: str, step: Step, item: _Item) -> None:
+        caller = RowCaller(self._desk, name, item.row_id) if self._desk is not None else None
+        llm: Caller = caller or NoModel(name)
+        tally = caller.tally if caller is not None else Tally()
+        output: Output = None
+        with _Boundary() as boundary:
+            output = await step.process_row(item.row, llm)
+        if boundary.error is None:
+            self._ended(name, step, item, output, tally)
+        else:
+            self._failed(name, item, boundary.error, tally)
+
+    async def _run_in_thread(self, name: str, step: Step, items: list[_Item]) -> None:
+        outputs = await asyncio.get_running_loop().run_in_executor(
+            self._threads, _process_rows, step, [item.row for item in items]
+        )
+        for item, output in zip(items, outputs, strict=True):
+            if isinstance(output, Exception):
+                self._failed(name, item, output, Tally())
+            else:
+                self._ended(name, step, item, output, Tally())
+
+    def _ended(self, name: str, step: Step, item: _Item, output: Output, tally: Tally) -> None:
+        mailbox = self._mailboxes[item.sender]
+        results = mailbox.results[name]
+        problem = _misfit(step, output)
+        if problem is not None:
+            results.failed(item.place, problem, tally)
+        elif output is None:
+            results.filtered(item.place, tally)
+        elif isinstance(output, Mapping):
+            results.done(item.place, (output,), tally)
+        else:
+            results.done(item.place, output, tally)
+        mailbox.tell()
+
+    def _failed(self, name: str, item: _Item, error: Exception, tally: Tally) -> None:
+        if isinstance(error, RaypipeError) and not isinstance(error, RowError):
+            raise error
+        mailbox = self._mailboxes[item.sender]
+        mailbox.results[name].failed(item.place, _failure(error, tally), tally)
+        mailbox.tell()
+
+
+def _process_rows(step: Step, rows: Sequence[Values]) -> list[Any]:
+    return [_process_row(step, row) for row in rows]
+
+
+def _process_row(step: Step, row: Values) -> Any:
+    with _Boundary() as boundary:
+        return step.process_row_in_thread(row)
+    return boundary.error
+
+
+def _misfit(step: Step, output: Any) -> Failure | None:
+    """Why an output is not what the step's shape promises."""
+    rows = isinstance(output, Sequence) and not isinstance(output, str)
+    if step.shape is Shape.SCATTER:
+        fits = rows and all(isinstance(row, Mapping) for row in output)
+        promised = "a list of mappings"
+    else:
+        fits = isinstance(output, Mapping) or (output is None and step.shape is Shape.FILTER)
+        promised = "a mapping of column names to values"
+    if fits:
+        return None
+    return Failure("output", f"the step returned {type(output).__name__}, not {promised}")
+
+
+def _failure(error: Exception, tally: Tally) -> Failure:
+    if isinstance(error, RowError):
+        return Failure(error.kind, str(error), tally.sent)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return Failure("exception", f"{type(error).__name__}: {error}{place}", tally.sent)

@@ -1,0 +1,46 @@
+"""I say what an executor is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raypipe.calllog import CallIndex
+from raypipe.execution.conductor import Snapshot
+from raypipe.execution.replica import ReplicaSetup
+from raypipe.plan import Plan, Stage
+
+Watch = Callable[[Sequence[Snapshot]], None]
+"""Called about twice a second with what each conductor sees."""
+
+
+@dataclass(frozen=True)
+class RunSetup:
+    """One run of a plan."""
+
+    plan: Plan
+    parts: Path
+    calls: Path
+    owner: str
+    """Stands for the run folder in the names of call log segments."""
+    index: CallIndex
+    source_rows: int | None = None
+    """Read only so many rows of each source."""
+
+    @property
+    def leaves(self) -> frozenset[str]:
+        return frozenset(self.plan.graph.leaves)
+
+    def replicas(self, stage: Stage) -> dict[str, list[ReplicaSetup]]:
+        """The workers of a stage, by pool."""
+        return {name: [self._replica(name, number) for number in range(self.plan.pools[name].replicas)] for name in stage.pools}
+
+    def _replica(self, pool: str, number: int) -> ReplicaSetup:
+        steps = {
+            planned.name: planned.step
+            for stage in reversed(self.plan.stages)
+            for planned in reversed(list(stage.steps.values()))
+            if planned.pool == pool
+        }
+        return ReplicaSetup(f"{pool}:{number}", self.plan.pools[pool], steps, self.calls, self.owner)

@@ -1,0 +1,95 @@
+"""I read what a stage takes in: rows with identity, in batches.
+
+A source row's identity is the digest of its content and its occurrence among equal rows of its
+unit, so it does not depend on where the row stands. Rows between stages carry theirs already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raypipe.execution.families import grouped
+from raypipe.identity import canonical_json, group_identity, source_identity
+from raypipe.row import ANCESTORS, LINEAGE, PATH, POSITION, RESERVED, ROW_ID
+from raypipe.step import Aggregate, Source, Unit
+from raypipe.tables import LINEAGE_SCHEMA, concat, sorted_by_source
+
+BATCH_ROWS = 1024
+_UNIT_POSITIONS = 2**40
+
+
+def identified(source: Source, unit: Unit, number: int) -> Iterator[pa.Table]:
+    """The rows of the `number`-th unit with lineage columns. Raises InputError."""
+    seen: dict[bytes, int] = {}
+    position = number * _UNIT_POSITIONS
+    for read in source.read(unit):
+        table = read.drop_columns([name for name in read.column_names if name in RESERVED])
+        named = table if source.identity is None else table.select(list(source.identity))
+        ids: list[bytes] = []
+        for row in named.to_pylist():
+            content = canonical_json({name: value for name, value in row.items() if value is not None})
+            first = source_identity(content, unit.name, 0)
+            occurrence = seen[first] = seen.get(first, -1) + 1
+            ids.append(first if not occurrence else source_identity(content, unit.name, occurrence))
+        yield _with_lineage(table, ids, range(position, position + len(ids)))
+        position += len(ids)
+
+
+def _with_lineage(table: pa.Table, ids: Sequence[bytes], positions: Sequence[int]) -> pa.Table:
+    nothing: list[list[int]] = [[] for _ in ids]
+    columns = {ROW_ID: ids, ANCESTORS: nothing, POSITION: positions, PATH: nothing}
+    for field in LINEAGE_SCHEMA:
+        table = table.append_column(field, pa.array(columns[field.name], field.type))
+    return table
+
+
+def source_batches(source: Source, limit: int | None = None) -> Iterator[pa.Table]:
+    """All rows of a source in batches, or the first `limit` rows. Raises InputError."""
+    left = limit
+    for number, unit in enumerate(source.units()):
+        for table in identified(source, unit, number):
+            for batch in sliced(table if left is None else table.slice(0, left)):
+                yield batch
+                if left is not None:
+                    left -= batch.num_rows
+            if left == 0:
+                return
+
+
+def sliced(table: pa.Table) -> Iterator[pa.Table]:
+    """A table in batches of at most `BATCH_ROWS` rows; none for an empty one."""
+    for start in range(0, table.num_rows, BATCH_ROWS):
+        yield table.slice(start, BATCH_ROWS)
+
+
+def group_of(rows: pa.Table, name: str, step: Aggregate) -> pa.Table:
+    """All rows of one group as one row of a new stage, a root of its own."""
+    rows = sorted_by_source(rows)
+    keys = list(step.by) if isinstance(step.by, list) else []
+    first = rows.slice(0, 1)
+    key = canonical_json({column: first.column(column)[0].as_py() for column in keys})
+    parent = _with_lineage(first.select(keys), [group_identity(name, key)], [first.column(POSITION)[0].as_py()])
+    if not keys:
+        parent = parent.select(list(LINEAGE_SCHEMA.names))
+    return grouped(rows.drop_columns([*LINEAGE_SCHEMA.names]), step, parent)
+
+
+def grouped_batches(paths: Sequence[str], name: str, step: Aggregate) -> Iterator[pa.Table]:
+    """The groups of all rows in `paths`, in the order of their first rows."""
+    if not paths:
+        return
+    rows = sorted_by_source(concat([pq.read_table(path) for path in paths]))
+    places: dict[bytes, list[int]] = {}
+    keys = rows.select(step.by).to_pylist() if isinstance(step.by, list) else [{}] * rows.num_rows
+    for index, key in enumerate(keys):
+        places.setdefault(canonical_json(key), []).append(index)
+    groups = (group_of(rows.take(pa.array(at)), name, step) for at in places.values())
+    while some := list(islice(groups, BATCH_ROWS)):
+        yield concat(some)
+
+
+__all__ = ["BATCH_ROWS", "LINEAGE", "group_of", "grouped_batches", "identified", "sliced", "source_batches"]

@@ -1,0 +1,136 @@
+"""I say what travels between a conductor and a worker.
+
+Out go chunks of rows of one step; back come, for each step, one table of rows that ended and one
+of rows that were made. A row is named by its chunk and its index in that chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from raypipe.execution.caller import Tally
+from raypipe.row import Failure, Values
+from raypipe.tables import array_of
+
+DONE, FAILED, FILTERED = 0, 1, 2
+
+ENDED = pa.schema(
+    [
+        ("chunk", pa.int32()),
+        ("index", pa.int32()),
+        ("status", pa.int8()),
+        ("kind", pa.string()),
+        ("message", pa.string()),
+        ("tries", pa.int32()),
+        ("sent", pa.int32()),
+        ("cached", pa.int32()),
+        ("input_tokens", pa.int64()),
+        ("output_tokens", pa.int64()),
+    ]
+)
+"""One row for each row that ended; `kind` and `message` only where it failed."""
+
+FLUSH_S = 0.025
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of one step, sent to one worker. `number` is the sender's."""
+
+    number: int
+    step: str
+    table: pa.Table
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one step's rows came to since the last exchange. `made` has columns chunk, index, child and the outputs."""
+
+    step: str
+    ended: pa.Table
+    made: pa.Table
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """The state of a worker, for progress."""
+
+    in_flight: int = 0
+    sent: int = 0
+    cached: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    answers: list[Answer]
+    vitals: Vitals
+
+
+class Worker(Protocol):
+    """A replica, wherever it lives."""
+
+    name: str
+    concurrency: int
+
+    async def exchange(self, sender: str, chunks: list[Chunk]) -> Reply:
+        """Take new rows; come back when there is something to tell.
+
+        Raises `ReplicaLostError` when the worker is gone, `RaypipeError` when the run cannot go on.
+        """
+        ...
+
+
+class Results:
+    """Rows of one step that ended, column by column, until they are taken away."""
+
+    def __init__(self, types: dict[str, str]) -> None:
+        self._types = types
+        self._ended: list[tuple[Any, ...]] = []
+        self._places: list[tuple[int, int, int]] = []
+        self._made: list[Values] = []
+
+    def __len__(self) -> int:
+        return len(self._ended)
+
+    def done(self, place: tuple[int, int], rows: Sequence[Values], tally: Tally) -> None:
+        self._ended.append((*place, DONE, None, None, *_counts(tally)))
+        for child, row in enumerate(rows):
+            self._places.append((*place, child))
+            self._made.append(row)
+
+    def filtered(self, place: tuple[int, int], tally: Tally) -> None:
+        self._ended.append((*place, FILTERED, None, None, *_counts(tally)))
+
+    def failed(self, place: tuple[int, int], failure: Failure, tally: Tally) -> None:
+        self._ended.append((*place, FAILED, failure.kind, failure.message, *_counts(tally)))
+
+    def take(self, step: str) -> Answer:
+        ended, places, made = self._ended, self._places, self._made
+        self._ended, self._places, self._made = [], [], []
+        columns = [pa.array(values, f.type) for values, f in zip(zip(*ended, strict=True), ENDED, strict=True)]
+        return Answer(step, pa.Table.from_arrays(columns, schema=ENDED), self._table(places, made))
+
+    def _table(self, places: list[tuple[int, int, int]], made: list[Values]) -> pa.Table:
+        names = dict.fromkeys(self._types)
+        first = made[0].keys() if made else names.keys()
+        names.update(dict.fromkeys(first))
+        if any(row.keys() != first for row in made):
+            for row in made:
+                names.update(dict.fromkeys(row))
+        arrays = [pa.array(values, pa.int32()) for values in zip(*places, strict=True)] if places else [_NONE] * 3
+        for name in names:
+            arrays.append(array_of([row.get(name) for row in made], self._types.get(name, "")))
+        return pa.Table.from_arrays(arrays, names=["chunk", "index", "child", *names])
+
+
+_NONE = pa.array([], pa.int32())
+
+
+def _counts(tally: Tally) -> tuple[int, int, int, int, int]:
+    return tally.tries, tally.sent, tally.cached, tally.input_tokens, tally.output_tokens

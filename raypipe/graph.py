@@ -1,0 +1,250 @@
+"""I am named steps and edges, and I know whether I am sound.
+
+A graph is a value: running it is a function on a higher floor. `build` names the steps, turns the
+endings of steps (`.aggregate()`, `.custom()`) into steps of their own and refuses an unsound
+graph with every violation at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+
+from raypipe.errors import SpecError, Violation
+from raypipe.row import RESERVED
+from raypipe.step import Aggregate, Callback, Columns, Runs, Shape, Step, collecting, snake_case
+
+Edge = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What is known, before any row, about the rows that leave a step."""
+
+    columns: Columns
+    open_scatters: tuple[str, ...] = ()
+    """Steps whose scatter no aggregate has closed yet, outermost first."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Steps by name, and edges between them, in the order they were written."""
+
+    steps: Mapping[str, Step]
+    edges: tuple[Edge, ...] = ()
+    flows: Mapping[str, Flow] = field(default_factory=dict[str, Flow])
+    """For each step, the rows that leave it."""
+
+    @cached_property
+    def predecessors(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {name: [] for name in self.steps}
+        for upstream, downstream in self.edges:
+            found[downstream].append(upstream)
+        return found
+
+    @cached_property
+    def successors(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {name: [] for name in self.steps}
+        for upstream, downstream in self.edges:
+            found[upstream].append(downstream)
+        return found
+
+    @cached_property
+    def order(self) -> list[str]:
+        """Step names, each after its predecessors; raises graphlib.CycleError."""
+        rank = {name: position for position, name in enumerate(self.steps)}
+        sorter = TopologicalSorter(self.predecessors)
+        sorter.prepare()
+        ordered: list[str] = []
+        while sorter.is_active():
+            ready = sorted(sorter.get_ready(), key=rank.__getitem__)
+            ordered.extend(ready)
+            sorter.done(*ready)
+        return ordered
+
+    @property
+    def leaves(self) -> list[str]:
+        return [name for name in self.steps if not self.successors[name]]
+
+    @property
+    def roots(self) -> list[str]:
+        return [name for name in self.steps if not self.predecessors[name]]
+
+    def opener(self, gather: str) -> str:
+        """The step whose rows the aggregate `gather` brings back together."""
+        step = self.steps[gather]
+        assert isinstance(step, Aggregate)
+        before = self.flows[self.predecessors[gather][0]].open_scatters
+        if step.by == "scatter":
+            return before[-1]
+        return self.source_of(gather)
+
+    def source_of(self, name: str) -> str:
+        """The source, or the barrier aggregate, that the rows before `name` come from."""
+        above = self.predecessors[name]
+        while above:
+            step = self.steps[above[0]]
+            if isinstance(step, Aggregate) and step.is_barrier:
+                break
+            if not self.predecessors[above[0]]:
+                break
+            above = self.predecessors[above[0]]
+        return above[0]
+
+
+def build(steps: Sequence[Step], edges: Sequence[tuple[Step, Step]]) -> Graph:
+    """The sound graph of `steps`. Raises SpecError with all violations."""
+    names, problems = name_steps(steps)
+    known = {id(step) for step in steps}
+    pairs = [(names[id(a)], names[id(b)]) for a, b in edges if id(a) in known and id(b) in known]
+    strangers = {id(end): end for edge in edges for end in edge if id(end) not in known}
+    for end in strangers.values():
+        problems.append(Violation(repr(end.name), "is joined here but was made outside this pipeline block"))
+    for pair in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
+        problems.append(Violation(f"edge {pair[0]!r} >> {pair[1]!r}", "is written twice; remove one"))
+    named = {names[id(step)]: step for step in steps}
+    if problems:
+        raise SpecError(violations=problems)
+    return _sound(*_expanded(named, pairs))
+
+
+def name_steps(steps: Sequence[Step]) -> tuple[dict[int, str], list[Violation]]:
+    """A name for each step (by `id`), and the names given twice."""
+    problems: list[Violation] = []
+    taken: set[str] = set()
+    for step in steps:
+        if step.name is not None and step.name in taken:
+            problems.append(Violation(f"step {step.name!r}", "two steps have this name; rename one"))
+        taken.add(step.name or "")
+    names: dict[int, str] = {}
+    for step in steps:
+        name = step.name
+        if name is None:
+            stem = snake_case(type(step).__name__)
+            name = next(f"{stem}_{number}" for number in range(len(steps)) if f"{stem}_{number}" not in taken)
+            taken.add(name)
+        names[id(step)] = name
+    return names, problems
+
+
+def _expanded(steps: dict[str, Step], edges: list[Edge]) -> tuple[dict[str, Step], list[Edge]]:
+    """Endings of steps as steps of their own."""
+    token = collecting.set(None)
+    try:
+        nodes: dict[str, Step] = {}
+        tails: dict[str, list[str]] = {}
+        for name, step in steps.items():
+            added: dict[str, Step] = {}
+            if step.gathered is not None:
+                added[f"{name}_aggregate"] = Aggregate(by=step.gathered)
+            if step.callback is not None:
+                added[f"{name}_rows"] = Aggregate(as_rows="rows")
+                added[f"{name}_custom"] = Callback(function=step.callback)
+            nodes |= {name: step} | added
+            tails[name] = [name, *added]
+    finally:
+        collecting.reset(token)
+    inner = [pair for chain in tails.values() for pair in zip(chain, chain[1:], strict=False)]
+    return nodes, inner + [(tails[a][-1], b) for a, b in edges]
+
+
+def _sound(steps: dict[str, Step], edges: list[Edge]) -> Graph:
+    graph = Graph(steps, tuple(edges))
+    problems = [*_shape_violations(graph)]
+    if not problems:
+        try:
+            order = graph.order
+        except CycleError as error:
+            path = " >> ".join(repr(name) for name in reversed(error.args[1]))
+            raise SpecError(violations=[Violation("edges", f"form a cycle: {path}; remove one edge")]) from None
+        flows: dict[str, Flow] = {}
+        for name in order:
+            flows[name] = _flow(graph, flows, name, problems)
+        graph = Graph(steps, graph.edges, flows)
+    if problems:
+        raise SpecError(violations=problems)
+    return graph
+
+
+def _shape_violations(graph: Graph) -> list[Violation]:
+    problems: list[Violation] = []
+    if not graph.steps:
+        problems.append(Violation("pipeline", "has no steps; add a loader such as LoadDataFromDicts and a step"))
+    for name, step in graph.steps.items():
+        above = graph.predecessors[name]
+        where = f"step {name!r}"
+        if step.runs is Runs.SOURCE and above:
+            problems.append(Violation(where, f"reads its own rows and cannot come after {above[0]!r}"))
+        if step.runs is not Runs.SOURCE and not above:
+            hint = "join it behind one with `>>` or `after:`"
+            problems.append(Violation(where, f"has no step before it and is no loader; {hint}"))
+        if len(above) > 1:
+            listed = ", ".join(repr(other) for other in above)
+            problems.append(Violation(where, f"comes after several steps ({listed}); one step can follow only one"))
+    return problems
+
+
+def _flow(graph: Graph, flows: dict[str, Flow], name: str, problems: list[Violation]) -> Flow:
+    step, above = graph.steps[name], graph.predecessors[name]
+    before = flows[above[0]] if above else Flow(())
+    where = f"step {name!r}"
+    if above:
+        problems.extend(_missing_columns(where, step, above[0], before.columns))
+    for column in sorted(RESERVED & set(step.writes())):
+        problems.append(Violation(where, f"writes column {column!r}, a name kept for lineage; rename it"))
+    columns = step.columns_after(before.columns)
+    if step.copies > 1 and columns is not None:
+        columns = tuple(dict.fromkeys((*columns, "sample")))
+    if isinstance(step, Aggregate):
+        return _aggregate_flow(graph, flows, name, problems)
+    if step.shape is Shape.SCATTER or step.copies > 1:
+        return Flow(columns, (*before.open_scatters, name))
+    return Flow(columns, before.open_scatters)
+
+
+def _missing_columns(where: str, step: Step, above: str, available: Columns) -> list[Violation]:
+    if available is None:
+        return []
+    listed = ", ".join(repr(column) for column in sorted(available))
+    return [
+        Violation(
+            where,
+            f"reads column {column!r}, which no step before it writes (available after {above!r}: {listed}); "
+            "add the step that writes it or rename the column",
+        )
+        for column in step.reads()
+        if column not in available
+    ]
+
+
+def _aggregate_flow(graph: Graph, flows: dict[str, Flow], name: str, problems: list[Violation]) -> Flow:
+    step, above = graph.steps[name], graph.predecessors[name][0]
+    assert isinstance(step, Aggregate)
+    before = flows[above]
+    if step.is_barrier:
+        return Flow(_collected(step, step.by if isinstance(step.by, list) else [], before.columns))
+    if step.by == "scatter" and not before.open_scatters:
+        if step.as_rows is None:
+            hint = 'put a scatter before it, or use by="root", by="all" or by=[columns]'
+            problems.append(Violation(f"step {name!r}", f"closes the nearest scatter, but none is open here; {hint}"))
+            return before
+        step.by = "root"
+    opener = before.open_scatters[-1] if step.by == "scatter" else graph.source_of(name)
+    scattered_from = graph.predecessors[opener]
+    if step.by == "scatter" and scattered_from:
+        parent = flows[scattered_from[0]]
+    else:
+        parent = Flow(flows[opener].columns)
+    return Flow(_collected(step, parent.columns, before.columns), parent.open_scatters)
+
+
+def _collected(step: Aggregate, kept: Sequence[str] | None, available: Columns) -> Columns:
+    if kept is None:
+        return None
+    if step.as_rows is not None:
+        return tuple(dict.fromkeys([*kept, step.as_rows]))
+    if step.columns is not None:
+        return tuple(dict.fromkeys([*kept, *step.columns]))
+    return None if available is None else tuple(dict.fromkeys([*kept, *available]))

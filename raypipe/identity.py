@@ -1,0 +1,119 @@
+"""The same value has the same digest on every machine, forever (versioned).
+
+I do not know what a row or a request means: I turn plain values (null, booleans, numbers,
+text, bytes, lists, mappings) into canonical bytes and bytes into 16-byte digests.
+
+Canonical JSON follows RFC 8785 (JSON Canonicalization Scheme) in what decides equality: keys are
+sorted, a float with an integral value is written as that integer, text is UTF-8 without
+escapes and is not normalised. What JSON cannot say (bytes, NaN, dates, decimals) is tagged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from hashlib import blake2b
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+VERSION = 1
+SIZE_BYTES = 16
+
+_PERSON = f"raypipe{VERSION}".encode()
+_EXACT_FLOAT = 2.0**53
+_TAGGED = (Decimal, UUID, datetime, date, time, timedelta)
+
+
+def digest(*parts: bytes) -> bytes:
+    """16 bytes that stand for `parts` in this order; part borders count."""
+    hasher = blake2b(digest_size=SIZE_BYTES, person=_PERSON)
+    for part in parts:
+        hasher.update(len(part).to_bytes(8, "little"))
+        hasher.update(part)
+    return hasher.digest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """Canonical bytes of a plain value.
+
+    Raises TypeError for a value that has no canonical form (an object, a function).
+    """
+    return orjson.dumps(_plain(value), option=orjson.OPT_SORT_KEYS)
+
+
+def _plain(value: Any) -> Any:
+    kind = type(value)
+    if kind is str or value is None or kind is bool:
+        return value
+    if kind is int:
+        return value if -(2**63) <= value < 2**64 else {"$int": str(value)}
+    if kind is float:
+        return _number(value)
+    if kind is dict:
+        return {_key(key): _plain(item) for key, item in value.items()}
+    if kind is list or kind is tuple:
+        return [_plain(item) for item in value]
+    return _rare(value)
+
+
+def _key(key: Any) -> str:
+    return key if type(key) is str else str(key)
+
+
+def _number(value: float) -> Any:
+    if math.isfinite(value):
+        integral = value.is_integer() and abs(value) <= _EXACT_FLOAT
+        return int(value) if integral else value
+    return {"$float": str(value)}
+
+
+def _rare(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_key(key): _plain(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, bytes | bytearray | memoryview):
+        return {"$bytes": bytes(value).hex()}
+    if isinstance(value, _TAGGED):
+        return {f"${type(value).__name__.lower()}": str(value)}
+    if isinstance(value, set | frozenset):
+        return {"$set": sorted(canonical_json(item).decode() for item in value)}  # pyright: ignore[reportUnknownVariableType]
+    if hasattr(value, "item") or hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    for base in (str, int, float, list, tuple):
+        if isinstance(value, base):
+            return _plain(base(value))
+    raise TypeError(f"a value of type {type(value).__name__} has no canonical form")
+
+
+def source_identity(content: bytes, unit: str, occurrence: int) -> bytes:
+    """Identity of a source row.
+
+    `content` is the canonical JSON of the row (or of its identity columns), `unit` names the
+    list or file it stands in, `occurrence` counts equal rows before it in that unit.
+    """
+    return digest(b"source", content, unit.encode(), occurrence.to_bytes(8, "little"))
+
+
+def child_identity(parent: bytes, step: str, index: int) -> bytes:
+    """Identity of the `index`-th row that `step` made from the row `parent`."""
+    return digest(b"child", parent, step.encode(), index.to_bytes(8, "little"))
+
+
+def group_identity(step: str, key: bytes) -> bytes:
+    """Identity of the row that `step` made from all rows with the group key `key`."""
+    return digest(b"group", step.encode(), key)
+
+
+def call_key(step: str, row: bytes, ordinal: int, sample: int, request: bytes) -> bytes:
+    """Identity of a model call: where it was asked, and the digest of what is sent."""
+    return digest(
+        b"call",
+        step.encode(),
+        row,
+        ordinal.to_bytes(4, "little"),
+        sample.to_bytes(4, "little"),
+        request,
+    )

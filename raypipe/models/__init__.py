@@ -1,0 +1,62 @@
+"""I get a completion from one kind of model, and I classify what went wrong.
+
+I do not know steps, rows, limits or retries. Each adapter is a module of its own, imported when its first
+model is opened, so that checking a pipeline loads no HTTP library and no engine.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Protocol
+
+from raypipe.chat import LLM, Model
+from raypipe.errors import SpecError, Violation, nearest
+from raypipe.models import presets
+
+__all__ = ["LLM", "REGISTRY", "Adapter", "check_model", "open_model"]
+
+REGISTRY: dict[str, str] = {
+    **dict.fromkeys(presets.PRESETS, "raypipe.models.openai:OpenAIModel"),
+    "offline": "raypipe.models.offline:OfflineModel",
+}
+"""Provider → `module:Class` of its adapter."""
+
+
+class Adapter(Protocol):
+    """What `REGISTRY` names: a class of models that can also judge a declaration."""
+
+    def __call__(self, llm: LLM) -> Model: ...
+
+    def check(self, llm: LLM) -> list[Violation]:
+        """What is wrong with `llm`, as far as it can be known without network."""
+        ...
+
+
+def open_model(llm: LLM) -> Model:
+    """The adapter for `llm`; `await model.open()` before the first call.
+
+    Raises SpecError for an unknown provider or unsound options.
+    """
+    unknown = _unknown_provider(llm)
+    if unknown:
+        raise SpecError(violations=unknown)
+    return _adapter(llm.provider)(llm)
+
+
+def check_model(llm: LLM) -> list[Violation]:
+    """Everything that would keep `llm` from answering and can be known without network."""
+    if llm.provider in presets.PRESETS:
+        return presets.check(llm)
+    return _unknown_provider(llm) or _adapter(llm.provider).check(llm)
+
+
+def _unknown_provider(llm: LLM) -> list[Violation]:
+    if llm.provider in REGISTRY:
+        return []
+    hint = nearest(llm.provider, list(REGISTRY))
+    return [Violation(f"model {llm.label!r}", f"unknown provider {llm.provider!r}{hint}")]
+
+
+def _adapter(provider: str) -> Adapter:
+    module, _, name = REGISTRY[provider].partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,128 @@
+"""I classify what an HTTP endpoint said instead of an answer.
+
+I do not know who asked or whether anyone tries again: I turn a status, headers and a body into a
+`CallError` whose message names the model and the address and never holds a key.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+
+import orjson
+
+from raypipe.errors import CallError, Retry
+
+MAX_SAID = 300
+"""Longest part of an endpoint's own words that a message repeats, in characters."""
+
+_REDIRECTS = range(300, 400)
+_TOO_MANY = 429
+_SERVER_ERROR = 500
+_PASSING = frozenset({408, 409, 425})
+_NEVER = {401: "auth", 402: "quota", 403: "auth", 404: "not_found"}
+_QUOTA = "insufficient_quota"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a call goes, as messages may name it. `key` is only held to be kept out of them."""
+
+    label: str
+    url: str
+    key_env: str | None = None
+    key: str = ""
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.label!r}, {self.url!r})"
+
+    def error(self, problem: str, kind: str, retry: Retry = Retry.LATER) -> CallError:
+        """An error without an HTTP status; `problem` continues the sentence `model … at …`."""
+        return CallError(self._sentence(problem), kind, retry)
+
+    def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
+        """The error that an HTTP status other than 200 stands for."""
+        said, code = _said(body)
+        kind, retry = _class_of(status, code)
+        after_s = pause_s(headers) if retry is not Retry.NEVER else None
+        problem = f"answered {status}" + (f": {self._quoted(said)}" if said else "") + self._next_step(status, kind)
+        return CallError(self._sentence(problem), kind, retry, after_s, status)
+
+    def _sentence(self, problem: str) -> str:
+        return self._redacted(f"model {self.label!r} at {self.url} {problem}")
+
+    def _quoted(self, said: str) -> str:
+        # Before it is cut: half a key would no longer be found.
+        said = " ".join(self._redacted(said).split())
+        return said if len(said) <= MAX_SAID else said[: MAX_SAID - 1] + "…"
+
+    def _redacted(self, text: str) -> str:
+        return text.replace(self.key, "[key]") if self.key else text
+
+    def _next_step(self, status: int, kind: str) -> str:
+        if kind == "auth":
+            return f"; check the key in {self.key_env}" if self.key_env else "; name the key's variable in api_key_env"
+        if kind == "quota":
+            return "; add credit at the provider or use another model"
+        if kind == "not_found":
+            return "; check the model's name and base_url"
+        return "; write the address it moved to in base_url" if status in _REDIRECTS else ""
+
+
+def pause_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds the endpoint asks to wait, from `retry-after-ms` or `Retry-After` (RFC 9110, 10.2.3)."""
+    exact_ms = _number(headers.get("retry-after-ms"))
+    if exact_ms is not None:
+        return exact_ms / 1000
+    asked = headers.get("Retry-After")
+    after_s = _number(asked)
+    return after_s if after_s is not None else _until_s(asked)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return max(0.0, value) if math.isfinite(value) else None
+
+
+def _until_s(date: str | None) -> float | None:
+    try:
+        moment = parsedate_to_datetime(date or "")
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def _class_of(status: int, code: str) -> tuple[str, Retry]:
+    if status == _TOO_MANY:
+        return ("quota", Retry.NEVER) if code == _QUOTA else ("rate_limit", Retry.SLOW_DOWN)
+    if status in _PASSING or status >= _SERVER_ERROR:
+        return "server", Retry.LATER
+    return _NEVER.get(status, "rejected"), Retry.NEVER
+
+
+def _said(body: bytes) -> tuple[str, str]:
+    """The endpoint's own sentence and its error code, as far as the body has them."""
+    try:
+        content: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return re.sub(r"<[^>]*>", " ", body[:4096].decode("utf-8", "replace")).strip(), ""
+    # Gemini's compatible endpoint puts the error in a list.
+    outer = _mapping(cast("list[Any]", content)[0] if isinstance(content, list) and content else content)
+    error = outer.get("error", outer)
+    fields = _mapping(error)
+    said = fields.get("message") or fields.get("detail") or ("" if fields else error)
+    is_quota = _QUOTA in (fields.get("code"), fields.get("type"))
+    return str(said or ""), _QUOTA if is_quota else ""
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

@@ -1,0 +1,12 @@
+"""I stand in for a model without key, network or cost: my answers follow the prompt's own words and schema.
+
+I do not know whether anyone believes me: an answer has the form that was asked for, and is the same for the same
+request on every machine.
+"""
+
+from __future__ import annotations
+
+from raypipe.models.offline.adapter import OfflineModel, OfflineOptions
+from raypipe.models.offline.schema import value_for
+
+__all__ = ["OfflineModel", "OfflineOptions", "value_for"]

@@ -1,0 +1,167 @@
+"""I play a model: its delay, its failures, its token counts.
+
+I do not know what makes an answer plausible; `wording` and `schema` do. Everything I do follows from the digest
+of the request, except that a request which fails at first passes later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from statistics import NormalDist
+from typing import Any
+
+import orjson
+from pydantic import Field
+
+from raypipe.chat import LLM, Completion, Request, Usage
+from raypipe.errors import CallError, Retry, Violation
+from raypipe.identity import canonical_json, digest
+from raypipe.models.offline import wording
+from raypipe.models.offline.prompt import Prompt
+from raypipe.models.offline.schema import value_for
+from raypipe.models.presets import check_options
+from raypipe.spec import Spec
+
+_CHARS_PER_TOKEN = 4
+_MOST_FAILING_TRIES = 2
+_NORMAL = NormalDist()
+
+
+class OfflineOptions(Spec):
+    """`LLM.options` of `offline/…`."""
+
+    latency_s: float = Field(default=0.0, ge=0)
+    """Mean time to an answer, in seconds."""
+    latency_sigma: float = Field(default=0.0, ge=0)
+    """Sigma of the log-normal latency; 0: every answer takes `latency_s`."""
+    fail_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the requests that fail once or twice and pass when tried again."""
+    reject_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the requests that are refused, however often they are tried."""
+    output_tokens: int | None = Field(default=None, gt=0)
+    """Length of every answer to a request without schema; it is prose then, whatever form was asked for."""
+    answers: list[Any] | dict[str, Any] | None = Field(default=None, min_length=1)
+    """Answers to choose from, or the answer by a text that stands in the prompt. What is no text is sent as JSON."""
+
+
+class OfflineModel:
+    """A deterministic stand-in; implements `Model`.
+
+    Raises SpecError when `llm.options` are not understood.
+    """
+
+    def __init__(self, llm: LLM) -> None:
+        self._llm = llm
+        self._options = OfflineOptions(**llm.options)
+        self._constant = _constant_fields(llm, self._options)
+        self._failures: dict[bytes, int] = {}
+
+    @staticmethod
+    def check(llm: LLM) -> list[Violation]:
+        """What is wrong with `llm`."""
+        return check_options(llm, OfflineOptions)
+
+    async def open(self) -> None:
+        """Nothing to get ready."""
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+    def payload(self, request: Request) -> dict[str, Any]:
+        """The request as an OpenAI body; what the request leaves open is taken from the `LLM`."""
+        body = {**self._constant, "messages": list(request.messages)}
+        if request.temperature is not None:
+            body["temperature"] = request.temperature
+        if request.max_tokens is not None:
+            body["max_tokens"] = request.max_tokens
+        if request.schema is not None:
+            body["response_format"] = {"type": "json_schema", "json_schema": {"schema": request.schema}}
+        return body
+
+    async def complete(self, payload: Mapping[str, Any]) -> Completion:
+        """Answer it. Raises CallError as `options` and an impossible schema demand."""
+        key = digest(canonical_json(payload))
+        await self._wait(key)
+        self._fail(key)
+        prompt = Prompt.of(payload["messages"])
+        return self._completion(payload, prompt, self._text(payload, prompt, int.from_bytes(key[12:])))
+
+    async def _wait(self, key: bytes) -> None:
+        options = self._options
+        latency_s = options.latency_s
+        if latency_s and options.latency_sigma:
+            z = _NORMAL.inv_cdf(_share(key[0:4]))
+            latency_s *= math.exp(options.latency_sigma * z - options.latency_sigma**2 / 2)
+        await asyncio.sleep(min(latency_s, self._llm.timeout_s))
+        if latency_s > self._llm.timeout_s:
+            raise self._error(f"gave no answer within {self._llm.timeout_s:g} s", "timeout", Retry.LATER, 0)
+
+    def _fail(self, key: bytes) -> None:
+        if _share(key[4:8]) < self._options.reject_share:
+            raise self._error("answered 400, as its reject_share asks", "rejected", Retry.NEVER, 400)
+        if _share(key[8:12]) >= self._options.fail_share:
+            return
+        failed = self._failures.get(key, 0)
+        if failed < 1 + key[0] % _MOST_FAILING_TRIES:
+            self._failures[key] = failed + 1
+            raise self._error("answered 500, as its fail_share asks", "server", Retry.LATER, 500)
+
+    def _error(self, problem: str, kind: str, retry: Retry, status: int) -> CallError:
+        return CallError(f"model {self._llm.label!r} {problem}", kind, retry, None, status)
+
+    def _text(self, payload: Mapping[str, Any], prompt: Prompt, turn: int) -> str:
+        answer = _fixed_answer(self._options.answers, prompt, turn)
+        if answer is None:
+            answer = self._invented(payload.get("response_format") or {}, prompt, turn)
+        text = answer if isinstance(answer, str) else orjson.dumps(answer).decode()
+        for mark in payload.get("stop") or ():
+            text = text.partition(mark)[0]
+        return text
+
+    def _invented(self, response_format: Mapping[str, Any], prompt: Prompt, turn: int) -> Any:
+        kind = response_format.get("type")
+        if kind == "json_schema":
+            return value_for(response_format["json_schema"]["schema"], prompt, turn)
+        if kind == "json_object":
+            return wording.json_object(prompt, turn)
+        if self._options.output_tokens:
+            return wording.prose_of(prompt, turn, self._options.output_tokens * _CHARS_PER_TOKEN)
+        return wording.answer(prompt, turn)
+
+    def _completion(self, payload: Mapping[str, Any], prompt: Prompt, text: str) -> Completion:
+        finish_reason, longest = "stop", payload.get("max_tokens")
+        if longest is not None and _tokens(text) > longest:
+            text, finish_reason = text[: longest * _CHARS_PER_TOKEN], "length"
+        usage = Usage(_tokens(prompt.all_text), _tokens(text))
+        return Completion(text, finish_reason, usage, self._llm.model)
+
+
+def _constant_fields(llm: LLM, options: OfflineOptions) -> dict[str, Any]:
+    fields: dict[str, Any] = {"model": llm.model}
+    for name in ("temperature", "top_p", "seed", "max_tokens"):
+        if getattr(llm, name) is not None:
+            fields[name] = getattr(llm, name)
+    if llm.stop:
+        fields["stop"] = list(llm.stop)
+    deciding = [options.output_tokens, options.answers]
+    if any(option is not None for option in deciding):
+        # Other answers are another model: a recorded call must not stand for them.
+        fields["stand_in"] = digest(canonical_json(deciding)).hex()
+    return fields | llm.extra
+
+
+def _fixed_answer(answers: list[Any] | dict[str, Any] | None, prompt: Prompt, turn: int) -> Any:
+    if isinstance(answers, dict):
+        return next((answer for part, answer in answers.items() if part in prompt.all_text), None)
+    return answers[turn % len(answers)] if answers else None
+
+
+def _share(part: bytes) -> float:
+    """Four digest bytes as a number strictly between 0 and 1."""
+    return (int.from_bytes(part) + 0.5) / 2**32
+
+
+def _tokens(text: str) -> int:
+    return -(-len(text) // _CHARS_PER_TOKEN)

@@ -1,0 +1,198 @@
+"""I build a value that satisfies a JSON Schema, with texts about the prompt's subject.
+
+I do not know the answer: I know what an answer has to look like. `not`, `if`, `contains`, `patternProperties`
+and `propertyNames` are not looked at.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+from raypipe.identity import canonical_json
+from raypipe.models.offline import phrases
+from raypipe.models.offline.flat_schema import MOST_LEVELS, Flat, flat_schema, impossible, types_of
+from raypipe.models.offline.numbers import number_for
+from raypipe.models.offline.pattern import text_for
+from raypipe.models.offline.prompt import Prompt
+
+_ROOMY_LEVELS = 4
+_FEW_ITEMS = 3
+_SPARE_TRIES = 64
+_KIND_BY_WORD = {
+    "properties": "object",
+    "additionalProperties": "object",
+    "required": "object",
+    "items": "array",
+    "prefixItems": "array",
+    "minItems": "array",
+    "minimum": "number",
+    "maximum": "number",
+    "exclusiveMinimum": "number",
+    "exclusiveMaximum": "number",
+    "multipleOf": "number",
+}
+_NESTING = ("object", "array")
+_COLLECTIVE = frozenset(("", "items", "item", "values", "results", "list", "data", "output", "outputs", "answer"))
+
+
+def value_for(schema: Mapping[str, Any], prompt: Prompt, turn: int) -> Any:
+    """A value that `schema` allows; equal arguments give equal values.
+
+    Raises CallError, never worth trying again, for a schema that allows nothing.
+    """
+    return _Builder(schema, prompt).value(schema, "", turn, 0)
+
+
+class _Builder:
+    """Builds one value. `name` is that of the nearest property, `level` the nesting, `turn` tells siblings apart."""
+
+    def __init__(self, root: Mapping[str, Any], prompt: Prompt) -> None:
+        self._root = root
+        self._prompt = prompt
+        self._open_lists = 0
+
+    def value(self, schema: Any, name: str, turn: int, level: int) -> Any:
+        if level > MOST_LEVELS:
+            raise impossible("it has no end")
+        is_tight = level > _ROOMY_LEVELS
+        flat = flat_schema(schema, self._root, turn, is_tight)
+        if "const" in flat:
+            return flat["const"]
+        if "enum" in flat:
+            return _one_of(flat["enum"], turn)
+        kind = _kind_of(flat, is_tight)
+        if kind == "object":
+            return self._object(flat, turn, level)
+        if kind == "array":
+            return self._array(flat, name, turn, level)
+        return self._scalar(kind, flat, name, turn)
+
+    def _scalar(self, kind: str, flat: Flat, name: str, turn: int) -> Any:
+        if kind == "null":
+            return None
+        if kind == "boolean":
+            return turn % 3 != 0
+        if kind == "string":
+            return self._string(flat, name, turn)
+        return number_for(flat, name, turn, kind == "integer")
+
+    def _object(self, flat: Flat, turn: int, level: int) -> dict[str, Any]:
+        properties: dict[str, Any] = flat.get("properties", {})
+        required: list[str] = flat.get("required", [])
+        others: Any = flat.get("additionalProperties", True)
+        names = [name for name in properties if name in required or level <= _ROOMY_LEVELS]
+        names += [name for name in required if name not in properties]
+        if "maxProperties" in flat:
+            names = sorted(names, key=lambda name: name not in required)[: flat["maxProperties"]]
+        names += self._more_names(flat, names, turn)
+        return {
+            name: self.value(properties.get(name, others), name, turn + _salt(name), level + 1)
+            for name in names
+            if properties.get(name, others) is not False or name in required
+        }
+
+    def _more_names(self, flat: Flat, names: list[str], turn: int) -> list[str]:
+        others: Any = flat.get("additionalProperties", True)
+        is_open_map = isinstance(others, Mapping) and not flat.get("properties")
+        wanted = max(flat.get("minProperties", 0), 2 if is_open_map else 0) - len(names)
+        wanted = min(wanted, flat.get("maxProperties", wanted))
+        new = (phrases.word("", turn + index) for index in range(wanted + len(names) if wanted > 0 else 0))
+        return [name for name in new if name not in names and name not in flat.get("properties", {})][:wanted]
+
+    def _array(self, flat: Flat, name: str, turn: int, level: int) -> list[Any]:
+        prefix, rest = _parts_of(flat)
+        fewest, most = flat.get("minItems", 0), flat.get("maxItems")
+        if rest is False:
+            most = len(prefix) if most is None else min(most, len(prefix))
+        count = self._count(max(fewest, len(prefix)), most, level)
+        name = self._prompt.noun if name.lower() in _COLLECTIVE else name
+        self._open_lists += 1
+        made: list[Any] = []
+        keys: set[bytes] = set()
+        for index in range(count + _SPARE_TRIES):
+            if len(made) == count:
+                break
+            part = prefix[len(made)] if len(made) < len(prefix) else rest
+            item = self.value(part, name, turn + index, level + 1)
+            key = canonical_json(item)
+            # Fewer different values than items asked for: equal ones are better than too few.
+            is_needed = index >= _SPARE_TRIES and len(made) < fewest and not flat.get("uniqueItems")
+            if key not in keys or is_needed or len(made) < len(prefix):
+                made.append(item)
+                keys.add(key)
+        self._open_lists -= 1
+        return made
+
+    def _count(self, fewest: int, most: int | None, level: int) -> int:
+        asked = self._prompt.count if self._open_lists == 0 else None
+        if asked is not None and asked >= fewest and (most is None or asked <= most):
+            return asked
+        few = fewest if level > _ROOMY_LEVELS else max(fewest, _FEW_ITEMS - min(self._open_lists, 1))
+        return few if most is None else min(few, most)
+
+    def _string(self, flat: Flat, name: str, turn: int) -> str:
+        shortest, longest = flat.get("minLength", 0), flat.get("maxLength")
+        if "pattern" in flat:
+            text = text_for(flat["pattern"], turn, shortest, longest)
+            if text is not None:
+                return text
+        text = _formatted(flat.get("format", ""), turn) or self._phrase(name, turn)
+        return _fitted(text, self._prompt.subject, turn, shortest, longest)
+
+    def _phrase(self, name: str, turn: int) -> str:
+        return phrases.maker_for(name)(self._prompt.subject, turn)
+
+
+def _salt(name: str) -> int:
+    return zlib.crc32(name.encode()) % 64
+
+
+def _one_of(values: list[Any], turn: int) -> Any:
+    if not values:
+        raise impossible("an enum allows nothing")
+    return values[turn % len(values)]
+
+
+def _kind_of(flat: Flat, is_tight: bool) -> str:
+    if "type" not in flat:
+        return next((kind for word, kind in _KIND_BY_WORD.items() if word in flat), "string")
+    types = types_of(flat["type"])
+    if not types:
+        raise impossible("its types exclude each other")
+    if is_tight:
+        return min(types, key=lambda kind: (kind != "null", kind in _NESTING))
+    return next((kind for kind in types if kind != "null"), "null")
+
+
+def _parts_of(flat: Flat) -> tuple[list[Any], Any]:
+    """Schemas of the first items and of all others."""
+    rest: Any = flat.get("items", True)
+    if isinstance(rest, list):
+        return cast("list[Any]", rest), flat.get("additionalItems", True)
+    return flat.get("prefixItems", []), rest
+
+
+def _fitted(text: str, subject: str, turn: int, shortest: int, longest: int | None) -> str:
+    if longest is not None and len(text) > longest:
+        text = phrases.word(subject, turn)
+    while len(text) < shortest:
+        turn += 1
+        text = f"{text} {phrases.sentence(subject, turn)}"
+    return text if longest is None else text[:longest]
+
+
+def _formatted(form: str, turn: int) -> str:
+    word = phrases.word("", turn)
+    date, clock = f"20{10 + turn % 15}-{1 + turn % 12:02}-{1 + turn % 28:02}", f"{turn % 24:02}:{turn % 60:02}:00Z"
+    return {
+        "date": date,
+        "time": clock,
+        "date-time": f"{date}T{clock}",
+        "email": f"{word}@example.org",
+        "uri": f"https://example.org/{word}",
+        "hostname": f"{word}.example.org",
+        "ipv4": f"192.0.2.{turn % 256}",
+        "uuid": f"00000000-0000-4000-8000-{turn % 16**12:012x}",
+    }.get(form, "")

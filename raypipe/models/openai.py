@@ -1,0 +1,194 @@
+"""I get completions from any endpoint that speaks OpenAI's chat API.
+
+I do not know which providers there are (`presets` does), nor when a call may be sent or whether it is tried
+again. All that is the same for every call is made once: a call costs little more than aiohttp itself.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from raypipe.chat import LLM, Completion, Request, Usage
+from raypipe.errors import CallError, InfrastructureError, Retry, Violation
+from raypipe.models import presets
+from raypipe.models.faults import Endpoint
+
+# aiohttp warns about larger bodies given as bytes.
+_LARGE_BYTES = 2**20
+# Servers close idle connections after 5 s (uvicorn) or later; leaving first avoids sending on a closing one.
+_IDLE_S = 4.0
+_OK = 200
+_BAD_GATEWAY = 502
+_ERRORS = range(400, 600)
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_LIMIT_FIELDS = ("temperature", "top_p", "seed")
+
+
+class OpenAIModel:
+    """A model behind an OpenAI-compatible endpoint; implements `Model`.
+
+    Raises SpecError when `llm.options` are not understood.
+    """
+
+    def __init__(self, llm: LLM) -> None:
+        options = presets.OpenAIOptions(**llm.options)
+        preset = presets.PRESETS[llm.provider]
+        self._llm = llm
+        self._limit = options.completion_limit or preset.completion_limit
+        self._is_strict = options.strict_schema
+        self._constant = self._constant_fields()
+        self._endpoint = Endpoint(llm.label, presets.chat_url(llm), presets.key_env(llm))
+        self._url = URL()
+        self._session: aiohttp.ClientSession | None = None
+
+    @staticmethod
+    def check(llm: LLM) -> list[Violation]:
+        """What is wrong with `llm`, as far as it can be known without network."""
+        return presets.check(llm)
+
+    async def open(self) -> None:
+        """Read key and address from the environment; nothing is sent."""
+        violations = presets.check(self._llm)
+        if violations:
+            raise InfrastructureError("\n".join(map(str, violations)))
+        key, url = presets.read_key(self._llm), presets.chat_url(self._llm)
+        self._endpoint = Endpoint(self._llm.label, url, presets.key_env(self._llm), key)
+        self._url = URL(url)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S),
+            timeout=aiohttp.ClientTimeout(total=self._llm.timeout_s, connect=self._llm.connect_timeout_s),
+            headers=_headers(key),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            proxy=_proxy_for(self._url),
+        )
+
+    async def close(self) -> None:
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    def payload(self, request: Request) -> dict[str, Any]:
+        """The request body; what the request leaves open is taken from the `LLM`."""
+        body = {**self._constant, "messages": list(request.messages)}
+        if request.temperature is not None:
+            body["temperature"] = request.temperature
+        if request.max_tokens is not None:
+            body[self._limit] = request.max_tokens
+        if request.schema is not None:
+            body["response_format"] = _response_format(request.schema, self._is_strict)
+        return body
+
+    async def complete(self, payload: Mapping[str, Any]) -> Completion:
+        """Send it once. Raises CallError, classified; never retries."""
+        session = self._session
+        if session is None:
+            raise InfrastructureError(f"model {self._llm.label!r} is not open")
+        body = orjson.dumps(payload, default=dict)
+        try:
+            async with session.post(
+                self._url, data=body if len(body) < _LARGE_BYTES else io.BytesIO(body), allow_redirects=False
+            ) as response:
+                answer = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._broken(error) from None
+        if response.status != _OK:
+            raise self._endpoint.refusal(response.status, response.headers, answer)
+        return self._completion(answer)
+
+    def _constant_fields(self) -> dict[str, Any]:
+        llm = self._llm
+        fields: dict[str, Any] = {"model": llm.model}
+        for name in _LIMIT_FIELDS:
+            if getattr(llm, name) is not None:
+                fields[name] = getattr(llm, name)
+        if llm.max_tokens is not None:
+            fields[self._limit] = llm.max_tokens
+        if llm.stop:
+            fields["stop"] = list(llm.stop)
+        return fields | llm.extra
+
+    def _completion(self, answer: bytes) -> Completion:
+        try:
+            content = orjson.loads(answer)
+            choice = content["choices"][0]
+            message = choice["message"]
+            text = message.get("content")
+            finish_reason = choice.get("finish_reason") or "stop"
+            usage = content.get("usage")
+            model = content.get("model")
+        except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+            raise self._without_choice(answer) from None
+        if type(text) is not str:
+            text = self._unusual_text(message, finish_reason)
+        return Completion(text, finish_reason, _usage(usage), model or self._llm.model)
+
+    def _unusual_text(self, message: dict[str, Any], finish_reason: str) -> str:
+        refusal, content = message.get("refusal"), message.get("content")
+        if refusal or finish_reason == "content_filter":
+            reason = (
+                f"refused to answer: {str(refusal)[:300]}" if refusal else "answered nothing: its filter stopped it"
+            )
+            raise self._endpoint.error(reason, "refused", Retry.NEVER)
+        if isinstance(content, list):
+            parts = cast("list[dict[str, Any]]", content)
+            return "".join(str(part.get("text") or "") for part in parts)
+        return ""
+
+    def _without_choice(self, answer: bytes) -> CallError:
+        try:
+            error: Any = orjson.loads(answer)["error"]
+        except (orjson.JSONDecodeError, LookupError, TypeError):
+            problem = f"answered with {len(answer)} bytes that hold no completion"
+            return self._endpoint.error(problem, "broken_answer")
+        # OpenRouter reports a failure behind it as status 200 with the real status inside.
+        code: Any = cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
+        return self._endpoint.refusal(code if code in _ERRORS else _BAD_GATEWAY, {}, answer)
+
+    def _broken(self, error: Exception) -> CallError:
+        said = type(error).__name__
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return self._endpoint.error(
+                f"took no connection within {self._llm.connect_timeout_s:g} s; check base_url", "unreachable"
+            )
+        if isinstance(error, TimeoutError):
+            problem = f"gave no answer within {self._llm.timeout_s:g} s; raise timeout_s if answers take that long"
+            return self._endpoint.error(problem, "timeout")
+        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerFingerprintMismatch):
+            problem = f"cannot be reached ({said}: {error}); check base_url and that the server runs"
+            return self._endpoint.error(problem, "unreachable")
+        return self._endpoint.error(f"broke off its answer ({said})", "broken_answer")
+
+
+def _headers(key: str) -> dict[str, str]:
+    # Answers are short: unpacking them would cost more than reading them.
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "raypipe"}
+    return headers | {"Authorization": f"Bearer {key}"} if key else headers
+
+
+def _proxy_for(url: URL) -> str | None:
+    host = url.host or ""
+    return None if host in _LOOPBACK or proxy_bypass(host) else getproxies().get(url.scheme)
+
+
+def _response_format(schema: Mapping[str, Any], is_strict: bool) -> dict[str, Any]:
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", str(schema.get("title") or ""))[:64] or "answer"
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": is_strict}}
+
+
+def _usage(counted: Any) -> Usage:
+    if type(counted) is not dict:
+        return Usage()
+    counts = cast("dict[str, Any]", counted)
+    return Usage(_tokens(counts.get("prompt_tokens")), _tokens(counts.get("completion_tokens")))
+
+
+def _tokens(count: Any) -> int:
+    return count if type(count) is int else 0

@@ -1,0 +1,173 @@
+"""I know where each provider speaks OpenAI's chat API, and what must be set before it answers.
+
+I do not know HTTP: I turn a declaration and the environment into an address, a key and a list of what is
+missing, so that a pipeline can be checked without loading an HTTP library.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from raypipe.chat import LLM
+from raypipe.errors import SpecError, Violation
+from raypipe.spec import Spec
+
+CompletionLimit = Literal["max_tokens", "max_completion_tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """What all models of one provider have in common."""
+
+    base_url: str
+    key_env: str | None = None
+    """Environment variable that holds the key; `None`: the endpoint takes none."""
+    is_key_optional: bool = False
+    completion_limit: CompletionLimit = "max_tokens"
+    """Name of the request field that bounds the completion."""
+    base_url_env: str | None = None
+    """Environment variable that replaces the whole address."""
+    host_env: str | None = None
+    """Environment variable that replaces scheme, host and port of the address."""
+
+
+PRESETS: dict[str, Preset] = {
+    "openai": Preset(
+        "https://api.openai.com/v1",
+        "OPENAI_API_KEY",
+        completion_limit="max_completion_tokens",
+        base_url_env="OPENAI_BASE_URL",
+    ),
+    "mistral": Preset("https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
+    "gemini": Preset("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY"),
+    "vertex": Preset(
+        "https://{host}/v1/projects/{project}/locations/{location}/endpoints/openapi", "VERTEX_ACCESS_TOKEN"
+    ),
+    "anthropic": Preset("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"),
+    "groq": Preset("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
+    "together": Preset("https://api.together.xyz/v1", "TOGETHER_API_KEY"),
+    "deepseek": Preset("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
+    "openrouter": Preset("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
+    "ollama": Preset("http://localhost:11434/v1", host_env="OLLAMA_HOST"),
+    "vllm-server": Preset("http://localhost:8000/v1", "VLLM_API_KEY", is_key_optional=True),
+}
+
+OWN_FIELDS = ("messages", "model", "n", "stream")
+"""Request fields that `extra` must leave alone: one answer is asked for and read, whole."""
+
+_CHAT_PATH = "/chat/completions"
+
+
+class OpenAIOptions(Spec):
+    """`LLM.options` of every model behind an OpenAI-compatible endpoint."""
+
+    completion_limit: CompletionLimit | None = None
+    """Name of the request field that bounds the completion; by default the provider's own."""
+    strict_schema: bool = True
+    """Whether the endpoint is told to hold the completion to the schema exactly."""
+
+
+def base_url(llm: LLM) -> str:
+    """Address of the endpoint without a trailing slash: the declared one, the environment's, the provider's."""
+    preset = PRESETS[llm.provider]
+    chosen = llm.base_url or _from_environment(preset) or preset.base_url
+    return chosen.strip().rstrip("/")
+
+
+def chat_url(llm: LLM) -> str:
+    """Address that requests are posted to."""
+    return base_url(llm) + _CHAT_PATH
+
+
+def key_env(llm: LLM) -> str | None:
+    """Name of the environment variable that holds the key, if there is one."""
+    return llm.api_key_env or PRESETS[llm.provider].key_env
+
+
+def read_key(llm: LLM) -> str:
+    """The key itself, from the environment; empty where none is set."""
+    name = key_env(llm)
+    return os.environ.get(name, "").strip() if name else ""
+
+
+def check(llm: LLM) -> list[Violation]:
+    """Everything that would keep the model from answering and can be known without asking it."""
+    where = f"model {llm.label!r}"
+    problems = [*_address_problems(llm), *_key_problems(llm)]
+    for name in OWN_FIELDS:
+        if name in llm.extra:
+            problems.append(f"extra must not set {name!r}, which is decided by the request; leave it out")
+    return [Violation(where, problem) for problem in problems] + check_options(llm, OpenAIOptions)
+
+
+def check_options(llm: LLM, options: type[Spec]) -> list[Violation]:
+    """What is wrong with `llm.options`, for an adapter that reads them as `options`."""
+    try:
+        options(**llm.options)
+    except SpecError as error:
+        return [Violation(f"model {llm.label!r} options", found.problem) for found in error.violations]
+    return []
+
+
+def _from_environment(preset: Preset) -> str:
+    if preset.base_url_env:
+        return os.environ.get(preset.base_url_env, "")
+    if preset.host_env and os.environ.get(preset.host_env):
+        return _with_host(preset.base_url, os.environ[preset.host_env])
+    return _vertex_url(preset.base_url) if "{project}" in preset.base_url else ""
+
+
+def _with_host(address: str, host: str) -> str:
+    own = urlsplit(address)
+    if "//" in host:
+        return host.rstrip("/") + own.path
+    has_port = host.rpartition("]")[2].count(":") == 1
+    return f"{own.scheme}://{host}{own.path}" if has_port else f"{own.scheme}://{host}:{own.port}{own.path}"
+
+
+def _vertex_url(template: str) -> str:
+    project = os.environ.get("GOOGLE_CLOUD_PROJECT", "")
+    location = os.environ.get("GOOGLE_CLOUD_LOCATION") or "global"
+    prefix = "" if location == "global" else f"{location}-"
+    filled = template.format(host=f"{prefix}aiplatform.googleapis.com", project=project, location=location)
+    return filled if project else ""
+
+
+def _address_problems(llm: LLM) -> list[str]:
+    address = base_url(llm)
+    if "{project}" in address:
+        return ["the project is not known; set GOOGLE_CLOUD_PROJECT (and GOOGLE_CLOUD_LOCATION, by default global)"]
+    try:
+        parts = urlsplit(address)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return ["base_url is no address; write it like http://localhost:8000/v1"]
+    if parts.username or parts.password or parts.query or parts.fragment:
+        return ["base_url carries more than an address; put the key in an environment variable, name it in api_key_env"]
+    if not is_address or any(sign.isspace() for sign in address):
+        return [f"base_url {address!r} is no address; write it like http://localhost:8000/v1"]
+    if parts.path.endswith(_CHAT_PATH):
+        return [f"base_url {address!r} names the method as well; leave out {_CHAT_PATH}"]
+    return []
+
+
+def _key_problems(llm: LLM) -> list[str]:
+    name, key = key_env(llm), read_key(llm)
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        return [f"the key in {name} has characters that no HTTP header can carry; set it again without them"]
+    if key or name is None or not _is_key_needed(llm):
+        return []
+    way_out = f"set {name}, or try the pipeline without a key with --model NAME=offline/stand-in"
+    return [f"the environment variable {name} is not set; {way_out}"]
+
+
+def _is_key_needed(llm: LLM) -> bool:
+    if llm.api_key_env:
+        return True
+    preset = PRESETS[llm.provider]
+    # A server of one's own may take no key; it says so at the first call if it does.
+    is_own_server = bool(llm.base_url or (preset.base_url_env and os.environ.get(preset.base_url_env)))
+    return not preset.is_key_optional and not is_own_server

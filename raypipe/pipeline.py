@@ -1,0 +1,226 @@
+"""I am what a user holds: steps and edges collected, then run, dry-run, drawn, saved."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextvars import Token
+from pathlib import Path
+from typing import Any, Self
+
+from raypipe.chat import LLM
+from raypipe.config import PipelineSpec, read_spec
+from raypipe.errors import SpecError, Violation, nearest
+from raypipe.execution.setup import Watch
+from raypipe.graph import Graph, build
+from raypipe.plan import Plan, plan_graph
+from raypipe.results import Result
+from raypipe.run import Engine, RunOptions, check_models, run_plan
+from raypipe.serialization import described, to_yaml
+from raypipe.step import Collector, Source, Step, collecting
+from raypipe.steps import resolve
+
+REHEARSAL = "offline/stand-in"
+
+
+class Pipeline:
+    """A graph of steps: `with Pipeline("name") as pipeline:` collects the steps made and joined inside."""
+
+    def __init__(self, name: str | None = None, description: str = "") -> None:
+        self._name = name
+        self.description = description
+        self._collected = Collector()
+        self._tokens: list[Token[Collector | None]] = []
+
+    def __enter__(self) -> Self:
+        self._tokens.append(collecting.set(self._collected))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        collecting.reset(self._tokens.pop())
+
+    @property
+    def name(self) -> str:
+        return self._name or "pipeline"
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        return tuple(self._collected.steps)
+
+    def graph(self) -> Graph:
+        """The sound graph. Raises SpecError with all violations."""
+        return build(self._collected.steps, self._collected.edges)
+
+    def plan(self) -> Plan:
+        """Stages, pools and resources; starts nothing. Raises SpecError."""
+        return plan_graph(self.graph(), self.name)
+
+    def validate(self) -> Plan:
+        """Everything that can be checked before spending, models included. Raises SpecError, InputError."""
+        plan = self.plan()
+        check_models(plan)
+        for stage in plan.stages:
+            entry = stage.steps[stage.entry].step
+            if isinstance(entry, Source):
+                entry.units()
+        return plan
+
+    def run(
+        self,
+        out: str | Path | None = None,
+        *,
+        calls: str | Path | None = None,
+        engine: Engine = "ray",
+        address: str | None = None,
+        fresh: bool = False,
+        max_failed_rows: int = 0,
+        watch: Watch | None = None,
+    ) -> Result:
+        """Run and commit to the folder `out` (by default `out/<name>`); completed calls are not sent again.
+
+        Raises SpecError, InputError, OutputError before anything is spent, StoppedError when
+        interrupted, InfrastructureError when an endpoint or worker cannot be used.
+        """
+        folder = Path(out) if out is not None else Path("out") / self.name
+        log = Path(calls) if calls is not None else None
+        options = RunOptions(folder, log, engine, address, fresh, max_failed_rows)
+        return run_plan(self.validate(), self.to_yaml().encode(), options, watch)
+
+    def dry_run(self, rows: int = 1, *, live: bool = False) -> DryRun:
+        """The first source rows through every step in this process, into a folder that is not kept.
+
+        Models are replaced by the offline stand-in and nothing is spent, unless `live`.
+        """
+        graph = self.graph()
+        models = {name: step.llm for name, step in graph.steps.items() if step.llm is not None}
+        played = graph if live else _with_models(graph, lambda _: LLM(REHEARSAL))
+        with tempfile.TemporaryDirectory(prefix="raypipe-") as folder:
+            options = RunOptions(Path(folder) / "out", engine="local", source_rows=rows, max_failed_rows=2**62)
+            result = run_plan(plan_graph(played, self.name), b"", options)
+            samples = {leaf: table.to_arrow().slice(0, 3).to_pylist() for leaf, table in result.items()}
+            failures = result.failures.to_arrow().slice(0, 3).to_pylist()
+        return DryRun(models, result.manifest, samples, failures)
+
+    # Files.
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Pipeline:
+        """The pipeline that a YAML or JSON file describes. Raises SpecError with all violations."""
+        return cls.from_spec(read_spec(Path(path)), Path(path).absolute().parent)
+
+    @classmethod
+    def from_spec(cls, spec: PipelineSpec, base: Path) -> Pipeline:
+        """The pipeline of a file that was read; `base` is the folder that its relative paths start from."""
+        pipeline = cls(spec.name, spec.description)
+        problems: list[Violation] = []
+        models = _models(spec, problems)
+        with pipeline:
+            made = [_step(number, spec, models, base, problems) for number in range(len(spec.steps))]
+            by_name = {one.name: step for one, step in zip(spec.steps, made, strict=True) if one.name and step}
+            for number, step in enumerate(made):
+                for above in _above(number, spec, made, by_name, problems):
+                    if step is not None:
+                        above.connect(step)
+        if problems:
+            raise SpecError(violations=problems)
+        return pipeline
+
+    def to_yaml(self) -> str:
+        """The pipeline as a file; functions are named by their dotted paths."""
+        return to_yaml(described(self.name, self.description, self._collected))
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_yaml()` to a file."""
+        Path(path).write_text(self.to_yaml())
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self.name!r}, {len(self.steps)} steps)"
+
+
+class DryRun:
+    """What a dry run found: the models that a real run calls, counts per step, some rows, some failures."""
+
+    def __init__(
+        self,
+        models: dict[str, LLM],
+        manifest: dict[str, Any],
+        samples: dict[str, list[dict[str, Any]]],
+        failures: list[dict[str, Any]],
+    ) -> None:
+        self.models = models
+        self.manifest = manifest
+        self.samples = samples
+        self.failures = failures
+
+
+def _with_models(graph: Graph, choose: Callable[[LLM], LLM]) -> Graph:
+    token = collecting.set(None)
+    try:
+        steps = {
+            name: step if step.llm is None else step.model_copy(update={"llm": choose(step.llm)})
+            for name, step in graph.steps.items()
+        }
+    finally:
+        collecting.reset(token)
+    return Graph(steps, graph.edges, graph.flows)
+
+
+def _models(spec: PipelineSpec, problems: list[Violation]) -> dict[str, LLM]:
+    models: dict[str, LLM] = {}
+    for name, options in spec.models.items():
+        try:
+            models[name] = LLM(**options)
+        except (SpecError, TypeError) as error:
+            problems.append(Violation(f"model {name!r}", str(error).removeprefix("LLM: ")))
+    return models
+
+
+def _step(
+    number: int, spec: PipelineSpec, models: dict[str, LLM], base: Path, problems: list[Violation]
+) -> Step | None:
+    one = spec.steps[number]
+    where = f"step {one.name or number!r}"
+    try:
+        kind = resolve(one.type)
+        options = one.options
+        if "llm" in options:
+            options["llm"] = _llm(options["llm"], spec, models, where)
+        if "base_dir" in kind.model_fields:
+            options.setdefault("base_dir", str(base))
+        return kind(**options)
+    except SpecError as error:
+        problems.extend(v if one.name and one.name in v.where else Violation(where, str(v)) for v in error.violations)
+    except TypeError as error:
+        problems.append(Violation(where, f"has an option that cannot be read: {error}"))
+    return None
+
+
+def _llm(said: Any, spec: PipelineSpec, models: dict[str, LLM], where: str) -> LLM | None:
+    if isinstance(said, str) and said in spec.models:
+        return models.get(said) or LLM(REHEARSAL)
+    if isinstance(said, str) and "/" in said:
+        return LLM(said)
+    if isinstance(said, dict):
+        return LLM(**{str(name): value for name, value in said.items()})
+    hint = nearest(str(said), list(spec.models))
+    raise SpecError(violations=[Violation(where, f"option 'llm': there is no model {said!r}{hint}")])
+
+
+def _above(
+    number: int,
+    spec: PipelineSpec,
+    made: Sequence[Step | None],
+    by_name: dict[str, Step],
+    problems: list[Violation],
+) -> list[Step]:
+    """The steps that step `number` comes after."""
+    one = spec.steps[number]
+    if one.after is None:
+        previous = made[number - 1] if number and not isinstance(made[number], Source) else None
+        return [previous] if previous is not None else []
+    names = [other.name for other in spec.steps if other.name]
+    for name in one.after:
+        if name not in names:
+            where = f"step {one.name or number!r}"
+            problems.append(Violation(where, f"option 'after': there is no step {name!r}{nearest(name, names)}"))
+    return [by_name[name] for name in one.after if name in by_name]

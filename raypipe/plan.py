@@ -1,0 +1,196 @@
+"""I turn a sound graph into ordered stages with resources; I start nothing and can be printed.
+
+A stage is a largest part of the graph without a barrier inside: it begins at a source, or at an
+aggregate that needs every row before it can give its first, and its rows flow without waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from raypipe.chat import LLM
+from raypipe.graph import Graph
+from raypipe.step import Aggregate, Columns, Runs, Step
+
+THREADS = "python"
+"""Name of the pool of workers without a model."""
+THREADS_CONCURRENCY = 8
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Workers bound to one model (or to none), shared by every step that names it."""
+
+    name: str
+    llm: LLM | None
+    replicas: int
+    concurrency: int
+    """Calls in flight for each replica."""
+
+
+@dataclass(frozen=True)
+class Gather:
+    """How an aggregate inside a stage finds its families."""
+
+    opener: str
+    """Step (or stage entry) whose emitted rows are the members."""
+    level: int
+    """Index, in a member's ancestors, of the row they are brought back to."""
+    region: frozenset[str]
+    """Steps in which members may still be on their way, the aggregate included."""
+    collects: Columns
+    """Columns that become lists, where they are known; the parent's own columns are not among them."""
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step with its place: where it works and where its rows go."""
+
+    name: str
+    step: Step
+    pool: str | None
+    """`None`: the conductor does it."""
+    successors: tuple[str, ...]
+    """Names of steps of the same stage."""
+    sinks: tuple[str, ...]
+    """Where rows are written: the step's own name when it is a leaf, and barriers that it feeds."""
+    gather: Gather | None = None
+
+    @property
+    def wire(self) -> Columns:
+        """Columns sent to a worker; `None` means all."""
+        return self.step.needs()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps between barriers, in an order where each comes after its predecessor."""
+
+    index: int
+    entry: str
+    """The source, or the barrier aggregate, whose rows the stage takes in."""
+    reads_stage: int | None
+    """The stage whose rows a barrier entry takes; `None` for a source."""
+    steps: Mapping[str, PlannedStep]
+    """The entry is among them: it does nothing to its rows but passes them on."""
+    pools: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run, in order."""
+
+    name: str
+    graph: Graph
+    stages: tuple[Stage, ...]
+    pools: Mapping[str, Pool]
+
+    def describe(self) -> str:
+        """The plan as text, one line for each stage, pool and step."""
+        lines = [f"pipeline {self.name}: {len(self.graph.steps)} steps, {len(self.stages)} stages"]
+        for pool in self.pools.values():
+            what = pool.llm.uri if pool.llm else "Python functions"
+            lines.append(f"pool {pool.name}: {what}, {pool.replicas} × {pool.concurrency} in flight, 0 GPUs")
+        for stage in self.stages:
+            origin = "reads" if stage.reads_stage is None else f"groups rows of stage {stage.reads_stage} by"
+            lines.append(f"stage {stage.index}: {origin} {stage.entry!r}")
+            for planned in list(stage.steps.values())[1:]:
+                lines.append(f"  {_describe(planned, self.graph)}")
+        lines.append(f"writes {', '.join(f'data/{leaf}/' for leaf in self.graph.leaves)}")
+        return "\n".join(lines)
+
+
+def _describe(planned: PlannedStep, graph: Graph) -> str:
+    step = planned.step
+    words = [f"{planned.name}: {type(step).__name__}"]
+    if isinstance(step, Aggregate):
+        words.append(f"closes {graph.opener(planned.name)!r}")
+    words.append(f"in pool {planned.pool!r}" if planned.pool else "in the conductor")
+    words.append(f"{step.shape}, broadcast {step.copies}" if step.copies > 1 else str(step.shape))
+    if planned.successors:
+        words.append(f"→ {', '.join(planned.successors)}")
+    return ", ".join(words)
+
+
+def plan_graph(graph: Graph, name: str = "pipeline") -> Plan:
+    """The plan of a sound graph."""
+    pools, pool_of = _pools(graph)
+    entries = [name for name in graph.order if _is_entry(graph.steps[name])]
+    home = _homes(graph)
+    index = {entry: number for number, entry in enumerate(entries)}
+    stages = tuple(
+        _stage(graph, entry, index, [step for step in graph.order if home[step] == entry], pool_of) for entry in entries
+    )
+    return Plan(name, graph, stages, pools)
+
+
+def _is_entry(step: Step) -> bool:
+    return step.runs is Runs.SOURCE or (isinstance(step, Aggregate) and step.is_barrier)
+
+
+def _homes(graph: Graph) -> dict[str, str]:
+    """The entry of the stage that each step belongs to."""
+    home: dict[str, str] = {}
+    for name in graph.order:
+        home[name] = name if _is_entry(graph.steps[name]) else home[graph.predecessors[name][0]]
+    return home
+
+
+def _stage(graph: Graph, entry: str, index: dict[str, int], names: list[str], pool_of: dict[str, str]) -> Stage:
+    inside = set(names)
+    steps: dict[str, PlannedStep] = {}
+    for name in names:
+        after = graph.successors[name]
+        barriers = tuple(other for other in after if other not in inside)
+        steps[name] = PlannedStep(
+            name=name,
+            step=graph.steps[name],
+            pool=pool_of.get(name),
+            successors=tuple(other for other in after if other in inside),
+            sinks=barriers if after else (name,),
+            gather=_gather(graph, name) if name != entry and graph.steps[name].runs is Runs.GATHER else None,
+        )
+    above = graph.predecessors[entry]
+    reads = index[_homes(graph)[above[0]]] if above else None
+    used = tuple(dict.fromkeys(pool_of[name] for name in names if name in pool_of))
+    return Stage(index[entry], entry, reads, steps, used)
+
+
+def _gather(graph: Graph, name: str) -> Gather:
+    opener = graph.opener(name)
+    region, current = {name}, graph.predecessors[name][0]
+    while current != opener:
+        region.add(current)
+        current = graph.predecessors[current][0]
+    level = len(graph.flows[opener].open_scatters) - 1 if graph.steps[name].by == "scatter" else 0  # pyright: ignore[reportAttributeAccessIssue]
+    above = graph.predecessors[opener]
+    parent = graph.flows[above[0] if above and level >= 0 and graph.steps[name].by == "scatter" else opener].columns  # pyright: ignore[reportAttributeAccessIssue]
+    after = graph.flows[name].columns
+    known = parent is not None and after is not None
+    collects = tuple(column for column in after if column not in parent) if known else None  # pyright: ignore
+    return Gather(opener, level, frozenset(region), collects)
+
+
+def _pools(graph: Graph) -> tuple[dict[str, Pool], dict[str, str]]:
+    """Pools by name, and the pool of each step that has one; equal models share a pool."""
+    pools: dict[str, Pool] = {}
+    pool_of: dict[str, str] = {}
+    for name in graph.order:
+        step = graph.steps[name]
+        if step.runs is Runs.THREAD or (step.runs is Runs.ROW and step.llm is None):
+            pools.setdefault(THREADS, Pool(THREADS, None, 1, THREADS_CONCURRENCY))
+            pool_of[name] = THREADS
+        elif step.runs is Runs.ROW and step.llm is not None:
+            pool_of[name] = _pool_for(step.llm, pools)
+    return pools, pool_of
+
+
+def _pool_for(llm: LLM, pools: dict[str, Pool]) -> str:
+    for pool in pools.values():
+        if pool.llm == llm:
+            return pool.name
+    taken = sum(pool.llm is not None and pool.llm.uri == llm.uri for pool in pools.values())
+    name = llm.uri if not taken else f"{llm.uri} #{taken + 1}"
+    pools[name] = Pool(name, llm, llm.replicas, -(-llm.concurrency // llm.replicas))
+    return name

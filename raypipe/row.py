@@ -1,0 +1,44 @@
+"""I am a row, its identity, its failure.
+
+A row is columns plus lineage. Lineage travels as columns of the same Arrow table, named
+here; user columns never carry these names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ROW_ID = "_row_id"
+"""16-byte identity of the row (hexadecimal text in the output)."""
+ANCESTORS = "_ancestors"
+"""Identities from the source row down to the parent; empty for a source row."""
+POSITION = "_position"
+"""Position of the source row in the source: unit number * 2**40 + offset in the unit."""
+PATH = "_path"
+"""Index of the row among its siblings, one number for each ancestor."""
+BATCH = "_batch"
+"""Number of the batch of source rows the row comes from; only while a stage runs."""
+ATTEMPT = "_attempt"
+"""How many workers died while they held the row; only while a stage runs."""
+SOURCE_ID = "_source_id"
+PARENT_ID = "_parent_id"
+
+LINEAGE = (ROW_ID, ANCESTORS, POSITION, PATH, BATCH, ATTEMPT)
+"""Lineage columns while a stage runs."""
+OUTPUT_LINEAGE = (ROW_ID, PARENT_ID, SOURCE_ID, POSITION, PATH)
+"""Lineage columns of an output file."""
+RESERVED = frozenset(LINEAGE + OUTPUT_LINEAGE)
+
+Values = Mapping[str, Any]
+"""The columns of one row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a row did not pass a step. `tries` counts the model calls made for the row."""
+
+    kind: str
+    message: str
+    tries: int = 0

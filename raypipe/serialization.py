@@ -1,0 +1,72 @@
+"""I write a pipeline down as a file says it; secrets never come near me, since models hold none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from raypipe.chat import LLM
+from raypipe.graph import name_steps
+from raypipe.step import Collector, Step
+
+_NOT_WRITTEN = {"name", "llm", "base_dir"}
+
+
+def described(name: str, description: str, collected: Collector) -> dict[str, Any]:
+    """The plain mapping that a file holds."""
+    names, _ = name_steps(collected.steps)
+    models: dict[str, LLM] = {}
+    steps: list[dict[str, Any]] = []
+    previous: str | None = None
+    for step in collected.steps:
+        own = names[id(step)]
+        above = [names[id(a)] for a, b in collected.edges if b is step and id(a) in names]
+        entry: dict[str, Any] = {"name": own, "type": _type_name(type(step))}
+        if above != ([previous] if previous is not None else []):
+            entry["after"] = above
+        if step.llm is not None:
+            entry["llm"] = _model_name(step.llm, models)
+        steps.append(entry | _options(step))
+        previous = own
+    plain: dict[str, Any] = {"name": name}
+    if description:
+        plain["description"] = description
+    if models:
+        plain["models"] = {own: _plain(llm.model_dump(exclude_defaults=True)) for own, llm in models.items()}
+    return plain | {"steps": steps}
+
+
+def to_yaml(plain: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _type_name(kind: type[Step]) -> str:
+    return kind.__name__ if kind.__module__.startswith("raypipe.") else f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _model_name(llm: LLM, models: dict[str, LLM]) -> str:
+    for name, known in models.items():
+        if known == llm:
+            return name
+    name = f"model_{len(models) + 1}"
+    models[name] = llm
+    return name
+
+
+def _options(step: Step) -> dict[str, Any]:
+    written = step.model_dump(by_alias=True, exclude_defaults=True, exclude=_NOT_WRITTEN)
+    return {name: _plain(value) for name, value in written.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if callable(value):
+        return f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', repr(value))}"
+    return str(value)

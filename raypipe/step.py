@@ -1,0 +1,328 @@
+"""I say what a step is: columns in, columns out, resources, one method.
+
+A step does not know its pipeline: while a `with Pipeline(…)` block is open, new steps and edges
+are noted in a `Collector` that a context variable holds, so blocks nest and threads do not mix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, overload
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from raypipe.chat import LLM, Caller
+from raypipe.errors import SpecError, Violation
+from raypipe.row import Values
+from raypipe.spec import Spec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Columns = tuple[str, ...] | None
+"""Column names, or `None` where they cannot be known before the run."""
+
+Output = Values | Sequence[Values] | None
+"""What a step makes of one row: one row's new columns, several rows', or nothing (filtered)."""
+
+By = Literal["scatter", "root", "all"] | list[str]
+"""What an aggregate closes: the nearest scatter, the source row, everything, or groups of columns."""
+
+
+class Runs(StrEnum):
+    """Where the work of a step is done."""
+
+    SOURCE = "source"
+    """It reads rows."""
+    TABLE = "table"
+    """In the conductor, on whole Arrow tables: column work that costs next to nothing."""
+    ROW = "row"
+    """In a worker of its model's pool, one coroutine a row."""
+    THREAD = "thread"
+    """In a worker without a model, in a thread, row after row: it may block."""
+    GATHER = "gather"
+    """In the conductor, once the last row of a family is there."""
+
+
+class Shape(StrEnum):
+    """How many rows come out for one row in."""
+
+    MAP = "map"
+    SCATTER = "scatter"
+    FILTER = "filter"
+
+
+@dataclass
+class Collector:
+    """Steps and edges made while a pipeline block is open."""
+
+    steps: list[Step] = field(default_factory=list["Step"])
+    edges: list[tuple[Step, Step]] = field(default_factory=list["tuple[Step, Step]"])
+
+
+collecting: ContextVar[Collector | None] = ContextVar("collecting", default=None)
+
+S = TypeVar("S", bound="Step")
+
+
+class Step(Spec):
+    """One step of a pipeline. Subclasses set `runs` and write the one method that goes with it."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
+
+    runs: ClassVar[Runs] = Runs.ROW
+
+    name: str | None = Field(default=None, kw_only=False)
+    """By default the class name in snake case and a number."""
+    llm: LLM | None = None
+    scattered: bool = Field(default=False, alias="scatter")
+    """Each output is a list; each item becomes a row."""
+    copies: int = Field(default=1, ge=1, alias="broadcast")
+    """Each output row is repeated this many times, told apart by the column `sample`."""
+    gathered: By | None = Field(default=None, alias="aggregate")
+    """Output rows are brought together again; see `Aggregate`."""
+    callback: str | Callable[[list[dict[str, Any]]], Any] | None = Field(default=None, alias="custom")
+    """Function that gets the output rows of a family and returns the rows to go on with."""
+
+    def __init__(self, name: str | None = None, /, **fields: Any) -> None:
+        super().__init__(**(fields if name is None else {"name": name} | fields))
+        collector = collecting.get()
+        if collector is not None:
+            collector.steps.append(self)
+
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise ValueError("a step name has letters, digits, '_', '-' and '.' and starts with a letter or digit")
+        return name
+
+    @model_validator(mode="after")
+    def _one_ending(self) -> Self:
+        endings = (self.scattered, self.copies > 1, self.gathered is not None, self.callback is not None)
+        if sum(endings) > 1:
+            raise ValueError("scatter, broadcast, aggregate and custom exclude each other; add a step for the second")
+        return self
+
+    # What the step declares.
+
+    @property
+    def shape(self) -> Shape:
+        return Shape.SCATTER if self.scattered else Shape.MAP
+
+    def reads(self) -> tuple[str, ...]:
+        """Columns that must be there."""
+        return ()
+
+    def needs(self) -> Columns:
+        """Columns that the step's method is given; `None` means the whole row."""
+        return self.reads()
+
+    def writes(self) -> dict[str, str]:
+        """New columns and their Arrow type by name; `""` where it is found from the values."""
+        return {}
+
+    def columns_after(self, columns: Columns) -> Columns:
+        """Columns behind the step, given those before it."""
+        return None if columns is None else tuple(dict.fromkeys((*columns, *self.writes())))
+
+    def problems(self) -> list[str]:
+        """What is unsound about the step itself, one sentence each; asked once the graph is complete."""
+        return []
+
+    # What the step does; a subclass writes the one that fits its `runs`.
+
+    def open(self) -> None:
+        """Called once in each worker before the first row."""
+
+    async def process_row(self, row: Values, llm: Caller) -> Output:
+        """Runs.ROW. Raises `RowError` for a row that cannot pass."""
+        raise NotImplementedError
+
+    def process_row_in_thread(self, row: Values) -> Output:
+        """Runs.THREAD. Any exception fails this row alone."""
+        raise NotImplementedError
+
+    def process_table(self, table: pa.Table) -> pa.Table:
+        """Runs.TABLE. Same rows in the same order; lineage columns stay."""
+        raise NotImplementedError
+
+    # How steps are joined.
+
+    def scatter(self) -> Self:
+        """Each output becomes a list of rows, one child for each item."""
+        return self._ending("scattered", True)
+
+    def broadcast(self, n: int) -> Self:
+        """Each output row goes on `n` times, told apart by the column `sample` (0 to n-1)."""
+        return self._ending("copies", n)
+
+    def aggregate(self, by: By = "scatter") -> Self:
+        """Output rows are brought together; see `Aggregate`."""
+        return self._ending("gathered", by)
+
+    def custom(self, callback: str | Callable[[list[dict[str, Any]]], Any]) -> Self:
+        """`callback(rows)` gets the output rows of a family and returns the rows to go on with."""
+        return self._ending("callback", callback)
+
+    def _ending(self, attribute: str, value: object) -> Self:
+        setattr(self, attribute, value)
+        endings = (self.scattered, self.copies > 1, self.gathered is not None, self.callback is not None)
+        if sum(endings) > 1 or self.copies < 1:
+            where = f"{type(self).__name__} {self.name!r}"
+            raise SpecError(violations=[Violation(where, f"{attribute} cannot be added to this step's ending")])
+        return self
+
+    def connect(self, *others: Step) -> Self:
+        """Rows of this step go on to each of `others`."""
+        for other in others:
+            join(self, other)
+        return self
+
+    @overload
+    def __rshift__(self, other: S) -> S: ...
+    @overload
+    def __rshift__(self, other: list[S]) -> list[S]: ...
+    def __rshift__(self, other: S | list[S]) -> S | list[S]:
+        for target in other if isinstance(other, list) else [other]:
+            join(self, target)
+        return other
+
+    def __rrshift__(self, others: list[Step]) -> Self:
+        for other in others:
+            join(other, self)
+        return self
+
+
+def join(upstream: Step, downstream: Step) -> None:
+    """Note an edge in the open pipeline block. Raises SpecError outside of one."""
+    collector = collecting.get()
+    if collector is None:
+        places = f"{upstream.name or type(upstream).__name__!r} >> {downstream.name or type(downstream).__name__!r}"
+        problem = "steps are joined inside a `with Pipeline(…)` block; move this line into one"
+        raise SpecError(violations=[Violation(places, problem)])
+    collector.edges.append((upstream, downstream))
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A part of a source that is read in order, as one whole: a list, a file.
+
+    `name` goes into the identity of its rows and must not depend on where the source is stored.
+    """
+
+    name: str
+    location: str = ""
+
+
+class Source(Step):
+    """A step that reads rows."""
+
+    runs: ClassVar[Runs] = Runs.SOURCE
+
+    identity: tuple[str, ...] | None = None
+    """Columns whose content is a row's identity; by default all. Name them for a source that grows columns."""
+
+    def units(self) -> list[Unit]:
+        """The parts, in order. Raises InputError when there is nothing to read."""
+        raise NotImplementedError
+
+    def read(self, unit: Unit) -> Iterator[pa.Table]:
+        """The rows of one part in order. Raises InputError for what is no table of rows."""
+        raise NotImplementedError
+
+    def columns(self) -> Columns:
+        """Columns of the rows, if they can be known without reading them all."""
+        return None
+
+    def columns_after(self, columns: Columns) -> Columns:
+        return self.columns()
+
+
+class Aggregate(Step):
+    """Many rows into one.
+
+    By default it closes the nearest scatter: the parent row comes back, and what was added since
+    becomes lists in the order of the children. `by="root"` goes back to the source row, `by="all"` makes
+    one row of everything, `by=[columns]` one row for each group of equal values.
+    Children that failed or were filtered are missing from the lists; a family that lost all of
+    them comes back with empty lists.
+    """
+
+    runs: ClassVar[Runs] = Runs.GATHER
+
+    by: By = "scatter"
+    columns: list[str] | None = None
+    """Columns to collect; by default all that the group's own row does not have."""
+    as_rows: str | None = None
+    """Collect whole rows, as a list of structs, into this one column."""
+
+    def reads(self) -> tuple[str, ...]:
+        named = self.by if isinstance(self.by, list) else []
+        return tuple(dict.fromkeys([*named, *(self.columns or [])]))
+
+    def needs(self) -> Columns:
+        return None
+
+    @property
+    def is_barrier(self) -> bool:
+        """Whether it needs every row of the run before it can give its first."""
+        return self.by == "all" or isinstance(self.by, list)
+
+
+class Callback(Step):
+    """Calls a function with the collected rows of a family; each mapping it returns is a row."""
+
+    runs: ClassVar[Runs] = Runs.THREAD
+
+    function: str | Callable[[list[dict[str, Any]]], Any] = Field(default="")
+    rows: str = "rows"
+
+    _call: Callable[[list[dict[str, Any]]], Any] | None = None
+
+    @property
+    def shape(self) -> Shape:
+        return Shape.SCATTER
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.rows,)
+
+    def columns_after(self, columns: Columns) -> Columns:
+        return None
+
+    def open(self) -> None:
+        self._call = imported(self.function) if isinstance(self.function, str) else self.function
+
+    def process_row_in_thread(self, row: Values) -> Output:
+        assert self._call is not None
+        made = self._call([dict(item) for item in row[self.rows]])
+        return [made] if isinstance(made, Mapping) else list(made)
+
+
+def imported(path: str) -> Any:
+    """The object that a dotted path names: `package.module:name` or `package.module.name`.
+
+    Raises SpecError when there is none.
+    """
+    import importlib
+
+    module, colon, name = path.partition(":")
+    if not colon:
+        module, _, name = path.rpartition(".")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        problem = f"nothing to import there ({error}); write package.module:name"
+        raise SpecError(violations=[Violation(f"dotted path {path!r}", problem)]) from None
+    return found
+
+
+def snake_case(name: str) -> str:
+    """`TextGeneration` → `text_generation`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

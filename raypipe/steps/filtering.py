@@ -1,0 +1,88 @@
+"""I let through the rows for which something holds.
+
+I do not know what becomes of the others; they are counted as filtered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, ClassVar, Self
+
+from pydantic import PrivateAttr, model_validator
+
+from raypipe.errors import SpecError, Violation
+from raypipe.row import Values
+from raypipe.step import Columns, Output, Runs, Shape, Step, imported
+from raypipe.steps.templates import Expression, compile_expression
+
+_PATH_WITH_COLON = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_PATH_WITH_DOTS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+Predicate = Callable[[Values], Any]
+
+
+class Filter(Step):
+    """Keeps the rows for which `keep` holds: `Filter("good", keep="score > 3")`."""
+
+    runs: ClassVar[Runs] = Runs.THREAD
+
+    keep: str | Callable[[Values], Any]
+    """A Jinja expression over the columns, the dotted path of a function of the row, or the function."""
+
+    _predicate: Predicate | None = PrivateAttr(default=None)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Filter) and (type(self), self.__dict__) == (type(other), other.__dict__)
+
+    @model_validator(mode="after")
+    def _is_predicate(self) -> Self:
+        try:
+            predicate(self.keep)
+        except SpecError as error:
+            raise ValueError(f"keep: {error}") from None
+        return self
+
+    @property
+    def shape(self) -> Shape:
+        return Shape.FILTER
+
+    def reads(self) -> tuple[str, ...]:
+        holds = predicate(self.keep)
+        return tuple(sorted(holds.variables)) if isinstance(holds, Expression) else ()
+
+    def needs(self) -> Columns:
+        return self.reads() if isinstance(predicate(self.keep), Expression) else None
+
+    def open(self) -> None:
+        self._predicate = predicate(self.keep)
+
+    def process_row_in_thread(self, row: Values) -> Output:
+        if self._predicate is None:
+            self.open()
+        assert self._predicate is not None
+        return {} if self._predicate(row) else None
+
+
+def predicate(keep: str | Test) -> Predicate:
+    """The function that a filter asks; an expression where the text names no function.
+
+    Raises SpecError when it can be neither.
+    """
+    if not isinstance(keep, str):
+        return keep
+    text = keep.strip()
+    if _PATH_WITH_COLON.fullmatch(text):
+        return _callable(text)
+    if _PATH_WITH_DOTS.fullmatch(text):
+        with suppress(SpecError):
+            return _callable(text)
+    return compile_expression(text)
+
+
+def _callable(path: str) -> Predicate:
+    found = imported(path)
+    if not callable(found):
+        raise SpecError(violations=[Violation(path, f"is a {type(found).__name__}, which cannot be called")])
+    return found

@@ -1,0 +1,241 @@
+"""I make a step of a plain function.
+
+I do not know what the function does. It gets the row, and the model if it asks one; what it returns is held
+against what it declared, so a misspelt column fails the row instead of growing the table.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast, get_args, get_origin, overload
+
+from raypipe.chat import LLM, Caller
+from raypipe.errors import RowError, SpecError, Violation
+from raypipe.row import Values
+from raypipe.step import Columns, Output, Runs, Shape, Step
+
+Function = Callable[..., Any]
+OutputNames = Sequence[str] | Mapping[str, Any]
+"""Names of the new columns, or their types by name."""
+
+_TYPES: dict[Any, str] = {str: "string", int: "int64", float: "double", bool: "bool", bytes: "binary"}
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What a function says of itself. `outputs` is `None` when it does not say."""
+
+    inputs: tuple[str, ...] | None
+    outputs: dict[str, str] | None
+    llm: LLM | None
+    scatter: bool
+    filter: bool
+    asks: bool
+    """It has a second parameter, the model."""
+
+
+class FunctionStep(Step):
+    """Base of the steps that `step` makes of functions."""
+
+    function: ClassVar[Function]
+    declared: ClassVar[Declaration]
+
+    def __init__(self, name: str | None = None, /, **fields: Any) -> None:
+        declared = self.declared
+        given = {"llm": declared.llm} | fields
+        if declared.scatter:
+            given = {"scatter": True} | given
+        if declared.asks and given["llm"] is None:
+            called = type(self).__name__
+            problem = f'asks a model but has none; write {called}(llm=LLM("provider/model"))'
+            raise SpecError(violations=[Violation(f"step {name or called!r}", problem)])
+        super().__init__(name, **given)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A step whose class a worker cannot import travels as its function."""
+        kind = type(self)
+        if _is_importable(kind):
+            return super().__reduce_ex__(protocol)
+        return _restored, (kind.function, kind.declared, self.__getstate__())
+
+    @property
+    def shape(self) -> Shape:
+        if self.scattered:
+            return Shape.SCATTER
+        return Shape.FILTER if self.declared.filter else Shape.MAP
+
+    def reads(self) -> tuple[str, ...]:
+        return self.declared.inputs or ()
+
+    def needs(self) -> Columns:
+        return self.declared.inputs
+
+    def writes(self) -> dict[str, str]:
+        return dict(self.declared.outputs or {})
+
+    def columns_after(self, columns: Columns) -> Columns:
+        return None if self.declared.outputs is None else super().columns_after(columns)
+
+    async def process_row(self, row: Values, llm: Caller) -> Output:
+        made = self.function(row, llm) if self.declared.asks else self.function(row)
+        if inspect.isasyncgen(made):
+            return self._output([item async for item in made])
+        return self._output(await made)
+
+    def process_row_in_thread(self, row: Values) -> Output:
+        made = self.function(row)
+        return self._output(list(cast(Any, made)) if inspect.isgenerator(made) else made)
+
+    def _output(self, made: Any) -> Output:
+        if self.scattered:
+            return self._rows(made)
+        if self.declared.filter and (made is None or isinstance(made, bool)):
+            return {} if made else None
+        return self._columns(made)
+
+    def _rows(self, made: Any) -> list[Mapping[str, Any]]:
+        if not isinstance(made, list | tuple):
+            problem = f"returned {_kind(made)}, but a step that scatters returns a list of mappings; return [] for no rows"
+            raise RowError(problem, kind="output")
+        return [self._columns(item) for item in cast(Sequence[Any], made)]
+
+    def _columns(self, made: Any) -> Mapping[str, Any]:
+        if not isinstance(made, Mapping):
+            raise RowError(f"returned {_kind(made)}, not a mapping of columns to values; {self._hint(made)}", kind="output")
+        columns, declared = cast(Mapping[str, Any], made), self.declared.outputs
+        if declared is None or columns.keys() == declared.keys():
+            return columns
+        listed = ", ".join(repr(name) for name in declared)
+        for name in declared:
+            if name not in columns:
+                raise RowError(f"returned no column {name!r} (declared: {listed})", kind="output")
+        unknown = next(name for name in columns if name not in declared)
+        raise RowError(f"returned the column {unknown!r}, which is not declared (declared: {listed})", kind="output")
+
+    def _hint(self, made: Any) -> str:
+        if isinstance(made, list | tuple):
+            return "declare @step(scatter=True) to make a row of each item"
+        if made is None:
+            return "declare @step(filter=True) if None means that the row is dropped"
+        return 'return for example {"answer": …}'
+
+
+@overload
+def step(function: Function, /) -> type[FunctionStep]: ...
+@overload
+def step(
+    *,
+    inputs: Sequence[str] | None = None,
+    outputs: OutputNames | None = None,
+    llm: LLM | None = None,
+    scatter: bool = False,
+    filter: bool = False,
+) -> Callable[[Function], type[FunctionStep]]: ...
+def step(
+    function: Function | None = None,
+    /,
+    *,
+    inputs: Sequence[str] | None = None,
+    outputs: OutputNames | None = None,
+    llm: LLM | None = None,
+    scatter: bool = False,
+    filter: bool = False,
+) -> type[FunctionStep] | Callable[[Function], type[FunctionStep]]:
+    """Make a step class of a function; used bare or called.
+
+    `def f(row)` runs in a thread, `async def f(row)` in the event loop, `async def f(row, llm)` asks a model. It
+    returns the new columns as a mapping; with `scatter` a list of them (or it yields them), with `filter` None
+    drops the row. `inputs` are the columns it is given (by default all), `outputs` those it returns. The
+    function itself stays reachable as `.function`. Raises SpecError for a function of another form.
+    """
+
+    def made(function: Function) -> type[FunctionStep]:
+        signature = _Signature.of(function)
+        if scatter and filter:
+            raise _unsound(function, "scatter and filter exclude each other; return an empty list to drop the row")
+        named = None if inputs is None else tuple(inputs)
+        scatters = scatter or signature.yields
+        declared = Declaration(named, _output_types(function, outputs), llm, scatters, filter, signature.asks)
+        return _class_of(function, declared)
+
+    return made if function is None else made(function)
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    asks: bool
+    yields: bool
+
+    @classmethod
+    def of(cls, function: Function) -> _Signature:
+        if not inspect.isfunction(function):
+            raise _unsound(function, "is no function; decorate a def or async def")
+        parameters = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+        yields = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        if len(parameters) not in (1, 2):
+            raise _unsound(function, f"takes ({', '.join(parameters)}); it must take (row) or (row, llm)")
+        if len(parameters) == 2 and not _is_async(function):
+            raise _unsound(function, "asks a model and so must be async; write async def and await llm(…)")
+        return cls(asks=len(parameters) == 2, yields=yields)
+
+
+def _is_async(function: Function) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _class_of(function: Function, declared: Declaration) -> type[FunctionStep]:
+    namespace = {
+        "__module__": function.__module__,
+        "__qualname__": function.__qualname__,
+        "__doc__": function.__doc__,
+        "function": staticmethod(function),
+        "declared": declared,
+        "runs": Runs.ROW if _is_async(function) else Runs.THREAD,
+    }
+    return cast(type[FunctionStep], type(FunctionStep)(function.__name__, (FunctionStep,), namespace))
+
+
+def _is_importable(kind: type) -> bool:
+    found: Any = sys.modules.get(kind.__module__) if kind.__module__ != "__main__" else None
+    for part in kind.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is kind
+
+
+def _restored(function: Function, declared: Declaration, state: Any) -> FunctionStep:
+    kind = _class_of(function, declared)
+    made = kind.__new__(kind)
+    made.__setstate__(state)
+    return made
+
+
+def _output_types(function: Function, outputs: OutputNames | None) -> dict[str, str] | None:
+    if outputs is None:
+        return None
+    if isinstance(outputs, str):
+        raise _unsound(function, f"outputs must be a list of names; write outputs=[{outputs!r}]")
+    if not isinstance(outputs, Mapping):
+        return dict.fromkeys(outputs, "")
+    return {name: _type_name(kind) for name, kind in outputs.items()}
+
+
+def _type_name(kind: Any) -> str:
+    """The Arrow type of a Python type; a text is the Arrow type's own name."""
+    if isinstance(kind, str):
+        return kind
+    if get_origin(kind) is list:
+        inner = _type_name(get_args(kind)[0])
+        return f"list<{inner}>" if inner else ""
+    return _TYPES.get(kind, "")
+
+
+def _kind(made: Any) -> str:
+    return "nothing" if made is None else f"a {type(made).__name__}"
+
+
+def _unsound(function: Any, problem: str) -> SpecError:
+    name = getattr(function, "__qualname__", repr(function))
+    return SpecError(violations=[Violation(f"@step {name}", problem)])

@@ -1,0 +1,103 @@
+"""I turn a row into text or into a verdict by a Jinja template or expression.
+
+I do not know what the text is for. Templates come from configuration files, so they run in Jinja's
+sandbox; a variable that the row does not have is an error, a null is empty text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta
+from jinja2.sandbox import SandboxedEnvironment
+
+from raypipe.errors import RowError, SpecError, Violation
+from raypipe.row import Values
+
+_RENDER_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+@cache
+def _environment() -> SandboxedEnvironment:
+    return SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False, finalize=_empty_for_null)
+
+
+def _empty_for_null(value: Any) -> Any:
+    return "" if value is None else value
+
+
+class Template:
+    """A compiled template. It travels to workers as its text."""
+
+    __slots__ = ("_render", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._render: Callable[[Values], str] = _compiled("template", _environment().from_string, text).render
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return compile_template, (self.text,)
+
+    def render(self, row: Values) -> str:
+        """Raises RowError (`template`) when the row does not fit."""
+        try:
+            return self._render(row)
+        except _RENDER_ERRORS as error:
+            raise _row_error(error, row) from None
+
+
+class Expression:
+    """A compiled expression over the columns of a row. It travels to workers as its text."""
+
+    __slots__ = ("_value", "text", "variables")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._value: Callable[[Values], Any] = _compiled("expression", _expression, text)
+        self.variables = variables("{{ " + text + " }}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return compile_expression, (self.text,)
+
+    def __call__(self, row: Values) -> bool:
+        """Whether it holds. Raises RowError (`template`) when the row does not fit."""
+        try:
+            return bool(self._value(row))
+        except _RENDER_ERRORS as error:
+            raise _row_error(error, row) from None
+
+
+def compile_template(text: str) -> Template:
+    """Raises SpecError naming the line when `text` is no template."""
+    return Template(text)
+
+
+def compile_expression(text: str) -> Expression:
+    """For example `score > 3 and language == "en"`. Raises SpecError when `text` is no expression."""
+    return Expression(text)
+
+
+def variables(text: str) -> frozenset[str]:
+    """Names that the template takes from the row. Raises SpecError when `text` is no template."""
+    return frozenset(meta.find_undeclared_variables(_compiled("template", _environment().parse, text)))
+
+
+def _expression(text: str) -> Callable[[Values], Any]:
+    return _environment().compile_expression(text, undefined_to_none=False)
+
+
+def _compiled(what: str, compile_text: Callable[[str], Any], text: str) -> Any:
+    try:
+        return compile_text(text)
+    except TemplateSyntaxError as error:
+        problem = f"line {error.lineno}: {(error.message or 'cannot be read').rstrip('.')}"
+        raise SpecError(violations=[Violation(what, problem)]) from None
+    except RecursionError:
+        raise SpecError(violations=[Violation(what, "is nested too deeply")]) from None
+
+
+def _row_error(error: Exception, row: Values) -> RowError:
+    listed = ", ".join(repr(name) for name in row)
+    return RowError(f"{error} (the row has {listed or 'no columns'})", kind="template")

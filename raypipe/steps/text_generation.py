@@ -1,0 +1,202 @@
+"""I ask a model about each row: a template in, columns out.
+
+I do not know how a call is made, logged, limited or tried again; the caller does. What is wrong with a
+declaration shows when it is made, before anything is spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+
+from raypipe.chat import Caller
+from raypipe.errors import SpecError, Violation
+from raypipe.row import Values
+from raypipe.step import Output, Shape, Step
+from raypipe.steps.outputs import Outputs, Wanted, from_structure, from_text
+from raypipe.steps.parsing import Parser, parser
+from raypipe.steps.row_program import RowProgram
+from raypipe.steps.structured import Structure, structure_of
+from raypipe.steps.templates import compile_template, variables
+
+MODEL_NAME = "model_name"
+_DEFAULT_TEMPLATE = "{{ instruction }}"
+
+
+class TextGeneration(Step):
+    """Asks `llm` with a Jinja template of the row's columns and turns the answer into columns.
+
+    By default the column `instruction` is sent as it is and the answer is the column `generation`. With
+    `structured_output` the answer is JSON that satisfies a schema; each top-level property is a column. With
+    `.scatter()` the answer is a list and each item a row.
+    """
+
+    template: str | None = None
+    """Jinja template of the message; a column that is null is empty text."""
+    template_file: str | None = None
+    """File with the template, relative to `base_dir`."""
+    system_prompt: str | None = None
+    """Jinja template of the system message."""
+    columns: list[str] | None = None
+    """Columns that must be there besides those the templates name."""
+    num_generations: int = Field(default=1, ge=1)
+    """Answers wanted for each row; each becomes a row."""
+    group_generations: bool = False
+    """The answers to a row stay in it: its new columns become lists."""
+    structured_output: Any = None
+    """A pydantic class, a JSON Schema, the dotted path of either, or a `.json` file relative to `base_dir`."""
+    parse: str | Callable[[str], Any] = "text"
+    """`text`, `json`, `json_list`, `comma_list`, `lines`, `tags`, `regex`, a dotted path, or a function of the text."""
+    pattern: str | None = None
+    """Regular expression of `parse="regex"`; its named groups become columns."""
+    output: str | None = None
+    """The column that takes the whole value; of an object with a single property it takes that property's value."""
+    outputs: list[str] | None = None
+    """Columns that take the parts of the value: a mapping's by key, a tuple's or list's in order."""
+    add_model_name: bool = False
+    """Adds the column `model_name`."""
+    base_dir: str | None = Field(default=None, exclude=True, repr=False)
+    """Folder that files are relative to, by default the working directory. Two steps may differ in it and be equal."""
+
+    _text: str = PrivateAttr(default="")
+    _structure: Structure | None = PrivateAttr(default=None)
+    _reads: tuple[str, ...] = PrivateAttr(default=())
+    _program: RowProgram | None = PrivateAttr(default=None)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TextGeneration) and self._declaration() == other._declaration()
+
+    def _declaration(self) -> tuple[Any, ...]:
+        fields = {name: value for name, value in self.__dict__.items() if name != "base_dir"}
+        return type(self), fields, self._text
+
+    @field_validator("columns", "outputs", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _prepare(self) -> Self:
+        """Read files and compile everything once, so that what is wrong shows before anything is spent."""
+        problems = list(_exclusions(self))
+        for prepare in (self._read_templates, self._read_structure, self._parser):
+            try:
+                prepare()
+            except SpecError as error:
+                problems.append(str(error))
+        if problems:
+            where = f"TextGeneration {self.name!r}" if self.name else "TextGeneration"
+            raise SpecError(violations=[Violation(where, problem) for problem in problems])
+        return self
+
+    def _read_templates(self) -> None:
+        self._text = self.template if self.template is not None else _DEFAULT_TEMPLATE
+        if self.template_file is not None:
+            self._text = self._file_text("template_file", self.template_file)
+        compile_template(self._text)
+        found = variables(self._text)
+        if self.system_prompt is not None:
+            compile_template(self.system_prompt)
+            found |= variables(self.system_prompt)
+        self._reads = tuple(dict.fromkeys((*sorted(found), *(self.columns or []))))
+
+    def _read_structure(self) -> None:
+        schema = self.structured_output
+        if isinstance(schema, str) and schema.endswith(".json"):
+            try:
+                schema = orjson.loads(self._file_text("structured_output", schema))
+            except orjson.JSONDecodeError as error:
+                raise SpecError(violations=[Violation("structured_output", f"{schema!r} is no JSON: {error}")]) from None
+        self._structure = None if schema is None else structure_of(schema)
+
+    def _file_text(self, option: str, name: str) -> str:
+        path = Path(self.base_dir or ".", name)
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            said = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            problem = f"cannot read {str(path)!r} ({said}); relative paths start at {str(path.parent.resolve())!r}"
+            raise SpecError(violations=[Violation(option, problem)]) from None
+
+    def _wanted_outputs(self) -> Outputs:
+        wanted = Wanted(self.output, None if self.outputs is None else tuple(self.outputs), self.scattered)
+        if self._structure is not None:
+            return from_structure(wanted, self._structure.json_schema)
+        return from_text(wanted, self.parse, self.pattern)
+
+    def _parser(self) -> Parser:
+        names = self.outputs or ([self.output] if self.output else [])
+        return parser(self.parse, pattern=self.pattern, names=names)
+
+    @property
+    def template_text(self) -> str:
+        """The template, wherever it was written."""
+        return self._text
+
+    @property
+    def shape(self) -> Shape:
+        several = self.num_generations > 1 and not self.group_generations
+        return Shape.SCATTER if self.scattered or several else Shape.MAP
+
+    def reads(self) -> tuple[str, ...]:
+        return self._reads
+
+    def writes(self) -> dict[str, str]:
+        types = dict(self._wanted_outputs().types)
+        if self.group_generations:
+            types = {name: f"list<{kind}>" if kind else "" for name, kind in types.items()}
+        return types | ({MODEL_NAME: "string"} if self.add_model_name else {})
+
+    def problems(self) -> list[str]:
+        outputs = self._wanted_outputs()
+        found = [outputs.problem]
+        if self.llm is None:
+            found.append('asks a model but has none; give it llm=LLM("provider/model")')
+        if self.scattered and self.group_generations:
+            found.append("scatter makes rows and group_generations keeps one; leave one of them out")
+        if self.add_model_name and MODEL_NAME in outputs.types:
+            found.append(f"writes column {MODEL_NAME!r} twice; rename the output or leave add_model_name out")
+        return [problem for problem in found if problem]
+
+    def open(self) -> None:
+        found = self.problems()
+        if found:
+            where = f"step {self.name!r}"
+            raise SpecError(violations=[Violation(where, problem) for problem in found])
+        system = None if self.system_prompt is None else compile_template(self.system_prompt)
+        template, outputs = compile_template(self._text), self._wanted_outputs()
+        self._program = RowProgram(template, system, self._structure, self._parser(), outputs)
+
+    async def process_row(self, row: Values, llm: Caller) -> Output:
+        if self._program is None:
+            self.open()
+        assert self._program is not None
+        values = await self._program.values(row, llm, self.num_generations)
+        made = self._made(self._program.outputs, values)
+        if self.add_model_name:
+            made = [{**columns, MODEL_NAME: llm.label} for columns in made]
+        return made if self.shape is Shape.SCATTER else made[0]
+
+    def _made(self, outputs: Outputs, values: list[Any]) -> list[dict[str, Any]]:
+        if self.scattered:
+            return [columns for value in values for columns in outputs.rows(value)]
+        made = [outputs.row(value) for value in values]
+        if self.group_generations:
+            return [{name: [columns[name] for columns in made] for name in outputs.types}]
+        return made
+
+
+def _exclusions(step: TextGeneration) -> Iterator[str]:
+    """Options that exclude each other."""
+    if step.template is not None and step.template_file is not None:
+        yield "template and template_file exclude each other; keep one"
+    if step.output is not None and step.outputs is not None:
+        yield "output and outputs exclude each other; keep one"
+    if step.outputs is not None and len(set(step.outputs)) != max(1, len(step.outputs)):
+        yield "outputs must name at least one column, and each only once"
+    if step.structured_output is not None and (step.parse != "text" or step.pattern is not None):
+        yield "structured_output is parsed by its schema; leave parse and pattern out"

@@ -1,0 +1,220 @@
+"""I read and write rows as Parquet, whole or not at all.
+
+I also decide the Arrow type of Python values. Where the values of one column have no common type
+(a number here, a text there), the column becomes text: texts as they are, everything else as JSON;
+no value is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raypipe.row import ANCESTORS, LINEAGE, PARENT_ID, PATH, POSITION, ROW_ID, SOURCE_ID
+
+LINEAGE_SCHEMA = pa.schema(
+    [
+        (ROW_ID, pa.binary(16)),
+        (ANCESTORS, pa.list_(pa.binary(16))),
+        (POSITION, pa.int64()),
+        (PATH, pa.list_(pa.int32())),
+    ]
+)
+"""Lineage columns of rows between stages."""
+
+ROWS_PER_FILE = 500_000
+_ARROW_ERRORS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, TypeError, ValueError)
+
+
+def type_named(name: str) -> pa.DataType | None:
+    """The Arrow type called `name` (`string`, `int64`, `double`, `bool`, `list<…>`); `None` for `""`."""
+    if not name:
+        return None
+    if name.startswith("list<") and name.endswith(">"):
+        inner = type_named(name[5:-1])
+        return None if inner is None else pa.list_(inner)
+    return pa.type_for_alias(name)
+
+
+def array_of(values: Sequence[Any], type_name: str = "") -> pa.Array:
+    """Python values as an Arrow array, of the named type where they fit it."""
+    wanted = type_named(type_name)
+    try:
+        made = pa.array(values, wanted)
+    except _ARROW_ERRORS:
+        if wanted is not None and not pa.types.is_string(wanted):
+            return array_of(values)
+        return pa.array([text_of(value) for value in values], pa.string())
+    return made if _is_writable(made.type) else pa.array([text_of(value) for value in values], pa.string())
+
+
+def text_of(value: Any) -> str | None:
+    """A value as text: `None` and texts as they are, everything else as JSON."""
+    if value is None or isinstance(value, str):
+        return value
+    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _is_writable(kind: pa.DataType) -> bool:
+    """Parquet has no struct without fields."""
+    if pa.types.is_struct(kind):
+        return kind.num_fields > 0 and all(_is_writable(kind.field(i).type) for i in range(kind.num_fields))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _is_writable(kind.value_type)
+    return True
+
+
+def common_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """The schema that rows of all `schemas` fit; columns in order of first appearance."""
+    distinct = list(dict.fromkeys(schemas))
+    if len(distinct) == 1:
+        return distinct[0]
+    try:
+        return pa.unify_schemas(distinct, promote_options="permissive")
+    except _ARROW_ERRORS:
+        pass
+    fields: dict[str, pa.Field] = {}
+    for schema in distinct:
+        for field in schema:
+            fields[field.name] = _common_field(fields[field.name], field) if field.name in fields else field
+    return pa.schema(list(fields.values()))
+
+
+def _common_field(a: pa.Field, b: pa.Field) -> pa.Field:
+    try:
+        return pa.unify_schemas([pa.schema([a]), pa.schema([b])], promote_options="permissive").field(0)
+    except _ARROW_ERRORS:
+        return pa.field(a.name, pa.string())
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The same rows under `schema`; missing columns are null."""
+    if table.schema.equals(schema):
+        return table
+    columns = [_conform_column(table, field) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _conform_column(table: pa.Table, field: pa.Field) -> Any:
+    if field.name not in table.column_names:
+        return pa.nulls(table.num_rows, field.type)
+    column = table.column(field.name)
+    if column.type.equals(field.type):
+        return column
+    if pa.types.is_string(field.type) and not pa.types.is_null(column.type):
+        return pa.array([text_of(value) for value in column.to_pylist()], pa.string())
+    try:
+        return column.cast(field.type)
+    except _ARROW_ERRORS:
+        return pa.array(column.to_pylist(), field.type)
+
+
+def concat(tables: Sequence[pa.Table]) -> pa.Table:
+    """All rows in order, under their common schema."""
+    if len(tables) == 1:
+        return tables[0]
+    first = tables[0].schema
+    if all(table.schema.equals(first) for table in tables[1:]):
+        return pa.concat_tables(tables)
+    schema = common_schema([table.schema for table in tables])
+    return pa.concat_tables([conform(table, schema) for table in tables])
+
+
+def write_part(path: Path, table: pa.Table) -> None:
+    """Write one file so that a reader sees all of it or none. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(table, temporary, compression="zstd")
+    os.replace(temporary, path)
+
+
+def output_columns(table: pa.Table) -> pa.Table:
+    """User columns, then lineage as it is written to the output (identities as hexadecimal text)."""
+    own = [name for name in table.column_names if name not in LINEAGE]
+    ids = [value.hex() for value in table.column(ROW_ID).to_pylist()]
+    ancestors = table.column(ANCESTORS).to_pylist()
+    lineage = {
+        ROW_ID: pa.array(ids, pa.string()),
+        PARENT_ID: pa.array([above[-1].hex() if above else None for above in ancestors], pa.string()),
+        SOURCE_ID: pa.array(
+            [above[0].hex() if above else own_id for above, own_id in zip(ancestors, ids, strict=True)], pa.string()
+        ),
+        POSITION: table.column(POSITION),
+        PATH: table.column(PATH),
+    }
+    made = table.select(own)
+    for name, column in lineage.items():
+        made = made.append_column(name, column)
+    return made
+
+
+def sorted_by_source(table: pa.Table) -> pa.Table:
+    """Rows by source position, then by place among their siblings."""
+    if table.num_rows < 2:
+        return table
+    positions = table.column(POSITION).to_pylist()
+    paths = table.column(PATH).to_pylist()
+    order = sorted(range(table.num_rows), key=lambda row: (positions[row], paths[row]))
+    return table if order == list(range(table.num_rows)) else table.take(pa.array(order))
+
+
+def write_dataset(parts: Iterable[Path], folder: Path, empty: pa.Schema) -> int:
+    """Parts, in the given order, as files `part-00000.parquet`, … of one schema. Returns the number of rows.
+
+    Without any row there is one file with the schema `empty`, so that readers find the columns.
+    """
+    paths = list(parts)
+    folder.mkdir(parents=True)
+    schema = _without_nulls(common_schema([pq.read_schema(path) for path in paths]) if paths else empty)
+    writer: pq.ParquetWriter | None = None
+    in_file = rows = number = 0
+    for table in _tables(paths, schema):
+        if writer is None:
+            writer = pq.ParquetWriter(folder / f"part-{number:05d}.parquet", schema, compression="zstd")
+        writer.write_table(table)
+        in_file, rows = in_file + table.num_rows, rows + table.num_rows
+        if in_file >= ROWS_PER_FILE:
+            writer.close()
+            writer, in_file, number = None, 0, number + 1
+    if writer is not None:
+        writer.close()
+    if not rows:
+        pq.write_table(schema.empty_table(), folder / "part-00000.parquet", compression="zstd")
+    return rows
+
+
+def _tables(paths: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
+    held: list[pa.Table] = []
+    count = 0
+    for path in paths:
+        held.append(conform(pq.read_table(path), schema))
+        count += held[-1].num_rows
+        if count >= _ROWS_PER_GROUP:
+            yield pa.concat_tables(held)
+            held, count = [], 0
+    if count:
+        yield pa.concat_tables(held)
+
+
+_ROWS_PER_GROUP = 50_000
+
+
+def _without_nulls(schema: pa.Schema) -> pa.Schema:
+    """A column that never had a value is text: readers disagree about columns without a type."""
+    return pa.schema([pa.field(f.name, _typed(f.type)) for f in schema])
+
+
+def _typed(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_typed(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(f.name, _typed(f.type)) for f in kind])
+    return kind
