@@ -216,9 +216,9 @@ class CallIndex:
         return len(self.high)
 
 
-def load_index(folder: Path) -> CallIndex:
-    """The index over all compacted calls in `folder`."""
-    files = tuple(str(path) for path in sorted(folder.glob("calls-*.parquet")))
+def load_index(folder: Path, known: bool = True) -> CallIndex:
+    """The index over all compacted calls in `folder`; an empty one unless `known`."""
+    files = tuple(str(path) for path in sorted(folder.glob("calls-*.parquet"))) if known else ()
     keys: list[Any] = []
     numbers: list[Any] = []
     rows: list[Any] = []
@@ -244,19 +244,18 @@ class CallReader:
 
     def __init__(self, index: CallIndex) -> None:
         self._index = index
-        self._high = memoryview(index.high)
+        self._high = memoryview(index.high)  # pyright: ignore[reportArgumentType]
         self._files: dict[int, pq.ParquetFile] = {}
         self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
 
     def find(self, key: bytes) -> Completion | None:
-        """The completion logged under `key`, if there is one."""
-        high = int.from_bytes(key[:8], "big")
-        at = bisect.bisect_left(self._high, high)
-        low = int.from_bytes(key[8:], "big")
-        while at < len(self._high) and self._high[at] == high:
+        """The completion logged last under `key`, if there is one."""
+        high, low = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
+        at = bisect.bisect_right(self._high, high) - 1
+        while at >= 0 and self._high[at] == high:
             if int(self._index.low[at]) == low:
                 return self._read(int(self._index.file[at]), int(self._index.row[at]))
-            at += 1
+            at -= 1
         return None
 
     def _read(self, number: int, row: int) -> Completion:

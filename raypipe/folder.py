@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -45,7 +45,7 @@ class RunFolder:
             raise OutputError(f"the output folder {self.path} {problem}")
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> Generator[None]:
         """The folder exists, is ours and nobody else's while inside. Raises OutputError."""
         self.check()
         try:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 
 from raypipe.errors import SpecError, Violation
 from raypipe.row import RESERVED
@@ -146,7 +147,7 @@ def _expanded(steps: dict[str, Step], edges: list[Edge]) -> tuple[dict[str, Step
             tails[name] = [name, *added]
     finally:
         collecting.reset(token)
-    inner = [pair for chain in tails.values() for pair in zip(chain, chain[1:], strict=False)]
+    inner = [pair for chain in tails.values() for pair in pairwise(chain)]
     return nodes, inner + [(tails[a][-1], b) for a, b in edges]
 
 
@@ -233,10 +234,8 @@ def _aggregate_flow(graph: Graph, flows: dict[str, Flow], name: str, problems: l
         step.by = "root"
     opener = before.open_scatters[-1] if step.by == "scatter" else graph.source_of(name)
     scattered_from = graph.predecessors[opener]
-    if step.by == "scatter" and scattered_from:
-        parent = flows[scattered_from[0]]
-    else:
-        parent = Flow(flows[opener].columns)
+    inside = step.by == "scatter" and scattered_from
+    parent = flows[scattered_from[0]] if inside else Flow(flows[opener].columns)
     return Flow(_collected(step, parent.columns, before.columns), parent.open_scatters)
 
 

@@ -82,7 +82,9 @@ def _rare(value: Any) -> Any:
         return {"$set": sorted(canonical_json(item).decode() for item in value)}  # pyright: ignore[reportUnknownVariableType]
     if hasattr(value, "item") or hasattr(value, "tolist"):
         return _plain(value.tolist())
-    for base in (str, int, float, list, tuple):
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    for base in (str, int, float):
         if isinstance(value, base):
             return _plain(base(value))
     raise TypeError(f"a value of type {type(value).__name__} has no canonical form")

@@ -29,12 +29,17 @@ class Limiter:
     async def __aenter__(self) -> None:
         await self._free.acquire()
         try:
-            while (pause := self._paused_until - asyncio.get_running_loop().time()) > 0:
-                await asyncio.sleep(pause)
+            await self._unpaused()
         except BaseException:
             self._free.release()
             raise
         self.in_flight += 1
+
+    async def _unpaused(self) -> None:
+        pause = self._paused_until - asyncio.get_running_loop().time()
+        if pause > 0:
+            await asyncio.sleep(pause)
+            await self._unpaused()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -74,7 +74,6 @@ class Pipeline:
         address: str | None = None,
         fresh: bool = False,
         max_failed_rows: int = 0,
-        watch: Watch | None = None,
     ) -> Result:
         """Run and commit to the folder `out` (by default `out/<name>`); completed calls are not sent again.
 
@@ -83,7 +82,10 @@ class Pipeline:
         """
         folder = Path(out) if out is not None else Path("out") / self.name
         log = Path(calls) if calls is not None else None
-        options = RunOptions(folder, log, engine, address, fresh, max_failed_rows)
+        return self.run_with(RunOptions(folder, log, engine, address, fresh, max_failed_rows))
+
+    def run_with(self, options: RunOptions, watch: Watch | None = None) -> Result:
+        """`run` with its options as a value; `watch` is told about twice a second how far it is."""
         return run_plan(self.validate(), self.to_yaml().encode(), options, watch)
 
     def dry_run(self, rows: int = 1, *, live: bool = False) -> DryRun:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import orjson
-import pyarrow as pa
 
-from raypipe.calllog import CallIndex, compact, load_index
+from raypipe.calllog import compact, load_index
 from raypipe.errors import OutputError, SpecError, StoppedError, Violation
 from raypipe.execution import local
 from raypipe.execution.batches import FAILURES, BatchResult, Counts, failure_table
@@ -62,7 +61,7 @@ def run_plan(plan: Plan, spec: bytes, options: RunOptions, watch: Watch | None =
         folder.start_over(forget_calls=options.fresh and options.calls is None)
         calls.mkdir(parents=True, exist_ok=True)
         compact(calls, folder.owner)
-        index = _NOTHING if options.fresh else load_index(calls)
+        index = load_index(calls, known=not options.fresh)
         setup = RunSetup(plan, folder.parts, calls, folder.owner, index, options.source_rows)
         try:
             results = _execute(setup, options, watch or _look_away)
@@ -88,9 +87,6 @@ def check_models(plan: Plan) -> None:
         raise SpecError(violations=problems)
 
 
-_NOTHING = CallIndex((), *(pa.array([], kind).to_numpy() for kind in (pa.uint64(), pa.uint64(), pa.uint16(), pa.uint32())))
-
-
 def _look_away(snapshots: Sequence[Snapshot]) -> None:
     """Nobody watches."""
 
@@ -107,7 +103,9 @@ def _execute(setup: RunSetup, options: RunOptions, watch: Watch) -> list[BatchRe
         return ray.execute(setup, watch)
 
 
-def _commit(folder: RunFolder, plan: Plan, results: Sequence[BatchResult], manifest: dict[str, Any], spec: bytes) -> None:
+def _commit(
+    folder: RunFolder, plan: Plan, results: Sequence[BatchResult], manifest: dict[str, Any], spec: bytes
+) -> None:
     data = folder.work / "data"
     data.mkdir()
     for leaf in plan.graph.leaves:

@@ -10,7 +10,6 @@ from raypipe.step import Aggregate, Source
 from raypipe.tables import LINEAGE_SCHEMA, output_columns, type_named
 
 
-
 def leaf_schema(graph: Graph, leaf: str) -> pa.Schema:
     """The schema of a leaf without rows: source types, declared output types, text where neither says."""
     path = [leaf]

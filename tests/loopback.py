@@ -30,6 +30,7 @@ from raypipe.identity import canonical_json, digest
 from raypipe.models.offline.prompt import Prompt
 from raypipe.models.offline.schema import value_for
 
+OK = 200
 CUT = "cut"
 """The connection is closed in the middle of the body."""
 SILENCE = "silence"
@@ -63,8 +64,8 @@ class Behaviour:
     """Requests that the quota admits at once."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     """Headers of every answer that is not 200, for example Retry-After."""
-    error: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Fields of the `error` object, instead of the usual ones."""
+    error: Mapping[str, Any] | bytes = field(default_factory=dict[str, Any])
+    """Fields of the `error` object, instead of the usual ones; or the whole body, as it is."""
     body: bytes | None = None
     """Whole body of every 200, as it is."""
     is_bare: bool = False
@@ -165,7 +166,7 @@ class Loopback:
                 drawn -= share
                 if drawn < 0:
                     return fault
-        return 200
+        return OK
 
     def _is_admitted(self, now: float, per_s: float) -> bool:
         """Virtual scheduling (GCRA): `_admitted_until` is when the next request is due."""
@@ -184,14 +185,14 @@ class Loopback:
     async def _answer(self, request: web.BaseRequest, logged: Logged, fault: Fault) -> web.StreamResponse:
         if fault == SILENCE:
             await asyncio.Event().wait()
-        if isinstance(fault, int) and fault != 200:
+        if isinstance(fault, int) and fault != OK:
             return await self._send(request, logged, fault, self._error_body(fault), self.behaviour.headers)
         body = self.behaviour.body or self._completion(logged)
         if fault == CUT:
             return await _cut(request, body)
         if fault == TRUNCATED:
-            return await self._send(request, logged, 200, body[: len(body) // 2], {}, is_whole=False)
-        return await self._send(request, logged, 200, body, {})
+            return await self._send(request, logged, OK, body[: len(body) // 2], {}, is_whole=False)
+        return await self._send(request, logged, OK, body, {})
 
     async def _send(
         self,
@@ -207,10 +208,12 @@ class Loopback:
         await response.prepare(request)
         await response.write_eof()
         logged.status = status if is_whole else 0
-        logged.is_answered = is_whole and status == 200
+        logged.is_answered = is_whole and status == OK
         return response
 
     def _error_body(self, status: int) -> bytes:
+        if isinstance(self.behaviour.error, bytes):
+            return self.behaviour.error
         usual = {"message": f"as told: {status}", "type": "loopback", "code": CODES.get(status, "server_error")}
         return orjson.dumps({"error": {**usual, **self.behaviour.error}})
 
@@ -264,8 +267,13 @@ def spawn(*arguments: str) -> Generator[str]:
 
 async def _run(loopback: Loopback, port: int, ready: Callable[[], None], stop: asyncio.Event) -> None:
     respond = loopback.respond_bare if loopback.behaviour.is_bare else loopback.respond
-    server = web.Server(respond, handler_cancellation=True, access_log=None)
-    listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", port, backlog=4096)
+    loop = asyncio.get_running_loop()
+
+    def request_of(*parts: Any) -> web.BaseRequest:
+        return web.BaseRequest(*parts, loop, client_max_size=2**30)
+
+    server = web.Server(respond, request_factory=request_of, handler_cancellation=True, access_log=None)
+    listener = await loop.create_server(server, "127.0.0.1", port, backlog=4096)
     loopback.base_url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1"
     ready()
     await stop.wait()

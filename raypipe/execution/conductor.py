@@ -34,7 +34,8 @@ _SETTLE_S = 0.002
 class Pool(Protocol):
     """The workers of one model."""
 
-    workers: Sequence[Worker]
+    @property
+    def workers(self) -> Sequence[Worker]: ...
 
     async def replace(self, lost: Worker) -> Worker:
         """A new worker in place of a lost one. Raises InfrastructureError when there can be none."""
@@ -160,11 +161,11 @@ class Conductor:
             if chunks or not exchanges:
                 exchanges.add(asyncio.create_task(lane.worker.exchange(self._setup.name, chunks)))
             rung = asyncio.create_task(lane.bell.wait())
-            done, _ = await asyncio.wait({rung, *exchanges}, return_when=asyncio.FIRST_COMPLETED)
-            rung.cancel()
+            await asyncio.wait({rung, *exchanges}, return_when=asyncio.FIRST_COMPLETED)
+            is_rung = not rung.cancel()
             lane.bell.clear()
             try:
-                for task in done & exchanges:
+                for task in [task for task in exchanges if task.done()]:
                     exchanges.discard(task)
                     self._take(lane, task.result())
             except ReplicaLostError as error:
@@ -174,7 +175,7 @@ class Conductor:
                 await self._replace(pool, lane, error)
             except RaypipeError as error:
                 self._stop_for(error)
-            if rung in done:
+            if is_rung:
                 await asyncio.sleep(_SETTLE_S)
 
     async def _replace(self, pool: Pool, lane: Lane, lost: ReplicaLostError) -> None:

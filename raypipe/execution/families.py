@@ -121,8 +121,9 @@ def _with_lists(
         kept = set(parents.column_names)
         columns = [name for name in members.column_names if name not in kept] if members is not None else []
     for name in columns:
-        there = members is not None and name in members.column_names
-        column = members.column(name).combine_chunks() if there else pa.nulls(sum(sizes))
+        column = pa.nulls(sum(sizes))
+        if members is not None and name in members.column_names:
+            column = members.column(name).combine_chunks()
         parents = _put(parents, name, pa.ListArray.from_arrays(offsets, column))
     return parents
 

@@ -34,7 +34,8 @@ class RunSetup:
 
     def replicas(self, stage: Stage) -> dict[str, list[ReplicaSetup]]:
         """The workers of a stage, by pool."""
-        return {name: [self._replica(name, number) for number in range(self.plan.pools[name].replicas)] for name in stage.pools}
+        pools = self.plan.pools
+        return {name: [self._replica(name, number) for number in range(pools[name].replicas)] for name in stage.pools}
 
     def _replica(self, pool: str, number: int) -> ReplicaSetup:
         steps = {

@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, ClassVar, Self
 
-from pydantic import PrivateAttr, model_validator
+from pydantic import model_validator
 
 from raypipe.errors import SpecError, Violation
 from raypipe.row import Values
@@ -31,11 +32,6 @@ class Filter(Step):
     keep: str | Callable[[Values], Any]
     """A Jinja expression over the columns, the dotted path of a function of the row, or the function."""
 
-    _predicate: Predicate | None = PrivateAttr(default=None)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Filter) and (type(self), self.__dict__) == (type(other), other.__dict__)
-
     @model_validator(mode="after")
     def _is_predicate(self) -> Self:
         try:
@@ -55,24 +51,20 @@ class Filter(Step):
     def needs(self) -> Columns:
         return self.reads() if isinstance(predicate(self.keep), Expression) else None
 
-    def open(self) -> None:
-        self._predicate = predicate(self.keep)
-
     def process_row_in_thread(self, row: Values) -> Output:
-        if self._predicate is None:
-            self.open()
-        assert self._predicate is not None
-        return {} if self._predicate(row) else None
+        return {} if predicate(self.keep)(row) else None
 
 
-def predicate(keep: str | Test) -> Predicate:
+def predicate(keep: str | Predicate) -> Predicate:
     """The function that a filter asks; an expression where the text names no function.
 
     Raises SpecError when it can be neither.
     """
-    if not isinstance(keep, str):
-        return keep
-    text = keep.strip()
+    return _named(keep.strip()) if isinstance(keep, str) else keep
+
+
+@lru_cache(maxsize=256)
+def _named(text: str) -> Predicate:
     if _PATH_WITH_COLON.fullmatch(text):
         return _callable(text)
     if _PATH_WITH_DOTS.fullmatch(text):

@@ -9,32 +9,13 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast, get_args, get_origin, overload
+from typing import Any, ClassVar, cast, overload
 
 from raypipe.chat import LLM, Caller
 from raypipe.errors import RowError, SpecError, Violation
 from raypipe.row import Values
 from raypipe.step import Columns, Output, Runs, Shape, Step
-
-Function = Callable[..., Any]
-OutputNames = Sequence[str] | Mapping[str, Any]
-"""Names of the new columns, or their types by name."""
-
-_TYPES: dict[Any, str] = {str: "string", int: "int64", float: "double", bool: "bool", bytes: "binary"}
-
-
-@dataclass(frozen=True, slots=True)
-class Declaration:
-    """What a function says of itself. `outputs` is `None` when it does not say."""
-
-    inputs: tuple[str, ...] | None
-    outputs: dict[str, str] | None
-    llm: LLM | None
-    scatter: bool
-    filter: bool
-    asks: bool
-    """It has a second parameter, the model."""
+from raypipe.steps.signatures import Declaration, Function, OutputNames, Signature, is_async, output_types, unsound
 
 
 class FunctionStep(Step):
@@ -93,18 +74,22 @@ class FunctionStep(Step):
         if self.scattered:
             return self._rows(made)
         if self.declared.filter and (made is None or isinstance(made, bool)):
-            return {} if made else None
+            return self._columns({}) if made else None
         return self._columns(made)
 
     def _rows(self, made: Any) -> list[Mapping[str, Any]]:
         if not isinstance(made, list | tuple):
-            problem = f"returned {_kind(made)}, but a step that scatters returns a list of mappings; return [] for no rows"
+            problem = (
+                f"returned {_kind(made)}, but a step that scatters returns a list of mappings; return [] for no rows"
+            )
             raise RowError(problem, kind="output")
         return [self._columns(item) for item in cast(Sequence[Any], made)]
 
     def _columns(self, made: Any) -> Mapping[str, Any]:
         if not isinstance(made, Mapping):
-            raise RowError(f"returned {_kind(made)}, not a mapping of columns to values; {self._hint(made)}", kind="output")
+            raise RowError(
+                f"returned {_kind(made)}, not a mapping of columns to values; {self._hint(made)}", kind="output"
+            )
         columns, declared = cast(Mapping[str, Any], made), self.declared.outputs
         if declared is None or columns.keys() == declared.keys():
             return columns
@@ -153,37 +138,15 @@ def step(
     """
 
     def made(function: Function) -> type[FunctionStep]:
-        signature = _Signature.of(function)
+        signature = Signature.of(function)
         if scatter and filter:
-            raise _unsound(function, "scatter and filter exclude each other; return an empty list to drop the row")
+            raise unsound(function, "scatter and filter exclude each other; return an empty list to drop the row")
         named = None if inputs is None else tuple(inputs)
         scatters = scatter or signature.yields
-        declared = Declaration(named, _output_types(function, outputs), llm, scatters, filter, signature.asks)
+        declared = Declaration(named, output_types(function, outputs), llm, scatters, filter, signature.asks)
         return _class_of(function, declared)
 
     return made if function is None else made(function)
-
-
-@dataclass(frozen=True, slots=True)
-class _Signature:
-    asks: bool
-    yields: bool
-
-    @classmethod
-    def of(cls, function: Function) -> _Signature:
-        if not inspect.isfunction(function):
-            raise _unsound(function, "is no function; decorate a def or async def")
-        parameters = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
-        yields = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-        if len(parameters) not in (1, 2):
-            raise _unsound(function, f"takes ({', '.join(parameters)}); it must take (row) or (row, llm)")
-        if len(parameters) == 2 and not _is_async(function):
-            raise _unsound(function, "asks a model and so must be async; write async def and await llm(…)")
-        return cls(asks=len(parameters) == 2, yields=yields)
-
-
-def _is_async(function: Function) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _class_of(function: Function, declared: Declaration) -> type[FunctionStep]:
@@ -193,7 +156,7 @@ def _class_of(function: Function, declared: Declaration) -> type[FunctionStep]:
         "__doc__": function.__doc__,
         "function": staticmethod(function),
         "declared": declared,
-        "runs": Runs.ROW if _is_async(function) else Runs.THREAD,
+        "runs": Runs.ROW if is_async(function) else Runs.THREAD,
     }
     return cast(type[FunctionStep], type(FunctionStep)(function.__name__, (FunctionStep,), namespace))
 
@@ -212,30 +175,5 @@ def _restored(function: Function, declared: Declaration, state: Any) -> Function
     return made
 
 
-def _output_types(function: Function, outputs: OutputNames | None) -> dict[str, str] | None:
-    if outputs is None:
-        return None
-    if isinstance(outputs, str):
-        raise _unsound(function, f"outputs must be a list of names; write outputs=[{outputs!r}]")
-    if not isinstance(outputs, Mapping):
-        return dict.fromkeys(outputs, "")
-    return {name: _type_name(kind) for name, kind in outputs.items()}
-
-
-def _type_name(kind: Any) -> str:
-    """The Arrow type of a Python type; a text is the Arrow type's own name."""
-    if isinstance(kind, str):
-        return kind
-    if get_origin(kind) is list:
-        inner = _type_name(get_args(kind)[0])
-        return f"list<{inner}>" if inner else ""
-    return _TYPES.get(kind, "")
-
-
 def _kind(made: Any) -> str:
     return "nothing" if made is None else f"a {type(made).__name__}"
-
-
-def _unsound(function: Any, problem: str) -> SpecError:
-    name = getattr(function, "__qualname__", repr(function))
-    return SpecError(violations=[Violation(f"@step {name}", problem)])

@@ -77,7 +77,9 @@ def from_text(wanted: Wanted, parse: str | Parser, pattern: str | None) -> Outpu
     if parse in ("text", "tags", "regex") and wanted.scattered:
         problem = f"scatter needs a list, but parse={parse!r} gives none; parse as 'lines', 'comma_list' or 'json_list'"
     elif parse == "text" and len(parts) > 1:
-        problem = f"parse='text' gives one value for {len(parts)} columns; parse as 'tags', 'json' or with your own function"
+        problem = (
+            f"parse='text' gives one value for {len(parts)} columns; parse as 'tags', 'json' or with your own function"
+        )
     elif groups and not set(groups) >= set(parts):
         problem = f"the pattern has the groups {', '.join(groups)}, but the columns are {', '.join(parts)}"
     if parts:
@@ -113,7 +115,9 @@ def _from_list(wanted: Wanted, schema: Node, only: str | None) -> Outputs:
     whole_list = properties(schema, schema)[only] if only else schema
     item = items(whole_list, schema)
     if item is None:
-        problem = "scatter needs a list, but the schema is neither a list nor an object with a list as its only property"
+        problem = (
+            "scatter needs a list, but the schema is neither a list nor an object with a list as its only property"
+        )
         return Outputs({wanted.output or only or DEFAULT: ""}, problem=problem)
     if wanted.outputs is not None:
         inner = properties(item, schema)

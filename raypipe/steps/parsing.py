@@ -39,7 +39,9 @@ def parser(parse: str | Parser, *, pattern: str | None = None, names: Sequence[s
     `names` are the tags wanted, `pattern` belongs to `regex`. Raises SpecError when there is no such parser.
     """
     if pattern is not None and parse != "regex":
-        raise SpecError(violations=[Violation("pattern", "belongs to parse='regex'; leave it out or set parse='regex'")])
+        raise SpecError(
+            violations=[Violation("pattern", "belongs to parse='regex'; leave it out or set parse='regex'")]
+        )
     if not isinstance(parse, str):
         return _guarded(parse)
     if parse == "regex":
@@ -51,7 +53,9 @@ def parser(parse: str | Parser, *, pattern: str | None = None, names: Sequence[s
     if "." in parse or ":" in parse:
         return _guarded(imported(parse))
     hint = nearest(parse, [*PARSERS, "tags", "regex"])
-    raise SpecError(violations=[Violation("parse", f"{parse!r} is no parser{hint}; your own is written module:function")])
+    raise SpecError(
+        violations=[Violation("parse", f"{parse!r} is no parser{hint}; your own is written module:function")]
+    )
 
 
 def as_text(text: str) -> str:

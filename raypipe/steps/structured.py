@@ -171,7 +171,9 @@ def _schema_check(schema: Node) -> Check:
 
 def _mismatch(path: Iterable[Any], message: str) -> RowError:
     place = ".".join(str(part) for part in path)
-    return RowError(f"the completion does not match the schema: {f'{place}: ' if place else ''}{_short(message)}", "schema")
+    return RowError(
+        f"the completion does not match the schema: {f'{place}: ' if place else ''}{_short(message)}", "schema"
+    )
 
 
 def _short(text: str) -> str:

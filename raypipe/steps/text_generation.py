@@ -110,7 +110,9 @@ class TextGeneration(Step):
             try:
                 schema = orjson.loads(self._file_text("structured_output", schema))
             except orjson.JSONDecodeError as error:
-                raise SpecError(violations=[Violation("structured_output", f"{schema!r} is no JSON: {error}")]) from None
+                raise SpecError(
+                    violations=[Violation("structured_output", f"{schema!r} is no JSON: {error}")]
+                ) from None
         self._structure = None if schema is None else structure_of(schema)
 
     def _file_text(self, option: str, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -12,16 +13,15 @@ from uuid import uuid4
 
 import pyarrow as pa
 import ray
-from ray import cloudpickle
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from raypipe.calllog import CallIndex
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
 from raypipe.execution.replica import Replica, ReplicaSetup
 from raypipe.execution.source import sliced
 from raypipe.execution.wire import Chunk, Reply, Worker
-from raypipe.calllog import CallIndex
 
 _BOARD_EVERY_S = 0.5
 _MOST_REPLACEMENTS = 20
@@ -144,7 +144,7 @@ class ConductorUDF:
         try:
             made = [(result.to_json(), None) for result in work.result()]
         except RaypipeError as error:
-            made = [(None, cloudpickle.dumps(error))]
+            made = [(None, pickle.dumps(error))]
         columns = list(zip(*made, strict=True)) or [(), ()]
         return pa.table({"result": pa.array(columns[0], pa.binary()), "error": pa.array(columns[1], pa.binary())})
 
@@ -154,3 +154,11 @@ class ConductorUDF:
             await self._conductor.room()
             running.append(asyncio.create_task(self._conductor.run_batch(rows)))
         return list(await asyncio.gather(*running))
+
+
+def results_of(made: pa.Table) -> list[BatchResult]:
+    """What a conductor's output stands for; raises the error it holds."""
+    for error in made.column("error").to_pylist():
+        if error is not None:
+            raise pickle.loads(error)
+    return [BatchResult.from_json(result) for result in made.column("result").to_pylist()]

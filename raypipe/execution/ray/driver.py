@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import ray
 import ray.data
-from ray import cloudpickle
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayError, RayTaskError
@@ -19,7 +18,15 @@ from raypipe.errors import InfrastructureError
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import ConductorSetup
 from raypipe.execution.local import paths_for
-from raypipe.execution.ray.actors import Board, ConductorUDF, RemotePool, RemoteWorker, start_replica, unwrapped
+from raypipe.execution.ray.actors import (
+    Board,
+    ConductorUDF,
+    RemotePool,
+    RemoteWorker,
+    results_of,
+    start_replica,
+    unwrapped,
+)
 from raypipe.execution.setup import RunSetup, Watch
 from raypipe.execution.source import group_of, identified
 from raypipe.plan import Stage
@@ -131,10 +138,7 @@ class _Driver:
         )
         ray.get(self._opening)
         for made in references.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for result, error in zip(made["result"].to_pylist(), made["error"].to_pylist(), strict=True):
-                if error is not None:
-                    raise cloudpickle.loads(error)
-                self._results.append(BatchResult.from_json(result))
+            self._results.extend(results_of(cast("pa.Table", made)))
 
     def _rows(self, stage: Stage) -> ray.data.Dataset | None:
         entry = stage.steps[stage.entry].step

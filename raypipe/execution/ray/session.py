@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 from raypipe.errors import InfrastructureError
 
@@ -21,7 +22,7 @@ _SMALL_STORE_BYTES = 512 << 20
 
 
 @contextmanager
-def session(address: str | None) -> Iterator[None]:
+def session(address: str | None) -> Generator[None]:
     """Ray is up inside: a cluster at `address`, the one this process is attached to, or one of our own.
 
     Raises InfrastructureError when Ray cannot be started or reached.
@@ -42,7 +43,7 @@ def session(address: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _without_banner() -> Iterator[None]:
+def _without_banner() -> Generator[None]:
     """Ray's native library prints one line about its log level to standard error when it loads."""
     saved, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 2)
@@ -57,17 +58,10 @@ def _without_banner() -> Iterator[None]:
 def _start(address: str | None) -> None:
     import ray
 
-    own = {} if address else {"object_store_memory": _SMALL_STORE_BYTES}
+    own: dict[str, Any] = {} if address else {"object_store_memory": _SMALL_STORE_BYTES, "include_dashboard": False}
     try:
         with _without_banner():
-            ray.init(
-                address=address or "local",
-                include_dashboard=False if not address else None,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                configure_logging=True,
-                **own,
-            )
+            ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         where = f"the cluster at {address!r}" if address else "Ray on this machine"
         raise InfrastructureError(f"{where} cannot be used: {error}") from None

@@ -46,7 +46,7 @@ _SENTENCES = (
     "In everyday use, attention to {aspect} decides how well {subject} holds up.",
     "People who master {subject} tend to begin with {aspect}.",
     "It helps to compare several views on {aspect} before judging {subject}.",
-    "Once {aspect} is settled, the rest of {subject} becomes easier to explain.",
+    "With {aspect} out of the way, the rest of {subject} becomes easier to explain.",
 )
 _FIRST_NAMES = (
     "Ada",

@@ -115,12 +115,12 @@ def _marked(prompt: Prompt, turn: int) -> str | None:
 
 
 def _marked_lines(prompt: Prompt, turn: int, start: int) -> list[str]:
-    """The block of `NAME: …` lines that begins at `start`, with its headings, filled in."""
+    """The `NAME: …` lines that begin at `start`, filled in; after an empty line they go on only below a heading."""
     written: list[str] = []
     length = 0
     for index, line in enumerate(prompt.wording[start:].splitlines()):
         marker = _MARKER.match(line)
-        if marker:
+        if marker and (not length or written[-1].strip()):
             name, colon = marker.groups()
             written.append(f"{name}{colon} {_value(name, prompt, turn + index)}")
             length = len(written)

@@ -1,0 +1,128 @@
+"""I read the rows that a pipeline starts from: from a list or from files.
+
+I do not know what becomes of them. Where files are found stands in `locating`, how they are read in `reading`;
+both load only when a file is touched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from pydantic import Field, PlainValidator, field_validator
+
+from raypipe.errors import InputError
+from raypipe.row import RESERVED, ROW_ID
+from raypipe.step import Columns, Source, Unit
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH_ROWS = 4096
+_SAMPLED_FILES = 16
+"""Files that are opened to learn the columns."""
+
+
+def _rows(value: Any) -> list[Mapping[str, Any]]:
+    if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
+        got = "one mapping" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+        raise ValueError(f"rows come as a list of mappings, not {got}; write [{{…}}, …]")
+    for number, row in enumerate(cast(Sequence[Any], value), start=1):
+        if not isinstance(row, Mapping):
+            raise ValueError(f"row {number} is a {type(row).__name__}, not a mapping of columns to values")
+        for name in cast(Mapping[Any, Any], row):
+            if not isinstance(name, str):
+                raise ValueError(f"row {number} has the column {name!r}; column names are text")
+            if name in RESERVED and ROW_ID not in row:
+                raise ValueError(f"row {number} has the column {name!r}, a name kept for lineage; rename it")
+    return list(cast(Sequence[Mapping[str, Any]], value))
+
+
+class LoadDataFromDicts(Source):
+    """Rows from a list of mappings; a column that a row does not have is null in it."""
+
+    data: Annotated[list[Mapping[str, Any]], PlainValidator(_rows)]
+
+    def __init__(self, data: Sequence[Mapping[str, Any]] | None = None, /, **fields: Any) -> None:
+        super().__init__(**(fields if data is None else {"data": data} | fields))
+
+    def units(self) -> list[Unit]:
+        return [Unit("")]
+
+    def columns(self) -> Columns:
+        return tuple(name for name in dict.fromkeys(name for row in self.data for name in row) if name not in RESERVED)
+
+    def read(self, unit: Unit) -> Iterator[pa.Table]:
+        from raypipe.steps.tabulating import table_of
+
+        if not self.data:
+            return
+        table = table_of(self.data, self.columns() or (), lambda index: f"row {index + 1}")
+        for start in range(0, len(self.data), BATCH_ROWS):
+            yield table.slice(start, BATCH_ROWS)
+
+
+class LoadDataFromFiles(Source):
+    """Rows from Parquet, JSON, JSON lines, CSV and TSV files, the text formats also gzipped.
+
+    `path` is a file, a folder, a glob (`**` for any depth) or a list of them. A folder stands for all files of known
+    kinds in it whose names do not start with `_` or `.`; a folder that a run wrote stands for its dataset,
+    without the lineage columns.
+    """
+
+    path: list[str] = Field(min_length=1)
+    num_examples: int | None = Field(default=None, ge=1)
+    """Most rows, over all files."""
+
+    def __init__(self, path: str | os.PathLike[str] | Sequence[str] | None = None, /, **fields: Any) -> None:
+        super().__init__(**(fields if path is None else {"path": path} | fields))
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        paths = [value] if isinstance(value, str | os.PathLike) else value
+        return [os.fspath(path) if isinstance(path, os.PathLike) else path for path in paths]
+
+    def units(self) -> list[Unit]:
+        units = self._all_units()
+        if self.num_examples is None:
+            return units
+        return [unit for unit in units if self._allowed(units, unit) > 0] or units[:1]
+
+    def _all_units(self) -> list[Unit]:
+        from raypipe.steps.locating import locate
+
+        return locate(self.path)
+
+    def _allowed(self, units: list[Unit], unit: Unit) -> int:
+        """How many rows of `unit` stay under `num_examples`, given the files before it."""
+        from raypipe.steps.reading import count_rows
+
+        left = self.num_examples or 0
+        for before in units:
+            if before.name == unit.name or left <= 0:
+                break
+            left -= count_rows(before.location, left)
+        return left
+
+    def columns(self) -> Columns:
+        from raypipe.steps.reading import columns_of
+
+        try:
+            locations = [unit.location for unit in self._all_units()[:_SAMPLED_FILES]]
+            return tuple(dict.fromkeys(name for location in locations for name in columns_of(location)))
+        except InputError:
+            return None
+
+    def read(self, unit: Unit) -> Iterator[pa.Table]:
+        from raypipe.steps.reading import read_tables
+
+        tables = read_tables(unit.location, BATCH_ROWS)
+        if self.num_examples is None:
+            yield from tables
+            return
+        left = self._allowed(self._all_units(), unit)
+        while left > 0 and (table := next(tables, None)) is not None:
+            yield table.slice(0, left)
+            left -= table.num_rows

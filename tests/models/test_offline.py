@@ -1,0 +1,408 @@
+"""The stand-in is deterministic, keeps schemas and answers in the form that was asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import Any
+
+import jsonschema
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raypipe.chat import LLM, Completion, Request
+from raypipe.errors import CallError, Retry
+from raypipe.models.offline import OfflineModel, value_for
+from raypipe.models.offline.pattern import text_for
+from raypipe.models.offline.phrases import ASPECTS
+from raypipe.models.offline.prompt import MOST_ITEMS, Prompt
+
+SUBTOPICS = """Given a topic, generate a list of 10 subtopics that are related to the topic.
+The topic is: Machine Learning
+The list must be without numbers, and without any description of the subtopics.
+The subtopics should be separated by a comma. There must be no other text than the list."""
+QUESTIONS = """Given a topic, generate 5 questions that could be asked about that topic. \
+Your response should be in a list format.
+The topic is: Neural Networks
+The list must be without numbers.
+The questions should be separated by a newline character. There must be no other text than the list."""
+ANSWERS = """Given a question, generate 2 responses that could be given to that question. \
+Your response should be in a list format.
+The question is: What is a kernel?
+The list must be in the format:
+RESPONSE A: Response A text here
+RESPONSE B: Response B text here"""
+
+
+def ask(prompt: str, *, schema: dict[str, Any] | None = None, system: str = "", **fields: Any) -> Completion:
+    model = OfflineModel(LLM("offline/stand-in", **fields))
+    messages = [{"role": "system", "content": system}] if system else []
+    request = Request((*messages, {"role": "user", "content": prompt}), schema=schema)
+    return asyncio.run(model.complete(model.payload(request)))
+
+
+def text_of(prompt: str, **fields: Any) -> str:
+    return ask(prompt, **fields).text
+
+
+# Forms of text.
+
+
+def test_comma_list_has_the_number_asked_for() -> None:
+    items = text_of(SUBTOPICS).split(", ")
+    assert len(set(items)) == 10
+    assert all(item.startswith("Machine Learning ") and "\n" not in item for item in items)
+
+
+def test_lines_are_questions() -> None:
+    lines = text_of(QUESTIONS).splitlines()
+    assert len(set(lines)) == 5
+    assert all(line.endswith("?") and "Neural Networks" in line for line in lines)
+
+
+def test_markers_are_quoted_from_the_prompt() -> None:
+    first, second = re.fullmatch(r"RESPONSE A: (.+)\nRESPONSE B: (.+)", text_of(ANSWERS)).groups()  # type: ignore[union-attr]
+    assert first != second and "kernel" in first
+
+
+def test_marked_blocks_keep_their_headings() -> None:
+    blocks = "## Text 1\nRating: <1-5>\nRationale: <why>\n\n## Text 2\nRating: <1-5>"
+    prompt = f"Judge them.\n### Output format\n{blocks}\n\nText: basalt"
+    block = r"## Text 1\nRating: [1-5]\nRationale: .+\n\n## Text 2\nRating: [1-5]"
+    assert re.fullmatch(block, text_of(prompt))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "form"),
+    [
+        ("Write 3 facts about bees as a numbered list.", r"1\. .+\n2\. .+\n3\. .+"),
+        ("Write 3 facts about bees as bullet points.", r"- .+\n- .+\n- .+"),
+        ("Name three rivers, one per line.", r"rivers .+\nrivers .+\nrivers .+"),
+        ("Answer yes or no: are bees insects?", r"yes|no"),
+        ("Are bees insects? Answer Yes/No.", r"Yes|No"),
+        ("Is this right? Bees are fish.", r"yes|no"),
+        ("Classify as one of: positive, negative or neutral.\nText: fine", r"positive|negative|neutral"),
+        ("Rate the text on a scale of 1 to 5.\nText: fine", r"[1-5]"),
+        ("How do magnets work? Put the result inside <answer></answer>.", r"<answer>.+</answer>"),
+        ("Use <thinking> tags, then <result>...</result>. How do magnets work?", r"<thinking>.+\n<result>.+</result>"),
+        (
+            "About <topic>Roman law</topic>: reply inside <answer>your answer</answer>",
+            r"<answer>.*Roman law.*</answer>",
+        ),
+        ("Write a Python function that merges intervals.", r'def \w+\(items\):\n    """merges intervals .+'),
+        ("Generate 1 question about photosynthesis.", r".*photosynthesis.*\?"),
+        ("Explain photosynthesis.", r"(?:[A-Z][^.]+\. ?){2,3}"),
+        ("", r"(?:[A-Z][^.]+\. ?){2,3}"),
+    ],
+)
+def test_form_follows_the_wording(prompt: str, form: str) -> None:
+    assert re.fullmatch(form, text_of(prompt), re.DOTALL)
+
+
+def test_form_may_stand_in_the_system_prompt() -> None:
+    assert text_of("Are bees insects, in your view?", system="Answer YES or NO.") in ("YES", "NO")
+
+
+def test_python_list_is_json() -> None:
+    prompt = "Rewrite 5 variations of given instruction. Instruction: Write a haiku. Output a single Python list."
+    assert len(set(orjson.loads(text_of(prompt)))) == 5
+
+
+def test_quoted_keys_make_an_object() -> None:
+    value = orjson.loads(text_of('Return JSON like {"question": "…", "score": 3} about the Roman Empire.'))
+    assert value["question"].endswith("?") and "Roman Empire" in value["question"]
+    assert value["score"] in range(1, 6)
+
+
+def test_asking_until_yes_ends() -> None:
+    draft, rounds = "Answer: why is the sky blue?", 0
+    while "no" in text_of(f"Is this right? {draft}"):
+        draft, rounds = text_of(f"Improve: {draft}"), rounds + 1
+        assert rounds < 20
+
+
+@pytest.mark.parametrize(
+    ("prompt", "count"),
+    [
+        ("Write 12 facts.", 12),
+        ("Write facts about 2024.5, then 7 more.", 7),
+        ("Write seven facts.", 7),
+        ("Write 200 facts.", MOST_ITEMS),
+        ("Write about the year 2024.", None),
+        ("Write 0 facts.", None),
+        ("Use GPT-4 well.", None),
+    ],
+)
+def test_count_is_the_first_whole_number(prompt: str, count: int | None) -> None:
+    assert Prompt(prompt).count == count
+
+
+# Schemas.
+
+
+def value_of(schema: dict[str, Any], prompt: str = "Write about bees.", turn: int = 5) -> Any:
+    value = value_for(schema, Prompt(prompt), turn)
+    jsonschema.validate(value, schema, format_checker=jsonschema.FormatChecker())
+    return value
+
+
+def plain(kind: str, **words: Any) -> st.SearchStrategy[dict[str, Any]]:
+    """Schemas of one type; a word drawn as `None` is left out."""
+    drawn = st.fixed_dictionaries(words)
+    return drawn.map(lambda some: {"type": kind} | {word: value for word, value in some.items() if value is not None})
+
+
+SMALL = st.none() | st.integers(0, 6)
+NAMES = st.sampled_from(["question", "answer", "score", "title", "n", "tags"])
+SCALARS = st.one_of(
+    st.just({}),
+    st.just({"type": "null"}),
+    st.just({"type": "boolean"}),
+    plain("string", minLength=SMALL, maxLength=st.none() | st.integers(6, 40)),
+    plain(
+        "string", pattern=st.sampled_from([r"^[A-Z]{2}-\d{3}$", r"^(yes|no)$", r"^\w+@\w+\.org$", r"^[^\d\s]{2,4}x?$"])
+    ),
+    plain("string", format=st.sampled_from(["date", "date-time", "email", "ipv4", "uuid"])),
+    plain("integer", minimum=st.none() | st.integers(-50, 10), maximum=st.none() | st.integers(10, 50)),
+    plain("integer", exclusiveMinimum=st.floats(-9, 9), multipleOf=st.none() | st.sampled_from([2, 3, 0.5, 2.5])),
+    plain("number", minimum=st.none() | st.floats(-1e6, 0), exclusiveMaximum=st.none() | st.floats(0.1, 1e6)),
+    plain("number", maximum=st.floats(-99, 99), multipleOf=st.sampled_from([0.5, 0.25, 5])),
+    st.lists(st.integers() | st.text(max_size=5), min_size=1, max_size=4).map(lambda values: {"enum": values}),
+    st.text(max_size=5).map(lambda value: {"const": value}),
+    st.just({"type": ["string", "null"]}),
+)
+
+
+def nested(inner: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    properties = st.dictionaries(NAMES, inner, max_size=4)
+    objects = properties.flatmap(
+        lambda found: plain(
+            "object",
+            properties=st.just(found),
+            required=st.lists(st.sampled_from(sorted(found)), unique=True) if found else st.just([]),
+            additionalProperties=st.none() | st.just(False),
+        )
+    )
+    return st.one_of(
+        plain("array", items=inner, minItems=SMALL, maxItems=st.none() | st.integers(6, 60)),
+        plain("array", prefixItems=st.lists(inner, min_size=1, max_size=3), items=st.just(False)),
+        plain("object", additionalProperties=inner, minProperties=SMALL),
+        objects,
+        st.lists(inner, min_size=1, max_size=3).map(lambda options: {"anyOf": options}),
+        inner.map(lambda one: {"allOf": [one, {}]}),
+        inner.map(lambda one: {"$defs": {"x/y": one}, "allOf": [one]}),
+    )
+
+
+@given(
+    st.recursive(SCALARS, nested, max_leaves=6),
+    st.integers(0, 10**6),
+    st.sampled_from(["", "Write 4 facts.", SUBTOPICS]),
+)
+@settings(max_examples=300, deadline=None)
+def test_any_schema_is_satisfied(schema: dict[str, Any], turn: int, prompt: str) -> None:
+    value = value_for(schema, Prompt(prompt), turn)
+    jsonschema.validate(value, schema, format_checker=jsonschema.FormatChecker())
+    assert value == value_for(schema, Prompt(prompt), turn)
+
+
+LIST_OF_TEXTS = {"type": "array", "items": {"type": "string"}}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "count"),
+    [
+        ({}, 10),
+        ({"minItems": 3, "maxItems": 12}, 10),
+        ({"maxItems": 4}, 3),
+        ({"minItems": 60}, 60),
+        ({"maxItems": 0}, 0),
+    ],
+)
+def test_list_is_as_long_as_the_prompt_says_where_it_may(bounds: dict[str, int], count: int) -> None:
+    assert len(value_of(LIST_OF_TEXTS | bounds, SUBTOPICS)) == count
+
+
+def test_items_differ() -> None:
+    texts = value_of(LIST_OF_TEXTS, "Write 50 questions about bees.")
+    assert len(set(texts)) == 50 and all(text.endswith("?") for text in texts)
+    few = {"type": "array", "items": {"enum": ["a", "b", "c"]}, "uniqueItems": True, "minItems": 3}
+    assert sorted(value_of(few)) == ["a", "b", "c"]
+
+
+def test_inner_lists_stay_short() -> None:
+    value = value_of({"type": "array", "items": LIST_OF_TEXTS}, "Write 20 groups.")
+    assert len(value) == 20 and {len(inner) for inner in value} == {2}
+
+
+def test_texts_fit_their_property() -> None:
+    names = ("question", "answers", "title", "persona_name", "topic", "sample_code")
+    value = value_of({"type": "object", "properties": {name: {"type": "string"} for name in names}}, "Topic: bees")
+    assert value["question"].endswith("?") and value["answers"].endswith(".")
+    assert value["title"].istitle() and value["topic"].startswith("bees ")
+    assert re.fullmatch(r"[A-Z]\w+ [A-Z]\w+", value["persona_name"])
+    assert value["sample_code"].startswith("def ")
+
+
+def test_recursive_schema_ends() -> None:
+    node = {
+        "type": "object",
+        "properties": {"v": {"type": "integer"}, "next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
+        "required": ["v", "next"],
+    }
+    tree = {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#"}}}}
+    value_of({"$ref": "#/$defs/node", "$defs": {"node": node}})
+    value_of(tree, "Write 3 facts.")
+
+
+def test_merged_parts_hold_together() -> None:
+    parts = [
+        {"properties": {"a": {"type": "integer", "minimum": 3}}, "required": ["a"]},
+        {"properties": {"a": {"maximum": 4}, "b": {"type": "string"}}, "required": ["b"]},
+    ]
+    assert set(value_of({"type": "object", "allOf": parts})) == {"a", "b"}
+    assert isinstance(value_of({"type": "string", "anyOf": [{"type": "integer"}, {"minLength": 3}]}), str)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/none"},
+        {"$ref": "https://example.org/schema"},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}},
+        {"type": "integer", "minimum": 2, "maximum": 1},
+        {"type": "object", "properties": {"a": False}, "required": ["a"]},
+        {"allOf": [{"type": "string"}, {"type": "object"}]},
+        {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+    ],
+)
+def test_impossible_schema_is_rejected(schema: dict[str, Any]) -> None:
+    with pytest.raises(CallError) as caught:
+        value_for(schema, Prompt("hello"), 1)
+    assert (caught.value.kind, caught.value.retry, caught.value.status) == ("rejected", Retry.NEVER, 400)
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"^\d{4}-\d{2}$", r"(?:ab|cd)+", r"[a-c]{2,}z*?", r"\.[^.]\$", r"^(?P<x>\w)[\]x-]$", r"a.c|^$"]
+)
+def test_pattern_is_written(pattern: str) -> None:
+    text = text_for(pattern, 3)
+    assert text is not None and re.search(pattern, text)
+
+
+@pytest.mark.parametrize("pattern", [r"(?=a)b", r"(a)\1", "[a", "(", r"^abc$"])
+def test_pattern_beyond_me_has_no_text(pattern: str) -> None:
+    assert text_for(pattern, 3, shortest=10) is None
+
+
+# Playing a model.
+
+
+def test_answers_depend_on_the_request_alone() -> None:
+    assert ask(QUESTIONS) == ask(QUESTIONS)
+    assert text_of(QUESTIONS) != text_of(QUESTIONS, temperature=0.3)
+    assert text_of(QUESTIONS) == text_of(QUESTIONS, concurrency=3, options={"latency_s": 0.001})
+    assert text_of("Explain photosynthesis.") == (
+        "With limitations out of the way, the rest of photosynthesis becomes easier to explain. "
+        "Work on photosynthesis starts with privacy and the reasons behind it."
+    )
+
+
+def test_aspects_differ() -> None:
+    assert len(set(ASPECTS)) == 64
+
+
+def test_long_answer_is_cut() -> None:
+    completion = ask("Explain photosynthesis.", max_tokens=5)
+    assert (completion.finish_reason, len(completion.text), completion.usage.output_tokens) == ("length", 20, 5)
+
+
+def test_stop_ends_the_answer() -> None:
+    assert "\n" not in text_of(QUESTIONS, stop=("\n",))
+
+
+def test_usage_counts_four_characters_a_token() -> None:
+    completion = ask("x" * 9, system="y" * 4)
+    assert completion.usage.input_tokens == 4
+    assert completion.usage.output_tokens == -(-len(completion.text) // 4)
+
+
+def test_output_tokens_fixes_the_length() -> None:
+    assert {ask(prompt, options={"output_tokens": 100}).usage.output_tokens for prompt in (SUBTOPICS, "", "Hi")} == {
+        100
+    }
+
+
+def test_fixed_answers() -> None:
+    cycled = {text_of(f"Say {n}.", options={"answers": ["one", {"two": 2}]}) for n in range(20)}
+    assert cycled == {"one", '{"two":2}'}
+    chosen = {"options": {"answers": {"bees": "buzz", "cats": "purr"}}}
+    assert (text_of("About bees", **chosen), text_of("About cats", **chosen)) == ("buzz", "purr")
+    assert text_of("About dogs", **chosen) not in ("buzz", "purr")
+
+
+def test_other_answers_are_another_call() -> None:
+    models = [
+        OfflineModel(LLM("offline/m", options=options)) for options in ({}, {"answers": ["a"]}, {"answers": ["b"]})
+    ]
+    payloads = [model.payload(Request(({"role": "user", "content": "hi"},))) for model in models]
+    assert len({orjson.dumps(payload) for payload in payloads}) == 3
+
+
+def outcomes(options: dict[str, Any], tries: int) -> list[list[str]]:
+    """What each of 200 requests meets at each try."""
+    model = OfflineModel(LLM("offline/m", options=options))
+
+    async def tried(number: int) -> list[str]:
+        payload = model.payload(Request(({"role": "user", "content": f"Say {number}."},)))
+        return [await once(payload) for _ in range(tries)]
+
+    async def once(payload: dict[str, Any]) -> str:
+        try:
+            await model.complete(payload)
+        except CallError as error:
+            return f"{error.kind} {error.retry}"
+        return "ok"
+
+    async def all_tried() -> list[list[str]]:
+        return [await tried(number) for number in range(200)]
+
+    return asyncio.run(all_tried())
+
+
+def test_failing_share_passes_when_tried_again() -> None:
+    met = outcomes({"fail_share": 0.5}, 3)
+    assert 70 < sum(tries[0] == "server later" for tries in met) < 130
+    assert 20 < sum(tries[1] == "server later" for tries in met) < 80
+    assert {tries[2] for tries in met} == {"ok"}
+    assert met == outcomes({"fail_share": 0.5}, 3)
+
+
+def test_rejected_share_never_passes() -> None:
+    met = outcomes({"reject_share": 0.2}, 2)
+    assert 20 < sum(tries == ["rejected never"] * 2 for tries in met) < 60
+    assert {tuple(tries) for tries in met} == {("ok", "ok"), ("rejected never", "rejected never")}
+
+
+def test_latency_has_the_mean_asked_for() -> None:
+    async def spent() -> list[float]:
+        model = OfflineModel(LLM("offline/m", options={"latency_s": 0.02, "latency_sigma": 0.5}))
+        return await asyncio.gather(*(one(model, number) for number in range(300)))
+
+    async def one(model: OfflineModel, number: int) -> float:
+        started = time.monotonic()
+        await model.complete(model.payload(Request(({"role": "user", "content": f"Say {number}."},))))
+        return time.monotonic() - started
+
+    times = sorted(asyncio.run(spent()))
+    assert 0.015 < sum(times) / len(times) < 0.08
+    assert times[-30] > 1.5 * times[30]
+
+
+def test_slow_answer_times_out() -> None:
+    with pytest.raises(CallError) as caught:
+        ask("hi", timeout_s=0.01, options={"latency_s": 5})
+    assert (caught.value.kind, caught.value.retry) == ("timeout", Retry.LATER)
