@@ -29,7 +29,8 @@ class Limiter:
     async def __aenter__(self) -> None:
         await self._free.acquire()
         try:
-            await self._unpaused()
+            if self._paused_until:
+                await self._unpaused()
         except BaseException:
             self._free.release()
             raise
@@ -40,6 +41,8 @@ class Limiter:
         if pause > 0:
             await asyncio.sleep(pause)
             await self._unpaused()
+        else:
+            self._paused_until = 0.0
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import uvloop
 
 from raypipe.errors import InfrastructureError, RaypipeError
 from raypipe.execution.batches import BatchResult
@@ -65,7 +66,8 @@ class _Run:
 
     def work(self) -> None:
         try:
-            asyncio.run(self._stages())
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._stages())
         except asyncio.CancelledError:
             self.error = InfrastructureError("the run was stopped")
         except RaypipeError as error:

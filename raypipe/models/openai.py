@@ -29,7 +29,6 @@ _OK = 200
 _BAD_GATEWAY = 502
 _ERRORS = range(400, 600)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_LIMIT_FIELDS = ("temperature", "top_p", "seed")
 
 
 class OpenAIModel:
@@ -44,7 +43,7 @@ class OpenAIModel:
         self._llm = llm
         self._limit = options.completion_limit or preset.completion_limit
         self._is_strict = options.strict_schema
-        self._constant = self._constant_fields()
+        self._constant = self._constant_fields(preset.seed)
         self._endpoint = Endpoint(llm.label, presets.chat_url(llm), presets.key_env(llm))
         self._url = URL()
         self._session: aiohttp.ClientSession | None = None
@@ -103,17 +102,16 @@ class OpenAIModel:
             raise self._endpoint.refusal(response.status, response.headers, answer)
         return self._completion(answer)
 
-    def _constant_fields(self) -> dict[str, Any]:
+    def _constant_fields(self, seed: str) -> dict[str, Any]:
         llm = self._llm
-        fields: dict[str, Any] = {"model": llm.model}
-        for name in _LIMIT_FIELDS:
-            if getattr(llm, name) is not None:
-                fields[name] = getattr(llm, name)
-        if llm.max_tokens is not None:
-            fields[self._limit] = llm.max_tokens
-        if llm.stop:
-            fields["stop"] = list(llm.stop)
-        return fields | llm.extra
+        fields: dict[str, Any] = {
+            "temperature": llm.temperature,
+            "top_p": llm.top_p,
+            self._limit: llm.max_tokens,
+            seed: llm.seed,
+            "stop": list(llm.stop) or None,
+        }
+        return {"model": llm.model} | {name: value for name, value in fields.items() if value is not None} | llm.extra
 
     def _completion(self, answer: bytes) -> Completion:
         try:

@@ -28,6 +28,8 @@ class Preset:
     is_key_optional: bool = False
     completion_limit: CompletionLimit = "max_tokens"
     """Name of the request field that bounds the completion."""
+    seed: str = "seed"
+    """Name of the request field that fixes the sampling."""
     base_url_env: str | None = None
     """Environment variable that replaces the whole address."""
     host_env: str | None = None
@@ -41,7 +43,7 @@ PRESETS: dict[str, Preset] = {
         completion_limit="max_completion_tokens",
         base_url_env="OPENAI_BASE_URL",
     ),
-    "mistral": Preset("https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
+    "mistral": Preset("https://api.mistral.ai/v1", "MISTRAL_API_KEY", seed="random_seed"),
     "gemini": Preset("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY"),
     "vertex": Preset(
         "https://{host}/v1/projects/{project}/locations/{location}/endpoints/openapi", "VERTEX_ACCESS_TOKEN"
@@ -168,6 +170,7 @@ def _is_key_needed(llm: LLM) -> bool:
     if llm.api_key_env:
         return True
     preset = PRESETS[llm.provider]
+    is_replaced = llm.base_url or (preset.base_url_env and os.environ.get(preset.base_url_env))
     # A server of one's own may take no key; it says so at the first call if it does.
-    is_own_server = bool(llm.base_url or (preset.base_url_env and os.environ.get(preset.base_url_env)))
+    is_own_server = bool(is_replaced) and base_url(llm) != preset.base_url
     return not preset.is_key_optional and not is_own_server

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.csv as pa_csv
 
 from raypipe.errors import InputError
 from raypipe.steps.locating import kind_of, opened
 
+_compute: Any = pyarrow.compute
 _BLOCK_BYTES = 8 * 2**20
 _FORMS = (
     (pa.int64(), r"^-?(0|[1-9]\d{0,17})$"),
@@ -61,20 +62,20 @@ def tables(path: str, batch_rows: int) -> Iterator[pa.Table]:
 
 
 def _types(path: str, columns: list[str]) -> dict[str, pa.DataType]:
-    left = {name: _FORMS for name in columns}
+    left: dict[str, tuple[tuple[Any, str], ...]] = dict.fromkeys(columns, _FORMS)
     empty = set(columns)
     for batch in _batches(path, dict.fromkeys(columns, pa.string())):
         for name in columns:
             column = batch.column(name)
-            values = column.filter(pc.not_equal(column, ""))
+            values = column.filter(_compute.not_equal(column, ""))
             if len(values):
                 empty.discard(name)
-                left[name] = tuple(form for form in left[name] if pc.all(_matches(values, form[1])).as_py())
+                left[name] = tuple(form for form in left[name] if _compute.all(_matches(values, form[1])).as_py())
     return {name: left[name][0][0] if left[name] and name not in empty else pa.string() for name in columns}
 
 
 def _matches(values: Any, pattern: str) -> Any:
-    return pc.match_substring_regex(values, pattern)
+    return _compute.match_substring_regex(values, pattern)
 
 
 def _batches(path: str, types: dict[str, pa.DataType]) -> Iterator[Any]:
@@ -85,7 +86,7 @@ def _batches(path: str, types: dict[str, pa.DataType]) -> Iterator[Any]:
 
 
 @contextmanager
-def _reader(path: str, types: dict[str, pa.DataType]) -> Iterator[Any]:
+def _reader(path: str, types: dict[str, pa.DataType]) -> Generator[Any]:
     parse = pa_csv.ParseOptions(delimiter=_delimiter(path), newlines_in_values=True)
     convert = pa_csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=False)
     with opened(path) as file:

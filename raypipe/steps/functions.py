@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import new_class
 from typing import Any, ClassVar, cast, overload
 
 from raypipe.chat import LLM, Caller
@@ -158,7 +159,8 @@ def _class_of(function: Function, declared: Declaration) -> type[FunctionStep]:
         "declared": declared,
         "runs": Runs.ROW if is_async(function) else Runs.THREAD,
     }
-    return cast(type[FunctionStep], type(FunctionStep)(function.__name__, (FunctionStep,), namespace))
+    made = new_class(function.__name__, (FunctionStep,), exec_body=lambda body: body.update(namespace))
+    return cast(type[FunctionStep], made)
 
 
 def _is_importable(kind: type) -> bool:

@@ -45,7 +45,8 @@ class LoadDataFromDicts(Source):
     data: Annotated[list[Mapping[str, Any]], PlainValidator(_rows)]
 
     def __init__(self, data: Sequence[Mapping[str, Any]] | None = None, /, **fields: Any) -> None:
-        super().__init__(**(fields if data is None else {"data": data} | fields))
+        given: dict[str, Any] = {} if data is None else {"data": data}
+        super().__init__(**given, **fields)
 
     def units(self) -> list[Unit]:
         return [Unit("")]
@@ -76,7 +77,8 @@ class LoadDataFromFiles(Source):
     """Most rows, over all files."""
 
     def __init__(self, path: str | os.PathLike[str] | Sequence[str] | None = None, /, **fields: Any) -> None:
-        super().__init__(**(fields if path is None else {"path": path} | fields))
+        given: dict[str, Any] = {} if path is None else {"path": path}
+        super().__init__(**given, **fields)
 
     @field_validator("path", mode="before")
     @classmethod

@@ -18,10 +18,10 @@ from raypipe.step import imported
 
 Parser = Callable[[str], Any]
 
-_BULLETS = re.compile(r"\s*(?:(?:[-*+•‣–]|\(?\d{1,3}[.)])\s+)*")
+_BULLETS = re.compile(r"\s*(?:(?:[-*+\u2022\u2023\u2013]|\(?\d{1,3}[.)])\s+)*")
 _FENCE = re.compile(r"```[\w-]*[^\S\n]*\n(.*?)```", re.DOTALL)
 _TAG = re.compile(r"<(/?)([A-Za-z_][\w.-]*)>")
-_QUOTES = "\"'`“”‘’«»"
+_QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb"
 _SHOWN = 80
 _PARSE_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What a parser of the user's own raises on text of a form it does not know."""

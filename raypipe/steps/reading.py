@@ -6,7 +6,7 @@ I do not know which files there are, nor how a format is read; that stands in on
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +63,7 @@ def count_rows(path: str, limit: int) -> int:
 
 
 @contextmanager
-def _readable(path: str) -> Iterator[None]:
+def _readable(path: str) -> Generator[None]:
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:

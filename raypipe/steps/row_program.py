@@ -13,10 +13,23 @@ from typing import Any
 from raypipe.chat import Caller, Request
 from raypipe.errors import RowError
 from raypipe.row import Values
+from raypipe.step import Output
 from raypipe.steps.outputs import Outputs
 from raypipe.steps.parsing import Parser
 from raypipe.steps.structured import Structure, ask_structured, cut
 from raypipe.steps.templates import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How many answers are wanted for a row, and how many rows they become."""
+
+    answers: int = 1
+    scattered: bool = False
+    """Each item of an answer is a row."""
+    grouped: bool = False
+    """All answers go into one row, as lists."""
+    model_column: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +41,34 @@ class RowProgram:
     structure: Structure | None
     parse: Parser
     outputs: Outputs
+    ending: Ending
 
-    def request(self, row: Values) -> Request:
-        """Raises RowError (`template`) when a template does not fit the row."""
+    async def run(self, row: Values, llm: Caller) -> Output:
+        """The new columns. Raises RowError for a row that cannot pass."""
+        ending = self.ending
+        values = await self._values(self._request(row), llm)
+        if ending.scattered:
+            made = [columns for value in values for columns in self.outputs.rows(value)]
+        else:
+            made = [self.outputs.row(value) for value in values]
+        if ending.grouped:
+            made = [{name: [columns[name] for columns in made] for name in self.outputs.types}]
+        if ending.model_column is not None:
+            made = [{**columns, ending.model_column: llm.label} for columns in made]
+        return made if ending.scattered or len(made) > 1 else made[0]
+
+    def _request(self, row: Values) -> Request:
         message = {"role": "user", "content": self.template.render(row)}
         if self.system is None:
             return Request((message,))
         return Request(({"role": "system", "content": self.system.render(row)}, message))
 
-    async def values(self, row: Values, llm: Caller, count: int) -> list[Any]:
-        """The values of `count` answers. Raises RowError when one of them is none."""
-        request = self.request(row)
-        if count == 1:
+    async def _values(self, request: Request, llm: Caller) -> list[Any]:
+        if self.ending.answers == 1:
             return [await self._value(request, llm, 0)]
         # Answers that are on their way are awaited even after one has failed: they are paid for, and
         # once logged they need not be asked again.
-        asked = (self._value(request, llm, sample) for sample in range(count))
+        asked = (self._value(request, llm, sample) for sample in range(self.ending.answers))
         values = await asyncio.gather(*asked, return_exceptions=True)
         for value in values:
             if isinstance(value, BaseException):

@@ -52,7 +52,7 @@ def resolved(node: Node, root: Node) -> Node:
         others = [option for option in options if option != _NULL]
         if isinstance(node.get("$ref"), str):
             node = _at(root, node["$ref"])
-        elif len(others) == 1 and len(options) == 2:
+        elif len(others) == 1 and _NULL in options:
             node = others[0]
         else:
             break

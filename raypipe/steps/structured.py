@@ -40,6 +40,12 @@ class Structure:
     def __reduce__(self) -> tuple[Any, ...]:
         return structure_of, (self._schema,)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Structure) and self._schema == other._schema
+
+    def __hash__(self) -> int:
+        return hash(orjson.dumps(self.json_schema))
+
     def validate(self, text: str, *, repair: bool = True) -> Any:
         """The value in the text, as plain JSON. Raises RowError (`schema`) saying what the schema does not allow."""
         value = read_json(text, repair=repair)

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import orjson
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from raypipe.chat import Caller
 from raypipe.errors import SpecError, Violation
@@ -19,12 +26,19 @@ from raypipe.row import Values
 from raypipe.step import Output, Shape, Step
 from raypipe.steps.outputs import Outputs, Wanted, from_structure, from_text
 from raypipe.steps.parsing import Parser, parser
-from raypipe.steps.row_program import RowProgram
+from raypipe.steps.row_program import Ending, RowProgram
 from raypipe.steps.structured import Structure, structure_of
 from raypipe.steps.templates import compile_template, variables
 
 MODEL_NAME = "model_name"
 _DEFAULT_TEMPLATE = "{{ instruction }}"
+
+_FROM_FILES = frozenset(("template", "template_file", "structured_output", "base_dir"))
+"""Options whose meaning may stand in a file."""
+
+
+def _is_file(schema: object) -> TypeGuard[str]:
+    return isinstance(schema, str) and schema.endswith(".json")
 
 
 class TextGeneration(Step):
@@ -60,7 +74,7 @@ class TextGeneration(Step):
     add_model_name: bool = False
     """Adds the column `model_name`."""
     base_dir: str | None = Field(default=None, exclude=True, repr=False)
-    """Folder that files are relative to, by default the working directory. Two steps may differ in it and be equal."""
+    """Folder that files are relative to, by default the working directory."""
 
     _text: str = PrivateAttr(default="")
     _structure: Structure | None = PrivateAttr(default=None)
@@ -71,8 +85,20 @@ class TextGeneration(Step):
         return isinstance(other, TextGeneration) and self._declaration() == other._declaration()
 
     def _declaration(self) -> tuple[Any, ...]:
-        fields = {name: value for name, value in self.__dict__.items() if name != "base_dir"}
-        return type(self), fields, self._text
+        """What makes two steps equal: what files say, not where they are."""
+        said = {name: value for name, value in self.__dict__.items() if name not in _FROM_FILES}
+        return type(self), said, self._text, self._structure
+
+    @model_serializer(mode="wrap")
+    def _without_files(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Written down it stands for itself: what its files say takes the place of their names."""
+        options: dict[str, Any] = plain(self)
+        written = {"template" if name == "template_file" else name: value for name, value in options.items()}
+        if self.template_file is not None and "template" in written:
+            written["template"] = self._text
+        if self._structure is not None and _is_file(self.structured_output):
+            written["structured_output"] = self._structure.json_schema
+        return written
 
     @field_validator("columns", "outputs", mode="before")
     @classmethod
@@ -106,7 +132,7 @@ class TextGeneration(Step):
 
     def _read_structure(self) -> None:
         schema = self.structured_output
-        if isinstance(schema, str) and schema.endswith(".json"):
+        if _is_file(schema):
             try:
                 schema = orjson.loads(self._file_text("structured_output", schema))
             except orjson.JSONDecodeError as error:
@@ -171,25 +197,16 @@ class TextGeneration(Step):
             raise SpecError(violations=[Violation(where, problem) for problem in found])
         system = None if self.system_prompt is None else compile_template(self.system_prompt)
         template, outputs = compile_template(self._text), self._wanted_outputs()
-        self._program = RowProgram(template, system, self._structure, self._parser(), outputs)
+        model_column = MODEL_NAME if self.add_model_name else None
+        ending = Ending(self.num_generations, self.scattered, self.group_generations, model_column)
+        self._program = RowProgram(template, system, self._structure, self._parser(), outputs, ending)
 
     async def process_row(self, row: Values, llm: Caller) -> Output:
-        if self._program is None:
+        program = self._program
+        if program is None:
             self.open()
-        assert self._program is not None
-        values = await self._program.values(row, llm, self.num_generations)
-        made = self._made(self._program.outputs, values)
-        if self.add_model_name:
-            made = [{**columns, MODEL_NAME: llm.label} for columns in made]
-        return made if self.shape is Shape.SCATTER else made[0]
-
-    def _made(self, outputs: Outputs, values: list[Any]) -> list[dict[str, Any]]:
-        if self.scattered:
-            return [columns for value in values for columns in outputs.rows(value)]
-        made = [outputs.row(value) for value in values]
-        if self.group_generations:
-            return [{name: [columns[name] for columns in made] for name in outputs.types}]
-        return made
+            return await self.process_row(row, llm)
+        return await program.run(row, llm)
 
 
 def _exclusions(step: TextGeneration) -> Iterator[str]:

@@ -178,6 +178,16 @@ def test_base_url_is_read_when_opened(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(server.requests) == 1
 
 
+def test_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.base_url.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", "inside.example")
+        assert asyncio.run(completed(LLM("ollama/m", base_url="http://outside.example/v1"))).text
+        with serve() as server:
+            assert asyncio.run(completed(LLM("ollama/m", base_url=server.base_url))).text
+        assert len(proxy.requests) == 1
+
+
 def answer_to(server_body: dict[str, Any]) -> Completion:
     with serve(body=orjson.dumps(server_body)) as server:
         return asyncio.run(completed(LLM("ollama/some", base_url=server.base_url)))
@@ -247,6 +257,12 @@ def test_completion_limit_has_the_name_of_the_provider() -> None:
     assert open_model(LLM("groq/m", max_tokens=5)).payload(REQUEST)["max_tokens"] == 5
     chosen = LLM("openai/m", max_tokens=5, options={"completion_limit": "max_tokens"})
     assert open_model(chosen).payload(REQUEST)["max_tokens"] == 5
+
+
+def test_seed_has_the_name_of_the_provider() -> None:
+    assert open_model(LLM("openai/m", seed=3)).payload(REQUEST)["seed"] == 3
+    mistral = open_model(LLM("mistral/m", seed=3)).payload(REQUEST)
+    assert mistral["random_seed"] == 3 and "seed" not in mistral
 
 
 def test_schema_is_named_and_strict() -> None:

@@ -73,6 +73,8 @@ def test_openai_base_url_replaces_only_openai(monkeypatch: pytest.MonkeyPatch) -
     assert presets.base_url(LLM("groq/m")) == ENDPOINTS["groq"][0]
     assert presets.base_url(LLM("openai/m", base_url="http://own/v1")) == "http://own/v1"
     assert problems(LLM("openai/m")) == []
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://api.openai.com/v1")
+    assert "OPENAI_API_KEY is not set" in problems(LLM("openai/m"))[0]
 
 
 @pytest.mark.parametrize(

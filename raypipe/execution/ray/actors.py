@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 import ray
+import uvloop
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from raypipe.calllog import CallIndex
@@ -128,7 +129,7 @@ class ConductorUDF:
 
     def __init__(self, setup: ConductorSetup, pools: Mapping[str, RemotePool], board: Any) -> None:
         setup = replace(setup, name=f"{setup.name}-{uuid4().hex[:8]}")
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="conductor", daemon=True).start()
         self._conductor = Conductor(setup, pools)
         self._loop.call_soon_threadsafe(self._conductor.open)
