@@ -14,18 +14,20 @@ Steps follow each other in the order of the file; `after: [names]` says otherwis
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from raypipe.errors import SpecError, Violation, nearest
-from raypipe.spec import Spec, violations
+from raypipe.spec import violations
 
 
-class StepSpec(Spec):
+class StepSpec(BaseModel):
     """One step of a file: its type, its place, and options that its type will check."""
 
     model_config = ConfigDict(extra="allow")
@@ -46,8 +48,10 @@ class StepSpec(Spec):
         return named | dict(self.__pydantic_extra__ or {})
 
 
-class PipelineSpec(Spec):
+class PipelineSpec(BaseModel):
     """A whole file."""
+
+    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]*$")
     description: str = ""
@@ -63,10 +67,15 @@ class PipelineSpec(Spec):
         return {name: {"uri": model} if isinstance(model, str) else model for name, model in models.items()}
 
 
+def place(number: int, name: object) -> str:
+    """How messages call the step that stands at index `number`."""
+    return f"step {name!r}" if name else f"step {number + 1} of the file"
+
+
 def read_spec(path: Path) -> PipelineSpec:
     """The file at `path` (YAML or JSON). Raises SpecError with all violations."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         said = getattr(error, "strerror", None) or "not a text file"
         raise SpecError(violations=[Violation(str(path), f"cannot be read: {said}")]) from None
@@ -76,26 +85,55 @@ def read_spec(path: Path) -> PipelineSpec:
 def parse_spec(text: str, where: str) -> PipelineSpec:
     """A file's text; `where` names it in messages. Raises SpecError with all violations."""
     try:
-        plain = yaml.load(text, Loader=_Loader)
+        plain = _plain(text)
     except yaml.YAMLError as error:
         said = " ".join(str(error).split())
         raise SpecError(violations=[Violation(where, f"is neither YAML nor JSON: {said}")]) from None
     except (ValueError, RecursionError) as error:
         raise SpecError(violations=[Violation(where, f"holds a value that cannot be read: {error}")]) from None
     if not isinstance(plain, Mapping):
-        problem = f"holds {type(plain).__name__}, not a mapping with the keys name, models and steps"
+        got = "nothing" if plain is None else f"a {type(plain).__name__}"
+        problem = f"holds {got}, not a mapping with the keys name, models and steps"
         raise SpecError(violations=[Violation(where, problem)])
-    return spec_of(plain, where)
+    return spec_of(cast(Mapping[Any, Any], plain), where)
 
 
 def spec_of(plain: Mapping[Any, Any], where: str) -> PipelineSpec:
     """A mapping as a pipeline. Raises SpecError with all violations."""
+    problems = _key_violations(plain, where)
+    steps = plain.get("steps")
+    if isinstance(steps, list):
+        for number, step in enumerate(cast(list[Any], steps)):
+            problems += _step_violations(number, step)
+        # What is wrong with the steps is known, each by its name.
+        plain = {**plain, "steps": [] if problems else steps}
     try:
-        return PipelineSpec.model_validate(plain)
+        made = PipelineSpec.model_validate({key: value for key, value in plain.items() if isinstance(key, str)})
     except ValidationError as error:
-        raise SpecError(violations=violations(error, where, list(PipelineSpec.model_fields))) from None
-    except TypeError as error:
-        raise SpecError(violations=[Violation(where, f"holds a key that is no text: {error}")]) from None
+        problems = violations(error, where, list(PipelineSpec.model_fields)) + problems
+    else:
+        if not problems:
+            return made
+    raise SpecError(violations=problems)
+
+
+def _step_violations(number: int, step: Any) -> list[Violation]:
+    if not isinstance(step, Mapping):
+        got = "nothing" if step is None else f"a {type(step).__name__}"
+        return [Violation(place(number, None), f"is {got}, not a mapping with the keys name and type")]
+    options = cast(Mapping[Any, Any], step)
+    where = place(number, options.get("name"))
+    if problems := _key_violations(options, where):
+        return problems
+    try:
+        StepSpec.model_validate(options)
+    except ValidationError as error:
+        return violations(error, where, list(StepSpec.model_fields))
+    return []
+
+
+def _key_violations(plain: Mapping[Any, Any], where: str) -> list[Violation]:
+    return [Violation(where, f"key {key!r} is no text; put it in quotes") for key in plain if not isinstance(key, str)]
 
 
 class _Loader(yaml.SafeLoader):
@@ -105,7 +143,7 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key, _ in node.value:
-        if key.value in seen and isinstance(key, yaml.ScalarNode):
+        if isinstance(key, yaml.ScalarNode) and key.value in seen:
             raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
         seen.add(str(key.value))
     loader.flatten_mapping(node)
@@ -115,52 +153,115 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def with_setting(spec: PipelineSpec, setting: str) -> PipelineSpec:
-    """The file with one option changed: `step.option=value`, the value read as YAML. Raises SpecError."""
-    place, equals, text = setting.partition("=")
-    step, dot, option = place.partition(".")
-    where = f"--set {setting}"
-    if not (equals and dot and step and option):
+def _plain(text: str) -> Any:
+    # YAML takes most of JSON but neither tabs nor a character that is escaped as two surrogates.
+    if text.lstrip().startswith("{"):
+        try:
+            return json.loads(text, object_pairs_hook=_object)
+        except json.JSONDecodeError:
+            pass
+    return yaml.load(text, Loader=_Loader)
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice!r} is given twice")
+    return made
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One option to change: `step.option=value`, or `step.option.inner=value`."""
+
+    step: str
+    path: tuple[str, ...]
+    value: Any
+    where: str
+
+
+def read_setting(text: str) -> Setting:
+    """`step.option=value`, the value read as YAML. Raises SpecError."""
+    target, equals, value = text.partition("=")
+    step, _, option = target.partition(".")
+    path = tuple(option.split("."))
+    where = f"--set {text}"
+    if not (equals and step and all(path)):
         raise SpecError(violations=[Violation(where, "is not written step.option=value")])
-    names = [one.name or one.type for one in spec.steps]
-    if step not in names:
-        raise SpecError(violations=[Violation(where, f"there is no step {step!r}{nearest(step, names)}")])
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        value = text
+        return Setting(step, path, yaml.load(value, Loader=_Loader), where)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return Setting(step, path, value, where)
+
+
+def with_setting(spec: PipelineSpec, text: str) -> PipelineSpec:
+    """The file with one option changed: `step.option=value`, the value read as YAML. Raises SpecError."""
+    setting = read_setting(text)
+    names = [one.name or one.type for one in spec.steps]
+    if setting.step not in names:
+        problem = f"there is no step {setting.step!r}{nearest(setting.step, names)}"
+        raise SpecError(violations=[Violation(setting.where, problem)])
     steps = [one.model_dump(exclude_none=True) for one in spec.steps]
-    _put(steps[names.index(step)], option.split("."), value, where)
-    return spec_of(spec.model_dump() | {"steps": steps}, where)
+    _put(steps[names.index(setting.step)], setting)
+    return spec_of(spec.model_dump() | {"steps": steps}, setting.where)
 
 
-def _put(options: dict[str, Any], path: Sequence[str], value: Any, where: str) -> None:
-    for part in path[:-1]:
+def _put(options: dict[str, Any], setting: Setting) -> None:
+    for part in setting.path[:-1]:
         inner = options.setdefault(part, {})
         if not isinstance(inner, dict):
-            raise SpecError(violations=[Violation(where, f"option {part!r} has no options of its own")])
-        options = inner
-    options[path[-1]] = value
+            raise SpecError(violations=[Violation(setting.where, f"option {part!r} has no options of its own")])
+        options = cast(dict[str, Any], inner)
+    options[setting.path[-1]] = setting.value
 
 
-def with_model(spec: PipelineSpec, choice: str) -> PipelineSpec:
-    """The file with a model replaced: `NAME=provider/model`, or `provider/model` for all. Raises SpecError."""
-    name, equals, uri = choice.partition("=")
-    where = f"--model {choice}"
-    if not equals:
-        name, uri = "", choice
-    if name and name not in spec.models:
-        hint = nearest(name, list(spec.models))
-        raise SpecError(violations=[Violation(where, f"the pipeline has no model {name!r}{hint}")])
-    models = {
-        other: _other_model(options, uri) if name in ("", other) else options for other, options in spec.models.items()
-    }
-    return spec.model_copy(update={"models": models})
+@dataclass(frozen=True)
+class Choice:
+    """An option of the model `name`, or of all models where the name is empty."""
+
+    name: str
+    option: Literal["model", "base_url"]
+    value: str
+    where: str
+
+    def is_for(self, name: str) -> bool:
+        """Whether the model `name` is meant."""
+        return self.name in ("", name)
+
+    def applied(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a model as they are to be."""
+        if self.option == "base_url":
+            return {**options, "base_url": self.value}
+        return {name: value for name, value in options.items() if name not in _OF_ONE_MODEL} | {"uri": self.value}
 
 
 _OF_ONE_MODEL = ("base_url", "api_key_env", "options", "extra")
 """Options that belong to the model that was there and not to its replacement."""
 
 
-def _other_model(options: dict[str, Any], uri: str) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in _OF_ONE_MODEL} | {"uri": uri}
+def read_choice(text: str, option: Literal["model", "base_url"]) -> Choice:
+    """`NAME=value`, or a value alone. Names have no slash, addresses and models do."""
+    name, equals, value = text.partition("=")
+    if not equals or "/" in name:
+        name, value = "", text
+    return Choice(name, option, value, f"--{option.replace('_', '-')} {text}")
+
+
+def with_model(spec: PipelineSpec, text: str) -> PipelineSpec:
+    """The file with a model replaced: `NAME=provider/model`, or `provider/model` for all. Raises SpecError."""
+    return _with_choice(spec, read_choice(text, "model"))
+
+
+def with_base_url(spec: PipelineSpec, text: str) -> PipelineSpec:
+    """The file with a model reached elsewhere: `NAME=address`, or an address for all. Raises SpecError."""
+    return _with_choice(spec, read_choice(text, "base_url"))
+
+
+def _with_choice(spec: PipelineSpec, choice: Choice) -> PipelineSpec:
+    if choice.name and choice.name not in spec.models:
+        problem = f"the pipeline has no model {choice.name!r}{nearest(choice.name, list(spec.models))}"
+        raise SpecError(violations=[Violation(choice.where, problem)])
+    models = {name: choice.applied(old) if choice.is_for(name) else old for name, old in spec.models.items()}
+    return spec.model_copy(update={"models": models})

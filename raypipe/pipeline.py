@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Token
 from pathlib import Path
 from typing import Any, Self
 
 from raypipe.chat import LLM
-from raypipe.config import PipelineSpec, read_spec
+from raypipe.config import PipelineSpec, place, read_spec
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.execution.setup import Watch
-from raypipe.graph import Graph, build
+from raypipe.graph import Graph, build, name_steps
 from raypipe.plan import Plan, plan_graph
 from raypipe.results import Result
 from raypipe.run import Engine, RunOptions, check_models, run_plan
@@ -64,6 +64,17 @@ class Pipeline:
             if isinstance(entry, Source):
                 entry.units()
         return plan
+
+    def replaced(self, steps: Mapping[str, Step]) -> Pipeline:
+        """The same pipeline with other steps in the places of those named."""
+        names, _ = name_steps(self.steps)
+        instead = {id(step): steps.get(names[id(step)], step) for step in self.steps}
+        other = Pipeline(self._name, self.description)
+        other._collected.steps = [instead[id(step)] for step in self.steps]
+        other._collected.edges = [
+            (instead.get(id(above), above), instead.get(id(below), below)) for above, below in self._collected.edges
+        ]
+        return other
 
     def run(
         self,
@@ -133,7 +144,7 @@ class Pipeline:
 
     def save(self, path: str | Path) -> None:
         """Write `to_yaml()` to a file."""
-        Path(path).write_text(self.to_yaml())
+        Path(path).write_text(self.to_yaml(), encoding="utf-8")
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, {len(self.steps)} steps)"
@@ -181,7 +192,7 @@ def _step(
     number: int, spec: PipelineSpec, models: dict[str, LLM], base: Path, problems: list[Violation]
 ) -> Step | None:
     one = spec.steps[number]
-    where = f"step {one.name or number!r}"
+    where = place(number, one.name)
     try:
         kind = resolve(one.type)
         options = one.options
@@ -223,6 +234,6 @@ def _above(
     names = [other.name for other in spec.steps if other.name]
     for name in one.after:
         if name not in names:
-            where = f"step {one.name or number!r}"
+            where = place(number, one.name)
             problems.append(Violation(where, f"option 'after': there is no step {name!r}{nearest(name, names)}"))
     return [by_name[name] for name in one.after if name in by_name]

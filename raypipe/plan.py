@@ -18,6 +18,11 @@ THREADS = "python"
 THREADS_CONCURRENCY = 8
 
 
+def inbox(barrier: str) -> str:
+    """Name of the sink for rows that the aggregate `barrier` takes in; no step can have this name."""
+    return f"~{barrier}"
+
+
 @dataclass(frozen=True)
 class Pool:
     """Workers bound to one model (or to none), shared by every step that names it."""
@@ -54,7 +59,7 @@ class PlannedStep:
     successors: tuple[str, ...]
     """Names of steps of the same stage."""
     sinks: tuple[str, ...]
-    """Where rows are written: the step's own name when it is a leaf, and barriers that it feeds."""
+    """Where rows are written: the step's own name when it is a leaf, and the inboxes of barriers that it feeds."""
     gather: Gather | None = None
 
     @property
@@ -142,7 +147,7 @@ def _stage(graph: Graph, entry: str, index: dict[str, int], names: list[str], po
     steps: dict[str, PlannedStep] = {}
     for name in names:
         after = graph.successors[name]
-        barriers = tuple(other for other in after if other not in inside)
+        barriers = tuple(inbox(other) for other in after if other not in inside)
         steps[name] = PlannedStep(
             name=name,
             step=graph.steps[name],

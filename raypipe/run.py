@@ -21,7 +21,7 @@ from raypipe.execution.conductor import Snapshot
 from raypipe.execution.setup import RunSetup, Watch
 from raypipe.folder import RunFolder, write_whole
 from raypipe.models import check_model
-from raypipe.plan import Plan
+from raypipe.plan import Plan, inbox
 from raypipe.prices import cost_usd
 from raypipe.results import Result
 from raypipe.schemas import leaf_schema
@@ -130,6 +130,10 @@ def _manifest(plan: Plan, results: Sequence[BatchResult], options: RunOptions, s
     for result in results:
         for name, counts in result.counts.items():
             totals[name].add(counts)
+    for stage in plan.stages:
+        if stage.reads_stage is not None:
+            taken = sum(part.rows for result in results for part in result.parts if part.sink == inbox(stage.entry))
+            totals[stage.entry].rows_in = totals[stage.entry].rows_done = taken
     ended = time.time()
     return {
         "raypipe": _version("raypipe"),

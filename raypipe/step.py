@@ -239,6 +239,10 @@ class Source(Step):
         """Columns of the rows, if they can be known without reading them all."""
         return None
 
+    def row_count(self) -> int | None:
+        """How many rows there are, if that can be known without reading them; for estimates."""
+        return None
+
     def columns_after(self, columns: Columns) -> Columns:
         return self.columns()
 

@@ -19,8 +19,8 @@ import pyarrow as pa
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, LINEAGE, PATH, POSITION, ROW_ID, Failure
 from raypipe.tables import concat, output_columns, sorted_by_source, text_of, write_part
 
-FAILURES = "failures"
-"""Name of the sink for failed rows; no step can have it as a leaf folder, since leaves live in `data/`."""
+FAILURES = "~failures~"
+"""Name of the sink for failed rows; no step can have this name."""
 
 
 @dataclass

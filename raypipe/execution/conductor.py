@@ -227,17 +227,18 @@ class Conductor:
         self, lane: Lane, planned: PlannedStep, answer: Answer, inputs: pa.Table
     ) -> tuple[pa.Table, np.ndarray]:
         """The rows a step made: their input's columns, the outputs, and lineage; and each one's input."""
-        chunk, index = answer.made.column("chunk").to_numpy(), answer.made.column("index").to_numpy()
-        one_each = answer.made.select(_PLACE).equals(answer.ended.select(_PLACE))
+        # By place, since an output may have any name.
+        chunk, index, child = (answer.made.column(place).to_numpy() for place in range(3))
+        one_each = answer.made.select([0, 1]).equals(answer.ended.select([0, 1]))
         rows = inputs if one_each else lane.outbox.inputs(chunk, index)
-        for name in answer.made.column_names[3:]:
-            rows = _with_column(rows, name, answer.made.column(name))
-        child = answer.made.column("child").to_numpy()
+        for place, name in enumerate(answer.made.column_names[3:], start=3):
+            rows = _with_column(rows, name, answer.made.column(place))
         copies = planned.step.copies
         if copies > 1:
             rows = rows.take(pa.array(np.repeat(np.arange(rows.num_rows), copies)))
-            child = np.tile(np.arange(copies), len(child))
-            rows = _with_column(rows, "sample", pa.array(child, pa.int64()))
+            sample = np.tile(np.arange(copies), len(child))
+            child = np.repeat(child * copies, copies) + sample
+            rows = _with_column(rows, "sample", pa.array(sample, pa.int64()))
         if planned.step.shape is Shape.SCATTER or copies > 1:
             rows = _as_children(rows, planned.name, child)
         return rows, np.stack([chunk, index])
@@ -372,7 +373,6 @@ class Conductor:
                 result.set_result(written)
 
 
-_PLACE = ["chunk", "index"]
 _SUMMED = ("sent", "cached", "input_tokens", "output_tokens")
 
 

@@ -20,7 +20,7 @@ from raypipe.execution.replica import Replica
 from raypipe.execution.setup import RunSetup, Watch
 from raypipe.execution.source import grouped_batches, source_batches
 from raypipe.execution.wire import Worker
-from raypipe.plan import Stage
+from raypipe.plan import Stage, inbox
 from raypipe.step import Aggregate, Source
 
 _WATCH_EVERY_S = 0.5
@@ -126,7 +126,7 @@ class _Run:
         if isinstance(entry, Source):
             return source_batches(entry, self._setup.source_rows)
         assert isinstance(entry, Aggregate)
-        return grouped_batches(paths_for(stage.entry, self.results), stage.entry, entry)
+        return grouped_batches(paths_for(inbox(stage.entry), self.results), stage.entry, entry)
 
 
 def paths_for(sink: str, results: Sequence[BatchResult]) -> list[str]:

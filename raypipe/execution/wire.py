@@ -48,7 +48,8 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one step's rows came to since the last exchange. `made` has columns chunk, index, child and the outputs."""
+    """What one step's rows came to since the last exchange. The first columns of `made` are chunk, index and child,
+    the others the outputs, which may have the same names."""
 
     step: str
     ended: pa.Table

@@ -92,7 +92,7 @@ def _reader(path: str, types: dict[str, pa.DataType]) -> Generator[Any]:
     with opened(path) as file:
         try:
             yield pa_csv.open_csv(file, pa_csv.ReadOptions(block_size=_BLOCK_BYTES), parse, convert)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             raise InputError(f"file {path!r}{_bad_row(path)} is no table ({error}); correct it there") from None
 
 

@@ -61,7 +61,7 @@ class LoadDataFromDicts(Source):
             return
         table = table_of(self.data, self.columns() or (), lambda index: f"row {index + 1}")
         for start in range(0, len(self.data), BATCH_ROWS):
-            yield table.slice(start, BATCH_ROWS)
+            yield table.slice(start, min(BATCH_ROWS, len(self.data) - start))
 
 
 class LoadDataFromFiles(Source):
@@ -83,30 +83,19 @@ class LoadDataFromFiles(Source):
     @field_validator("path", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        paths = [value] if isinstance(value, str | os.PathLike) else value
-        return [os.fspath(path) if isinstance(path, os.PathLike) else path for path in paths]
+        paths: Any = [value] if isinstance(value, str | os.PathLike) else value
+        if not isinstance(paths, list | tuple):
+            return paths
+        return [os.fspath(path) if isinstance(path, os.PathLike) else path for path in cast(list[Any], paths)]
 
     def units(self) -> list[Unit]:
         units = self._all_units()
-        if self.num_examples is None:
-            return units
-        return [unit for unit in units if self._allowed(units, unit) > 0] or units[:1]
+        return units if self.num_examples is None else [unit for unit, _ in _shares(units, self.num_examples)]
 
     def _all_units(self) -> list[Unit]:
         from raypipe.steps.locating import locate
 
         return locate(self.path)
-
-    def _allowed(self, units: list[Unit], unit: Unit) -> int:
-        """How many rows of `unit` stay under `num_examples`, given the files before it."""
-        from raypipe.steps.reading import count_rows
-
-        left = self.num_examples or 0
-        for before in units:
-            if before.name == unit.name or left <= 0:
-                break
-            left -= count_rows(before.location, left)
-        return left
 
     def columns(self) -> Columns:
         from raypipe.steps.reading import columns_of
@@ -124,7 +113,19 @@ class LoadDataFromFiles(Source):
         if self.num_examples is None:
             yield from tables
             return
-        left = self._allowed(self._all_units(), unit)
+        shares = _shares(self._all_units(), self.num_examples)
+        left = next((share for other, share in shares if other.name == unit.name), 0)
         while left > 0 and (table := next(tables, None)) is not None:
-            yield table.slice(0, left)
+            yield table.slice(0, min(left, table.num_rows))
             left -= table.num_rows
+
+
+def _shares(units: Sequence[Unit], most: int) -> Iterator[tuple[Unit, int]]:
+    """Each unit with the number of rows that may be taken of it, until `most` are reached."""
+    from raypipe.steps.reading import count_rows
+
+    for unit in units:
+        if most <= 0:
+            break
+        yield unit, most
+        most -= count_rows(unit.location, most)

@@ -41,10 +41,13 @@ class Structure:
         return structure_of, (self._schema,)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Structure) and self._schema == other._schema
+        return isinstance(other, Structure) and self._identity() == other._identity()
 
     def __hash__(self) -> int:
-        return hash(orjson.dumps(self.json_schema))
+        return hash(orjson.dumps(self.json_schema, option=orjson.OPT_SORT_KEYS))
+
+    def _identity(self) -> Any:
+        return self._schema if isinstance(self._schema, type) else self.json_schema
 
     def validate(self, text: str, *, repair: bool = True) -> Any:
         """The value in the text, as plain JSON. Raises RowError (`schema`) saying what the schema does not allow."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any, cast
 
 import pyarrow as pa
@@ -29,7 +30,7 @@ from raypipe.execution.ray.actors import (
 )
 from raypipe.execution.setup import RunSetup, Watch
 from raypipe.execution.source import group_of, identified
-from raypipe.plan import Stage
+from raypipe.plan import Stage, inbox
 from raypipe.step import Aggregate, Source, Unit
 
 _WATCH_EVERY_S = 0.5
@@ -57,7 +58,8 @@ class Units(Datasource):
     def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
         readers = max(1, min(len(self._units), _MOST_READERS))
         nothing = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        shares = [self._units[start::readers] for start in range(readers)]
+        borders = [len(self._units) * reader // readers for reader in range(readers + 1)]
+        shares = [self._units[start:end] for start, end in pairwise(borders)]
         return [ReadTask(_Read(self._source, share), nothing) for share in shares]
 
 
@@ -146,7 +148,7 @@ class _Driver:
             units = entry.units()
             return ray.data.read_datasource(Units(entry, units), override_num_blocks=len(units)) if units else None
         assert isinstance(entry, Aggregate)
-        paths = paths_for(stage.entry, self._results)
+        paths = paths_for(inbox(stage.entry), self._results)
         if not paths:
             return None
         keys = list(entry.by) if isinstance(entry.by, list) else None

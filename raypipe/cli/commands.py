@@ -1,0 +1,188 @@
+"""I am the commands and their options.
+
+I do not know how anything is done: each command makes one call of the public API and prints what comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from raypipe.cli.exits import ReportedErrors
+
+if TYPE_CHECKING:
+    from raypipe.pipeline import Pipeline
+
+_HELP = """Training datasets from pipelines of language-model calls.
+
+SPEC is a YAML or JSON file, or file.py:name for a Pipeline in a Python file.
+
+\b
+Exit codes: 0 all rows, 1 bad pipeline or input, 2 usage, 3 more rows failed than allowed (the others are
+written), 4 stopped (run it again to go on), 5 an endpoint, engine or worker cannot be used.
+"""
+
+app = typer.Typer(
+    help=_HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+
+_ROWS_FAILED = 3
+
+Spec = Annotated[str, typer.Argument(metavar="SPEC", help="YAML or JSON file, or file.py:name.", show_default=False)]
+Input = Annotated[
+    str | None, typer.Option("--input", metavar="PATH", help="Read rows from here; takes the place of the loader.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="STEP.PARAM=VALUE", help="Change one option of a step.")
+]
+Models = Annotated[
+    list[str] | None, typer.Option("--model", metavar="[NAME=]URI", help="Ask provider/model instead of a model.")
+]
+BaseUrls = Annotated[
+    list[str] | None, typer.Option("--base-url", metavar="[NAME=]URL", help="Reach a model at this address.")
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"raypipe {version_of('raypipe')}")
+        except PackageNotFoundError:
+            typer.echo("raypipe, from a folder where it is not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def raypipe(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(  # noqa: PLR0913 - each parameter is one option of the command
+    spec: Spec,
+    input: Input = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; by default out/NAME.")] = None,
+    calls: Annotated[Path | None, typer.Option(metavar="DIR", help="Call log; by default in the run folder.")] = None,
+    set: Settings = None,
+    model: Models = None,
+    base_url: BaseUrls = None,
+    engine: Annotated[Literal["ray", "local"], typer.Option(help="Ray, or this process alone.")] = "ray",
+    address: Annotated[str | None, typer.Option(help="Ray cluster; by default one of its own, here.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the calls made before.")] = False,
+    max_failed_rows: Annotated[int, typer.Option(min=0, help="Failed rows that still count as success.")] = 0,
+) -> None:
+    """Run a pipeline and write its datasets; what was completed before is not paid again."""
+    if address is not None and engine == "local":
+        raise typer.BadParameter("is for --engine ray", param_hint="--address")
+    with ReportedErrors():
+        pipeline = _pipeline(spec, input, set, model, base_url, small=engine == "local")
+        from raypipe.cli.progress import watching
+        from raypipe.cli.summary import summary
+
+        with watching(pipeline.plan(), engine) as watch:
+            result = pipeline.run(
+                out,
+                calls=calls,
+                engine=engine,
+                address=address,
+                fresh=fresh,
+                max_failed_rows=max_failed_rows,
+                watch=watch,
+            )
+        _print(summary(result))
+    raise typer.Exit(result.exit_code)
+
+
+@app.command("dry-run")
+def dry_run(  # noqa: PLR0913 - each parameter is one option of the command
+    spec: Spec,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each source.")] = 1,
+    live: Annotated[bool, typer.Option("--live", help="Ask the real models; this spends.")] = False,
+    input: Input = None,
+    set: Settings = None,
+    model: Models = None,
+    base_url: BaseUrls = None,
+) -> None:
+    """Try a pipeline on a few rows with a stand-in for its models, and keep nothing."""
+    with ReportedErrors():
+        pipeline = _pipeline(spec, input, set, model, base_url)
+        from raypipe.cli import reports
+
+        made = pipeline.dry_run(rows, live=live)
+        _print(reports.dry_run(pipeline, made, rows, live))
+    raise typer.Exit(_ROWS_FAILED if made.failures else 0)
+
+
+@app.command()
+def plan(
+    spec: Spec, input: Input = None, set: Settings = None, model: Models = None, base_url: BaseUrls = None
+) -> None:
+    """Print stages, pools and resources; starts nothing."""
+    with ReportedErrors():
+        _print([_pipeline(spec, input, set, model, base_url).plan().describe()])
+
+
+@app.command()
+def validate(
+    spec: Spec, input: Input = None, set: Settings = None, model: Models = None, base_url: BaseUrls = None
+) -> None:
+    """Check everything that can be checked before spending."""
+    with ReportedErrors():
+        pipeline = _pipeline(spec, input, set, model, base_url)
+        from raypipe.cli import reports
+
+        _print(reports.soundness(pipeline.validate()))
+
+
+@app.command()
+def info(
+    spec: Spec, input: Input = None, set: Settings = None, model: Models = None, base_url: BaseUrls = None
+) -> None:
+    """Describe the steps, their models and columns."""
+    with ReportedErrors():
+        pipeline = _pipeline(spec, input, set, model, base_url)
+        from raypipe.cli import reports
+
+        _print(reports.description(pipeline))
+
+
+@app.command()
+def failures(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder.", show_default=False)]) -> None:
+    """Say why rows failed, by step and kind."""
+    with ReportedErrors():
+        from raypipe.cli import reports
+        from raypipe.results import Result
+
+        _print(reports.failures(Result(folder)))
+
+
+def _pipeline(
+    spec: str,
+    input: str | None,
+    settings: list[str] | None,
+    models: list[str] | None,
+    base_urls: list[str] | None,
+    *,
+    small: bool = True,
+) -> Pipeline:
+    if small:
+        from raypipe.cli.start import leave_pandas_out
+
+        leave_pandas_out()
+    from raypipe.cli.specs import Wanted, pipeline_of
+
+    return pipeline_of(Wanted(spec, input, settings or (), models or (), base_urls or ()))
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)

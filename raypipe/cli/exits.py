@@ -1,0 +1,59 @@
+"""I turn an error into sentences on standard error and an exit code.
+
+I do not know what was being done. A traceback shows only with RAYPIPE_DEBUG=1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import TracebackType
+
+import typer
+
+from raypipe.errors import RaypipeError, SpecError, StoppedError
+
+_UNEXPECTED = 70
+"""EX_SOFTWARE of sysexits.h."""
+
+
+class ReportedErrors:
+    """A block whose errors end the command: each is told in one line, or one line for each violation."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        # A reader that closed the pipe is no error; typer ends the command for it.
+        if error is None or isinstance(error, typer.Exit | SystemExit | BrokenPipeError):
+            return
+        if os.environ.get("RAYPIPE_DEBUG") == "1":
+            traceback.print_exception(error)
+        for line in sentences(error):
+            print(f"error: {line}", file=sys.stderr)
+        raise typer.Exit(exit_code(error)) from None
+
+
+def sentences(error: BaseException) -> Sequence[str]:
+    """What the user is told, one sentence each."""
+    if isinstance(error, SpecError) and error.violations:
+        return [_one_line(str(violation)) for violation in error.violations]
+    if isinstance(error, RaypipeError):
+        return [_one_line(str(error))]
+    if isinstance(error, KeyboardInterrupt):
+        return ["stopped; what was completed is kept, run the same command again to go on"]
+    said = _one_line(f"{type(error).__name__}: {error}")
+    return [f"raypipe broke down, which is a defect of its own; please report it with this line ({said})"]
+
+
+def exit_code(error: BaseException) -> int:
+    """4 when stopped, the error's own code when it is one of raypipe's, 70 for what nobody expected."""
+    if isinstance(error, KeyboardInterrupt):
+        return StoppedError.exit_code
+    return error.exit_code if isinstance(error, RaypipeError) else _UNEXPECTED
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,155 @@
+"""I add up what the conductors of a run see, and estimate what is left.
+
+I do not know how it is shown. A conductor sees one stage and a worker is seen by many conductors: what was known
+of a step stays when its stage has ended, and each worker counts once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from raypipe.execution.batches import Counts
+from raypipe.execution.conductor import Snapshot
+from raypipe.execution.wire import Vitals
+from raypipe.plan import Plan
+from raypipe.prices import cost_usd
+from raypipe.step import Runs, Shape
+
+_WINDOW_S = 20.0
+"""Rates are those of the last so many seconds."""
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """What is known of one step."""
+
+    name: str
+    counts: Counts
+    waiting: int
+    """Rows that no worker has taken yet."""
+    in_flight: int
+    """Calls of all steps that share this one's workers."""
+    slots: int
+    """Most calls in flight there; 0 for a step without a model."""
+    tokens_per_s: float
+    """Tokens written in a second, lately."""
+    cost_usd: float | None
+
+
+class Figures:
+    """The latest figures of a run. `source_rows` are the rows of each source, where they are known."""
+
+    def __init__(
+        self, plan: Plan, source_rows: Mapping[str, int] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._plan = plan
+        self._source_rows = source_rows or {}
+        self._clock = clock
+        self._began = clock()
+        self._pools = {step.name: step.pool for stage in plan.stages for step in stage.steps.values()}
+        self._entries = {stage.entry for stage in plan.stages}
+        self._counts = {name: Counts() for name in plan.graph.order}
+        self._waiting: dict[str, int] = {}
+        self._vitals: dict[str, Vitals] = {}
+        self._history: deque[tuple[float, dict[str, Counts]]] = deque()
+        self.is_asked = False
+        """Whether the executor is up and has said anything, be it nothing."""
+        self.is_working = False
+        """Whether a conductor is at work."""
+
+    def take(self, snapshots: Sequence[Snapshot]) -> None:
+        """Note what the conductors see now."""
+        self.is_asked = True
+        self.is_working = self.is_working or bool(snapshots)
+        totals: dict[str, Counts] = {}
+        waiting: dict[str, int] = {}
+        for snapshot in snapshots:
+            for name, counts in snapshot.counts.items():
+                totals.setdefault(name, Counts()).add(counts)
+            for name, queued in snapshot.queued.items():
+                waiting[name] = waiting.get(name, 0) + queued
+            for worker, vitals in snapshot.vitals.items():
+                self._vitals[worker] = max(vitals, self._vitals.get(worker, vitals), key=_answered)
+        self._counts, self._waiting = self._counts | totals, waiting
+        now = self._clock()
+        self._history.append((now, self._counts))
+        while len(self._history) > 2 and self._history[0][0] < now - _WINDOW_S:
+            self._history.popleft()
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._clock() - self._began
+
+    def steps(self) -> list[StepFigures]:
+        """All steps, each after those it follows."""
+        return [self._step(name) for name in self._plan.graph.order]
+
+    def _step(self, name: str) -> StepFigures:
+        counts, llm, pool = self._counts[name], self._plan.graph.steps[name].llm, self._pools[name]
+        if llm is None or pool is None:
+            return StepFigures(name, counts, self._waiting.get(name, 0), 0, 0, 0.0, None)
+        cost = cost_usd(llm, counts.input_tokens, counts.output_tokens)
+        workers = self._plan.pools[pool]
+        slots = workers.replicas * workers.concurrency
+        rate = self._rate(lambda past: past[name].output_tokens)
+        return StepFigures(name, counts, self._waiting.get(name, 0), self.in_flight(pool), slots, rate, cost)
+
+    def in_flight(self, pool: str | None = None) -> int:
+        """Calls that the workers of a pool, or of all pools with a model, wait for."""
+        pools = [pool] if pool else [name for name, one in self._plan.pools.items() if one.llm is not None]
+        return sum(vitals.in_flight for worker, vitals in self._vitals.items() if worker.rpartition(":")[0] in pools)
+
+    def _rate(self, value: Callable[[Mapping[str, Counts]], int]) -> float:
+        """How much `value` grows in a second."""
+        if len(self._history) < 2:
+            return 0.0
+        (then, past), (now, present) = self._history[0], self._history[-1]
+        return (value(present) - value(past)) / (now - then) if now > then else 0.0
+
+    # What is left.
+
+    def remaining_s(self) -> float | None:
+        """Time to the end at the present rate; `None` while that cannot be said."""
+        expected = self._expected_rows()
+        longest = 0.0
+        for pool in self._plan.pools:
+            steps = [name for name, own in self._pools.items() if own == pool]
+            if any(name not in expected for name in steps):
+                return None
+            left = sum(max(0.0, expected[name] - self._counts[name].rows_in) for name in steps)
+            rate = self._rate(lambda past, steps=steps: sum(past[name].rows_in for name in steps))
+            if left and not rate:
+                return None
+            longest = max(longest, left / rate if left else 0.0)
+        return longest
+
+    def _expected_rows(self) -> dict[str, float]:
+        """For each step, how many rows will have entered it; a step of which that cannot be known is missing."""
+        graph = self._plan.graph
+        into: dict[str, float] = {}
+        out: dict[str, float] = {}
+        for name in graph.order:
+            above = graph.predecessors[name]
+            if not above and name in self._source_rows:
+                into[name] = out[name] = self._source_rows[name]
+            elif above and above[0] in out:
+                into[name] = out[above[0]]
+                made = self._expected_out(name, into)
+                out |= {} if made is None else {name: made}
+        return into
+
+    def _expected_out(self, name: str, into: Mapping[str, float]) -> float | None:
+        step, counts, graph = self._plan.graph.steps[name], self._counts[name], self._plan.graph
+        if step.runs is Runs.GATHER:
+            closes = None if name in self._entries else graph.opener(name)
+            return into.get(closes) if closes else None
+        if counts.rows_in:
+            return into[name] * counts.rows_out / counts.rows_in
+        return into[name] * step.copies if step.shape is Shape.MAP else None
+
+
+def _answered(vitals: Vitals) -> int:
+    return vitals.sent + vitals.cached

@@ -1,0 +1,197 @@
+"""I show a run while it goes on: a table on a terminal, else a line now and then.
+
+I do not know what the numbers mean; `figures` adds them up. I write to the error stream under a descriptor of
+my own, since that of the process is silenced while Ray loads. Nothing that goes wrong in me may end a run.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO, Any, Protocol
+
+from raypipe.cli.figures import Figures, StepFigures
+from raypipe.cli.layout import UNKNOWN_PRICE, dollars, duration, number, some
+from raypipe.errors import RaypipeError
+from raypipe.execution.conductor import Snapshot
+from raypipe.execution.setup import Watch
+from raypipe.plan import Plan
+from raypipe.step import Source
+
+_LINE_EVERY_S = 5.0
+_ODD = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+"""What a view can meet in figures that make no sense, or on a terminal that went away."""
+
+
+@contextmanager
+def watching(plan: Plan, engine: str) -> Iterator[Watch]:
+    """A callback that takes snapshots; they are shown until the block ends."""
+    figures = Figures(plan, _source_rows(plan))
+    starts = "starting Ray…" if engine == "ray" else "starting…"
+
+    def take(snapshots: Sequence[Snapshot]) -> None:
+        with suppress(*_ODD):
+            figures.take(snapshots)
+
+    with _error_stream() as stream:
+        view = _table(figures, starts, stream) if _is_terminal(stream) else _Lines(figures, starts, stream)
+        with view:
+            yield take
+
+
+def _source_rows(plan: Plan) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for stage in plan.stages:
+        step = stage.steps[stage.entry].step
+        with suppress(RaypipeError, *_ODD):
+            count = step.row_count() if isinstance(step, Source) else None
+            found |= {} if count is None else {stage.entry: count}
+    return found
+
+
+@contextmanager
+def _error_stream() -> Iterator[IO[str]]:
+    try:
+        stream = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding, errors="replace")
+    except (OSError, ValueError, AttributeError, io.UnsupportedOperation):
+        yield sys.stderr
+        return
+    with suppress(OSError), stream:
+        yield stream
+
+
+def _is_terminal(stream: IO[str]) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+class _View(Protocol):
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *_: Any) -> None: ...
+
+
+# Without a terminal.
+
+
+class _Lines:
+    """A line every five seconds, so that a short run prints none."""
+
+    def __init__(self, figures: Figures, starts: str, stream: IO[str]) -> None:
+        self._figures = figures
+        self._starts = starts
+        self._stream = stream
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._print, name="progress", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: Any) -> None:
+        self._ended.set()
+        self._thread.join(1.0)
+
+    def _print(self) -> None:
+        while not self._ended.wait(_LINE_EVERY_S):
+            with suppress(*_ODD):
+                print(line(self._figures, self._starts), file=self._stream, flush=True)
+
+
+def line(figures: Figures, starts: str) -> str:
+    """All that is known, in one line."""
+    words = [duration(figures.elapsed_s)]
+    if not figures.is_working:
+        return f"{words[0]}: {starting(figures, starts)}"
+    steps = figures.steps()
+    words += [_step_words(step) for step in steps if step.counts.rows_in or step.waiting]
+    words.append(", ".join(_call_words(figures, steps)))
+    return f"{words[0]}: {' · '.join(word for word in words[1:] if word)}"
+
+
+def starting(figures: Figures, starts: str) -> str:
+    """What is awaited before the first row."""
+    return "starting workers…" if figures.is_asked else starts
+
+
+def _step_words(step: StepFigures) -> str:
+    counts = step.counts
+    words = [f"{step.name} {number(counts.rows_in)} in, {number(counts.rows_out)} out"]
+    lost = {"failed": counts.rows_failed, "filtered": counts.rows_filtered, "waiting": step.waiting}
+    return ", ".join(words + [f"{number(count)} {name}" for name, count in lost.items() if count])
+
+
+def _call_words(figures: Figures, steps: Sequence[StepFigures]) -> list[str]:
+    """Calls and money of the whole run, and the time that is left."""
+    asking = [step for step in steps if step.slots]
+    words: list[str] = []
+    if asking:
+        cached = sum(step.counts.calls_cached for step in asking)
+        words.append(f"{number(figures.in_flight())} calls in flight")
+        words.append(f"{number(sum(step.counts.calls_sent for step in asking))} sent")
+        words += [f"{number(cached)} from the log"] if cached else []
+        words.append(f"{sum(step.tokens_per_s for step in asking):,.0f} tokens/s")
+        costs = [step.cost_usd for step in asking if step.cost_usd is not None]
+        words.append(dollars(sum(costs)) if costs else UNKNOWN_PRICE)
+    left = figures.remaining_s()
+    return words + ([f"about {duration(left)} left"] if left else [])
+
+
+# On a terminal.
+
+
+def _table(figures: Figures, starts: str, stream: IO[str]) -> _View:
+    from rich.console import Console, Group, RenderableType
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+
+    def shown() -> RenderableType:
+        if not figures.is_working:
+            return Text(f"{starting(figures, starts)} {duration(figures.elapsed_s)}", style="dim")
+        steps = figures.steps()
+        cells = [_cells(step) for step in steps]
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in cells[0]:
+            if any(row[name] for row in cells):
+                table.add_column(name, justify="left" if name == "step" else "right", no_wrap=True)
+        for row in cells:
+            table.add_row(*(Text(row[name], _STYLES.get(name, "")) for name in row if any(one[name] for one in cells)))
+        words = [f"{duration(figures.elapsed_s)} elapsed", *_call_words(figures, steps)]
+        return Group(table, Text(", ".join(words), style="dim"))
+
+    def safely_shown() -> RenderableType:
+        with suppress(*_ODD):
+            return shown()
+        return Text("")
+
+    console = Console(file=stream, highlight=False)
+    return Live(
+        console=console,
+        get_renderable=safely_shown,
+        refresh_per_second=4,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    )
+
+
+_STYLES = {"failed": "red", "step": "bold"}
+
+
+def _cells(step: StepFigures) -> dict[str, str]:
+    counts = step.counts
+    return {
+        "step": step.name,
+        "in": number(counts.rows_in),
+        "out": number(counts.rows_out),
+        "failed": some(counts.rows_failed),
+        "filtered": some(counts.rows_filtered),
+        "waiting": some(step.waiting),
+        "in flight": f"{step.in_flight}/{step.slots}" if step.slots else "",
+        "sent": number(counts.calls_sent) if step.slots else "",
+        "from log": some(counts.calls_cached),
+        "tokens/s": f"{step.tokens_per_s:,.0f}" if step.slots else "",
+        "cost": dollars(step.cost_usd) if step.slots else "",
+    }

@@ -1,0 +1,176 @@
+"""I find the pipeline that a command line names, with the changes that it asks for.
+
+I do not know what is done with it. A YAML or JSON file is changed before its steps are made, so that an option
+may come from the command line alone; the steps of a Python file are there already and are exchanged for others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import BaseModel
+
+from raypipe.chat import LLM
+from raypipe.cli.python_files import is_python, load_pipeline
+from raypipe.config import (
+    Choice,
+    PipelineSpec,
+    Setting,
+    StepSpec,
+    read_choice,
+    read_setting,
+    read_spec,
+    with_base_url,
+    with_model,
+    with_setting,
+)
+from raypipe.errors import SpecError, Violation, nearest
+from raypipe.graph import name_steps
+from raypipe.pipeline import Pipeline
+from raypipe.step import Runs, Step
+from raypipe.steps import resolve
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """SPEC and the options that change it."""
+
+    spec: str
+    input: str | None = None
+    settings: Sequence[str] = ()
+    models: Sequence[str] = ()
+    base_urls: Sequence[str] = ()
+
+
+def pipeline_of(wanted: Wanted) -> Pipeline:
+    """The pipeline as it is wanted. Raises SpecError."""
+    if is_python(wanted.spec):
+        pipeline = _changed(load_pipeline(wanted.spec), wanted)
+        choices = _choices(wanted)
+    else:
+        path = Path(wanted.spec)
+        pipeline = Pipeline.from_spec(_changed_file(read_spec(path), wanted), path.absolute().parent)
+        # A step of a type of one's own may bring a model that the file does not name.
+        choices = [choice for choice in _choices(wanted) if not choice.name]
+    for choice in choices:
+        pipeline = _with_choice(pipeline, choice)
+    return pipeline
+
+
+def _choices(wanted: Wanted) -> list[Choice]:
+    models = [read_choice(text, "model") for text in wanted.models]
+    return models + [read_choice(text, "base_url") for text in wanted.base_urls]
+
+
+# A file.
+
+
+def _changed_file(spec: PipelineSpec, wanted: Wanted) -> PipelineSpec:
+    if wanted.input is not None:
+        spec = _file_with_input(spec, wanted.input)
+    changes: list[tuple[Callable[[PipelineSpec, str], PipelineSpec], Sequence[str]]] = [
+        (with_model, wanted.models),
+        (with_base_url, wanted.base_urls),
+        (with_setting, wanted.settings),
+    ]
+    for change, texts in changes:
+        for text in texts:
+            spec = change(spec, text)
+    return spec
+
+
+def _file_with_input(spec: PipelineSpec, path: str) -> PipelineSpec:
+    loaders = {number: one.name or one.type for number, one in enumerate(spec.steps) if _is_loader(one)}
+    _check_one_loader(list(loaders.values()), path)
+    steps = list(spec.steps)
+    number = next(iter(loaders))
+    steps[number] = StepSpec.model_validate(
+        {"name": steps[number].name, "type": "LoadDataFromFiles", "path": [os.path.abspath(path)]}
+    )
+    return spec.model_copy(update={"steps": steps})
+
+
+def _is_loader(one: StepSpec) -> bool:
+    try:
+        return resolve(one.type).runs is Runs.SOURCE
+    except SpecError:
+        return False
+
+
+def _check_one_loader(names: Sequence[str], path: str) -> None:
+    if len(names) == 1:
+        return
+    listed = ", ".join(repr(name) for name in names) or "none"
+    problem = f"takes the place of the one loader of a pipeline, but this one has {len(names)} ({listed})"
+    hint = f"; name the file with --set {names[0]}.path={path}" if names else ""
+    raise SpecError(violations=[Violation(f"--input {path}", problem + hint)])
+
+
+# A Python file.
+
+
+def _changed(pipeline: Pipeline, wanted: Wanted) -> Pipeline:
+    if wanted.input is not None:
+        loaders = [name for name, step in _named(pipeline).items() if step.runs is Runs.SOURCE]
+        _check_one_loader(loaders, wanted.input)
+        from raypipe.steps import LoadDataFromFiles
+
+        loader = LoadDataFromFiles(name=loaders[0], path=[os.path.abspath(wanted.input)])
+        pipeline = pipeline.replaced({loaders[0]: loader})
+    for text in wanted.settings:
+        pipeline = _with_setting(pipeline, read_setting(text))
+    return pipeline
+
+
+def _named(pipeline: Pipeline) -> dict[str, Step]:
+    names, _ = name_steps(pipeline.steps)
+    return {names[id(step)]: step for step in pipeline.steps}
+
+
+def _with_setting(pipeline: Pipeline, setting: Setting) -> Pipeline:
+    step = _step(pipeline, setting.step, setting.where)
+    value: Any = setting.value
+    if setting.path == ("llm",) and isinstance(value, str):
+        value = LLM(value)
+    return pipeline.replaced({setting.step: _made_again(step, setting.path, value, setting.where)})
+
+
+def _step(pipeline: Pipeline, name: str, where: str) -> Step:
+    steps = _named(pipeline)
+    if name not in steps:
+        raise SpecError(violations=[Violation(where, f"there is no step {name!r}{nearest(name, list(steps))}")])
+    return steps[name]
+
+
+def _made_again(old: Any, path: Sequence[str], value: Any, where: str) -> Any:
+    """`old` with the option at `path` changed, checked like one that a user writes."""
+    if not path:
+        return value
+    if isinstance(old, BaseModel):
+        fields = type(old).model_fields
+        written = {name: field.alias or name for name, field in fields.items()}
+        given = {written[name]: getattr(old, name) for name in old.model_fields_set}
+        inner = _made_again(getattr(old, path[0], None), path[1:], value, where)
+        return type(old)(**{**given, written.get(path[0], path[0]): inner})
+    if old is None or isinstance(old, Mapping):
+        inner = cast(Mapping[str, Any], old or {})
+        return {**inner, path[0]: _made_again(inner.get(path[0]), path[1:], value, where)}
+    raise SpecError(violations=[Violation(where, f"{old!r} has no option {path[0]!r}")])
+
+
+def _with_choice(pipeline: Pipeline, choice: Choice) -> Pipeline:
+    """Models exchanged in all steps, or in the step that the choice names."""
+    if choice.name and _step(pipeline, choice.name, choice.where).llm is None:
+        raise SpecError(violations=[Violation(choice.where, f"step {choice.name!r} asks no model")])
+    asking = {name: step for name, step in _named(pipeline).items() if step.llm is not None and choice.is_for(name)}
+    return pipeline.replaced({name: _with_llm(step, choice) for name, step in asking.items()})
+
+
+def _with_llm(step: Step, choice: Choice) -> Step:
+    assert step.llm is not None
+    options = {name: getattr(step.llm, name) for name in step.llm.model_fields_set}
+    return step.model_copy(update={"llm": LLM(**choice.applied(options))})

@@ -1,0 +1,73 @@
+"""I say in a few lines what a run did and where its rows are.
+
+I do not know how it ran: everything stands in the manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raypipe.cli.layout import columns, dollars, duration, number, rows, shown_path, some
+from raypipe.results import Result
+
+
+def summary(result: Result) -> list[str]:
+    """Counts for each step, tokens and money, the datasets and how to load them, and what failed."""
+    manifest = result.manifest
+    lines = [f"{manifest['pipeline']}: {_spent(manifest)}", ""]
+    lines += step_table(manifest["steps"])
+    lines.append("")
+    for leaf, dataset in manifest["leaves"].items():
+        lines.append(f"{rows(dataset['rows'])} of {leaf!r} in {shown_path(result.path / dataset['path'])}/")
+    for dataset in manifest["leaves"].values():
+        lines.append(f"  {load_line(result.path / dataset['path'])}")
+    if result.failed_rows:
+        lines.append(f"{rows(result.failed_rows)} failed; why: raypipe failures {shown_path(result.path)}")
+    return lines
+
+
+def step_table(steps: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line for each step. rows: in = done + failed + filtered; out is what the done ones became."""
+    return columns([_step_cells(name, figures) for name, figures in steps.items()], left=["step"])
+
+
+def load_line(path: Path) -> str:
+    return f'datasets.load_dataset("parquet", data_files="{shown_path(path)}/*.parquet")'
+
+
+def _step_cells(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
+    asks = figures["model"] is not None
+    return {
+        "step": name,
+        "in": number(figures["rows_in"]),
+        "done": number(figures["rows_done"]),
+        "failed": some(figures["rows_failed"]),
+        "filtered": some(figures["rows_filtered"]),
+        "out": number(figures["rows_out"]),
+        "calls": number(figures["calls_sent"]) if asks else "",
+        "from log": some(figures["calls_cached"]),
+        "tokens in": some(figures["input_tokens"]),
+        "tokens out": some(figures["output_tokens"]),
+        "cost": dollars(figures["cost_usd"]) if asks else "",
+    }
+
+
+def _spent(manifest: Mapping[str, Any]) -> str:
+    models = list(manifest["models"].values())
+    words = [duration(manifest["wall_s"])]
+    if models:
+        words.append(f"{number(sum(model['calls_sent'] for model in models))} calls sent")
+        cached = sum(model["calls_cached"] for model in models)
+        words += [f"{number(cached)} answered from the log"] if cached else []
+        words.append(total_cost([model["cost_usd"] for model in models]))
+    return ", ".join(words)
+
+
+def total_cost(costs: list[float | None]) -> str:
+    """The sum; what has no known price is said."""
+    known = [cost for cost in costs if cost is not None]
+    if len(known) == len(costs):
+        return dollars(sum(known))
+    return f"{dollars(sum(known))} and calls of unknown price" if any(known) else dollars(None)

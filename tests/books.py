@@ -1,0 +1,51 @@
+"""I read what a run left behind and check that its books balance.
+
+I do not know what the rows mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from raypipe.graph import Graph
+from raypipe.results import Result, Rows
+from raypipe.row import RESERVED
+
+Row = dict[str, Any]
+
+
+def user_rows(rows: Rows) -> list[Row]:
+    """The rows in the order of the files, without lineage."""
+    return [{name: value for name, value in row.items() if name not in RESERVED} for row in rows.to_arrow().to_pylist()]
+
+
+def failed(result: Result, steps: Sequence[str] | None = None) -> list[tuple[str, str, str, Row]]:
+    """Step, kind, message and row of each failure, of the given steps or of all."""
+    return [
+        (row["step"], row["kind"], row["message"], orjson.loads(row["row"]))
+        for row in result.failures.to_arrow().to_pylist()
+        if steps is None or row["step"] in steps
+    ]
+
+
+def assert_balanced(graph: Graph, result: Result) -> None:
+    """Nothing is lost: at every step, along every edge, at every leaf, in the failures."""
+    steps = result.manifest["steps"]
+    assert set(steps) == set(graph.steps)
+    for name, counts in steps.items():
+        assert counts["rows_in"] == counts["rows_done"] + counts["rows_failed"] + counts["rows_filtered"], name
+    for before, after in graph.edges:
+        assert steps[after]["rows_in"] == steps[before]["rows_out"], (before, after)
+    for leaf in graph.leaves:
+        assert len(result[leaf]) == steps[leaf]["rows_out"] == result.manifest["leaves"][leaf]["rows"], leaf
+    assert len(result.failures) == sum(counts["rows_failed"] for counts in steps.values()) == result.failed_rows
+
+
+def assert_in_source_order(rows: Rows) -> None:
+    """Files read in the order of their names give rows by position, then by path."""
+    table = rows.to_arrow().select(["_position", "_path"]).to_pylist()
+    places = [(row["_position"], row["_path"]) for row in table]
+    assert places == sorted(places)
