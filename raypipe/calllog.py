@@ -223,7 +223,7 @@ def load_index(folder: Path, known: bool = True) -> CallIndex:
     numbers: list[Any] = []
     rows: list[Any] = []
     for number, path in enumerate(files):
-        column = pq.read_table(path, columns=["key"]).column("key").combine_chunks()
+        column = pq.ParquetFile(path).read(["key"]).column("key").combine_chunks()
         buffer = column.buffers()[1]
         assert buffer is not None
         pairs = np.frombuffer(buffer, dtype=">u8", count=2 * len(column)).reshape(-1, 2)

@@ -164,6 +164,8 @@ def _sound(steps: dict[str, Step], edges: list[Edge]) -> Graph:
         for name in order:
             flows[name] = _flow(graph, flows, name, problems)
         graph = Graph(steps, graph.edges, flows)
+    for name, step in steps.items():
+        problems.extend(Violation(f"step {name!r}", problem) for problem in step.problems())
     if problems:
         raise SpecError(violations=problems)
     return graph

@@ -26,7 +26,7 @@ class Rows:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return pa.concat_tables([pq.read_table(path) for path in sorted(self.path.glob("part-*.parquet"))])
+        return pa.concat_tables([pq.ParquetFile(path).read() for path in sorted(self.path.glob("part-*.parquet"))])
 
     def to_pandas(self) -> pd.DataFrame:
         """All rows as a pandas frame; needs pandas."""

@@ -193,7 +193,7 @@ def _tables(paths: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
     count = 0
     for path in paths:
-        held.append(conform(pq.read_table(path), schema))
+        held.append(conform(pq.ParquetFile(path).read(), schema))
         count += held[-1].num_rows
         if count >= _ROWS_PER_GROUP:
             yield pa.concat_tables(held)

@@ -23,8 +23,10 @@ _HELP = """Training datasets from pipelines of language-model calls.
 SPEC is a YAML or JSON file, or file.py:name for a Pipeline in a Python file.
 
 \b
-Exit codes: 0 all rows, 1 bad pipeline or input, 2 usage, 3 more rows failed than allowed (the others are
-written), 4 stopped (run it again to go on), 5 an endpoint, engine or worker cannot be used.
+Exit codes:
+  0  all rows               3  more rows failed than allowed; the others are written
+  1  bad pipeline or input  4  stopped; run it again to go on
+  2  bad command line       5  an endpoint, engine or worker cannot be used
 """
 
 app = typer.Typer(
@@ -69,6 +71,7 @@ def raypipe(
 @app.command()
 def run(  # noqa: PLR0913 - each parameter is one option of the command
     spec: Spec,
+    *,
     input: Input = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; by default out/NAME.")] = None,
     calls: Annotated[Path | None, typer.Option(metavar="DIR", help="Call log; by default in the run folder.")] = None,
@@ -80,24 +83,19 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the calls made before.")] = False,
     max_failed_rows: Annotated[int, typer.Option(min=0, help="Failed rows that still count as success.")] = 0,
 ) -> None:
-    """Run a pipeline and write its datasets; what was completed before is not paid again."""
+    """Run a pipeline and write its datasets. A call that was completed before is not sent again."""
     if address is not None and engine == "local":
         raise typer.BadParameter("is for --engine ray", param_hint="--address")
     with ReportedErrors():
         pipeline = _pipeline(spec, input, set, model, base_url, small=engine == "local")
         from raypipe.cli.progress import watching
         from raypipe.cli.summary import summary
+        from raypipe.run import RunOptions
 
+        folder = out or Path("out") / pipeline.name
+        options = RunOptions(folder, calls, engine, address, fresh, max_failed_rows)
         with watching(pipeline.plan(), engine) as watch:
-            result = pipeline.run(
-                out,
-                calls=calls,
-                engine=engine,
-                address=address,
-                fresh=fresh,
-                max_failed_rows=max_failed_rows,
-                watch=watch,
-            )
+            result = pipeline.run_with(options, watch)
         _print(summary(result))
     raise typer.Exit(result.exit_code)
 
@@ -105,6 +103,7 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
 @app.command("dry-run")
 def dry_run(  # noqa: PLR0913 - each parameter is one option of the command
     spec: Spec,
+    *,
     rows: Annotated[int, typer.Option(min=1, help="Rows of each source.")] = 1,
     live: Annotated[bool, typer.Option("--live", help="Ask the real models; this spends.")] = False,
     input: Input = None,
@@ -112,7 +111,7 @@ def dry_run(  # noqa: PLR0913 - each parameter is one option of the command
     model: Models = None,
     base_url: BaseUrls = None,
 ) -> None:
-    """Try a pipeline on a few rows with a stand-in for its models, and keep nothing."""
+    """Try a pipeline on a few rows. A stand-in plays its models, nothing is kept."""
     with ReportedErrors():
         pipeline = _pipeline(spec, input, set, model, base_url)
         from raypipe.cli import reports
@@ -126,7 +125,7 @@ def dry_run(  # noqa: PLR0913 - each parameter is one option of the command
 def plan(
     spec: Spec, input: Input = None, set: Settings = None, model: Models = None, base_url: BaseUrls = None
 ) -> None:
-    """Print stages, pools and resources; starts nothing."""
+    """Print stages, pools and resources. Starts nothing."""
     with ReportedErrors():
         _print([_pipeline(spec, input, set, model, base_url).plan().describe()])
 
@@ -135,7 +134,7 @@ def plan(
 def validate(
     spec: Spec, input: Input = None, set: Settings = None, model: Models = None, base_url: BaseUrls = None
 ) -> None:
-    """Check everything that can be checked before spending."""
+    """Check what can be checked beforehand. Spends nothing."""
     with ReportedErrors():
         pipeline = _pipeline(spec, input, set, model, base_url)
         from raypipe.cli import reports

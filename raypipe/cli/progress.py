@@ -10,9 +10,9 @@ import io
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import IO, Any, Protocol
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from typing import IO, Any
 
 from raypipe.cli.figures import Figures, StepFigures
 from raypipe.cli.layout import UNKNOWN_PRICE, dollars, duration, number, some
@@ -23,24 +23,32 @@ from raypipe.plan import Plan
 from raypipe.step import Source
 
 _LINE_EVERY_S = 5.0
+_PATIENCE_S = 0.4
 _ODD = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 """What a view can meet in figures that make no sense, or on a terminal that went away."""
 
 
 @contextmanager
-def watching(plan: Plan, engine: str) -> Iterator[Watch]:
+def watching(plan: Plan, engine: str) -> Generator[Watch]:
     """A callback that takes snapshots; they are shown until the block ends."""
     figures = Figures(plan, _source_rows(plan))
     starts = "starting Ray…" if engine == "ray" else "starting…"
+    with _error_stream() as stream, ExitStack() as shown:
+        views: list[AbstractContextManager[object]] = [_Lines(figures, starts, stream)]
+        if _is_terminal(stream):
+            views = [_table(figures, starts, stream)] if engine == "ray" else []
+        for view in views:
+            shown.enter_context(view)
 
-    def take(snapshots: Sequence[Snapshot]) -> None:
-        with suppress(*_ODD):
-            figures.take(snapshots)
+        def take(snapshots: Sequence[Snapshot]) -> None:
+            with suppress(*_ODD):
+                figures.take(snapshots)
+                # What loads to draw a table takes longer than a small run.
+                if not views and figures.elapsed_s > _PATIENCE_S:
+                    views.append(_table(figures, starts, stream))
+                    shown.enter_context(views[0])
 
-    with _error_stream() as stream:
-        view = _table(figures, starts, stream) if _is_terminal(stream) else _Lines(figures, starts, stream)
-        with view:
-            yield take
+        yield take
 
 
 def _source_rows(plan: Plan) -> dict[str, int]:
@@ -54,7 +62,7 @@ def _source_rows(plan: Plan) -> dict[str, int]:
 
 
 @contextmanager
-def _error_stream() -> Iterator[IO[str]]:
+def _error_stream() -> Generator[IO[str]]:
     try:
         stream = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding, errors="replace")
     except (OSError, ValueError, AttributeError, io.UnsupportedOperation):
@@ -66,12 +74,6 @@ def _error_stream() -> Iterator[IO[str]]:
 
 def _is_terminal(stream: IO[str]) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
-
-
-class _View(Protocol):
-    def __enter__(self) -> Any: ...
-
-    def __exit__(self, *_: Any) -> None: ...
 
 
 # Without a terminal.
@@ -142,7 +144,7 @@ def _call_words(figures: Figures, steps: Sequence[StepFigures]) -> list[str]:
 # On a terminal.
 
 
-def _table(figures: Figures, starts: str, stream: IO[str]) -> _View:
+def _table(figures: Figures, starts: str, stream: IO[str]) -> AbstractContextManager[object]:
     from rich.console import Console, Group, RenderableType
     from rich.live import Live
     from rich.table import Table

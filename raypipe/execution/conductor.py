@@ -227,12 +227,11 @@ class Conductor:
         self, lane: Lane, planned: PlannedStep, answer: Answer, inputs: pa.Table
     ) -> tuple[pa.Table, np.ndarray]:
         """The rows a step made: their input's columns, the outputs, and lineage; and each one's input."""
-        # By place, since an output may have any name.
-        chunk, index, child = (answer.made.column(place).to_numpy() for place in range(3))
-        one_each = answer.made.select([0, 1]).equals(answer.ended.select([0, 1]))
+        chunk, index, child = (column.to_numpy() for column in answer.places.columns)
+        one_each = answer.places.select(_ORIGIN).equals(answer.ended.select(_ORIGIN))
         rows = inputs if one_each else lane.outbox.inputs(chunk, index)
-        for place, name in enumerate(answer.made.column_names[3:], start=3):
-            rows = _with_column(rows, name, answer.made.column(place))
+        for name in answer.made.column_names:
+            rows = _with_column(rows, name, answer.made.column(name))
         copies = planned.step.copies
         if copies > 1:
             rows = rows.take(pa.array(np.repeat(np.arange(rows.num_rows), copies)))
@@ -373,6 +372,7 @@ class Conductor:
                 result.set_result(written)
 
 
+_ORIGIN = ["chunk", "index"]
 _SUMMED = ("sent", "cached", "input_tokens", "output_tokens")
 
 

@@ -82,7 +82,7 @@ def grouped_batches(paths: Sequence[str], name: str, step: Aggregate) -> Iterato
     """The groups of all rows in `paths`, in the order of their first rows."""
     if not paths:
         return
-    rows = sorted_by_source(concat([pq.read_table(path) for path in paths]))
+    rows = sorted_by_source(concat([pq.ParquetFile(path).read() for path in paths]))
     places: dict[bytes, list[int]] = {}
     keys = rows.select(step.by).to_pylist() if isinstance(step.by, list) else [{}] * rows.num_rows
     for index, key in enumerate(keys):

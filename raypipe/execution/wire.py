@@ -34,6 +34,8 @@ ENDED = pa.schema(
 )
 """One row for each row that ended; `kind` and `message` only where it failed."""
 
+PLACES = pa.schema([("chunk", pa.int32()), ("index", pa.int32()), ("child", pa.int32())])
+
 FLUSH_S = 0.025
 
 
@@ -48,12 +50,14 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one step's rows came to since the last exchange. The first columns of `made` are chunk, index and child,
-    the others the outputs, which may have the same names."""
+    """What one step's rows came to since the last exchange."""
 
     step: str
     ended: pa.Table
+    places: pa.Table
+    """For each row that was made, the row it comes from and its number among that row's (`PLACES`)."""
     made: pa.Table
+    """The new columns of each row that was made."""
 
 
 @dataclass(frozen=True)
@@ -114,23 +118,23 @@ class Results:
     def take(self, step: str) -> Answer:
         ended, places, made = self._ended, self._places, self._made
         self._ended, self._places, self._made = [], [], []
-        columns = [pa.array(values, f.type) for values, f in zip(zip(*ended, strict=True), ENDED, strict=True)]
-        return Answer(step, pa.Table.from_arrays(columns, schema=ENDED), self._table(places, made))
+        return Answer(step, _table(ended, ENDED), _table(places, PLACES), self._columns(made))
 
-    def _table(self, places: list[tuple[int, int, int]], made: list[Values]) -> pa.Table:
+    def _columns(self, made: list[Values]) -> pa.Table:
         names = dict.fromkeys(self._types)
         first = made[0].keys() if made else names.keys()
         names.update(dict.fromkeys(first))
         if any(row.keys() != first for row in made):
             for row in made:
                 names.update(dict.fromkeys(row))
-        arrays = [pa.array(values, pa.int32()) for values in zip(*places, strict=True)] if places else [_NONE] * 3
-        for name in names:
-            arrays.append(array_of([row.get(name) for row in made], self._types.get(name, "")))
-        return pa.Table.from_arrays(arrays, names=["chunk", "index", "child", *names])
+        arrays = [array_of([row.get(name) for row in made], self._types.get(name, "")) for name in names]
+        return pa.Table.from_arrays(arrays, names=list(names))
 
 
-_NONE = pa.array([], pa.int32())
+def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _counts(tally: Tally) -> tuple[int, int, int, int, int]:
