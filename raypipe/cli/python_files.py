@@ -25,8 +25,8 @@ def is_python(spec: str) -> bool:
 
 def load_pipeline(spec: str) -> Pipeline:
     """The pipeline that `file.py:name` names, or the only one of `file.py`. Raises SpecError."""
-    stem, colon, name = spec.rpartition(".py:")
-    path = Path(f"{stem}.py" if colon else spec)
+    stem, _, name = spec.rpartition(".py:") if ".py:" in spec else (spec.removesuffix(".py"), "", "")
+    path = Path(f"{stem}.py")
     if not path.is_file():
         raise SpecError(violations=[Violation(str(path), "is not there; check its spelling")])
     module = _loaded(path.absolute())

@@ -158,11 +158,13 @@ def everything(seed: Step) -> Expected:
 
 
 def groups(seed: Step) -> Expected:
-    keep = KeepColumns("groups.keep", columns=["kind", "child"])
-    seed >> children("groups.children") >> keep >> Aggregate("groups", by=["kind"])
-    rows = [(row["kind"], row["child"]) for row in rows_with_children()]
-    kinds = dict.fromkeys(kind for kind, _ in rows)
-    return Expected({"groups": [{"kind": kind, "child": [c for k, c in rows if k == kind]} for kind in kinds]})
+    """Null is a key like any other."""
+    keep = KeepColumns("groups.keep", columns=["kind", "note", "child"])
+    seed >> children("groups.children") >> keep >> Aggregate("groups", by=["kind", "note"])
+    found: dict[Any, list[int]] = {}
+    for row in rows_with_children():
+        found.setdefault((row["kind"], row["note"]), []).append(row["child"])
+    return Expected({"groups": [{"kind": k, "note": n, "child": numbers} for (k, n), numbers in found.items()]})
 
 
 def groups_go_on(seed: Step) -> Expected:

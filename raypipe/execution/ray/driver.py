@@ -28,6 +28,7 @@ from raypipe.execution.ray.actors import (
     start_replica,
     unwrapped,
 )
+from raypipe.execution.ray.shipping import ship_by_value
 from raypipe.execution.setup import RunSetup, Watch
 from raypipe.execution.source import group_of, identified
 from raypipe.plan import Stage, inbox
@@ -41,6 +42,7 @@ _MOST_READERS = 64
 
 def execute(setup: RunSetup, watch: Watch) -> list[BatchResult]:
     """Run all stages on the Ray that is up. Raises RaypipeError when the run cannot go on."""
+    ship_by_value(setup.plan)
     return _Driver(setup).run(watch)
 
 

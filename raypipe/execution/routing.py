@@ -1,0 +1,238 @@
+"""I say what rows become and where they go: scatter, broadcast, fan-out, family aggregates, counts, by row identity.
+
+I do not know workers or time: I am told what ended and I put rows into queues. Rows of many batches travel
+together; a batch is complete when nothing of it is on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from raypipe.execution.batches import Batch, Counts
+from raypipe.execution.families import Families
+from raypipe.execution.queues import Outbox, StepQueue
+from raypipe.execution.wire import DONE, FAILED, Answer
+from raypipe.identity import child_identity
+from raypipe.plan import PlannedStep, Stage
+from raypipe.row import ANCESTORS, ATTEMPT, BATCH, PATH, ROW_ID, Failure
+from raypipe.step import Runs, Shape
+
+
+class Router:
+    """The rows of one stage that are on their way."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._entry = stage.steps[stage.entry]
+        self._steps = stage.steps
+        self._batches: dict[int, Batch] = {}
+        self._last_batch = 0
+        self._families = {name: Families(step) for name, step in stage.steps.items() if step.gather is not None}
+        self.totals: Mapping[str, Counts] = {name: Counts() for name in stage.steps}
+        self.queues = {name: StepQueue(step) for name, step in stage.steps.items() if step.pool is not None}
+
+    def is_congested(self, name: str) -> bool:
+        """Whether enough rows wait behind a step; behind the last step none do."""
+        return any(self.queues[after].is_long for after in self._behind(name))
+
+    def _behind(self, name: str) -> list[str]:
+        """The steps with a queue that a step's rows come to next."""
+        found: list[str] = []
+        for after in self._steps[name].successors:
+            found.extend([after] if after in self.queues else self._behind(after))
+        return found
+
+    def enter(self, rows: pa.Table) -> int:
+        """Take in a batch of stage entry rows (with lineage); its number."""
+        self._last_batch = number = self._last_batch + 1
+        self._batches[number] = Batch(number)
+        rows = rows.append_column(BATCH, pa.array(np.full(rows.num_rows, number, np.int32)))
+        rows = rows.append_column(ATTEMPT, pa.array(np.zeros(rows.num_rows, np.int8)))
+        count = Counts(rows_in=rows.num_rows, rows_done=rows.num_rows, rows_out=rows.num_rows)
+        self._count(number, self._entry.name, count)
+        for name in self._opened_by(self._entry.name):
+            self._families[name].opened(rows, [1] * rows.num_rows)
+        self._emit(self._entry, rows)
+        return number
+
+    def take_complete(self) -> list[Batch]:
+        """The batches that are through since the last time, after every complete family has gone on."""
+        while any([self._fire(name) for name in self._families]):
+            pass
+        complete = [batch for batch in self._batches.values() if batch.on_the_way == 0]
+        for batch in complete:
+            del self._batches[batch.number]
+        return complete
+
+    def take(self, outbox: Outbox, answer: Answer) -> None:
+        """Rows that a worker held have ended."""
+        planned = self._steps[answer.step]
+        inputs = outbox.ended(answer.ended.column("chunk").to_numpy(), answer.ended.column("index").to_numpy())
+        status = answer.ended.column("status").to_numpy()
+        made, parent_of = self._made(outbox, planned, answer, inputs)
+        self._book(planned, inputs, answer.ended, made)
+        for index in np.flatnonzero(status == FAILED).tolist():
+            ended = {name: answer.ended.column(name)[index].as_py() for name in ("kind", "message", "tries")}
+            self._put_in_failures(planned, inputs.slice(index, 1), Failure(**ended))
+        self._note_families(planned, inputs, status, answer, parent_of)
+        if made.num_rows:
+            self._emit(planned, made)
+        outbox.release()
+
+    def _made(
+        self, outbox: Outbox, planned: PlannedStep, answer: Answer, inputs: pa.Table
+    ) -> tuple[pa.Table, np.ndarray]:
+        """The rows a step made: their input's columns, the outputs, and lineage; and each one's input."""
+        chunk, index, child = (column.to_numpy() for column in answer.places.columns)
+        one_each = answer.places.select(_ORIGIN).equals(answer.ended.select(_ORIGIN))
+        rows = inputs if one_each else outbox.inputs(chunk, index)
+        for name in answer.made.column_names:
+            rows = _with_column(rows, name, answer.made.column(name))
+        copies = planned.step.copies
+        if copies > 1:
+            rows = rows.take(pa.array(np.repeat(np.arange(rows.num_rows), copies)))
+            sample = np.tile(np.arange(copies), len(child))
+            child = np.repeat(child * copies, copies) + sample
+            rows = _with_column(rows, "sample", pa.array(sample, pa.int64()))
+        if planned.step.shape is Shape.SCATTER or copies > 1:
+            rows = _as_children(rows, planned.name, child)
+        return rows, np.stack([chunk, index])
+
+    def _book(self, planned: PlannedStep, inputs: pa.Table, ended: pa.Table, made: pa.Table) -> None:
+        """Count by batch what ended and what it became."""
+        batch = inputs.column(BATCH).to_numpy()
+        made_batch = made.column(BATCH).to_numpy()
+        status = ended.column("status").to_numpy()
+        numbers = {name: ended.column(name).to_numpy() for name in _SUMMED}
+        for number in np.unique(batch).tolist():
+            here = batch == number
+            done, failed = int(np.sum(status[here] == DONE)), int(np.sum(status[here] == FAILED))
+            rows = int(np.sum(here))
+            sums = [int(np.sum(values[here])) for values in numbers.values()]
+            made_here = int(np.sum(made_batch == number))
+            self._count(number, planned.name, Counts(rows, done, failed, rows - done - failed, made_here, *sums))
+            self._batches[number].on_the_way -= rows
+
+    def _count(self, batch: int, step: str, counts: Counts) -> None:
+        self._batches[batch].counts[step].add(counts)
+        self.totals[step].add(counts)
+
+    def _note_families(
+        self, planned: PlannedStep, inputs: pa.Table, status: np.ndarray, answer: Answer, parent_of: np.ndarray
+    ) -> None:
+        if not self._families:
+            return
+        place = {
+            (chunk, index): row
+            for row, (chunk, index) in enumerate(
+                zip(answer.ended.column("chunk").to_pylist(), answer.ended.column("index").to_pylist(), strict=True)
+            )
+        }
+        counts = np.zeros(inputs.num_rows, np.int64)
+        for chunk, index in parent_of.T.tolist():
+            counts[place[chunk, index]] += planned.step.copies
+        done = status == DONE
+        opened = self._opened_by(planned.name)
+        for name in opened:
+            self._families[name].opened(inputs.filter(pa.array(done)), counts[done].tolist())
+        for outer in self._around(planned.name):
+            # An inner family is on its way, for the outer one, until it fires.
+            inner = sum(name in self._region(outer) for name in opened)
+            self._families[outer].moved(inputs, (counts - 1 + inner * done).tolist())
+
+    def _opened_by(self, step: str) -> list[str]:
+        """The aggregates whose families a step opens."""
+        return [name for name, families in self._families.items() if families.gather.opener == step]
+
+    def _around(self, step: str) -> list[str]:
+        """The aggregates whose members may be in a step, itself left out."""
+        return [name for name in self._families if name != step and step in self._region(name)]
+
+    def _region(self, aggregate: str) -> frozenset[str]:
+        return self._families[aggregate].gather.region
+
+    def fail(self, step: str, row: pa.Table, failure: Failure) -> None:
+        """A row (a table of one) ended without its worker's word."""
+        planned = self._steps[step]
+        batch = row.column(BATCH)[0].as_py()
+        self._count(batch, planned.name, Counts(rows_in=1, rows_failed=1))
+        self._batches[batch].on_the_way -= 1
+        for name in self._around(planned.name):
+            self._families[name].moved(row, [-1])
+        self._put_in_failures(planned, row, failure)
+
+    def _put_in_failures(self, planned: PlannedStep, row: pa.Table, failure: Failure) -> None:
+        self._batches[row.column(BATCH)[0].as_py()].fail(planned.name, row, failure)
+
+    def _emit(self, planned: PlannedStep, rows: pa.Table) -> None:
+        """Rows that leave a step go to every step behind it and to its sinks."""
+        for name in planned.successors:
+            self._arrive(self._steps[name], rows)
+        for sink in planned.sinks:
+            for number, part in _by_batch(rows):
+                self._batches[number].collect(sink, part)
+
+    def _arrive(self, planned: PlannedStep, rows: pa.Table) -> None:
+        if planned.pool is not None:
+            self.queues[planned.name].put(rows)
+            for number, count in zip(*np.unique(rows.column(BATCH).to_numpy(), return_counts=True), strict=True):
+                self._batches[int(number)].on_the_way += int(count)
+        elif planned.gather is not None:
+            self._families[planned.name].arrived(rows)
+            for outer in self._around(planned.name):
+                self._families[outer].moved(rows, [-1] * rows.num_rows)
+            self._count_passed(planned, rows, made=None)
+        elif planned.step.runs is Runs.TABLE:
+            made = planned.step.process_table(rows)
+            self._count_passed(planned, rows, made)
+            self._emit(planned, made)
+
+    def _count_passed(self, planned: PlannedStep, rows: pa.Table, made: pa.Table | None) -> None:
+        for number, count in zip(*np.unique(rows.column(BATCH).to_numpy(), return_counts=True), strict=True):
+            out = int(count) if made is not None else 0
+            self._count(int(number), planned.name, Counts(rows_in=int(count), rows_done=int(count), rows_out=out))
+
+    def _fire(self, name: str) -> bool:
+        made = self._families[name].take_complete()
+        if made is None:
+            return False
+        planned = self._steps[name]
+        for number, count in zip(*np.unique(made.column(BATCH).to_numpy(), return_counts=True), strict=True):
+            self._count(int(number), name, Counts(rows_out=int(count)))
+        self._emit(planned, made)
+        return True
+
+
+_ORIGIN = ["chunk", "index"]
+_SUMMED = ("sent", "cached", "input_tokens", "output_tokens")
+
+
+def _with_column(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
+    if name in table.column_names:
+        return table.set_column(table.column_names.index(name), name, column)
+    return table.append_column(name, column)
+
+
+def _as_children(rows: pa.Table, step: str, child: np.ndarray) -> pa.Table:
+    """Rows that still carry their parent's lineage, as its children."""
+    parents, above = rows.column(ROW_ID).to_pylist(), rows.column(ANCESTORS).to_pylist()
+    paths, numbers = rows.column(PATH).to_pylist(), child.tolist()
+    ids = [child_identity(parent, step, number) for parent, number in zip(parents, numbers, strict=True)]
+    lineage = {
+        ROW_ID: pa.array(ids, pa.binary(16)),
+        ANCESTORS: pa.array([[*a, p] for a, p in zip(above, parents, strict=True)], pa.list_(pa.binary(16))),
+        PATH: pa.array([[*path, number] for path, number in zip(paths, numbers, strict=True)], pa.list_(pa.int32())),
+    }
+    for name, column in lineage.items():
+        rows = _with_column(rows, name, column)
+    return rows
+
+
+def _by_batch(rows: pa.Table) -> list[tuple[int, pa.Table]]:
+    batch = rows.column(BATCH).to_numpy()
+    numbers = np.unique(batch).tolist()
+    if len(numbers) == 1:
+        return [(numbers[0], rows)]
+    return [(number, rows.filter(pa.array(batch == number))) for number in numbers]

@@ -1,0 +1,61 @@
+"""I read JSON that a model wrote nearly right, and give up early on text that is hopeless.
+
+I do not know what the value should be. `json_repair` takes time that grows with the square of a degenerate
+text: 150 s for 16,000 characters of `{x,}{x,}…`, which small models do write, while every other row of the worker
+waits. So it reads through a text that counts, and that ends the attempt.
+"""
+
+from __future__ import annotations
+
+from typing import Any, SupportsIndex, cast
+
+import orjson
+
+_LOOKS_A_CHARACTER = 60
+"""Sound repairs look at a character about five times (counted over fences, missing quotes, commas and brackets)."""
+_FEWEST_LOOKS = 20_000
+
+
+class _TooCostly(Exception):
+    """The attempt looked at too many characters."""
+
+
+class _CountedText(str):
+    """A text that counts how often it is looked at; parts of it count on the same budget."""
+
+    __slots__ = ("_left",)
+    _left: list[int]
+
+    @classmethod
+    def of(cls, text: str, left: list[int]) -> _CountedText:
+        made = cls(text)
+        made._left = left
+        return made
+
+    def __getitem__(self, key: SupportsIndex | slice) -> str:
+        self._left[0] -= 1
+        if self._left[0] < 0:
+            raise _TooCostly
+        found = super().__getitem__(key)
+        return _CountedText.of(found, self._left) if isinstance(key, slice) else found
+
+    def __add__(self, other: str) -> str:
+        return _CountedText.of(super().__add__(other), self._left)
+
+
+def repaired(text: str) -> Any:
+    """The list or object in the text, `None` when there is none or it is too damaged.
+
+    What comes back can be stored: no lone surrogates, no numbers over 64 bits.
+    """
+    if "{" not in text and "[" not in text:
+        return None
+    from json_repair import repair_json
+
+    left = [max(_FEWEST_LOOKS, _LOOKS_A_CHARACTER * len(text))]
+    try:
+        found = cast(object, repair_json(_CountedText.of(text, left), return_objects=True, skip_json_loads=True))
+        storable = orjson.loads(orjson.dumps(found, option=orjson.OPT_PASSTHROUGH_SUBCLASS, default=str))
+    except (_TooCostly, RecursionError, ValueError, TypeError):
+        return None
+    return storable if isinstance(storable, dict | list) and storable else None
