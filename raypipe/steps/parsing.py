@@ -15,6 +15,7 @@ import orjson
 
 from raypipe.errors import RowError, SpecError, Violation, nearest
 from raypipe.step import imported
+from raypipe.steps.repairing import repaired
 
 Parser = Callable[[str], Any]
 
@@ -119,20 +120,7 @@ def read_json(text: str, *, repair: bool = True) -> Any:
             return orjson.loads(candidate)
         except orjson.JSONDecodeError:
             continue
-    return _repaired(text) if repair else None
-
-
-def _repaired(text: str) -> Any:
-    if "{" not in text and "[" not in text:
-        return None
-    from json_repair import repair_json
-
-    try:
-        found = cast(object, repair_json(text, return_objects=True, skip_json_loads=True))
-        storable = orjson.loads(orjson.dumps(found))
-    except (RecursionError, ValueError, TypeError):
-        return None
-    return storable if isinstance(storable, dict | list) and storable else None
+    return repaired(text) if repair else None
 
 
 def _without_bullet(line: str) -> str:

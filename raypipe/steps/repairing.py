@@ -11,9 +11,11 @@ from typing import Any, SupportsIndex, cast
 
 import orjson
 
-_LOOKS_A_CHARACTER = 60
-"""Sound repairs look at a character about five times (counted over fences, missing quotes, commas and brackets)."""
+_LOOKS_A_CHARACTER = 10
+"""Sound repairs look at a character about three times: quotes, keys, commas, brackets, comments, fences."""
 _FEWEST_LOOKS = 20_000
+_MOST_LOOKS = 200_000
+"""About two seconds of a slow core."""
 
 
 class _TooCostly(Exception):
@@ -52,10 +54,10 @@ def repaired(text: str) -> Any:
         return None
     from json_repair import repair_json
 
-    left = [max(_FEWEST_LOOKS, _LOOKS_A_CHARACTER * len(text))]
+    left = [min(max(_FEWEST_LOOKS, _LOOKS_A_CHARACTER * len(text)), _MOST_LOOKS)]
     try:
         found = cast(object, repair_json(_CountedText.of(text, left), return_objects=True, skip_json_loads=True))
-        storable = orjson.loads(orjson.dumps(found, option=orjson.OPT_PASSTHROUGH_SUBCLASS, default=str))
+        storable = orjson.loads(orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS))
     except (_TooCostly, RecursionError, ValueError, TypeError):
         return None
     return storable if isinstance(storable, dict | list) and storable else None

@@ -34,11 +34,16 @@ class ReplicaActor:
 
     def __init__(self, setup: ReplicaSetup, index: CallIndex) -> None:
         self._replica = Replica(setup, index)
+        self._opening: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        await self._replica.open()
+        """Get ready, once; whoever asks waits for it."""
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._replica.open())
+        await asyncio.shield(self._opening)
 
     async def exchange(self, sender: str, chunks: list[Chunk]) -> Reply:
+        await self.open()
         return await self._replica.exchange(sender, chunks)
 
     async def close(self) -> None:
@@ -56,6 +61,15 @@ class Board:
 
     def snapshots(self) -> list[Snapshot]:
         return list(self._snapshots.values())
+
+
+BOARD_AFTER_S = 2.0
+"""A run that ends sooner has no board: the worker it lives in would be a tenth of such a run."""
+
+
+def board_of(run: str) -> Any:
+    """The board of a run, started by whoever asks first."""
+    return ray.remote(Board).options(name=f"raypipe-{run}", get_if_exists=True, num_cpus=0).remote()
 
 
 def start_replica(setup: ReplicaSetup, index: Any) -> Any:
@@ -127,15 +141,17 @@ class ConductorUDF:
     It never raises: an error is a value in its one output column.
     """
 
-    def __init__(self, setup: ConductorSetup, pools: Mapping[str, RemotePool], board: Any) -> None:
+    def __init__(self, setup: ConductorSetup, pools: Mapping[str, RemotePool], run: str) -> None:
         setup = replace(setup, name=f"{setup.name}-{uuid4().hex[:8]}")
         self._loop = uvloop.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="conductor", daemon=True).start()
         self._conductor = Conductor(setup, pools)
         self._loop.call_soon_threadsafe(self._conductor.open)
-        asyncio.run_coroutine_threadsafe(self._report(setup.name, board), self._loop)
+        asyncio.run_coroutine_threadsafe(self._report(setup.name, run), self._loop)
 
-    async def _report(self, name: str, board: Any) -> None:
+    async def _report(self, name: str, run: str) -> None:
+        await asyncio.sleep(BOARD_AFTER_S)
+        board = await asyncio.to_thread(board_of, run)
         while True:
             board.put.remote(name, self._conductor.snapshot())
             await asyncio.sleep(_BOARD_EVERY_S)

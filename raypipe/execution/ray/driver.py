@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any, cast
+from uuid import uuid4
 
 import pyarrow as pa
 import ray
@@ -20,10 +21,11 @@ from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import ConductorSetup
 from raypipe.execution.local import paths_for
 from raypipe.execution.ray.actors import (
-    Board,
+    BOARD_AFTER_S,
     ConductorUDF,
     RemotePool,
     RemoteWorker,
+    board_of,
     results_of,
     start_replica,
     unwrapped,
@@ -82,7 +84,7 @@ class _Driver:
         self._setup = setup
         self._index = ray.put(setup.index)
         self._pools: dict[str, RemotePool] = {}
-        self._board: Any = ray.remote(num_cpus=0)(Board).remote()
+        self._run = uuid4().hex[:12]
         self._results: list[BatchResult] = []
 
     def run(self, watch: Watch) -> list[BatchResult]:
@@ -105,12 +107,15 @@ class _Driver:
         return self._results
 
     def _watch(self, watch: Watch, stopped: threading.Event) -> None:
+        if stopped.wait(BOARD_AFTER_S):
+            return
+        board = board_of(self._run)
         while not stopped.wait(_WATCH_EVERY_S):
             with suppress(RayError):
-                watch(ray.get(self._board.snapshots.remote(), timeout=_CLOSE_TIMEOUT_S))
+                watch(ray.get(board.snapshots.remote(), timeout=_CLOSE_TIMEOUT_S))
+        ray.kill(board)
 
     def _open_pools(self, stage: Stage) -> None:
-        opening: list[Any] = []
         for name, replicas in self._setup.replicas(stage).items():
             if name not in self._pools:
                 workers = [
@@ -118,8 +123,8 @@ class _Driver:
                     for one in replicas
                 ]
                 self._pools[name] = RemotePool(workers, self._index)
-                opening.extend(worker.actor.open.remote() for worker in workers)
-        self._opening = opening
+                for worker in workers:
+                    worker.actor.open.remote()
 
     def _run_stage(self, stage: Stage) -> None:
         rows = self._rows(stage)
@@ -129,7 +134,7 @@ class _Driver:
         setup = ConductorSetup(f"stage{stage.index}", stage, self._setup.parts, self._setup.leaves)
         references = rows.map_batches(
             ConductorUDF,
-            fn_constructor_args=(setup, pools, self._board),
+            fn_constructor_args=(setup, pools, self._run),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
@@ -140,7 +145,6 @@ class _Driver:
                 max_tasks_in_flight_per_actor=_BLOCKS_AT_ONCE,
             ),
         )
-        ray.get(self._opening)
         for made in references.iter_batches(batch_size=None, batch_format="pyarrow"):
             self._results.extend(results_of(cast("pa.Table", made)))
 
@@ -169,5 +173,3 @@ class _Driver:
             for worker in pool.workers:
                 with suppress(RayError):
                     ray.kill(worker.actor)
-        with suppress(RayError):
-            ray.kill(self._board)
