@@ -154,16 +154,16 @@ def _expanded(steps: dict[str, Step], edges: list[Edge]) -> tuple[dict[str, Step
 def _sound(steps: dict[str, Step], edges: list[Edge]) -> Graph:
     graph = Graph(steps, tuple(edges))
     problems = [*_shape_violations(graph)]
-    if not problems:
-        try:
-            order = graph.order
-        except CycleError as error:
-            path = " >> ".join(repr(name) for name in reversed(error.args[1]))
-            raise SpecError(violations=[Violation("edges", f"form a cycle: {path}; remove one edge")]) from None
-        flows: dict[str, Flow] = {}
-        for name in order:
-            flows[name] = _flow(graph, flows, name, problems)
-        graph = Graph(steps, graph.edges, flows)
+    try:
+        order = graph.order
+    except CycleError as error:
+        path = " >> ".join(repr(name) for name in reversed(error.args[1]))
+        problems.append(Violation("edges", f"form a cycle: {path}; remove one edge"))
+        order = []
+    flows: dict[str, Flow] = {}
+    for name in order:
+        flows[name] = _flow(graph, flows, name, problems)
+    graph = Graph(steps, graph.edges, flows)
     for name, step in steps.items():
         problems.extend(Violation(f"step {name!r}", problem) for problem in step.problems())
     if problems:
@@ -191,7 +191,7 @@ def _shape_violations(graph: Graph) -> list[Violation]:
 
 def _flow(graph: Graph, flows: dict[str, Flow], name: str, problems: list[Violation]) -> Flow:
     step, above = graph.steps[name], graph.predecessors[name]
-    before = flows[above[0]] if above else Flow(())
+    before = _flow_before(flows, step, above)
     where = f"step {name!r}"
     if above:
         problems.extend(_missing_columns(where, step, above[0], before.columns))
@@ -200,11 +200,18 @@ def _flow(graph: Graph, flows: dict[str, Flow], name: str, problems: list[Violat
     columns = step.columns_after(before.columns)
     if step.copies > 1 and columns is not None:
         columns = tuple(dict.fromkeys((*columns, "sample")))
-    if isinstance(step, Aggregate):
+    if isinstance(step, Aggregate) and above:
         return _aggregate_flow(graph, flows, name, problems)
     if step.shape is Shape.SCATTER or step.copies > 1:
         return Flow(columns, (*before.open_scatters, name))
     return Flow(columns, before.open_scatters)
+
+
+def _flow_before(flows: dict[str, Flow], step: Step, above: Sequence[str]) -> Flow:
+    """The rows that come to a step; their columns are unknown where its place is unsound."""
+    if not above:
+        return Flow(() if step.runs is Runs.SOURCE else None)
+    return flows[above[0]] if len(above) == 1 else Flow(None, flows[above[0]].open_scatters)
 
 
 def _missing_columns(where: str, step: Step, above: str, available: Columns) -> list[Violation]:
