@@ -87,13 +87,11 @@ def parse_spec(text: str, where: str) -> PipelineSpec:
     try:
         plain = _plain(text)
     except yaml.YAMLError as error:
-        said = " ".join(str(error).split())
-        raise SpecError(violations=[Violation(where, f"is neither YAML nor JSON: {said}")]) from None
+        raise SpecError(violations=[Violation(where, f"is neither YAML nor JSON: {_said(error)}")]) from None
     except (ValueError, RecursionError) as error:
-        raise SpecError(violations=[Violation(where, f"holds a value that cannot be read: {error}")]) from None
+        raise SpecError(violations=[Violation(where, f"holds what cannot be read: {error}")]) from None
     if not isinstance(plain, Mapping):
-        got = "nothing" if plain is None else f"a {type(plain).__name__}"
-        problem = f"holds {got}, not a mapping with the keys name, models and steps"
+        problem = f"holds {_kind(plain)}, not a mapping with the keys name, models and steps"
         raise SpecError(violations=[Violation(where, problem)])
     return spec_of(cast(Mapping[Any, Any], plain), where)
 
@@ -119,8 +117,7 @@ def spec_of(plain: Mapping[Any, Any], where: str) -> PipelineSpec:
 
 def _step_violations(number: int, step: Any) -> list[Violation]:
     if not isinstance(step, Mapping):
-        got = "nothing" if step is None else f"a {type(step).__name__}"
-        return [Violation(place(number, None), f"is {got}, not a mapping with the keys name and type")]
+        return [Violation(place(number, None), f"is {_kind(step)}, not a mapping with the keys name and type")]
     options = cast(Mapping[Any, Any], step)
     where = place(number, options.get("name"))
     if problems := _key_violations(options, where):
@@ -136,8 +133,30 @@ def _key_violations(plain: Mapping[Any, Any], where: str) -> list[Violation]:
     return [Violation(where, f"key {key!r} is no text; put it in quotes") for key in plain if not isinstance(key, str)]
 
 
+def _kind(value: Any) -> str:
+    """A value that is no mapping, in words."""
+    names = {type(None): "nothing", str: "text", bool: "yes or no", int: "a number", float: "a number", list: "a list"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def _said(error: yaml.YAMLError) -> str:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    said = ", ".join(text for text in (error.context, error.problem) if text)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {said}"
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which a key given twice is an error, not a silent loss."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # What PyYAML comes to for a value that its tag does not fit, such as `!!timestamp no`.
+            problem = f"{node.value!r} cannot be read as {node.tag.rpartition(':')[2]} ({error})"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -192,7 +211,7 @@ def read_setting(text: str) -> Setting:
         raise SpecError(violations=[Violation(where, "is not written step.option=value")])
     try:
         return Setting(step, path, yaml.load(value, Loader=_Loader), where)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, RecursionError):
         return Setting(step, path, value, where)
 
 

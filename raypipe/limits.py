@@ -16,6 +16,7 @@ from raypipe.errors import CallError, Retry
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 LONGEST_SLOW_DOWN_S = 900.0
+SHORTEST_SLOW_DOWN_S = 0.1
 
 
 class Limiter:
@@ -76,7 +77,8 @@ class Patience:
         if error.retry is Retry.SLOW_DOWN:
             self._slow_downs += 1
             pause = error.after_s if error.after_s is not None else _growing(self._slow_downs)
-            self._slowed_s += pause
+            # An endpoint that always asks for no time at all must not be asked forever.
+            self._slowed_s += max(pause, SHORTEST_SLOW_DOWN_S)
             return pause if self._slowed_s <= LONGEST_SLOW_DOWN_S else None
         self.tries += 1
         if self.tries >= self._max_tries:

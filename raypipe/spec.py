@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from raypipe.errors import SpecError, Violation, nearest
 
@@ -29,21 +31,25 @@ class Spec(BaseModel):
 
 def violations(error: ValidationError, where: str, known: Sequence[str] = ()) -> list[Violation]:
     """pydantic's errors as violations; a misspelt field is answered with the nearest of `known`."""
-    found: list[Violation] = []
-    for item in error.errors(include_url=False):
-        place = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            top_level = len(item["loc"]) == 1
-            hint = nearest(place, known) if top_level else ""
-            found.append(Violation(where, f"unknown option {place!r}{hint}"))
-        elif item["type"] == "missing":
-            found.append(Violation(where, f"option {place!r} is required"))
-        else:
-            said = item["msg"].removeprefix("Value error, ")
-            said = said[0].lower() + said[1:]
-            got = f", got {_short(item['input'])}"
-            found.append(Violation(where, f"option {place!r}: {said}{got}" if place else said))
-    return found
+    # A value that fits no form of a union has one error for each form.
+    forms = groupby(error.errors(include_url=False), key=lambda item: (item["loc"][:1], id(item["input"])))
+    return [Violation(where, _problem(list(items), known)) for _, items in forms]
+
+
+def _problem(items: Sequence[ErrorDetails], known: Sequence[str]) -> str:
+    item = items[0]
+    place = ".".join(str(part) for part in (item["loc"] if len(items) == 1 else item["loc"][:1]))
+    if item["type"] == "extra_forbidden":
+        return f"unknown option {place!r}{nearest(place, known) if len(item['loc']) == 1 else ''}"
+    if item["type"] == "missing":
+        return f"option {place!r} is required"
+    said = " or ".join(dict.fromkeys(_said(item) for item in items)) + f", got {_short(item['input'])}"
+    return f"option {place!r}: {said}" if place else said
+
+
+def _said(item: ErrorDetails) -> str:
+    said = item["msg"].removeprefix("Value error, ")
+    return said[0].lower() + said[1:]
 
 
 def _short(value: Any) -> str:

@@ -324,6 +324,9 @@ def imported(path: str) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         problem = f"nothing to import there ({error}); write package.module:name"
         raise SpecError(violations=[Violation(f"dotted path {path!r}", problem)]) from None
+    except (ArithmeticError, LookupError, NameError, OSError, RuntimeError, SyntaxError, TypeError) as error:
+        problem = f"cannot be imported ({type(error).__name__}: {error}); mend the module"
+        raise SpecError(violations=[Violation(f"dotted path {path!r}", problem)]) from None
     return found
 
 

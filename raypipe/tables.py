@@ -7,12 +7,15 @@ no value is dropped.
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime, time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -51,14 +54,66 @@ def array_of(values: Sequence[Any], type_name: str = "") -> pa.Array:
         if wanted is not None and not pa.types.is_string(wanted):
             return array_of(values)
         return pa.array([text_of(value) for value in values], pa.string())
-    return made if _is_writable(made.type) else pa.array([text_of(value) for value in values], pa.string())
+    if _is_writable(made.type) and not _is_bent(made.type, values):
+        return made
+    return pa.array([text_of(value) for value in values], pa.string())
+
+
+def _is_bent(kind: pa.DataType, values: Sequence[Any]) -> bool:
+    """Whether pyarrow bent values to fit a type: False becomes 0.0, a text bytes, and a date loses its time."""
+    if pa.types.is_floating(kind):
+        return any(value is True or value is False for value in values)
+    if pa.types.is_binary(kind):
+        return any(isinstance(value, str) for value in values)
+    if pa.types.is_date(kind):
+        return any(isinstance(value, datetime) for value in values)
+    if pa.types.is_list(kind):
+        inner = kind.value_type
+        return not _is_safe(inner) and any(_is_bent(inner, value) for value in values if value is not None)
+    if pa.types.is_struct(kind):
+        there = [value for value in values if value is not None]
+        return any(_is_bent(field.type, [value.get(field.name) for value in there]) for field in kind)
+    return False
+
+
+def _is_safe(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
 
 
 def text_of(value: Any) -> str | None:
-    """A value as text: `None` and texts as they are, everything else as JSON."""
-    if value is None or isinstance(value, str):
-        return value
-    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    """A value as text: `None` and texts as they are, everything else as JSON.
+
+    What JSON cannot say is said in words: NaN, other objects, the halves of a character (as their escapes).
+    """
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else _json(value)
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _json(value: Any) -> str:
+    # Not orjson: it has no integers beyond 64 bits and turns NaN into null.
+    write = partial(json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_in_words)
+    try:
+        return write(value)
+    except (TypeError, ValueError):
+        pass
+    try:
+        return write(_sayable(value))
+    except RecursionError:
+        return repr(value)
+
+
+def _sayable(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, str) else str(key): _sayable(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    return [_sayable(item) for item in value] if isinstance(value, list | tuple) else value  # pyright: ignore[reportUnknownVariableType]
+
+
+def _in_words(value: Any) -> str:
+    return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
 def _is_writable(kind: pa.DataType) -> bool:
@@ -70,7 +125,7 @@ def _is_writable(kind: pa.DataType) -> bool:
     return True
 
 
-def common_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
+def unified_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
     """The schema that rows of all `schemas` fit; columns in order of first appearance."""
     distinct = list(dict.fromkeys(schemas))
     if len(distinct) == 1:
@@ -82,11 +137,11 @@ def common_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
     fields: dict[str, pa.Field] = {}
     for schema in distinct:
         for field in schema:
-            fields[field.name] = _common_field(fields[field.name], field) if field.name in fields else field
+            fields[field.name] = _unified_field(fields[field.name], field) if field.name in fields else field
     return pa.schema(list(fields.values()))
 
 
-def _common_field(a: pa.Field, b: pa.Field) -> pa.Field:
+def _unified_field(a: pa.Field, b: pa.Field) -> pa.Field:
     try:
         return pa.unify_schemas([pa.schema([a]), pa.schema([b])], promote_options="permissive").field(0)
     except _ARROW_ERRORS:
@@ -112,7 +167,8 @@ def _conform_column(table: pa.Table, field: pa.Field) -> Any:
     try:
         return column.cast(field.type)
     except _ARROW_ERRORS:
-        return pa.array(column.to_pylist(), field.type)
+        # Integers that no float equals become the nearest one.
+        return column.cast(field.type, safe=False)
 
 
 def concat(tables: Sequence[pa.Table]) -> pa.Table:
@@ -122,7 +178,7 @@ def concat(tables: Sequence[pa.Table]) -> pa.Table:
     first = tables[0].schema
     if all(table.schema.equals(first) for table in tables[1:]):
         return pa.concat_tables(tables)
-    schema = common_schema([table.schema for table in tables])
+    schema = unified_schema([table.schema for table in tables])
     return pa.concat_tables([conform(table, schema) for table in tables])
 
 
@@ -171,7 +227,7 @@ def write_dataset(parts: Iterable[Path], folder: Path, empty: pa.Schema) -> int:
     """
     paths = list(parts)
     folder.mkdir(parents=True)
-    schema = _without_nulls(common_schema([pq.read_schema(path) for path in paths]) if paths else empty)
+    schema = _without_nulls(unified_schema([pq.read_schema(path) for path in paths]) if paths else empty)
     writer: pq.ParquetWriter | None = None
     in_file = rows = number = 0
     for table in _tables(paths, schema):

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# The machine may be busy: nothing is timed. Every run tries the same examples.
+settings.register_profile("plain", deadline=None, derandomize=True)
+settings.register_profile("thorough", deadline=None, max_examples=2000)
+settings.load_profile("plain")
 
 
 @pytest.fixture(scope="session")

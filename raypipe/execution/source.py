@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,12 +32,21 @@ def identified(source: Source, unit: Unit, number: int) -> Iterator[pa.Table]:
         named = table if source.identity is None else table.select(list(source.identity))
         ids: list[bytes] = []
         for row in named.to_pylist():
-            content = canonical_json({name: value for name, value in row.items() if value is not None})
+            content = canonical_json(_said(row))
             first = source_identity(content, unit.name, 0)
             occurrence = seen[first] = seen.get(first, -1) + 1
             ids.append(first if not occurrence else source_identity(content, unit.name, occurrence))
         yield _with_lineage(table, ids, range(position, position + len(ids)))
         position += len(ids)
+
+
+def _said(value: Any) -> Any:
+    """A value without its nulls: in a table, a row gets null fields from its neighbours."""
+    if isinstance(value, dict):
+        return {name: _said(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_said(item) for item in value]
+    return value
 
 
 def _with_lineage(table: pa.Table, ids: Sequence[bytes], positions: Sequence[int]) -> pa.Table:

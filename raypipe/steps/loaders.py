@@ -7,6 +7,7 @@ both load only when a file is touched.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 BATCH_ROWS = 4096
 _SAMPLED_FILES = 16
 """Files that are opened to learn the columns."""
+_COUNTED_FILES = 256
+_COUNTED_BYTES = 16 * 2**20
+"""Only so much is read for an estimate; rows of Parquet files are counted without reading them."""
 
 
 def _rows(value: Any) -> list[Mapping[str, Any]]:
@@ -53,6 +57,9 @@ class LoadDataFromDicts(Source):
 
     def columns(self) -> Columns:
         return tuple(name for name in dict.fromkeys(name for row in self.data for name in row) if name not in RESERVED)
+
+    def row_count(self) -> int | None:
+        return len(self.data)
 
     def read(self, unit: Unit) -> Iterator[pa.Table]:
         from raypipe.steps.tabulating import table_of
@@ -105,6 +112,16 @@ class LoadDataFromFiles(Source):
             return tuple(dict.fromkeys(name for location in locations for name in columns_of(location)))
         except InputError:
             return None
+
+    def row_count(self) -> int | None:
+        from raypipe.steps.reading import count_rows
+
+        units = self._all_units()
+        read = sum(os.path.getsize(unit.location) for unit in units if not unit.location.endswith(".parquet"))
+        if read > _COUNTED_BYTES or len(units) > _COUNTED_FILES:
+            return None
+        most = self.num_examples or sys.maxsize
+        return min(most, sum(count_rows(unit.location, most) for unit in units))
 
     def read(self, unit: Unit) -> Iterator[pa.Table]:
         from raypipe.steps.reading import read_tables

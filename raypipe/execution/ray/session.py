@@ -29,6 +29,8 @@ def session(address: str | None) -> Generator[None]:
 
     Raises InfrastructureError when Ray cannot be started or reached.
     """
+    if address:
+        _check_reachable(address)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     with _without_banner():

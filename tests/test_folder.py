@@ -1,0 +1,133 @@
+"""A run folder belongs to one run at a time, and what is not ours stays as it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from raypipe.errors import OutputError
+from raypipe.folder import RunFolder, write_whole
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from raypipe.folder import RunFolder
+with RunFolder(Path(sys.argv[1])).held():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def holder(path: Path) -> Generator[subprocess.Popen[str]]:
+    """Another process that holds the folder until it is told to let go."""
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".hidden", "data/part-0.parquet"])
+def test_a_foreign_folder_is_refused_and_left_untouched(tmp_path: Path, name: str) -> None:
+    theirs = tmp_path / name
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_text("precious")
+    with pytest.raises(OutputError, match="is not empty and holds no raypipe run; it is left as it is"):
+        with RunFolder(tmp_path).held():
+            pytest.fail("the folder was taken")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files == [theirs]
+    assert theirs.read_text() == "precious"
+
+
+def test_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("precious")
+    with pytest.raises(OutputError, match=r"is a file; name a folder with --out"), RunFolder(path).held():
+        pytest.fail("the file was taken")
+    assert path.read_text() == "precious"
+
+
+def test_an_empty_folder_and_an_earlier_run_are_taken(tmp_path: Path) -> None:
+    for _ in range(2):
+        with RunFolder(tmp_path).held():
+            (tmp_path / "manifest.json").write_text("{}")
+
+
+def test_a_held_folder_is_refused_naming_process_and_host(tmp_path: Path) -> None:
+    with holder(tmp_path) as process:
+        with pytest.raises(OutputError) as caught, RunFolder(tmp_path).held():
+            pytest.fail("the folder was taken")
+        assert f"is in use by process {process.pid} on {socket.gethostname()}; wait for it or stop it" in str(
+            caught.value
+        )
+
+
+def test_the_folder_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    with holder(tmp_path) as process:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(30)
+        with RunFolder(tmp_path).held():
+            said = (tmp_path / ".raypipe" / "lock").read_text()
+    assert said == f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def test_a_folder_is_free_again_after_its_run(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), RunFolder(tmp_path).held():
+        raise ZeroDivisionError
+    with RunFolder(tmp_path).held():
+        pass
+
+
+def test_starting_over_keeps_results_and_calls(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.held():
+        for name in ("data/leaf", "calls", ".raypipe/work/parts/old"):
+            (tmp_path / name).mkdir(parents=True)
+            (tmp_path / name / "file").write_text(name)
+        folder.start_over(forget_calls=False)
+        assert list(folder.work.rglob("*")) == [folder.parts]
+        assert (tmp_path / "data/leaf/file").exists()
+        assert (tmp_path / "calls/file").exists()
+        folder.start_over(forget_calls=True)
+        assert not (tmp_path / "calls").exists()
+
+
+def test_a_commit_replaces_what_stands_there(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.held():
+        for text in ("first", "second"):
+            folder.start_over(forget_calls=False)
+            (folder.work / "data").mkdir()
+            (folder.work / "data" / text).write_text(text)
+            folder.commit(["data"])
+            folder.clear()
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["second"]
+    assert not folder.work.exists()
+
+
+def test_the_owner_stands_for_the_place(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real").mkdir()
+    assert RunFolder(tmp_path / "real").owner == RunFolder(tmp_path / "link").owner
+    assert RunFolder(tmp_path / "real").owner != RunFolder(tmp_path / "other").owner
+
+
+def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    write_whole(path, b"old")
+    write_whole(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
