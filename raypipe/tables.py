@@ -48,19 +48,23 @@ def type_named(name: str) -> pa.DataType | None:
 def array_of(values: Sequence[Any], type_name: str = "") -> pa.Array:
     """Python values as an Arrow array, of the named type where they fit it."""
     wanted = type_named(type_name)
+    made = _fitting(values, wanted)
+    if made is None and wanted is not None and not pa.types.is_string(wanted):
+        made = _fitting(values, None)
+    return pa.array([text_of(value) for value in values], pa.string()) if made is None else made
+
+
+def _fitting(values: Sequence[Any], wanted: pa.DataType | None) -> pa.Array | None:
+    """The values under a type, by default the one that pyarrow finds; `None` where they do not fit one."""
     try:
         made = pa.array(values, wanted)
     except _ARROW_ERRORS:
-        if wanted is not None and not pa.types.is_string(wanted):
-            return array_of(values)
-        return pa.array([text_of(value) for value in values], pa.string())
-    if _is_writable(made.type) and not _is_bent(made.type, values):
-        return made
-    return pa.array([text_of(value) for value in values], pa.string())
+        return None
+    return made if _is_writable(made.type) and not _is_bent(made.type, values) else None
 
 
 def _is_bent(kind: pa.DataType, values: Sequence[Any]) -> bool:
-    """Whether pyarrow bent values to fit a type: False becomes 0.0, a text bytes, and a date loses its time."""
+    """Whether pyarrow bent values to fit a type: False becomes 0.0, a text bytes or a list, a date loses its time."""
     if pa.types.is_floating(kind):
         return any(value is True or value is False for value in values)
     if pa.types.is_binary(kind):
@@ -68,8 +72,10 @@ def _is_bent(kind: pa.DataType, values: Sequence[Any]) -> bool:
     if pa.types.is_date(kind):
         return any(isinstance(value, datetime) for value in values)
     if pa.types.is_list(kind):
-        inner = kind.value_type
-        return not _is_safe(inner) and any(_is_bent(inner, value) for value in values if value is not None)
+        inner, there = kind.value_type, [value for value in values if value is not None]
+        if any(isinstance(value, str | bytes | Mapping) for value in there):
+            return True
+        return not _is_safe(inner) and any(_is_bent(inner, value) for value in there)
     if pa.types.is_struct(kind):
         there = [value for value in values if value is not None]
         return any(_is_bent(field.type, [value.get(field.name) for value in there]) for field in kind)

@@ -5,6 +5,7 @@ I do not know how anything is done: each command makes one call of the public AP
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
@@ -89,14 +90,18 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
     with ReportedErrors():
         pipeline = _pipeline(spec, input, set, model, base_url, small=engine == "local")
         from raypipe.cli.progress import watching
-        from raypipe.cli.summary import summary
+        from raypipe.cli.summary import failed_rows, summary
         from raypipe.run import RunOptions
 
         folder = out or Path("out") / pipeline.name
         options = RunOptions(folder, calls, engine, address, fresh, max_failed_rows)
         with watching(pipeline.plan(), engine) as watch:
             result = pipeline.run_with(options, watch)
-        _print(summary(result))
+        first, *others = summary(result)
+        typer.secho(first, bold=True, color=_color())
+        _print(others)
+        if result.failed_rows:
+            typer.secho(failed_rows(result), fg=typer.colors.RED, color=_color())
     raise typer.Exit(result.exit_code)
 
 
@@ -180,6 +185,11 @@ def _pipeline(
     from raypipe.cli.specs import Wanted, pipeline_of
 
     return pipeline_of(Wanted(spec, input, settings or (), models or (), base_urls or ()))
+
+
+def _color() -> bool | None:
+    """Whether to colour; `None`: as the terminal can. https://no-color.org"""
+    return False if os.environ.get("NO_COLOR") else None
 
 
 def _print(lines: Iterable[str]) -> None:

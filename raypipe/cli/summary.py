@@ -14,7 +14,7 @@ from raypipe.results import Result
 
 
 def summary(result: Result) -> list[str]:
-    """Counts for each step, tokens and money, the datasets and how to load them, and what failed."""
+    """Time and money in the first line, then counts for each step, the datasets and how to load them."""
     manifest = result.manifest
     lines = [f"{manifest['pipeline']}: {_spent(manifest)}", ""]
     lines += step_table(manifest["steps"])
@@ -23,13 +23,18 @@ def summary(result: Result) -> list[str]:
         lines.append(f"{rows(dataset['rows'])} of {leaf!r} in {shown_path(result.path / dataset['path'])}/")
     for dataset in manifest["leaves"].values():
         lines.append(f"  {load_line(result.path / dataset['path'])}")
-    if result.failed_rows:
-        lines.append(f"{rows(result.failed_rows)} failed; why: raypipe failures {shown_path(result.path)}")
     return lines
 
 
+def failed_rows(result: Result) -> str:
+    """How many rows failed and where to learn why; empty when none did."""
+    if not result.failed_rows:
+        return ""
+    return f"{rows(result.failed_rows)} failed; why: raypipe failures {shown_path(result.path)}"
+
+
 def step_table(steps: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One line for each step. rows: in = done + failed + filtered; out is what the done ones became."""
+    """One line for each step: in = done + failed + filtered, and out is what the done rows became."""
     return columns([_step_cells(name, figures) for name, figures in steps.items()], left=["step"])
 
 

@@ -204,8 +204,11 @@ def filter_all(seed: Step) -> Expected:
 
 def filtered_family(seed: Step) -> Expected:
     """A family that lost members, or all of them, comes back."""
-    seed >> children("filtered_family.children") >> Filter("filtered_family.odd", keep="child % 2 == 1") >> Aggregate(
-        "filtered_family"
+    (
+        seed
+        >> children("filtered_family.children")
+        >> Filter("filtered_family.odd", keep="child % 2 == 1")
+        >> Aggregate("filtered_family")
     )
     rows = [row | {"child": [c for c in range(row["n"]) if c % 2 == 1]} for row in SMALL]
     return Expected({"filtered_family": rows})
