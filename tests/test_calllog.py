@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -193,10 +194,8 @@ def living(tmp_path: Path) -> Iterator[Any]:
 
     yield make
     for writer in made:
-        try:
+        with suppress(OSError):
             writer.close()
-        except OSError:
-            pass
 
 
 def test_a_living_writer_of_another_owner_is_left_alone(tmp_path: Path, living: Any) -> None:

@@ -44,9 +44,9 @@ def test_a_foreign_folder_is_refused_and_left_untouched(tmp_path: Path, name: st
     theirs = tmp_path / name
     theirs.parent.mkdir(exist_ok=True)
     theirs.write_text("precious")
-    with pytest.raises(OutputError, match="is not empty and holds no raypipe run; it is left as it is"):
-        with RunFolder(tmp_path).held():
-            pytest.fail("the folder was taken")
+    said = "is not empty and holds no raypipe run; it is left as it is"
+    with pytest.raises(OutputError, match=said), RunFolder(tmp_path).held():
+        pytest.fail("the folder was taken")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files == [theirs]
     assert theirs.read_text() == "precious"

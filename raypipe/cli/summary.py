@@ -63,7 +63,8 @@ def _spent(manifest: Mapping[str, Any]) -> str:
     models = list(manifest["models"].values())
     words = [duration(manifest["wall_s"])]
     if models:
-        words.append(f"{number(sum(model['calls_sent'] for model in models))} calls sent")
+        sent = sum(model["calls_sent"] for model in models)
+        words.append(f"{number(sent)} call{'s' * (sent != 1)} sent")
         cached = sum(model["calls_cached"] for model in models)
         words += [f"{number(cached)} answered from the log"] if cached else []
         words.append(total_cost([model["cost_usd"] for model in models]))

@@ -52,8 +52,10 @@ class Router:
         rows = rows.append_column(ATTEMPT, pa.array(np.zeros(rows.num_rows, np.int8)))
         count = Counts(rows_in=rows.num_rows, rows_done=rows.num_rows, rows_out=rows.num_rows)
         self._count(number, self._entry.name, count)
-        for name in self._opened_by(self._entry.name):
-            self._families[name].opened(rows, [1] * rows.num_rows)
+        opened = self._opened_by(self._entry.name)
+        for name in opened:
+            inner = sum(other in self._region(name) for other in opened if other != name)
+            self._families[name].opened(rows, [1 + inner] * rows.num_rows)
         self._emit(self._entry, rows)
         return number
 

@@ -1,143 +1,187 @@
-"""What is paid once is never paid again: kills, added rows, edited prompts and parsers."""
+"""No completed call is paid twice: whatever ends a run, the next one sends only what was never answered."""
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-import orjson
-import pyarrow as pa
+import psutil
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from raypipe.models import LLM
+from raypipe.chat import LLM
+from raypipe.errors import InfrastructureError
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
-from raypipe.steps import LoadDataFromDicts
-from raypipe.steps.tasks import TextGeneration
-from tests.loopback import Loopback, serve
+from raypipe.steps import LoadDataFromDicts, TextGeneration
+from tests.acceptance.chain import CONCURRENCY, answer, asked, chain, logged, parsed, topics
+from tests.books import Row, user_rows
+from tests.loopback import Behaviour, Loopback, serve
 
-ROWS = 1000
-STEPS = ("first", "second", "third")
-CONCURRENCY = 32
-KILLS = 3
-LAG_S = 0.5
-"""An answer given this shortly before a kill may not have been read and logged by then."""
-
-_MODEL = "model: {{uri: vllm-server/loopback, base_url: '{url}', concurrency: {concurrency}}}"
-_SPEC = """
-name: chain
-models: {{{model}}}
-steps:
-  - {{name: seed, type: LoadDataFromFiles, path: {rows}}}
-  - {{name: first, type: TextGeneration, llm: model, template: "first {{{{ n }}}}", output: a}}
-  - {{name: second, type: TextGeneration, llm: model, template: "second {{{{ n }}}} {{{{ a }}}}", output: b}}
-  - {{name: third, type: TextGeneration, llm: model, template: "third {{{{ n }}}} {{{{ b }}}}", output: c}}
-"""
+ROOT = Path(__file__).parents[2]
+MANY = 1000
+FEW = 40
 
 
-def _command(folder: Path, out: Path, url: str, engine: str) -> list[str]:
-    rows = folder / "rows.jsonl"
-    rows.write_bytes(b"".join(orjson.dumps({"n": number}) + b"\n" for number in range(ROWS)))
-    spec = folder / "chain.yaml"
-    spec.write_text(_SPEC.format(model=_MODEL.format(url=url, concurrency=CONCURRENCY), rows=rows))
-    start = "from raypipe.cli import main; main()"
-    return [sys.executable, "-c", start, "run", str(spec), "--out", str(out), "--engine", engine]
+def table(result: Result, leaf: str = "third") -> list[Row]:
+    return result[leaf].to_arrow().to_pylist()
 
 
-def _kill_after(command: list[str], server: Loopback, requests: int) -> float:
-    """Start the command and kill its whole process group once the server has seen so many requests; when that was."""
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def await_requests(server: Loopback, count: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 120
-    while len(server.requests) < requests and process.poll() is None and time.monotonic() < deadline:
+    while len(server.requests) < count:
+        assert process.poll() is None, f"the run ended with {process.poll()} after {len(server.requests)} requests"
+        assert time.monotonic() < deadline, f"only {len(server.requests)} requests came"
         time.sleep(0.002)
-    assert process.poll() is None, "the run ended before it could be killed"
-    at = time.monotonic()
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    return at
 
 
-@pytest.mark.timeout(280)
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
-def test_a_killed_run_sends_again_only_what_was_in_flight(engine: str, tmp_path: Path) -> None:
-    moments = sorted(random.Random(7).sample(range(100, len(STEPS) * ROWS - 200), KILLS))
-    with serve(latency_s=0.02, latency_sigma=0.8) as server:
-        command = _command(tmp_path, tmp_path / "out", server.base_url, engine)
-        kills = [_kill_after(command, server, moment) for moment in moments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
-        assert done.returncode == 0, done.stderr
-        answered_by: dict[str, float] = {}
-        again = 0
-        for logged in server.requests:
-            before = answered_by.get(logged.digest)
-            if before is not None:
-                again += 1
-                assert any(before > kill - LAG_S for kill in kills), "an answer from before every kill was paid again"
-            answered_by[logged.digest] = logged.ended if logged.is_answered else float("inf")
-        assert len(answered_by) == len(STEPS) * ROWS
-        assert again <= KILLS * CONCURRENCY
-        undisturbed = _command(tmp_path, tmp_path / "undisturbed", server.base_url, engine)
-        assert subprocess.run(undisturbed, capture_output=True, check=False, timeout=200).returncode == 0
-    assert _table(tmp_path / "out").equals(_table(tmp_path / "undisturbed"))
+def kill_after(count: int, server: Loopback, out: Path, engine: str) -> None:
+    """Start a run, kill all of it once the server has seen `count` requests, and wait until nothing is left."""
+    command = [sys.executable, "-m", "tests.acceptance.chain", "--url", server.base_url, "--out", str(out)]
+    process = subprocess.Popen(
+        [*command, "--engine", engine, "--rows", str(MANY)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    family: list[psutil.Process] = []
+    try:
+        await_requests(server, count, process)
+        family = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(60)
+        _, left = psutil.wait_procs(family, timeout=60)
+        for one in left:
+            one.kill()
+    assert not left, f"still there a minute after their driver's death: {[one.name() for one in left]}"
 
 
-def _table(out: Path) -> pa.Table:
-    return Result(out)["third"].to_arrow()
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    """The table of a run that nothing happens to."""
+    with serve(answer=answer) as server:
+        out = tmp_path_factory.mktemp("undisturbed") / "out"
+        return table(chain(server.base_url, topics(MANY)).run(out, engine="local"))
 
 
-Parse = str | Callable[[str], str]
+def test_killed_three_times(engine: Any, tmp_path: Path, undisturbed: list[Row]) -> None:
+    out, rng = tmp_path / "out", random.Random(engine)
+    at_risk = 0
+    with serve(answer=answer, latency_s=0.005) as server:
+        for number in range(3):
+            kill_after(rng.randrange(800 * number + 50, 800 * number + 800), server, out, engine)
+            known, seen = logged(out / "calls"), len(server.requests)
+            at_risk += len(set(asked(server)) - known)
+            assert len(known) >= seen - (number + 1) * CONCURRENCY
+        result = chain(server.base_url, topics(MANY)).run(out, engine=engine)
+        counts = Counter(asked(server))
+        assert not known & set(asked(server, since=seen))
+    assert len(counts) == 3 * MANY
+    assert sum(counts.values()) - len(counts) <= at_risk <= 3 * CONCURRENCY
+    assert table(result) == undisturbed
 
 
-def _upper(text: str) -> str:
-    return text.upper()
+@pytest.fixture(scope="module")
+def server() -> Iterator[Loopback]:
+    with serve(answer=answer) as server:
+        yield server
 
 
-def _run(server: Loopback, out: Path, engine: str, rows: int = 20, *, prompt: str = "last", parse: Parse = "text",
-         fresh: bool = False, calls: Path | None = None) -> tuple[Result, list[str]]:  # fmt: skip
-    """The result, and the prompts that the server saw for it."""
+@pytest.fixture(scope="module")
+def finished(engine: Any, server: Loopback, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / engine
+    chain(server.base_url, topics(FEW)).run(out, engine=engine)
+    return out
+
+
+@pytest.fixture
+def again(finished: Path, tmp_path: Path) -> Path:
+    """The folder of a finished run, a copy for each test."""
+    return shutil.copytree(finished, tmp_path / "out")
+
+
+def test_a_row_more_sends_its_own_calls(engine: Any, server: Loopback, again: Path) -> None:
     seen = len(server.requests)
-    model = LLM("vllm-server/loopback", base_url=server.base_url)
-    with Pipeline("resumed") as pipeline:
-        seed = LoadDataFromDicts([{"n": number // 2} for number in range(rows)])
-        first = TextGeneration("first", llm=model, template="first {{ n }}", output="a")
-        last = TextGeneration("last", llm=model, template=prompt + " {{ a }}", parse=parse, output="b")
-        seed >> first >> last
-    result = pipeline.run(out, engine=engine, fresh=fresh, calls=calls)  # type: ignore[arg-type]
-    return result, [logged.body["messages"][0]["content"] for logged in server.requests[seen:]]
+    result = chain(server.base_url, ["new", *topics(FEW)]).run(again, engine=engine)
+    assert len(asked(server, seen)) == len(set(asked(server, seen))) == 3
+    assert len(result["third"]) == FEW + 1
+    assert result.manifest["steps"]["third"]["calls_cached"] == FEW
 
 
-def test_one_more_row_costs_its_own_calls(engine: str, tmp_path: Path) -> None:
-    with serve() as server:
-        _, sent = _run(server, tmp_path / "out", engine, 20)
-        assert len(sent) == 40
-        result, sent = _run(server, tmp_path / "out", engine, 21)
-    assert [prompt.split()[0] for prompt in sent] == ["first", "last"]
-    assert sent[0] == "first 10"
-    assert len(result["last"]) == 21
+def test_an_edited_prompt_sends_the_calls_of_its_step(engine: Any, server: Loopback, again: Path) -> None:
+    seen = len(server.requests)
+    chain(server.base_url, topics(FEW), prompt="edited: {{ second }}").run(again, engine=engine)
+    prompts = [request.body["messages"][0]["content"] for request in server.requests[seen:]]
+    assert len(set(prompts)) == len(prompts) == FEW
+    assert all(prompt.startswith("edited: ") for prompt in prompts)
 
 
-def test_an_edited_prompt_costs_its_step_and_an_edited_parser_nothing(engine: str, tmp_path: Path) -> None:
-    with serve() as server:
-        before, _ = _run(server, tmp_path / "out", engine)
-        texts = before["last"].to_arrow().column("b").to_pylist()
-        _, sent = _run(server, tmp_path / "out", engine, prompt="edited")
-        assert [prompt.split()[0] for prompt in sent] == ["edited"] * 20
-        after, sent = _run(server, tmp_path / "out", engine, parse=_upper)
-        assert sent == []
-        assert after["last"].to_arrow().column("b").to_pylist() == [text.upper() for text in texts]
-        _, sent = _run(server, tmp_path / "out", engine, fresh=True)
-        assert len(sent) == 40
+def test_an_edited_parser_sends_nothing(engine: Any, server: Loopback, finished: Path, again: Path) -> None:
+    seen, before = len(server.requests), table(Result(finished))
+    result = chain(server.base_url, topics(FEW), parse=parsed).run(again, engine=engine)
+    assert len(server.requests) == seen
+    assert table(result) == [row | {"third": row["third"].upper()} for row in before]
 
 
-def test_a_shared_call_log_serves_another_folder(engine: str, tmp_path: Path) -> None:
-    with serve() as server:
-        first, _ = _run(server, tmp_path / "one", engine, calls=tmp_path / "calls")
-        second, sent = _run(server, tmp_path / "two", engine, calls=tmp_path / "calls")
-    assert sent == []
-    assert second["last"].to_arrow().equals(first["last"].to_arrow())
+def test_a_fresh_run_sends_everything(engine: Any, server: Loopback, finished: Path, again: Path) -> None:
+    seen = len(server.requests)
+    result = chain(server.base_url, topics(FEW)).run(again, engine=engine, fresh=True)
+    assert len(asked(server, seen)) == len(set(asked(server, seen))) == 3 * FEW
+    assert table(result) == table(Result(finished))
+
+
+def test_a_shared_call_log_serves_another_folder(engine: Any, server: Loopback, again: Path, tmp_path: Path) -> None:
+    seen = len(server.requests)
+    result = chain(server.base_url, topics(FEW)).run(tmp_path / "other", calls=again / "calls", engine=engine)
+    assert len(server.requests) == seen
+    assert table(result) == table(Result(again))
+    assert not (tmp_path / "other" / "calls").exists()
+
+
+def family(url: str) -> Pipeline:
+    """Three children of each of five rows, brought back together."""
+    llm = LLM("openai/loopback", base_url=url, concurrency=4)
+    with Pipeline("family") as pipeline:
+        names = TextGeneration("names", llm=llm, template="list: {{ topic }}", parse="lines", output="name").scatter()
+        about = TextGeneration("about", llm=llm, template="about {{ name }}", output="about").aggregate()
+        LoadDataFromDicts([{"topic": row} for row in topics(5)], name="seed") >> names >> about
+    return pipeline
+
+
+def listing(body: dict[str, Any]) -> str:
+    prompt = body["messages"][0]["content"]
+    return "\n".join(f"{answer(body)} {n}" for n in "abc") if prompt.startswith("list: ") else answer(body)
+
+
+@settings(max_examples=25)
+@given(k=st.integers(0, 20))
+def test_cut_after_any_call_and_resumed(tmp_path_factory: pytest.TempPathFactory, k: int) -> None:
+    """The same table, and every recorded call was sent once."""
+    folder = tmp_path_factory.mktemp("cut")
+    with serve(answer=listing) as server:
+        expected = user_rows(family(server.base_url).run(folder / "whole", engine="local")["about_aggregate"])
+    with serve(Behaviour(answer=listing, script=[*[200] * k, *[401] * 100])) as server:
+        pipeline = family(server.base_url)
+        # Rows that lack an answer end the run, or only themselves where they are few.
+        with suppress(InfrastructureError):
+            pipeline.run(folder / "cut", engine="local")
+        recorded, seen = logged(folder / "cut" / "calls"), len(server.requests)
+        assert len(recorded) == k
+        server.behaviour = Behaviour(answer=listing)
+        result = pipeline.run(folder / "cut", engine="local")
+        sent = [listing(request.body) for request in server.requests[seen:]]
+    assert user_rows(result["about_aggregate"]) == expected
+    assert not recorded & set(sent)
+    assert len(recorded) + len(sent) == 20

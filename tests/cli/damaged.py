@@ -31,7 +31,7 @@ SOUND: Plain = {
             "output": "part",
             "scatter": True,
         },
-        {"name": "essays", "type": "TextGeneration", "llm": "judge", "template": "Write on {{ part }}", "after": "parts"},
+        {"name": "essays", "type": "TextGeneration", "llm": "judge", "template": "On {{ part }}", "after": "parts"},
         {"name": "titles", "type": "TextGeneration", "llm": "judge", "template": "Name {{ part }}", "after": ["parts"]},
     ],
 }
@@ -104,7 +104,7 @@ def _same_name_twice(draw: DrawFn, spec: Plain) -> str:
 
 def _bad_type_of_step(draw: DrawFn, spec: Plain) -> str:
     step = spec["steps"][draw(st.integers(0, 3))]
-    bad = ["os:path", "os.path:join", "nowhere.at:All", "TextGenerator", "x:", ":x", ".", "..a", "a..b", "", "raypipe.step:Steps"]
+    bad = ["os:path", "os.path:join", "nowhere.at:All", "TextGenerator", "x:", ":x", ".", "..a", "a..b", ""]
     step["type"] = draw(st.one_of(st.sampled_from(bad), _NOT_TEXT, _WORDS))
     return repr(step["name"])
 
@@ -117,7 +117,8 @@ def _no_type_of_step(draw: DrawFn, spec: Plain) -> str:
 
 def _bad_after(draw: DrawFn, spec: Plain) -> str:
     step = spec["steps"][draw(_ASKING)]
-    step["after"] = draw(st.one_of(_WORDS, st.lists(_WORDS, min_size=1), st.integers(), st.lists(st.integers(), min_size=1)))
+    words, numbers = st.lists(_WORDS, min_size=1), st.lists(st.integers(), min_size=1)
+    step["after"] = draw(st.one_of(_WORDS, words, st.integers(), numbers))
     return repr(step["name"])
 
 
@@ -285,11 +286,10 @@ _ODD = [
     *(b"- " * 3000, b"[" * 3000, b'{"a":' * 3000, b"%YAML 9", b"---\na: 1\n---\nb: 2", b"2020-13-45", b"x: 2020-99-99"),
     *(b'{"name": "a", "name": "b"}', b'{"name": "a", "steps": [{"type": "b", "type": "c"}]}', b"&a {name: *a}"),
 ]
+_NO_MAPPING = st.one_of(st.none(), st.integers(), st.lists(st.integers()), st.text("ab", min_size=1), st.dates())
 _TEXTS: dict[str, SearchStrategy[tuple[bytes, str]]] = {
     "key twice": st.sampled_from(["name", "steps"]).map(lambda key: (f"{key}: x\n{_TEXT}".encode(), repr(key))),
-    "no mapping": st.one_of(st.none(), st.integers(), st.lists(st.integers()), st.text("ab", min_size=1), st.dates()).map(
-        lambda value: (yaml.safe_dump(value).encode(), "mapping")
-    ),
+    "no mapping": _NO_MAPPING.map(lambda value: (yaml.safe_dump(value).encode(), "mapping")),
     "garbage": st.binary(min_size=1).map(lambda content: (b"\xff\xfe\x00" + content, "bad.yaml")),
     "cut": st.integers(10, len(_TEXT) - 5).map(lambda place: (_TEXT[:place].encode() + b'\n"unclosed', "bad.yaml")),
     "odd": st.sampled_from(_ODD).map(lambda content: (content, "bad.yaml")),

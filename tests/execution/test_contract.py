@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from raypipe.errors import RaypipeError
 from raypipe.graph import Graph
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
@@ -28,13 +29,19 @@ class Runs:
     """Runs of scenarios, made when they are first asked for."""
 
     folder: Path
-    made: dict[str, Run] = field(default_factory=dict[str, Run])
+    made: dict[str, Run | Exception] = field(default_factory=dict[str, Any])
 
     def of(self, engine: Any, name: str) -> Run:
         key = "all of them" if engine == "ray" else name
         if key not in self.made:
-            self.made[key] = run(list(SCENARIOS) if engine == "ray" else [name], engine, self.folder / key)
-        return self.made[key]
+            try:
+                self.made[key] = run(list(SCENARIOS) if engine == "ray" else [name], engine, self.folder / key)
+            except RaypipeError as error:
+                self.made[key] = error
+        made = self.made[key]
+        if isinstance(made, Exception):
+            raise made
+        return made
 
 
 def run(names: Sequence[str], engine: Any, out: Path) -> Run:
@@ -97,8 +104,8 @@ def test_ray_gives_what_local_gives(name: str, runs: Runs) -> None:
         assert theirs.to_pylist() == ours.to_pylist()
     mine = [row for row in on_ray.failures.to_arrow().to_pylist() if row["step"] in graph.steps]
     assert sorted(mine, key=repr) == sorted(local.failures.to_arrow().to_pylist(), key=repr)
-    for name, counts in local.manifest["steps"].items():
-        assert on_ray.manifest["steps"][name] == counts
+    for step, counts in local.manifest["steps"].items():
+        assert on_ray.manifest["steps"][step] == counts
 
 
 def test_equal_rows_of_a_source_stay_separate_rows(engine: str, runs: Runs) -> None:

@@ -6,6 +6,18 @@ reads, carries batches to the conductors and groups between stages, and nothing 
 
 from __future__ import annotations
 
-from raypipe.execution.ray.driver import execute
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from raypipe.execution.batches import BatchResult
+    from raypipe.execution.setup import RunSetup, Watch
 
 __all__ = ["execute"]
+
+
+def execute(setup: RunSetup, watch: Watch) -> list[BatchResult]:
+    """Run all stages on the Ray that is up. Raises RaypipeError when the run cannot go on."""
+    # Ray reads its environment as it is imported, so `session` has to come first.
+    from raypipe.execution.ray.driver import execute as drive
+
+    return drive(setup, watch)

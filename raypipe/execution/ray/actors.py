@@ -158,10 +158,11 @@ class ConductorUDF:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         work: Future[list[BatchResult]] = asyncio.run_coroutine_threadsafe(self._run(block), self._loop)
-        try:
+        error = work.exception()
+        if error is None:
             made = [(result.to_json(), None) for result in work.result()]
-        except RaypipeError as error:
-            made = [(None, pickle.dumps(error))]
+        else:
+            made = [(None, pickle.dumps(_own(error)))]
         columns = list(zip(*made, strict=True)) or [(), ()]
         return pa.table({"result": pa.array(columns[0], pa.binary()), "error": pa.array(columns[1], pa.binary())})
 
@@ -171,6 +172,12 @@ class ConductorUDF:
             await self._conductor.room()
             running.append(asyncio.create_task(self._conductor.run_batch(rows)))
         return list(await asyncio.gather(*running))
+
+
+def _own(error: BaseException) -> RaypipeError:
+    if isinstance(error, RaypipeError):
+        return error
+    return InfrastructureError(f"the conductor broke: {type(error).__name__}: {error}")
 
 
 def results_of(made: pa.Table) -> list[BatchResult]:

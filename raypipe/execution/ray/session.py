@@ -16,7 +16,9 @@ _QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
+    # What workers and the raylet report would be printed to standard output, even with log_to_driver=False.
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
 }
 _BLOCK_BYTES = 16 << 20
 _CONNECT_TIMEOUT_S = 10.0
@@ -65,7 +67,7 @@ def _start(address: str | None) -> None:
     own: dict[str, Any] = {} if address else {"object_store_memory": _SMALL_STORE_BYTES, "include_dashboard": False}
     try:
         with _without_banner():
-            ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
+            ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **own)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         where = f"the cluster at {address!r}" if address else "Ray on this machine"
         raise InfrastructureError(f"{where} cannot be used: {error}") from None
@@ -88,7 +90,8 @@ def _settle_data_context() -> None:
     from ray.data.context import ShuffleStrategy
 
     for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        # What ends a run is raised and told by us; Ray would print its own traceback before.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     # A hash shuffle starts actors of its own: 14 s for a few rows and 35 s for 512,000 where this takes 3 and 24.
     context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED

@@ -1,0 +1,141 @@
+"""Each ending of a command has its exit code and says why in sentences, never with a traceback."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.cli.conftest import Command, tiny, written
+
+_BROKEN_SOURCE = """
+from raypipe.pipeline import Pipeline
+from raypipe.step import Source
+
+class Broken(Source):
+    def columns(self):
+        raise {error}
+
+with Pipeline("broken") as pipeline:
+    Broken("seed")
+"""
+
+
+def broken(folder: Path, error: str) -> Path:
+    path = folder / "broken.py"
+    path.write_text(_BROKEN_SOURCE.format(error=error))
+    return path
+
+
+def rejecting(folder: Path) -> Path:
+    """A file whose texts all fail."""
+    spec = tiny()
+    spec["models"]["refuser"] = {"uri": "offline/no", "options": {"reject_share": 1.0}}
+    spec["steps"][2]["llm"] = "refuser"
+    return written(folder / "rejecting.yaml", spec)
+
+
+def test_all_rows_end_in_0(command: Command, spec: Path):
+    result = command("run", spec, "--engine", "local", "--out", "here")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert pq.read_table(Path("here/data/texts")).column("generation").to_pylist() == ["fine"] * 6
+
+
+def test_the_run_folder_is_named_after_the_pipeline(command: Command, spec: Path):
+    assert command("run", spec, "--engine", "local").exit_code == 0
+    assert Path("out/tiny/manifest.json").is_file()
+
+
+def test_a_bad_pipeline_ends_in_1_with_all_violations(command: Command, tmp_path: Path):
+    plain = tiny()
+    plain["steps"][1]["pars"] = 1
+    plain["steps"][2]["template"] = "{{ part"
+    result = command("run", written(tmp_path / "bad.yaml", plain), "--engine", "local")
+    assert result.exit_code == 1
+    first, second = result.stderr.splitlines()
+    assert first.startswith("error: ")
+    assert "'pars' (did you mean 'parse'?)" in first
+    assert second.startswith("error: ")
+    assert "'texts'" in second
+
+
+def test_an_input_that_is_not_there_ends_in_1(command: Command, spec: Path):
+    result = command("run", spec, "--engine", "local", "--input", "topics.jsonl")
+    assert result.exit_code == 1
+    assert "topics.jsonl' is not there" in result.stderr
+
+
+def test_a_folder_of_somebody_else_ends_in_1(command: Command, spec: Path):
+    Path("here").mkdir()
+    Path("here/thesis.tex").touch()
+    result = command("run", spec, "--engine", "local", "--out", "here")
+    assert result.exit_code == 1
+    assert "is not empty and holds no raypipe run" in result.stderr
+    assert [path.name for path in Path("here").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["rum", "x.yaml"],
+        ["run", "x.yaml", "--engin", "local"],
+        ["run", "x.yaml", "--engine", "spark"],
+        ["run", "x.yaml", "--max-failed-rows", "-1"],
+        ["run", "x.yaml", "--engine", "local", "--address", "10.0.0.1:6379"],
+        ["dry-run", "x.yaml", "--rows", "0"],
+        ["run"],
+        [],
+    ],
+)
+def test_a_bad_command_line_ends_in_2(command: Command, arguments: list[str]):
+    result = command(*arguments)
+    assert result.exit_code == 2
+    assert "Usage: " in result.output
+
+
+def test_failed_rows_end_in_3_with_the_others_written(command: Command, tmp_path: Path):
+    arguments = ("run", rejecting(tmp_path), "--engine", "local", "--out", "here")
+    result = command(*arguments)
+    assert result.exit_code == 3
+    assert result.stdout.splitlines()[-1] == "6 rows failed; why: raypipe failures here"
+    assert pq.read_table(Path("here/data/texts")).num_rows == 0
+    assert command(*arguments, "--max-failed-rows", 5).exit_code == 3
+    assert command(*arguments, "--max-failed-rows", 6).exit_code == 0
+
+
+def test_ctrl_c_ends_in_4(command: Command, tmp_path: Path):
+    result = command("run", broken(tmp_path, "KeyboardInterrupt"), "--engine", "local")
+    assert result.exit_code == 4
+    assert result.stderr.startswith("error: stopped")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_cluster_that_is_not_there_ends_in_5(command: Command, spec: Path):
+    loaded = "ray" in sys.modules
+    result = command("run", spec, "--engine", "ray", "--address", "127.0.0.1:1")
+    assert result.exit_code == 5
+    assert result.stderr.startswith("error: no Ray cluster can be reached at '127.0.0.1:1'")
+    assert ("ray" in sys.modules) == loaded
+
+
+def test_what_nobody_expected_ends_in_70_in_one_sentence(command: Command, tmp_path: Path):
+    result = command("validate", broken(tmp_path, 'RuntimeError("no way\\nout")'))
+    assert result.exit_code == 70
+    assert result.stderr.count("\n") == 1
+    assert "please report it" in result.stderr
+    assert "(RuntimeError: no way out)" in result.stderr
+
+
+def test_a_traceback_shows_when_it_is_asked_for(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAYPIPE_DEBUG", "1")
+    result = command("validate", broken(tmp_path, 'RuntimeError("no way")'))
+    assert result.exit_code == 70
+    assert "Traceback" in result.stderr
+
+
+def test_the_version_is_printed(command: Command):
+    result = command("--version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("raypipe")
