@@ -2,8 +2,8 @@
 
     python -m benchmarks.cold_start
 
-`local` is compared with Python's own start (`python -c pass`), `ray` with the least that anything on Ray Data takes: a process
-that imports Ray, starts it, maps ten rows through a trivial function and shuts down. Pairs are run in turn.
+`local` is compared with Python's own start (`python -c pass`), `ray` with the least that anything on Ray Data takes: a
+process that imports Ray, starts it, maps ten rows through a trivial function and shuts down. Pairs are run in turn.
 """
 
 from __future__ import annotations

@@ -80,7 +80,8 @@ def _measure(server: Server, log: Path, folder: Path, rows: int, engine: str, re
     measured = max(ended for _, ended, _ in served.values()) - min(arrived for arrived, _, _ in served.values())
     ideal = _ideal_s(served, rows)
     busy = "  ".join(f"{_busy(served, step):.3f}" for step in range(STEPS))
-    print(f"{engine:6s}  {replicas:8d}  {rows:6d}  {ideal:7.2f}  {measured:10.2f}  {ideal / measured:5.3f}  {busy}", flush=True)
+    figures = f"{ideal:7.2f}  {measured:10.2f}  {ideal / measured:5.3f}  {busy}"
+    print(f"{engine:6s}  {replicas:8d}  {rows:6d}  {figures}", flush=True)
 
 
 def main() -> None:

@@ -17,16 +17,18 @@ import time
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 import orjson
 
+_TEXT = "A plausible answer. " * 10
 _ANSWER = orjson.dumps(
     {
         "id": "x",
         "object": "chat.completion",
         "model": "bench",
         "choices": [
-            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "A plausible answer. " * 10}}
+            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": _TEXT}}
         ],
         "usage": {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150},
     }
@@ -59,8 +61,8 @@ class _Connection(asyncio.Protocol):
         self._held += data
         while (end := self._held.find(b"\r\n\r\n")) >= 0:
             head = self._held[:end].lower()
-            at = head.find(b"content-length:")
-            size = int(head[at + 15 : (head.find(b"\r\n", at) if head.find(b"\r\n", at) > 0 else end)]) if at >= 0 else 0
+            named = head.partition(b"content-length:")[2].partition(b"\r\n")[0]
+            size = int(named) if named else 0
             if len(self._held) < end + 4 + size:
                 return
             body, self._held = self._held[end + 4 : end + 4 + size], self._held[end + 4 + size :]
@@ -88,8 +90,7 @@ async def _serve(mean_s: float, sigma: float, log: str | None) -> None:
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
         if log and lines is not None:
-            with open(log, "wb") as file:
-                file.writelines(lines)
+            Path(log).write_bytes(b"".join(lines))
             lines.clear()
         print("ok", flush=True)
 

@@ -11,7 +11,7 @@ import psutil
 
 
 class Tree:
-    """`with Tree() as tree: …` then `tree.cpu_s` (user + system, seconds) and `tree.peak_bytes` (proportional set size)."""
+    """`with Tree() as tree: …`, then `tree.cpu_s` (user + system, seconds) and `tree.peak_bytes` (unshared memory)."""
 
     def __init__(self, every_s: float = 0.2) -> None:
         self._every_s = every_s
@@ -43,7 +43,9 @@ class Tree:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._ended.set()
         self._thread.join()
         self._sample()

@@ -35,6 +35,7 @@ from raypipe.errors import OutputError
 HEADER = b"raypipe calls 1\n"
 _FRAME_BYTES = 8
 _KEY_BYTES = 16
+_SEGMENT = ".calls"
 _ROW_GROUP = 1024
 _CACHED_GROUPS = 16
 
@@ -121,14 +122,26 @@ class SegmentWriter:
 
 def read_segment(file: BinaryIO) -> Iterator[tuple[bytes, tuple[Any, ...]]]:
     """Key and fields of each whole frame, up to the first that is cut or damaged."""
+    for _, content in _frames(file):
+        yield content[:_KEY_BYTES], tuple(orjson.loads(content[_KEY_BYTES:]))
+
+
+def _frames(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Where each whole frame begins, and its content."""
     if file.read(len(HEADER)) != HEADER:
         return
-    while len(head := file.read(_FRAME_BYTES)) == _FRAME_BYTES:
-        size, crc = int.from_bytes(head[:4], "little"), int.from_bytes(head[4:], "little")
-        content = file.read(size)
-        if len(content) != size or zlib.crc32(content) != crc:
-            return
-        yield content[:_KEY_BYTES], tuple(orjson.loads(content[_KEY_BYTES:]))
+    offset = len(HEADER)
+    while (content := _frame(file)) is not None:
+        yield offset, content
+        offset += _FRAME_BYTES + len(content)
+
+
+def _frame(file: BinaryIO) -> bytes | None:
+    """The content of the frame that begins here; `None` where it is cut or damaged."""
+    head = file.read(_FRAME_BYTES)
+    size, crc = int.from_bytes(head[:4], "little"), int.from_bytes(head[4:], "little")
+    content = file.read(size) if len(head) == _FRAME_BYTES else b""
+    return content if content and len(content) == size and zlib.crc32(content) == crc else None
 
 
 def compact(folder: Path, owner: str, wait_s: float = 30.0) -> None:
@@ -202,8 +215,8 @@ def _as_table(rows: list[tuple[Any, ...]]) -> pa.Table:
 class CallIndex:
     """Where each known call stands. Arrays have one entry a call, sorted by `high`.
 
-    `high` and `low` are the two big-endian halves of the key (uint64), `file` the index in `files`
-    (uint16), `row` the row in that file (uint32).
+    `high` and `low` are the two big-endian halves of the key (uint64), `file` the index in `files` (uint16), `row` the
+    row in that file (uint32; where there are segments, which have no rows, their frames' offsets in bytes, uint64).
     """
 
     files: tuple[str, ...]
@@ -218,25 +231,38 @@ class CallIndex:
 
 def load_index(folder: Path, known: bool = True) -> CallIndex:
     """The index over all compacted calls in `folder`; an empty one unless `known`."""
-    files = tuple(str(path) for path in sorted(folder.glob("calls-*.parquet"))) if known else ()
-    keys: list[Any] = []
-    numbers: list[Any] = []
-    rows: list[Any] = []
-    for number, path in enumerate(files):
-        column = pq.ParquetFile(path).read(["key"]).column("key").combine_chunks()
-        buffer = column.buffers()[1]
-        assert buffer is not None
-        pairs = np.frombuffer(buffer, dtype=">u8", count=2 * len(column)).reshape(-1, 2)
-        keys.append(pairs.astype(np.uint64))
-        numbers.append(np.full(len(pairs), number, np.uint16))
-        rows.append(np.arange(len(pairs), dtype=np.uint32))
-    empty = [np.empty((0, 2), np.uint64)]
-    pairs = np.concatenate(keys or empty)
-    order = np.argsort(pairs[:, 0], kind="stable")
-    number = np.concatenate(numbers or [np.empty(0, np.uint16)])[order]
-    row = np.concatenate(rows or [np.empty(0, np.uint32)])[order]
-    high, low = np.ascontiguousarray(pairs[order, 0]), np.ascontiguousarray(pairs[order, 1])
-    return CallIndex(files, high, low, number, row)
+    return _index(sorted(folder.glob("calls-*.parquet")) if known else [])
+
+
+def index_with_segments(known: CallIndex, folder: Path, owner: str) -> CallIndex:
+    """`known` and all that the workers of `owner` have written since, whether they still live or not."""
+    segments = sorted(folder.glob(f"segment-{owner}-*.calls"), key=lambda path: path.stat().st_mtime)
+    return _index([*map(Path, known.files), *segments])
+
+
+def _index(paths: Sequence[Path]) -> CallIndex:
+    pairs, numbers, rows = [np.empty((0, 2), np.uint64)], [np.empty(0, np.uint16)], [np.empty(0, np.uint32)]
+    for number, path in enumerate(paths):
+        keys, places = _segment_keys(path) if path.suffix == _SEGMENT else _compacted_keys(path)
+        pairs.append(np.frombuffer(keys, dtype=">u8").reshape(-1, 2).astype(np.uint64))
+        numbers.append(np.full(len(places), number, np.uint16))
+        rows.append(places)
+    pair = np.concatenate(pairs)
+    order = np.argsort(pair[:, 0], kind="stable")
+    high, low = np.ascontiguousarray(pair[order, 0]), np.ascontiguousarray(pair[order, 1])
+    number, row = np.concatenate(numbers)[order], np.concatenate(rows)[order]
+    return CallIndex(tuple(map(str, paths)), high, low, number, row)
+
+
+def _compacted_keys(path: Path) -> tuple[Any, np.ndarray[Any, Any]]:
+    column = pq.ParquetFile(path).read(["key"]).column("key").combine_chunks()
+    return memoryview(column.buffers()[1])[: _KEY_BYTES * len(column)], np.arange(len(column), dtype=np.uint32)
+
+
+def _segment_keys(path: Path) -> tuple[Any, np.ndarray[Any, Any]]:
+    with path.open("rb") as file:
+        found = [(content[:_KEY_BYTES], offset) for offset, content in _frames(file)]
+    return b"".join(key for key, _ in found), np.array([offset for _, offset in found], np.uint64)
 
 
 class CallReader:
@@ -259,6 +285,14 @@ class CallReader:
         return None
 
     def _read(self, number: int, row: int) -> Completion:
+        path = self._index.files[number]
+        if path.endswith(_SEGMENT):
+            with open(path, "rb") as file:
+                file.seek(row)
+                content = _frame(file)
+            assert content is not None
+            text, finish, tokens_in, tokens_out, model = orjson.loads(content[_KEY_BYTES:])[4:9]
+            return Completion(text, finish, Usage(tokens_in, tokens_out), model)
         group, offset = divmod(row, _ROW_GROUP)
         columns = self._group(number, group)
         text, finish, tokens_in, tokens_out, model = (column[offset].as_py() for column in columns)

@@ -136,10 +136,6 @@ def unified_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
     distinct = list(dict.fromkeys(schemas))
     if len(distinct) == 1:
         return distinct[0]
-    try:
-        return pa.unify_schemas(distinct, promote_options="permissive")
-    except _ARROW_ERRORS:
-        pass
     fields: dict[str, pa.Field] = {}
     for schema in distinct:
         for field in schema:
@@ -148,10 +144,15 @@ def unified_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
 
 
 def _unified_field(a: pa.Field, b: pa.Field) -> pa.Field:
+    if a.equals(b):
+        return a
     try:
-        return pa.unify_schemas([pa.schema([a]), pa.schema([b])], promote_options="permissive").field(0)
+        united = pa.unify_schemas([pa.schema([a]), pa.schema([b])], promote_options="permissive").field(0)
     except _ARROW_ERRORS:
         return pa.field(a.name, pa.string())
+    if pa.types.is_binary(united.type) and (pa.types.is_string(a.type) or pa.types.is_string(b.type)):
+        return pa.field(a.name, pa.string())  # pyarrow would make bytes of texts
+    return united
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

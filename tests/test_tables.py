@@ -175,6 +175,12 @@ def test_integers_and_floats_of_several_parts_become_floats() -> None:
     assert concat(tables).column("x").to_pylist() == [float(2**53), 0.5]
 
 
+@pytest.mark.parametrize("values", [(["a"], [b"b"]), ([b"b"], ["a"])])
+def test_texts_stay_texts_beside_bytes(values: tuple[list[Any], list[Any]]) -> None:
+    found = concat([pa.table({"x": each}) for each in values]).column("x").to_pylist()
+    assert sorted(found) == ["\"b'b'\"", "a"]
+
+
 def test_types_have_names() -> None:
     assert type_named("list<list<int64>>") == pa.list_(pa.list_(pa.int64()))
     assert type_named("string") == pa.string()

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from raypipe.calllog import Asked, CallReader
 from raypipe.chat import Completion, Message, Model, Request, Schema
-from raypipe.errors import CallError, InfrastructureError, RowError
+from raypipe.errors import CallError, InfrastructureError, RaypipeError, RowError
 from raypipe.identity import call_key, canonical_json, digest
 from raypipe.limits import Limiter, Patience
 from raypipe.steps.structured import ask_structured
@@ -52,6 +52,8 @@ class Desk:
     limiter: Limiter
     max_tries: int
     total: Tally = field(default_factory=Tally)
+    on_the_way: dict[bytes, asyncio.Future[Completion]] = field(default_factory=lambda: {})
+    """Calls being made, by key: a row that is redone meanwhile takes their answer."""
     _hopeless: int = 0
     _last_success: float = float("-inf")
 
@@ -115,17 +117,31 @@ class RowCaller:
         self._asked[asked, sample] = ordinal + 1
         key = call_key(self._step, self._row, ordinal, sample, asked)
         found = desk.known.find(key)
+        if found is None and key in desk.on_the_way:
+            found = await asyncio.shield(desk.on_the_way[key])
         if found is not None:
             tally.cached += 1
             desk.total.cached += 1
             return found
+        return await self._sent(key, Asked(self._step, self._row, ordinal, sample), payload)
+
+    async def _sent(self, key: bytes, asked: Asked, payload: Mapping[str, Any]) -> Completion:
+        desk, tally = self._desk, self.tally
+        answer = desk.on_the_way[key] = asyncio.get_running_loop().create_future()
         began = time.monotonic()
-        completion = await self._answered(payload)
-        tally.input_tokens += completion.usage.input_tokens
-        tally.output_tokens += completion.usage.output_tokens
-        desk.total.input_tokens += completion.usage.input_tokens
-        desk.total.output_tokens += completion.usage.output_tokens
-        desk.log.append(key, Asked(self._step, self._row, ordinal, sample), completion, time.monotonic() - began)
+        try:
+            completion = await self._answered(payload)
+            desk.log.append(key, asked, completion, time.monotonic() - began)
+        except BaseException as error:
+            answer.set_exception(error if isinstance(error, RaypipeError) else CallError("the call was given up"))
+            answer.exception()
+            raise
+        finally:
+            del desk.on_the_way[key]
+        answer.set_result(completion)
+        for counts in (tally, desk.total):
+            counts.input_tokens += completion.usage.input_tokens
+            counts.output_tokens += completion.usage.output_tokens
         return completion
 
     async def _answered(self, payload: Mapping[str, Any]) -> Completion:

@@ -73,6 +73,7 @@ class Conductor:
         self._lanes: list[Lane] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
+        self._losses = 0
         self._fatal: RaypipeError | None = None
 
     def open(self) -> None:
@@ -126,7 +127,7 @@ class Conductor:
     async def _serve(self, pool: Pool, lane: Lane) -> None:
         exchanges: set[asyncio.Task[Reply]] = set()
         while self._fatal is None:
-            chunks = lane.outbox.fill()
+            chunks = lane.outbox.fill(self._losses)
             if chunks or not exchanges:
                 exchanges.add(asyncio.create_task(lane.worker.exchange(self._setup.name, chunks)))
             rung = asyncio.create_task(lane.bell.wait())
@@ -149,6 +150,7 @@ class Conductor:
 
     async def _replace(self, pool: Pool, lane: Lane, lost: ReplicaLostError) -> None:
         """Its unfinished rows go back to their queues; a row that lost two workers is a failure."""
+        self._losses += 1
         for step, rows in lane.outbox.take_back():
             attempts = pa.array([attempt + 1 for attempt in rows.column(ATTEMPT).to_pylist()], pa.int8())
             rows = rows.set_column(rows.column_names.index(ATTEMPT), ATTEMPT, attempts)

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from raypipe.execution.wire import Chunk, Worker
 from raypipe.plan import PlannedStep
-from raypipe.row import ROW_ID
+from raypipe.row import ATTEMPT, ROW_ID
 from raypipe.tables import concat
 
 LONG_QUEUE = 4096
@@ -108,22 +108,23 @@ class Outbox:
         self._ended_since = 0
         self._window = max(1, round(self._concurrency * _AHEAD))
 
-    def fill(self) -> list[Chunk]:
-        """What the worker should be sent now, the deepest step first."""
+    def fill(self, losses: int = 0) -> list[Chunk]:
+        """What the worker should be sent now, the deepest step first; `losses`: workers lost so far."""
         chunks: list[Chunk] = []
         for name, queue in self._queues.items():
             while self._rows < self._window and queue.rows and not self._is_congested(name):
                 rows = queue.take(min(self._window - self._rows, _LARGEST_CHUNK))
                 if rows is None:
                     break
-                chunks.append(self._hold(name, rows, queue.for_worker(rows)))
+                chunks.append(self._hold(name, rows, queue.for_worker(rows), losses))
         return chunks
 
-    def _hold(self, step: str, rows: pa.Table, sent: pa.Table) -> Chunk:
+    def _hold(self, step: str, rows: pa.Table, sent: pa.Table, losses: int) -> Chunk:
         number, self._next = self._next, self._next + 1
         self._held[number] = _Held(step, rows, np.ones(rows.num_rows, bool), rows.num_rows)
         self._rows += rows.num_rows
-        return Chunk(number, step, sent)
+        again = rows.column(ATTEMPT).to_numpy().any()
+        return Chunk(number, step, sent, losses if again else 0)
 
     def inputs(self, chunk: np.ndarray, index: np.ndarray) -> pa.Table:
         """The rows at these places, in this order; they stay held."""

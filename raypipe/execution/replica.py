@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raypipe.calllog import CallIndex, CallReader, SegmentWriter
+from raypipe.calllog import CallIndex, CallReader, SegmentWriter, index_with_segments
 from raypipe.chat import Caller, Model
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
 from raypipe.execution.caller import Desk, NoModel, RowCaller, Tally
@@ -23,7 +23,7 @@ from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, Results, Vital
 from raypipe.limits import Limiter
 from raypipe.models import open_model
 from raypipe.plan import Pool
-from raypipe.row import ROW_ID, Failure, Values
+from raypipe.row import RESERVED, ROW_ID, Failure, Values
 from raypipe.step import Output, Runs, Shape, Step
 
 _LONGEST_POLL_S = 5.0
@@ -118,6 +118,8 @@ class Replica:
         self._mailboxes: dict[str, _Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._fatal: RaypipeError | None = None
+        self._index = index
+        self._known_losses = 0
         self._threads = ThreadPoolExecutor(self.concurrency) if setup.pool.llm is None else None
         self._desk = self._open_desk(index, model) if setup.pool.llm is not None else None
 
@@ -162,7 +164,9 @@ class Replica:
         """
         mailbox = self._mailboxes.get(sender)
         if mailbox is None:
+            self._forget_predecessor(sender)
             mailbox = self._mailboxes[sender] = _Mailbox(self._steps)
+        self._look_back(max([self._known_losses, *(chunk.losses for chunk in chunks)]))
         for chunk in chunks:
             self._enqueue(sender, chunk)
         if not await mailbox.wait():
@@ -172,6 +176,22 @@ class Replica:
         if self._fatal is not None:
             raise self._fatal
         return Reply(mailbox.take(), self.vitals())
+
+    def _forget_predecessor(self, sender: str) -> None:
+        """A second conductor of one stage redoes what the first, which is gone, had here."""
+        stage = sender.partition("-")[0]
+        if not any(other.partition("-")[0] == stage for other in self._mailboxes):
+            return
+        for queue in self._queues.values():
+            queue.clear()
+        self._look_back(self._known_losses + 1)
+
+    def _look_back(self, losses: int) -> None:
+        """Rows are redone: what this run's workers have logged so far, lost ones too, is known from now on."""
+        if losses > self._known_losses and self._desk is not None:
+            self._known_losses = losses
+            index = index_with_segments(self._index, self._setup.calls, self._setup.owner)
+            self._desk.known = CallReader(index)
 
     def vitals(self) -> Vitals:
         if self._desk is None:
@@ -274,9 +294,15 @@ def _misfit(step: Step, output: Any) -> Failure | None:
     else:
         fits = isinstance(output, Mapping) or (output is None and step.shape is Shape.FILTER)
         promised = "a mapping of column names to values"
-    if fits:
-        return None
-    return Failure("output", f"the step returned {type(output).__name__}, not {promised}")
+    if not fits:
+        return Failure("output", f"the step returned {type(output).__name__}, not {promised}")
+    for row in output if rows else [output or {}]:
+        for name in row:
+            if type(name) is not str:
+                return Failure("output", f"the step returned the column {name!r}; column names are text")
+            if name in RESERVED:
+                return Failure("output", f"the step returned the column {name!r}, a name kept for lineage; rename it")
+    return None
 
 
 def _failure(error: Exception, tally: Tally) -> Failure:

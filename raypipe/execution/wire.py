@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from raypipe.execution.caller import Tally
 from raypipe.row import Failure, Values
-from raypipe.tables import array_of
+from raypipe.tables import array_of, text_of
 
 DONE, FAILED, FILTERED = 0, 1, 2
 
@@ -46,6 +46,8 @@ class Chunk:
     number: int
     step: str
     table: pa.Table
+    losses: int = 0
+    """How many workers had been lost when these rows were sent again; 0 for rows sent the first time."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Results:
         self._ended.append((*place, FILTERED, None, None, *_counts(tally)))
 
     def failed(self, place: tuple[int, int], failure: Failure, tally: Tally) -> None:
-        self._ended.append((*place, FAILED, failure.kind, failure.message, *_counts(tally)))
+        self._ended.append((*place, FAILED, failure.kind, text_of(failure.message), *_counts(tally)))
 
     def take(self, step: str) -> Answer:
         ended, places, made = self._ended, self._places, self._made

