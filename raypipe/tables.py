@@ -64,7 +64,9 @@ def _fitting(values: Sequence[Any], wanted: pa.DataType | None) -> pa.Array | No
 
 
 def _is_bent(kind: pa.DataType, values: Sequence[Any]) -> bool:
-    """Whether pyarrow bent values to fit a type: False becomes 0.0, a text bytes or a list, a date loses its time."""
+    """Whether pyarrow bent values to fit a type: 0.5 becomes 0, False 0.0, a text bytes or a list, times are cut."""
+    if pa.types.is_integer(kind):
+        return any(isinstance(value, float) and not value.is_integer() for value in values)
     if pa.types.is_floating(kind):
         return any(value is True or value is False for value in values)
     if pa.types.is_binary(kind):
@@ -83,7 +85,7 @@ def _is_bent(kind: pa.DataType, values: Sequence[Any]) -> bool:
 
 
 def _is_safe(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    return pa.types.is_string(kind) or pa.types.is_boolean(kind)
 
 
 def text_of(value: Any) -> str | None:

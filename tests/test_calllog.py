@@ -49,7 +49,7 @@ def write(folder: Path, entries: dict[bytes, str] | list[tuple[bytes, str]], own
 
 
 def segment(folder: Path) -> Path:
-    [path] = folder.glob("segment-*.calls")
+    [path] = (path for path in folder.glob("segment-*.calls") if path.stat().st_size > len(HEADER))
     return path
 
 

@@ -178,13 +178,15 @@ def _pipeline(
     *,
     small: bool = True,
 ) -> Pipeline:
-    if small:
-        from raypipe.cli.start import leave_pandas_out
+    from raypipe.cli.start import collect_from_here, leave_pandas_out
 
+    if small:
         leave_pandas_out()
     from raypipe.cli.specs import Wanted, pipeline_of
 
-    return pipeline_of(Wanted(spec, input, settings or (), models or (), base_urls or ()))
+    pipeline = pipeline_of(Wanted(spec, input, settings or (), models or (), base_urls or ()))
+    collect_from_here()
+    return pipeline
 
 
 def _color() -> bool | None:

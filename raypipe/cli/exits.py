@@ -45,7 +45,8 @@ def sentences(error: BaseException) -> Sequence[str]:
     if isinstance(error, KeyboardInterrupt):
         return ["stopped; what was completed is kept, run the same command again to go on"]
     said = _one_line(f"{type(error).__name__}: {error}")
-    return [f"raypipe broke down, which is a defect of its own; please report it with this line ({said})"]
+    hint = "unless it comes from code of your own, please report it; RAYPIPE_DEBUG=1 shows where it is"
+    return [f"what nobody expected ended the command ({said}); {hint}"]
 
 
 def exit_code(error: BaseException) -> int:

@@ -22,19 +22,21 @@ from raypipe.execution.setup import Watch
 from raypipe.plan import Plan
 from raypipe.step import Source
 
-_LINE_EVERY_S = 5.0
 _PATIENCE_S = 0.4
 _ODD = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 """What a view can meet in figures that make no sense, or on a terminal that went away."""
 
 
 @contextmanager
-def watching(plan: Plan, engine: str) -> Generator[Watch]:
-    """A callback that takes snapshots; they are shown until the block ends."""
+def watching(plan: Plan, engine: str, line_every_s: float = 5.0) -> Generator[Watch]:
+    """A callback that takes snapshots; they are shown until the block ends.
+
+    Without a terminal that is one line every `line_every_s` seconds, so that a short run prints none.
+    """
     figures = Figures(plan, _source_rows(plan))
     starts = "starting Ray…" if engine == "ray" else "starting…"
     with _error_stream() as stream, ExitStack() as shown:
-        views: list[AbstractContextManager[object]] = [_Lines(figures, starts, stream)]
+        views: list[AbstractContextManager[object]] = [_Lines(figures, starts, stream, line_every_s)]
         if _is_terminal(stream):
             views = [_table(figures, starts, stream)] if engine == "ray" else []
         for view in views:
@@ -65,27 +67,30 @@ def _source_rows(plan: Plan) -> dict[str, int]:
 def _error_stream() -> Generator[IO[str]]:
     try:
         stream = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding, errors="replace")
-    except (OSError, ValueError, AttributeError, io.UnsupportedOperation):
-        yield sys.stderr
+    except (OSError, ValueError, AttributeError):
+        yield sys.stderr or io.StringIO()
         return
     with suppress(OSError), stream:
         yield stream
 
 
 def _is_terminal(stream: IO[str]) -> bool:
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    with suppress(ValueError):
+        return stream.isatty() and os.environ.get("TERM") != "dumb"
+    return False
 
 
 # Without a terminal.
 
 
 class _Lines:
-    """A line every five seconds, so that a short run prints none."""
+    """A line now and then."""
 
-    def __init__(self, figures: Figures, starts: str, stream: IO[str]) -> None:
+    def __init__(self, figures: Figures, starts: str, stream: IO[str], every_s: float) -> None:
         self._figures = figures
         self._starts = starts
         self._stream = stream
+        self._every_s = every_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._print, name="progress", daemon=True)
 
@@ -97,7 +102,7 @@ class _Lines:
         self._thread.join(1.0)
 
     def _print(self) -> None:
-        while not self._ended.wait(_LINE_EVERY_S):
+        while not self._ended.wait(self._every_s):
             with suppress(*_ODD):
                 print(line(self._figures, self._starts), file=self._stream, flush=True)
 

@@ -27,7 +27,7 @@ _HOPELESS_STREAK = 3
 class Log(Protocol):
     """Where completions are written through."""
 
-    def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None: ...
+    async def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None: ...
 
 
 @dataclass
@@ -131,7 +131,7 @@ class RowCaller:
         began = time.monotonic()
         try:
             completion = await self._answered(payload)
-            desk.log.append(key, asked, completion, time.monotonic() - began)
+            await desk.log.append(key, asked, completion, time.monotonic() - began)
         except BaseException as error:
             answer.set_exception(error if isinstance(error, RaypipeError) else CallError("the call was given up"))
             answer.exception()

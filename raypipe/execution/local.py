@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import uvloop
 
-from raypipe.errors import InfrastructureError, RaypipeError
+from raypipe.errors import InfrastructureError
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import Conductor, ConductorSetup
 from raypipe.execution.replica import Replica
@@ -65,16 +66,15 @@ class _Run:
         self.error: BaseException | None = None
 
     def work(self) -> None:
-        try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._stages())
-        except asyncio.CancelledError:
-            self.error = InfrastructureError("the run was stopped")
-        except RaypipeError as error:
-            self.error = error
-        except BaseException as error:
-            self.error = error
-            raise
+        with ExitStack() as stack:
+            stack.push(self._note_end)
+            runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+            runner.run(self._stages())
+
+    def _note_end(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        """What ends the stages is raised where they are awaited; in this thread nobody hears it."""
+        self.error = InfrastructureError("the run was stopped") if isinstance(error, asyncio.CancelledError) else error
+        return True
 
     def stop(self) -> None:
         if self._loop is not None and self._task is not None:

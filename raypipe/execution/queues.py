@@ -23,7 +23,7 @@ LONG_QUEUE = 4096
 """Rows; a step does not work ahead while this many wait behind it."""
 _LARGEST_CHUNK = 1024
 _LARGEST_WINDOW = 16384
-_AHEAD = 1.5
+_AHEAD = 2.0
 
 
 class StepQueue:

@@ -19,6 +19,7 @@ from raypipe.calllog import CallIndex, CallReader, SegmentWriter, index_with_seg
 from raypipe.chat import Caller, Model
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
 from raypipe.execution.caller import Desk, NoModel, RowCaller, Tally
+from raypipe.execution.scribe import Scribe
 from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, Results, Vitals
 from raypipe.limits import Limiter
 from raypipe.models import open_model
@@ -27,7 +28,8 @@ from raypipe.row import RESERVED, ROW_ID, Failure, Values
 from raypipe.step import Output, Runs, Shape, Step
 
 _LONGEST_POLL_S = 5.0
-_SYNC_EVERY_S = 1.0
+_TASKS_A_PERMIT = 2
+"""Row coroutines for each call that may be in flight, so that one which waits for the log keeps no permit idle."""
 _MOST_ROWS_A_THREAD = 1024
 
 
@@ -117,6 +119,7 @@ class Replica:
         self._queues: dict[str, deque[_Item]] = {name: deque() for name in setup.steps}
         self._mailboxes: dict[str, _Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._most_tasks = self.concurrency * (1 if setup.pool.llm is None else _TASKS_A_PERMIT)
         self._fatal: RaypipeError | None = None
         self._index = index
         self._known_losses = 0
@@ -126,7 +129,7 @@ class Replica:
     def _open_desk(self, index: CallIndex, model: Model | None) -> Desk:
         llm = self._setup.pool.llm
         assert llm is not None
-        self._log = SegmentWriter(self._setup.calls, self._setup.owner)
+        self._log = Scribe(SegmentWriter(self._setup.calls, self._setup.owner))
         limiter = Limiter(self.concurrency)
         return Desk(model or open_model(llm), llm.label, self._log, CallReader(index), limiter, llm.max_tries)
 
@@ -136,7 +139,6 @@ class Replica:
             step.open()
         if self._desk is not None:
             await self._desk.model.open()
-            self._syncing = asyncio.create_task(self._sync())
 
     async def close(self) -> None:
         """Stop working; rows that have not ended are dropped, completions are logged."""
@@ -146,16 +148,10 @@ class Replica:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._desk is not None:
-            self._syncing.cancel()
             await self._desk.model.close()
             self._log.close()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def _sync(self) -> None:
-        while True:
-            await asyncio.sleep(_SYNC_EVERY_S)
-            await asyncio.to_thread(self._log.sync)
 
     async def exchange(self, sender: str, chunks: list[Chunk]) -> Reply:
         """Take new rows of `sender`; come back when some of its rows ended, at the latest after 5 s.
@@ -206,7 +202,7 @@ class Replica:
         rows = chunk.table.drop_columns([ROW_ID]).to_pylist() if chunk.table.num_columns > 1 else [{} for _ in ids]
         for index, (row_id, row) in enumerate(zip(ids, rows, strict=True)):
             queue.append(_Item(sender, (chunk.number, index), row_id, row))
-        for _ in range(min(len(ids), self.concurrency - len(self._tasks))):
+        for _ in range(min(len(ids), self._most_tasks - len(self._tasks))):
             task = asyncio.create_task(self._work())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -296,7 +292,8 @@ def _misfit(step: Step, output: Any) -> Failure | None:
         promised = "a mapping of column names to values"
     if not fits:
         return Failure("output", f"the step returned {type(output).__name__}, not {promised}")
-    for row in output if rows else [output or {}]:
+    made: Any = output if rows else [output or {}]
+    for row in made:
         for name in row:
             if type(name) is not str:
                 return Failure("output", f"the step returned the column {name!r}; column names are text")

@@ -23,6 +23,24 @@ with Pipeline("broken") as pipeline:
 """
 
 
+_BROKEN_READ = """
+import pyarrow as pa
+from raypipe.pipeline import Pipeline
+from raypipe.step import Source, Unit
+
+class Broken(Source):
+    def units(self):
+        return [Unit("")]
+
+    def read(self, unit):
+        yield pa.table({"a": [1]})
+        raise RuntimeError("no way out")
+
+with Pipeline("broken") as pipeline:
+    Broken("seed")
+"""
+
+
 def broken(folder: Path, error: str) -> Path:
     path = folder / "broken.py"
     path.write_text(_BROKEN_SOURCE.format(error=error))
@@ -125,6 +143,14 @@ def test_what_nobody_expected_ends_in_70_in_one_sentence(command: Command, tmp_p
     assert result.exit_code == 70
     assert result.stderr.count("\n") == 1
     assert "please report it" in result.stderr
+    assert "(RuntimeError: no way out)" in result.stderr
+
+
+def test_what_breaks_while_it_runs_is_told_once(command: Command, tmp_path: Path):
+    (tmp_path / "broken.py").write_text(_BROKEN_READ)
+    result = command("run", "broken.py", "--engine", "local")
+    assert result.exit_code == 70
+    assert result.output.count("\n") == 1
     assert "(RuntimeError: no way out)" in result.stderr
 
 

@@ -47,7 +47,8 @@ def test_a_small_run_loads_neither_ray_nor_pandas_nor_rich(tmp_path: Path):
 
 def test_help_loads_nothing_but_the_options(tmp_path: Path):
     code = _LOADED + "assert not {'pydantic', 'numpy', 'yaml'} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, timeout=60, check=True)
+    command = [sys.executable, "-c", code, "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr.strip() == ""
     assert "Exit codes:" in done.stdout
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from raypipe.chat import LLM
-from raypipe.cli import progress
 from raypipe.cli.figures import Figures, StepFigures
 from raypipe.cli.progress import line, watching
 from raypipe.execution.batches import Counts
@@ -84,7 +84,8 @@ def test_the_time_left_is_estimated_from_what_the_rows_became():
     figures.take([seen(seed=Counts(rows_in=10, rows_out=10))])
     assert figures.remaining_s() is None
     clock.now = 10.0
-    figures.take([seen(seed=Counts(rows_in=10, rows_out=10), parts=Counts(rows_in=5, rows_out=15), texts=Counts(rows_in=5))])
+    counts = {"parts": Counts(rows_in=5, rows_out=15), "texts": Counts(rows_in=5)}
+    figures.take([seen(seed=Counts(rows_in=10, rows_out=10), **counts)])
     # 5 of 10 rows and 5 of 30 texts are done in 10 s: 30 more calls at one a second.
     assert figures.remaining_s() == pytest.approx(30.0)
 
@@ -144,9 +145,8 @@ def test_a_closed_error_stream_breaks_nothing(monkeypatch: pytest.MonkeyPatch):
         watch([seen(parts=Counts(rows_in=1))])
 
 
-def test_without_a_terminal_a_line_is_written_now_and_then(monkeypatch: pytest.MonkeyPatch, capfd: Any):
-    monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.05)
-    with watching(planned(), "ray") as watch:
+def test_without_a_terminal_a_line_is_written_now_and_then(capfd: Any):
+    with watching(planned(), "ray", line_every_s=0.05) as watch:
         watch([seen(parts=Counts(rows_in=1))])
         _, written = wait_for(capfd)
     assert "parts 1 in, 0 out" in written
@@ -158,7 +158,7 @@ def wait_for(capfd: Any) -> tuple[str, str]:
         out, written = capfd.readouterr()
         if "parts" in written:
             return out, written
-        progress.threading.Event().wait(0.05)
+        time.sleep(0.05)
     return "", ""
 
 
@@ -169,10 +169,12 @@ def test_on_a_terminal_a_table_is_drawn_and_taken_away(monkeypatch: pytest.Monke
     with open(terminal, "w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
         with watching(planned(), "ray") as watch:
+            drawn = os.read(controller, 100_000).decode()
+            while "starting Ray" not in drawn:
+                drawn += os.read(controller, 100_000).decode()
             watch([seen({"offline/a:0": ASKING}, parts=Counts(rows_in=1, rows_failed=1))])
-        drawn = os.read(controller, 100_000).decode()
+        drawn += os.read(controller, 100_000).decode()
     os.close(controller)
-    assert "starting Ray" in drawn
     for word in ("parts", "texts", "failed", "in flight", "5/8", "tokens/s", "elapsed"):
         assert word in drawn
     assert drawn.rstrip().endswith("\x1b[2K")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -63,6 +63,9 @@ class Board:
         return list(self._snapshots.values())
 
 
+READ_ERROR = "~error"
+"""Column of a block that is no rows but an error of the input, pickled."""
+
 BOARD_AFTER_S = 2.0
 """A run that ends sooner has no board: the worker it lives in would be a tenth of such a run."""
 
@@ -84,8 +87,8 @@ def unwrapped(error: RayTaskError) -> RaypipeError:
     cause: Any = error.cause
     if isinstance(cause, RaypipeError):
         return type(cause).__reduce__(cause)[0](*cause.__reduce__()[1])
-    last = str(error).strip().splitlines()[-1]
-    return InfrastructureError(f"a worker broke: {last}")
+    said = str(cause.args[0] if getattr(cause, "args", ()) else cause).splitlines()
+    return InfrastructureError(f"a worker broke: {type(cause).__name__}: {said[0] if said else ''}")
 
 
 @dataclass
@@ -157,14 +160,15 @@ class ConductorUDF:
             await asyncio.sleep(_BOARD_EVERY_S)
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        if READ_ERROR in block.column_names:
+            return _output([(None, block.column(READ_ERROR).drop_null()[0].as_py())])
         work: Future[list[BatchResult]] = asyncio.run_coroutine_threadsafe(self._run(block), self._loop)
         error = work.exception()
         if error is None:
             made = [(result.to_json(), None) for result in work.result()]
         else:
             made = [(None, pickle.dumps(_own(error)))]
-        columns = list(zip(*made, strict=True)) or [(), ()]
-        return pa.table({"result": pa.array(columns[0], pa.binary()), "error": pa.array(columns[1], pa.binary())})
+        return _output(made)
 
     async def _run(self, block: pa.Table) -> list[BatchResult]:
         running: list[asyncio.Task[BatchResult]] = []
@@ -172,6 +176,11 @@ class ConductorUDF:
             await self._conductor.room()
             running.append(asyncio.create_task(self._conductor.run_batch(rows)))
         return list(await asyncio.gather(*running))
+
+
+def _output(made: Sequence[tuple[bytes | None, bytes | None]]) -> pa.Table:
+    results, errors = zip(*made, strict=True) if made else ((), ())
+    return pa.table({"result": pa.array(results, pa.binary()), "error": pa.array(errors, pa.binary())})
 
 
 def _own(error: BaseException) -> RaypipeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -16,12 +17,13 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayError, RayTaskError
 
-from raypipe.errors import InfrastructureError
+from raypipe.errors import InfrastructureError, RaypipeError
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import ConductorSetup
 from raypipe.execution.local import paths_for
 from raypipe.execution.ray.actors import (
     BOARD_AFTER_S,
+    READ_ERROR,
     ConductorUDF,
     RemotePool,
     RemoteWorker,
@@ -68,15 +70,18 @@ class Units(Datasource):
 
 
 class _Read:
-    """Reads some units; an error of the input is a block with one column that names it."""
+    """Reads some units; an error of the input is a row of its own, since Ray Data adds its words to what is raised."""
 
     def __init__(self, source: Source, units: Sequence[tuple[int, Unit]]) -> None:
         self._source = source
         self._units = units
 
     def __call__(self) -> Iterable[pa.Table]:
-        for number, unit in self._units:
-            yield from identified(self._source, unit, number)
+        try:
+            for number, unit in self._units:
+                yield from identified(self._source, unit, number)
+        except RaypipeError as error:
+            yield pa.table({READ_ERROR: [pickle.dumps(error)]})
 
 
 class _Driver:

@@ -97,13 +97,13 @@ def _united(one: list[Any], other: list[Any]) -> list[Any]:
     return [*one, *(item for item in other if item not in one)]
 
 
-def _common(one: list[Any], other: list[Any]) -> list[Any]:
+def _shared(one: list[Any], other: list[Any]) -> list[Any]:
     return [item for item in one if item in other]
 
 
-def _common_types(one: Any, other: Any) -> list[str]:
+def _shared_types(one: Any, other: Any) -> list[str]:
     first, second = types_of(one), types_of(other)
-    common = _common(first, second)
+    common = _shared(first, second)
     if "integer" not in common and "integer" in first + second and "number" in first + second:
         common.append("integer")
     return common
@@ -121,8 +121,8 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 _MERGE: dict[str, Callable[[Any, Any], Any]] = {
     "required": _united,
     "properties": _joined,
-    "enum": _common,
-    "type": _common_types,
+    "enum": _shared,
+    "type": _shared_types,
     **dict.fromkeys(("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"), max),
     **dict.fromkeys(("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"), min),
 }

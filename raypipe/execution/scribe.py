@@ -1,0 +1,84 @@
+"""I write completions to the call log in a thread of my own, so that a slow disk holds up no event loop.
+
+Whoever appends waits until its frame is written; frames that arrive meanwhile go in one write. Once a second what was
+written is brought to the disk by a second thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from queue import SimpleQueue
+
+from raypipe.calllog import Asked, SegmentWriter, frame_of
+from raypipe.chat import Completion
+from raypipe.errors import OutputError
+
+_SYNC_EVERY_S = 1.0
+_Waiting = tuple[bytes, asyncio.Future[None]]
+
+
+class Scribe:
+    """The log of one worker, for use inside one event loop."""
+
+    def __init__(self, writer: SegmentWriter) -> None:
+        self._writer = writer
+        self._frames: SimpleQueue[_Waiting | None] = SimpleQueue()
+        self._ended = threading.Event()
+        self._problem: OutputError | None = None
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._write, self._sync)]
+        for thread in self._threads:
+            thread.start()
+
+    async def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None:
+        """Write one completion through. Raises OutputError when the disk does not take it."""
+        written = asyncio.get_running_loop().create_future()
+        self._frames.put((frame_of(key, asked, completion, latency_s), written))
+        await written
+
+    def _write(self) -> None:
+        while (first := self._frames.get()) is not None:
+            waiting = [first]
+            is_last = False
+            while not self._frames.empty():
+                following = self._frames.get()
+                if following is None:
+                    is_last = True
+                    break
+                waiting.append(following)
+            self._write_together(waiting)
+            if is_last:
+                return
+
+    def _write_together(self, waiting: list[_Waiting]) -> None:
+        try:
+            self._writer.write(b"".join(frame for frame, _ in waiting))
+        except OutputError as error:
+            self._problem = error
+        loop = waiting[0][1].get_loop()
+        loop.call_soon_threadsafe(_tell, [written for _, written in waiting], self._problem)
+
+    def _sync(self) -> None:
+        while not self._ended.wait(_SYNC_EVERY_S):
+            try:
+                self._writer.sync()
+            except OutputError as error:
+                self._problem = error
+
+    def close(self) -> None:
+        """Write what waits, bring it to the disk, end the threads."""
+        self._frames.put(None)
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+        self._writer.close()
+
+
+def _tell(waiting: list[asyncio.Future[None]], problem: OutputError | None) -> None:
+    for written in waiting:
+        if written.done():
+            continue
+        if problem is None:
+            written.set_result(None)
+        else:
+            written.set_exception(problem)
