@@ -90,9 +90,13 @@ async def _serve(mean_s: float, sigma: float, log: str | None) -> None:
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
         if log and lines is not None:
-            Path(log).write_bytes(b"".join(lines))
+            await asyncio.to_thread(_write, log, lines)
             lines.clear()
         print("ok", flush=True)
+
+
+def _write(log: str, lines: list[bytes]) -> None:
+    Path(log).write_bytes(b"".join(lines))
 
 
 class Server:

@@ -22,6 +22,7 @@ from raypipe.calllog import (
     CallReader,
     SegmentWriter,
     compact,
+    index_with_segments,
     load_index,
     read_segment,
 )
@@ -200,9 +201,10 @@ def living(tmp_path: Path) -> Iterator[Any]:
 
 def test_a_living_writer_of_another_owner_is_left_alone(tmp_path: Path, living: Any) -> None:
     living("ffffffffffff")
+    theirs = set(tmp_path.iterdir())
     write(tmp_path, {key(2): "ended"}, owner="eeeeeeeeeeee")
     compact(tmp_path, OWNER)
-    assert len(list(tmp_path.glob("segment-ffffffffffff-*"))) == 1
+    assert set(tmp_path.glob("segment-*")) == theirs
     reader = CallReader(load_index(tmp_path))
     assert reader.find(key(2)) == completion("ended")
     assert reader.find(key(1)) is None
@@ -220,10 +222,28 @@ def test_a_living_writer_of_the_same_owner_is_waited_for(tmp_path: Path, living:
 def test_a_writer_of_the_same_owner_that_does_not_end_is_reported(tmp_path: Path, living: Any) -> None:
     living(OWNER)
     write(tmp_path, {key(2): "ended"})
+    before = set(tmp_path.iterdir())
     with pytest.raises(OutputError, match="a worker of an earlier run still writes to it"):
         compact(tmp_path, OWNER, wait_s=0.2)
-    assert len(list(tmp_path.glob("segment-*"))) == 2
-    assert list(tmp_path.glob("calls-*")) == []
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_what_a_living_writer_has_written_can_be_looked_up(tmp_path: Path, living: Any) -> None:
+    write(tmp_path, {key(0): "compacted"})
+    compact(tmp_path, OWNER)
+    writer = living(OWNER)
+    for number in range(2, 6):
+        writer.sync()
+        writer.append(key(number), Asked("step", b"r" * 16, 0, 0), completion(f"text {number}"), 0.1)
+    reader = CallReader(index_with_segments(load_index(tmp_path), tmp_path, OWNER))
+    assert reader.find(key(0)) == completion("compacted")
+    assert reader.find(key(1)) == completion("alive")
+    assert [reader.find(key(number)) for number in range(2, 6)] == [completion(f"text {n}") for n in range(2, 6)]
+    others = CallReader(index_with_segments(load_index(tmp_path), tmp_path, "ffffffffffff"))
+    assert others.find(key(1)) is None
+    writer.close()
+    compact(tmp_path, OWNER)
+    assert len(load_index(tmp_path)) == 6
 
 
 def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
