@@ -155,9 +155,12 @@ def test_a_shared_call_log_serves_another_folder(engine: Any, server: Loopback, 
     assert not (tmp_path / "other" / "calls").exists()
 
 
+IN_FLIGHT = 4
+
+
 def family(url: str) -> Pipeline:
     """Three children of each of five rows, brought back together."""
-    llm = LLM("openai/loopback", base_url=url, concurrency=4)
+    llm = LLM("openai/loopback", base_url=url, concurrency=IN_FLIGHT)
     with Pipeline("family") as pipeline:
         names = TextGeneration("names", llm=llm, template="list: {{ topic }}", parse="lines", output="name").scatter()
         about = TextGeneration("about", llm=llm, template="about {{ name }}", output="about").aggregate()
@@ -189,7 +192,9 @@ def test_cut_after_any_call_and_resumed(tmp_path_factory: pytest.TempPathFactory
         sent = [listing(request.body) for request in server.requests[seen:]]
     assert user_rows(result["about_aggregate"]) == expected
     assert not recorded & set(sent)
-    assert len(recorded) + len(sent) == 20
+    # A call that was on its way when the run ended may reach the server after it.
+    assert len(recorded | set(sent)) == 20
+    assert len(sent) - len(set(sent)) <= IN_FLIGHT
 
 
 PAUSE_S = 0.0

@@ -158,24 +158,15 @@ def everything(seed: Step) -> Expected:
 
 
 def groups(seed: Step) -> Expected:
-    """Null is a key like any other."""
-    keep = KeepColumns("groups.keep", columns=["kind", "note", "child"])
-    seed >> children("groups.children") >> keep >> Aggregate("groups", by=["kind", "note"])
+    """Null is a key like any other, and rows of a group go on like those of a source."""
+    gather = Aggregate("groups.groups", by=["note", "n"])
+    keep = KeepColumns("groups.keep", columns=["id", "note", "n"])
+    seed >> keep >> gather >> children("groups.children") >> Aggregate("groups")
     found: dict[Any, list[int]] = {}
-    for row in rows_with_children():
-        found.setdefault((row["kind"], row["note"]), []).append(row["child"])
-    return Expected({"groups": [{"kind": k, "note": n, "child": numbers} for (k, n), numbers in found.items()]})
-
-
-def groups_go_on(seed: Step) -> Expected:
-    """Rows of a group are a source like any other."""
-    keep = KeepColumns("groups_go_on.keep", columns=["n", "id"])
-    gather = Aggregate("groups_go_on.groups", by=["n"])
-    seed >> keep >> gather >> children("groups_go_on.children") >> Aggregate("groups_go_on")
-    rows = [
-        {"n": n, "id": [row["id"] for row in SMALL if row["n"] == n], "child": list(range(n))} for n in (0, 1, 2, 3)
-    ]
-    return Expected({"groups_go_on": rows})
+    for row in SMALL:
+        found.setdefault((row["note"], row["n"]), []).append(row["id"])
+    rows = [{"note": note, "n": n, "id": ids, "child": list(range(n))} for (note, n), ids in found.items()]
+    return Expected({"groups": rows})
 
 
 def broadcast(seed: Step) -> Expected:
@@ -261,6 +252,15 @@ def one_pool(seed: Step) -> Expected:
     return Expected({"one_pool.two": [row | {"one": WORDS[row["kind"]], "two": WORDS[row["kind"]]} for row in SMALL]})
 
 
+def several_workers(seed: Step) -> Expected:
+    """Members of one family are with different workers of one pool."""
+    llm = LLM("offline/stand-in", replicas=2, concurrency=2, options=dict(CALM.options))
+    ask = TextGeneration("workers.ask", llm=llm, template="kind {{ kind }} {{ child }}", output="word")
+    seed >> children("workers.children") >> ask >> Aggregate("workers")
+    rows = [row | {"child": list(range(row["n"])), "word": [WORDS[row["kind"]]] * row["n"]} for row in SMALL]
+    return Expected({"workers": rows})
+
+
 def asks_twice(seed: Step) -> Expected:
     seed >> twice("asks_twice", llm=CALM)
     rows = [row | {"first": WORDS[row["kind"]], "second": WORDS[row["kind"]]} for row in SMALL]
@@ -298,7 +298,6 @@ BEHIND_SMALL: dict[str, Scenario] = {
         whole_rows,
         everything,
         groups,
-        groups_go_on,
         broadcast,
         broadcast_of_many,
         filter_some,
@@ -310,6 +309,7 @@ BEHIND_SMALL: dict[str, Scenario] = {
         fork,
         fork_in_family,
         one_pool,
+        several_workers,
         asks_twice,
         ragged_columns,
         any_column_name,
@@ -359,7 +359,7 @@ class NoRows(Source):
 
 
 class ManyUnits(Source):
-    """More parts than Ray has readers for."""
+    """More parts than Ray has readers for on most machines."""
 
     def units(self) -> list[Unit]:
         return [Unit(f"unit {number}", str(number)) for number in range(70)]

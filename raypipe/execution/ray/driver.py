@@ -41,7 +41,8 @@ from raypipe.step import Aggregate, Source, Unit
 _WATCH_EVERY_S = 0.5
 _CLOSE_TIMEOUT_S = 10.0
 _BLOCKS_AT_ONCE = 4
-_MOST_READERS = 64
+_READERS_PER_CPU = 4
+"""A reader has one unit after the other: more readers even out units of different sizes, but each is a task."""
 
 
 def execute(setup: RunSetup, watch: Watch) -> list[BatchResult]:
@@ -53,18 +54,18 @@ def execute(setup: RunSetup, watch: Watch) -> list[BatchResult]:
 class Units(Datasource):
     """The units of a source for Ray Data to read, each in order and by one task."""
 
-    def __init__(self, source: Source, units: Sequence[Unit]) -> None:
+    def __init__(self, source: Source, units: Sequence[Unit], readers: int) -> None:
         super().__init__()
         self._source = source
+        self._readers = readers
         self._units = list(enumerate(units))
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
 
     def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
-        readers = max(1, min(len(self._units), _MOST_READERS))
         nothing = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        borders = [len(self._units) * reader // readers for reader in range(readers + 1)]
+        borders = [len(self._units) * reader // self._readers for reader in range(self._readers + 1)]
         shares = [self._units[start:end] for start, end in pairwise(borders)]
         return [ReadTask(_Read(self._source, share), nothing) for share in shares]
 
@@ -157,15 +158,20 @@ class _Driver:
         entry = stage.steps[stage.entry].step
         if isinstance(entry, Source):
             units = entry.units()
-            return ray.data.read_datasource(Units(entry, units), override_num_blocks=len(units)) if units else None
+            if not units:
+                return None
+            readers = min(len(units), _READERS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1))))
+            return ray.data.read_datasource(Units(entry, units, readers), override_num_blocks=readers)
         assert isinstance(entry, Aggregate)
         paths = paths_for(inbox(stage.entry), self._results)
         if not paths:
             return None
         keys = list(entry.by) if isinstance(entry.by, list) else None
         name = stage.entry
-        groups = ray.data.read_parquet(paths).groupby(keys).map_groups(
-            lambda rows: group_of(rows, name, entry), batch_format="pyarrow"
+        groups = (
+            ray.data.read_parquet(paths)
+            .groupby(keys)
+            .map_groups(lambda rows: group_of(rows, name, entry), batch_format="pyarrow")
         )
         return groups.sort("_position") if keys else groups
 
