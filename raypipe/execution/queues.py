@@ -24,6 +24,10 @@ LONG_QUEUE = 4096
 _LARGEST_CHUNK = 1024
 _LARGEST_WINDOW = 16384
 _AHEAD = 2.0
+_WELL_FED = 1.25
+"""Rows for each call in flight with which a worker can wait for a larger chunk: many small ones cost more."""
+_WORTH_SENDING = 1 / 8
+"""Share of the window that makes such a chunk."""
 
 
 class StepQueue:
@@ -111,6 +115,8 @@ class Outbox:
     def fill(self, losses: int = 0) -> list[Chunk]:
         """What the worker should be sent now, the deepest step first; `losses`: workers lost so far."""
         chunks: list[Chunk] = []
+        if self._rows > self._concurrency * _WELL_FED and self._window - self._rows < self._window * _WORTH_SENDING:
+            return chunks
         for name, queue in self._queues.items():
             while self._rows < self._window and queue.rows and not self._is_congested(name):
                 rows = queue.take(min(self._window - self._rows, _LARGEST_CHUNK))

@@ -36,7 +36,7 @@ ENDED = pa.schema(
 
 PLACES = pa.schema([("chunk", pa.int32()), ("index", pa.int32()), ("child", pa.int32())])
 
-FLUSH_S = 0.025
+FLUSH_S = 0.05
 
 
 @dataclass(frozen=True)

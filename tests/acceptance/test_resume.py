@@ -48,6 +48,22 @@ def await_requests(server: Loopback, count: int, process: subprocess.Popen[bytes
         time.sleep(0.002)
 
 
+def is_working(process: psutil.Process) -> bool:
+    """A zombie only waits for whoever inherited it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def await_end(family: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that still work after a minute."""
+    deadline = time.monotonic() + 60
+    while (left := [one for one in family if is_working(one)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
 def kill_after(count: int, server: Loopback, out: Path, engine: str) -> None:
     """Start a run, kill its whole group after `count` requests, and wait until nothing of it is left.
 
@@ -68,10 +84,10 @@ def kill_after(count: int, server: Loopback, out: Path, engine: str) -> None:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(60)
-        _, left = psutil.wait_procs(family, timeout=60)
+        left = await_end(family)
         for one in left:
             one.kill()
-    assert not left, f"still there a minute after their driver's death: {[one.name() for one in left]}"
+    assert not left, f"still there a minute after their driver's death: {left}"
 
 
 @pytest.fixture(scope="module")
