@@ -53,6 +53,13 @@ class LLM(Spec):
     connect_timeout_s: float = Field(default=10.0, gt=0)
     max_tries: int = Field(default=5, gt=0)
     """Most times one call is sent when it fails in a way that may pass."""
+    price: tuple[float, float] | None = None
+    """US dollars for a million input tokens and a million output tokens; by default from genai-prices."""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    """What the endpoint allows for the key, over all replicas; by default found out."""
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    input_tokens_per_minute: float | None = Field(default=None, gt=0)
+    output_tokens_per_minute: float | None = Field(default=None, gt=0)
 
     def __init__(self, uri: str = "", /, **fields: Any) -> None:
         super().__init__(**({"uri": uri} | fields if uri else fields))
@@ -108,6 +115,44 @@ class Completion:
     model: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """Rates that an endpoint allows, each for a minute; `None` where none is known."""
+
+    requests: float | None = None
+    tokens: float | None = None
+    input_tokens: float | None = None
+    output_tokens: float | None = None
+
+    @property
+    def counts_tokens(self) -> bool:
+        return (self.tokens, self.input_tokens, self.output_tokens) != (None, None, None)
+
+    def over(self, other: Quota) -> Quota:
+        """These rates, and those of `other` where none is known here."""
+        return Quota(
+            _first(self.requests, other.requests),
+            _first(self.tokens, other.tokens),
+            _first(self.input_tokens, other.input_tokens),
+            _first(self.output_tokens, other.output_tokens),
+        )
+
+
+def _first(one: float | None, other: float | None) -> float | None:
+    return other if one is None else one
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """An endpoint with one key, and what is known of its limits."""
+
+    endpoint: str = ""
+    """Tells endpoints and keys apart; empty for a model that has no endpoint."""
+    refuses: bool = False
+    """Whether it answers 429 to more than it takes, where a server of one's own would queue."""
+    quota: Quota = Quota()
+
+
 class Model(Protocol):
     """Answers one request. Made and used inside one event loop of one process."""
 
@@ -117,6 +162,10 @@ class Model(Protocol):
 
     async def complete(self, payload: Mapping[str, Any]) -> Completion:
         """Send it once. Raises `CallError`, classified; never retries."""
+        ...
+
+    def terms(self) -> Terms:
+        """The endpoint, and what it allows as far as is known by now."""
         ...
 
     async def open(self) -> None:

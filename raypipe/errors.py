@@ -7,6 +7,7 @@
     ├── RowError             one row cannot pass one step; it becomes a failed row
     │   └── CallError        a model call went wrong; it says whether trying again can help
     ├── StoppedError         stopped on request; the run can be resumed (exit 4)
+    ├── HaltedError          no call is sent any more; the row is left as it is
     └── InfrastructureError  an endpoint, engine or worker cannot be used at all (exit 5)
         └── ReplicaLostError one worker is gone; its unfinished rows can go to another
 
@@ -118,6 +119,12 @@ class CallError(RowError):
 
 class StoppedError(RaypipeError):
     """The run was stopped on request and can be resumed."""
+
+    exit_code = 4
+
+
+class HaltedError(RaypipeError):
+    """No call is sent any more: the run is being stopped, or its budget is spent. The row can be resumed."""
 
     exit_code = 4
 

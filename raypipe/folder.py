@@ -14,6 +14,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from raypipe.errors import OutputError
 
@@ -79,6 +82,13 @@ class RunFolder:
             self.parts.mkdir(parents=True)
         except OSError as error:
             raise OutputError(f"the output folder {self.path} cannot be written: {error.strerror}") from None
+
+    def committed(self) -> dict[str, Any]:
+        """The manifest of the run that stands here; empty when none does."""
+        try:
+            return orjson.loads(self.manifest.read_bytes())
+        except (OSError, ValueError):
+            return {}
 
     def commit(self, names: list[str]) -> None:
         """Move `names` from the work folder in place of what stands there; each by one rename."""

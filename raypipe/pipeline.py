@@ -13,6 +13,7 @@ from raypipe.config import PipelineSpec, place, read_spec
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.execution.setup import Watch
 from raypipe.graph import Graph, build, name_steps
+from raypipe.limits import Caps
 from raypipe.plan import Plan, plan_graph
 from raypipe.results import Result
 from raypipe.run import Engine, RunOptions, check_models, run_plan
@@ -76,7 +77,21 @@ class Pipeline:
         ]
         return other
 
-    def run(
+    def priced(self, prices: Mapping[str, tuple[float, float]]) -> Pipeline:
+        """The same pipeline with prices by model: US dollars for a million input and a million output tokens."""
+        names, _ = name_steps(self.steps)
+        token = collecting.set(None)
+        try:
+            changed = {
+                names[id(step)]: step.model_copy(update={"llm": llm.model_copy(update={"price": prices[llm.uri]})})
+                for step in self.steps
+                if (llm := step.llm) is not None and llm.uri in prices
+            }
+        finally:
+            collecting.reset(token)
+        return self.replaced(changed)
+
+    def run(  # noqa: PLR0913 - each parameter is one option of a run
         self,
         out: str | Path | None = None,
         *,
@@ -85,15 +100,21 @@ class Pipeline:
         address: str | None = None,
         fresh: bool = False,
         max_failed_rows: int = 0,
+        max_cost_usd: float | None = None,
+        max_calls: int | None = None,
+        max_tokens: int | None = None,
     ) -> Result:
         """Run and commit to the folder `out` (by default `out/<name>`); completed calls are not sent again.
 
-        Raises SpecError, InputError, OutputError before anything is spent, StoppedError when
-        interrupted, InfrastructureError when an endpoint or worker cannot be used.
+        What `max_cost_usd`, `max_calls` and `max_tokens` allow is the total of all runs into `out`. Raises SpecError,
+        InputError, OutputError before anything is spent, StoppedError when interrupted or when the budget is spent
+        (what is complete is committed, and the same call goes on), InfrastructureError when an endpoint or worker
+        cannot be used. In the main thread, Ctrl+C stops new calls and waits for those in flight; a second one does not.
         """
         folder = Path(out) if out is not None else Path("out") / self.name
         log = Path(calls) if calls is not None else None
-        return self.run_with(RunOptions(folder, log, engine, address, fresh, max_failed_rows))
+        caps = Caps(max_calls, max_tokens, max_cost_usd)
+        return self.run_with(RunOptions(folder, log, engine, address, fresh, max_failed_rows, caps=caps))
 
     def run_with(self, options: RunOptions, watch: Watch | None = None) -> Result:
         """`run` with its options as a value; `watch` is told about twice a second how far it is."""

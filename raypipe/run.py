@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,13 +17,16 @@ from raypipe.errors import OutputError, SpecError, StoppedError, Violation
 from raypipe.execution import local
 from raypipe.execution.batches import FAILURES, BatchResult, Counts, failure_table
 from raypipe.execution.conductor import Snapshot
-from raypipe.execution.setup import RunSetup, Watch
+from raypipe.execution.setup import Outcome, RunSetup, Watch
+from raypipe.execution.stopping import ASKED, Stop
 from raypipe.folder import RunFolder, write_whole
+from raypipe.limits import Amount, Caps
 from raypipe.models import check_model
 from raypipe.plan import Plan, inbox
 from raypipe.prices import cost_usd
 from raypipe.results import Result
 from raypipe.schemas import leaf_schema
+from raypipe.spending import Spending
 from raypipe.tables import output_columns, write_dataset
 
 Engine = Literal["ray", "local"]
@@ -45,6 +47,8 @@ class RunOptions:
     max_failed_rows: int = 0
     source_rows: int | None = None
     """Read only so many rows of each source."""
+    caps: Caps = Caps()
+    """The most that all runs into `out` may spend."""
 
 
 def run_plan(plan: Plan, spec: bytes, options: RunOptions, watch: Watch | None = None) -> Result:
@@ -54,27 +58,51 @@ def run_plan(plan: Plan, spec: bytes, options: RunOptions, watch: Watch | None =
     completed by then is in the call log, and the same run resumes from there.
     """
     check_models(plan)
+    check_caps(plan, options.caps)
     folder = RunFolder(options.out)
     started = time.time()
-    with folder.held():
+    stop = Stop()
+    with stop.on_signals(), folder.held():
         calls = (options.calls or folder.calls).absolute()
         folder.start_over(forget_calls=options.fresh and options.calls is None)
         calls.mkdir(parents=True, exist_ok=True)
         compact(calls, folder.owner)
         index = load_index(calls, known=not options.fresh)
-        setup = RunSetup(plan, folder.parts, calls, folder.owner, index, options.source_rows)
+        spending = Spending(folder, calls, plan)
+        spent = spending.before(options.fresh) if options.caps else Amount()
+        setup = RunSetup(plan, folder.parts, calls, folder.owner, index, options.caps, spent, options.source_rows)
         try:
-            results = _execute(setup, options, watch or _look_away)
-        except KeyboardInterrupt:
-            raise StoppedError(f"stopped; run the same command again to go on with {folder.path}") from None
-        manifest = _manifest(plan, results, options, started)
+            outcome = _execute(setup, options, watch or _look_away, stop)
+        except (KeyboardInterrupt, StoppedError):
+            raise StoppedError(f"{ASKED}, at once; what was completed is in {calls}") from None
+        manifest = _manifest(plan, outcome, options, started)
         try:
-            _commit(folder, plan, results, manifest, spec)
+            spending.note(manifest)
+            is_committed = _commit(folder, plan, outcome, manifest, spec)
             compact(calls, folder.owner)
         except OSError as error:
             problem = f"cannot be written ({error.strerror or error}); mend that and run the same command again"
             raise OutputError(f"the output folder {folder.path} {problem}") from None
+    if outcome.halted_for:
+        raise StoppedError(_stopped(outcome.halted_for, manifest, folder, is_committed))
     return Result(folder.path)
+
+
+def _stopped(reason: str, manifest: dict[str, Any], folder: RunFolder, is_committed: bool) -> str:
+    rows = sum(leaf["rows"] for leaf in manifest["leaves"].values())
+    kept = f"{rows:,} finished rows are in" if is_committed else "the rows of an earlier run, which were more, stay in"
+    return f"{reason}; {kept} {folder.path}"
+
+
+def check_caps(plan: Plan, caps: Caps) -> None:
+    """Raises SpecError when money is to be counted that cannot be."""
+    if caps.usd is None:
+        return
+    problem = "has no known price, so its cost cannot be kept under a cap; give it price=(input, output)"
+    asked = [pool.llm for pool in plan.pools.values() if pool.llm is not None]
+    unknown = [llm for llm in asked if cost_usd(llm, 1000, 1000) is None]
+    if unknown:
+        raise SpecError(violations=[Violation(f"model {llm.label!r}", problem) for llm in unknown])
 
 
 def check_models(plan: Plan) -> None:
@@ -91,21 +119,17 @@ def _look_away(snapshots: Sequence[Snapshot]) -> None:
     """Nobody watches."""
 
 
-def _execute(setup: RunSetup, options: RunOptions, watch: Watch) -> list[BatchResult]:
+def _execute(setup: RunSetup, options: RunOptions, watch: Watch, stop: Stop) -> Outcome:
     if options.engine == "local":
-        return local.execute(setup, watch)
-    from raypipe.execution.ray.session import session
+        return local.execute(setup, watch, stop)
+    from raypipe.execution import ray
 
-    with ExitStack() as stack:
-        stack.enter_context(session(options.address))
-        from raypipe.execution import ray
-
-        return ray.execute(setup, watch)
+    return ray.execute(setup, options.address, watch, stop)
 
 
-def _commit(
-    folder: RunFolder, plan: Plan, results: Sequence[BatchResult], manifest: dict[str, Any], spec: bytes
-) -> None:
+def _commit(folder: RunFolder, plan: Plan, outcome: Outcome, manifest: dict[str, Any], spec: bytes) -> bool:
+    """Whether the rows were committed: those of a run that was stopped never take the place of more."""
+    results = outcome.results
     data = folder.work / "data"
     data.mkdir()
     for leaf in plan.graph.leaves:
@@ -114,10 +138,20 @@ def _commit(
     failed = _parts(results, FAILURES)
     empty = output_columns(failure_table([])).schema
     manifest["failures"]["rows"] = write_dataset(failed, folder.work / "failures", empty)
+    if outcome.halted_for and _ended(manifest) < _ended(folder.committed()):
+        folder.clear()
+        return False
     folder.commit(["data", "failures"])
     write_whole(folder.path / "pipeline.yaml", spec)
     write_whole(folder.manifest, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
     folder.clear()
+    return True
+
+
+def _ended(manifest: Mapping[str, Any]) -> int:
+    """Rows that came to an end, well or not."""
+    leaves = manifest.get("leaves", {}).values()
+    return sum(leaf["rows"] for leaf in leaves) + manifest.get("failures", {}).get("rows", 0)
 
 
 def _parts(results: Sequence[BatchResult], sink: str) -> Iterable[Path]:
@@ -125,7 +159,8 @@ def _parts(results: Sequence[BatchResult], sink: str) -> Iterable[Path]:
     return [Path(part.path) for part in sorted(parts, key=lambda part: part.position)]
 
 
-def _manifest(plan: Plan, results: Sequence[BatchResult], options: RunOptions, started: float) -> dict[str, Any]:
+def _manifest(plan: Plan, outcome: Outcome, options: RunOptions, started: float) -> dict[str, Any]:
+    results = outcome.results
     totals = {name: Counts() for name in plan.graph.order}
     for result in results:
         for name, counts in result.counts.items():
@@ -143,6 +178,7 @@ def _manifest(plan: Plan, results: Sequence[BatchResult], options: RunOptions, s
         "ended_at": ended,
         "wall_s": round(ended - started, 3),
         "max_failed_rows": options.max_failed_rows,
+        "stopped": outcome.halted_for or None,
         "steps": {name: _step_figures(plan, name, counts) for name, counts in totals.items()},
         "models": _model_figures(plan, totals),
         "leaves": {},
@@ -169,6 +205,7 @@ def _model_figures(plan: Plan, totals: dict[str, Counts]) -> dict[str, Any]:
         models[pool.name] = {
             "calls_sent": mine.calls_sent,
             "calls_cached": mine.calls_cached,
+            "calls_unanswered": mine.calls_unanswered,
             "input_tokens": mine.input_tokens,
             "output_tokens": mine.output_tokens,
             "cost_usd": cost_usd(pool.llm, mine.input_tokens, mine.output_tokens),
@@ -181,5 +218,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from raypipe.arrays import type_named
 from raypipe.graph import Graph
 from raypipe.row import RESERVED
 from raypipe.step import Aggregate, Source
-from raypipe.tables import LINEAGE_SCHEMA, output_columns, type_named
+from raypipe.tables import LINEAGE_SCHEMA, output_columns
 
 
 def leaf_schema(graph: Graph, leaf: str) -> pa.Schema:
@@ -51,5 +52,3 @@ def _source_types(source: Source) -> dict[str, pa.DataType]:
         for table in source.read(unit):
             return {f.name: f.type for f in table.schema if f.name not in RESERVED}
     return {name: pa.string() for name in source.columns() or ()}
-
-

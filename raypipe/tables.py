@@ -1,24 +1,16 @@
-"""I read and write rows as Parquet, whole or not at all.
-
-I also decide the Arrow type of Python values. Where the values of one column have no common type
-(a number here, a text there), the column becomes text: texts as they are, everything else as JSON;
-no value is dropped.
-"""
+"""I bring tables together under one schema, and read and write rows as Parquet, whole or not at all."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime, time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raypipe.arrays import ARROW_ERRORS, AS_IS, AsIs, array_of, as_is, text_of
 from raypipe.row import ANCESTORS, LINEAGE, PARENT_ID, PATH, POSITION, ROW_ID, SOURCE_ID
 
 LINEAGE_SCHEMA = pa.schema(
@@ -32,105 +24,6 @@ LINEAGE_SCHEMA = pa.schema(
 """Lineage columns of rows between stages."""
 
 ROWS_PER_FILE = 500_000
-_ARROW_ERRORS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, TypeError, ValueError)
-
-
-def type_named(name: str) -> pa.DataType | None:
-    """The Arrow type called `name` (`string`, `int64`, `double`, `bool`, `list<…>`); `None` for `""`."""
-    if not name:
-        return None
-    if name.startswith("list<") and name.endswith(">"):
-        inner = type_named(name[5:-1])
-        return None if inner is None else pa.list_(inner)
-    return pa.type_for_alias(name)
-
-
-def array_of(values: Sequence[Any], type_name: str = "") -> pa.Array:
-    """Python values as an Arrow array, of the named type where they fit it."""
-    wanted = type_named(type_name)
-    made = _fitting(values, wanted)
-    if made is None and wanted is not None and not pa.types.is_string(wanted):
-        made = _fitting(values, None)
-    return pa.array([text_of(value) for value in values], pa.string()) if made is None else made
-
-
-def _fitting(values: Sequence[Any], wanted: pa.DataType | None) -> pa.Array | None:
-    """The values under a type, by default the one that pyarrow finds; `None` where they do not fit one."""
-    try:
-        made = pa.array(values, wanted)
-    except _ARROW_ERRORS:
-        return None
-    return made if _is_writable(made.type) and not _is_bent(made.type, values) else None
-
-
-def _is_bent(kind: pa.DataType, values: Sequence[Any]) -> bool:
-    """Whether pyarrow bent values to fit a type: 0.5 becomes 0, False 0.0, a text bytes or a list, times are cut."""
-    if pa.types.is_integer(kind):
-        return any(isinstance(value, float) and not value.is_integer() for value in values)
-    if pa.types.is_floating(kind):
-        return any(value is True or value is False for value in values)
-    if pa.types.is_binary(kind):
-        return any(isinstance(value, str) for value in values)
-    if pa.types.is_date(kind):
-        return any(isinstance(value, datetime) for value in values)
-    if pa.types.is_list(kind):
-        inner, there = kind.value_type, [value for value in values if value is not None]
-        if any(isinstance(value, str | bytes | Mapping) for value in there):
-            return True
-        return not _is_safe(inner) and any(_is_bent(inner, value) for value in there)
-    if pa.types.is_struct(kind):
-        there = [value for value in values if value is not None]
-        return any(_is_bent(field.type, [value.get(field.name) for value in there]) for field in kind)
-    return False
-
-
-def _is_safe(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_boolean(kind)
-
-
-def text_of(value: Any) -> str | None:
-    """A value as text: `None` and texts as they are, everything else as JSON.
-
-    What JSON cannot say is said in words: NaN, other objects, the halves of a character (as their escapes).
-    """
-    if value is None:
-        return None
-    text = value if isinstance(value, str) else _json(value)
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
-
-
-def _json(value: Any) -> str:
-    # Not orjson: it has no integers beyond 64 bits and turns NaN into null.
-    write = partial(json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_in_words)
-    try:
-        return write(value)
-    except (TypeError, ValueError):
-        pass
-    try:
-        return write(_sayable(value))
-    except RecursionError:
-        return repr(value)
-
-
-def _sayable(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else str(key): _sayable(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    return [_sayable(item) for item in value] if isinstance(value, list | tuple) else value  # pyright: ignore[reportUnknownVariableType]
-
-
-def _in_words(value: Any) -> str:
-    return value.isoformat() if isinstance(value, date | time) else str(value)
-
-
-def _is_writable(kind: pa.DataType) -> bool:
-    """Parquet has no struct without fields."""
-    if pa.types.is_struct(kind):
-        return kind.num_fields > 0 and all(_is_writable(kind.field(i).type) for i in range(kind.num_fields))
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return _is_writable(kind.value_type)
-    return True
 
 
 def unified_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
@@ -150,7 +43,7 @@ def _unified_field(a: pa.Field, b: pa.Field) -> pa.Field:
         return a
     try:
         united = pa.unify_schemas([pa.schema([a]), pa.schema([b])], promote_options="permissive").field(0)
-    except _ARROW_ERRORS:
+    except ARROW_ERRORS:
         return pa.field(a.name, pa.string())
     if pa.types.is_binary(united.type) and (pa.types.is_string(a.type) or pa.types.is_string(b.type)):
         return pa.field(a.name, pa.string())  # pyarrow would make bytes of texts
@@ -175,20 +68,58 @@ def _conform_column(table: pa.Table, field: pa.Field) -> Any:
         return pa.array([text_of(value) for value in column.to_pylist()], pa.string())
     try:
         return column.cast(field.type)
-    except _ARROW_ERRORS:
+    except ARROW_ERRORS:
         # Integers that no float equals become the nearest one.
         return column.cast(field.type, safe=False)
 
 
 def concat(tables: Sequence[pa.Table]) -> pa.Table:
-    """All rows in order, under their common schema."""
+    """All rows in order; a column whose type differs keeps its values as they are."""
     if len(tables) == 1:
         return tables[0]
     first = tables[0].schema
     if all(table.schema.equals(first) for table in tables[1:]):
         return pa.concat_tables(tables)
-    schema = unified_schema([table.schema for table in tables])
-    return pa.concat_tables([conform(table, schema) for table in tables])
+    types: dict[str, pa.DataType] = {}
+    for table in tables:
+        for field in table.schema:
+            types[field.name] = _common(types.get(field.name, field.type), field.type)
+    return pa.concat_tables([_carrying(table, types) for table in tables])
+
+
+def _common(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+    if a.equals(b) or pa.types.is_null(b):
+        return a
+    return b if pa.types.is_null(a) else AS_IS
+
+
+def _carrying(table: pa.Table, types: Mapping[str, pa.DataType]) -> pa.Table:
+    columns: dict[str, Any] = {}
+    for name, kind in types.items():
+        column = table.column(name) if name in table.column_names else pa.nulls(table.num_rows)
+        if column.type.equals(kind):
+            columns[name] = column
+        elif pa.types.is_null(column.type):
+            columns[name] = pa.nulls(table.num_rows, kind)
+        else:
+            columns[name] = as_is(column.to_pylist())
+    return pa.table(columns)
+
+
+def settled(table: pa.Table) -> pa.Table:
+    """The same rows as they are written: values that were carried as they are get the type they have in common."""
+    for index, field in enumerate(table.schema):
+        if _holds_as_is(field.type):
+            table = table.set_column(index, field.name, array_of(table.column(index).to_pylist()))
+    return table
+
+
+def _holds_as_is(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(_holds_as_is(kind.field(index).type) for index in range(kind.num_fields))
+    if pa.types.is_list(kind):
+        return _holds_as_is(kind.value_type)
+    return isinstance(kind, AsIs)
 
 
 def write_part(path: Path, table: pa.Table) -> None:

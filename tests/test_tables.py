@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raypipe.arrays import array_of, carried, text_of, type_named
 from raypipe.row import ANCESTORS, PATH, POSITION, ROW_ID
 from raypipe.tables import (
     LINEAGE_SCHEMA,
-    array_of,
     concat,
+    conform,
     output_columns,
+    settled,
     sorted_by_source,
-    text_of,
-    type_named,
     unified_schema,
     write_dataset,
     write_part,
@@ -93,6 +93,13 @@ def test_values_of_any_types_are_all_there(values: list[Any]) -> None:
 @given(COLUMN, st.sampled_from(["", "string", "int64", "double", "bool", "list<string>", "list<int64>"]))
 def test_a_declared_type_loses_nothing_either(values: list[Any], declared: str) -> None:
     assert all_there(array_of(values, declared).to_pylist(), values)
+
+
+@given(st.lists(st.lists(PLAIN | st.binary(max_size=3), max_size=5), min_size=1, max_size=4))
+def test_values_on_their_way_stay_what_they_are_whatever_travels_with_them(columns: list[list[Any]]) -> None:
+    tables = [pa.table({"x": carried(values), "n": pa.nulls(len(values), pa.int64())}) for values in columns]
+    found = concat(tables).column("x").to_pylist()
+    assert repr(found) == repr([value for values in columns for value in values])
 
 
 @given(st.lists(COLUMN, min_size=1, max_size=3))
@@ -172,12 +179,13 @@ def test_columns_of_several_schemas_are_united_in_order() -> None:
 
 def test_integers_and_floats_of_several_parts_become_floats() -> None:
     tables = [pa.table({"x": [2**53 + 1]}), pa.table({"x": [0.5]})]
-    assert concat(tables).column("x").to_pylist() == [float(2**53), 0.5]
+    schema = unified_schema([table.schema for table in tables])
+    assert [conform(table, schema).column("x").to_pylist() for table in tables] == [[float(2**53)], [0.5]]
 
 
 @pytest.mark.parametrize("values", [(["a"], [b"b"]), ([b"b"], ["a"])])
 def test_texts_stay_texts_beside_bytes(values: tuple[list[Any], list[Any]]) -> None:
-    found = concat([pa.table({"x": each}) for each in values]).column("x").to_pylist()
+    found = settled(concat([pa.table({"x": each}) for each in values])).column("x").to_pylist()
     assert sorted(found) == ["\"b'b'\"", "a"]
 
 

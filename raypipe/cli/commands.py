@@ -6,6 +6,7 @@ I do not know how anything is done: each command makes one call of the public AP
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
@@ -83,18 +84,30 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
     address: Annotated[str | None, typer.Option(help="Ray cluster; by default one of its own, here.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the calls made before.")] = False,
     max_failed_rows: Annotated[int, typer.Option(min=0, help="Failed rows that still count as success.")] = 0,
+    max_cost_usd: Annotated[float | None, typer.Option(min=0, help="Stop before all runs here cost more.")] = None,
+    max_calls: Annotated[int | None, typer.Option(min=0, help="Stop before more calls are sent.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=0, help="Stop before more tokens are used.")] = None,
+    prices: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML: model: [USD per million input, output tokens].")
+    ] = None,
 ) -> None:
     """Run a pipeline and write its datasets. A call that was completed before is not sent again."""
     if address is not None and engine == "local":
         raise typer.BadParameter("is for --engine ray", param_hint="--address")
-    with ReportedErrors():
+    with ReportedErrors(resume=sys.argv[1:]):
         pipeline = _pipeline(spec, input, set, model, base_url, small=engine == "local")
+        if prices is not None:
+            from raypipe.prices import read_prices
+
+            pipeline = pipeline.priced(read_prices(prices))
         from raypipe.cli.progress import watching
         from raypipe.cli.summary import failed_rows, summary
+        from raypipe.limits import Caps
         from raypipe.run import RunOptions
 
         folder = out or Path("out") / pipeline.name
-        options = RunOptions(folder, calls, engine, address, fresh, max_failed_rows)
+        caps = Caps(max_calls, max_tokens, max_cost_usd)
+        options = RunOptions(folder, calls, engine, address, fresh, max_failed_rows, caps=caps)
         with watching(pipeline.plan(), engine) as watch:
             result = pipeline.run_with(options, watch)
         first, *others = summary(result)

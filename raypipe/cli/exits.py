@@ -6,6 +6,7 @@ I do not know what was being done. A traceback shows only with RAYPIPE_DEBUG=1.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,7 +21,13 @@ _UNEXPECTED = 70
 
 
 class ReportedErrors:
-    """A block whose errors end the command: each is told in one line, or one line for each violation."""
+    """A block whose errors end the command: each is told in one line, or one line for each violation.
+
+    `resume` are the arguments of the command that goes on after a stop.
+    """
+
+    def __init__(self, resume: Sequence[str] = ()) -> None:
+        self._resume = resume
 
     def __enter__(self) -> None:
         return None
@@ -33,6 +40,9 @@ class ReportedErrors:
             traceback.print_exception(error)
         for line in sentences(error):
             print(f"error: {line}", file=sys.stderr)
+        if self._resume and exit_code(error) == StoppedError.exit_code:
+            higher = " (with a higher cap)" if "max_" in str(error) else ""
+            print(f"to go on{higher}: {shlex.join(['raypipe', *self._resume])}", file=sys.stderr)
         raise typer.Exit(exit_code(error)) from None
 
 

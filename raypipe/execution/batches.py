@@ -16,8 +16,9 @@ from uuid import uuid4
 import orjson
 import pyarrow as pa
 
+from raypipe.arrays import text_of
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, LINEAGE, PATH, POSITION, ROW_ID, Failure
-from raypipe.tables import concat, output_columns, sorted_by_source, text_of, write_part
+from raypipe.tables import concat, output_columns, settled, sorted_by_source, write_part
 
 FAILURES = "~failures~"
 """Name of the sink for failed rows; no step can have this name."""
@@ -25,15 +26,19 @@ FAILURES = "~failures~"
 
 @dataclass
 class Counts:
-    """What one step did. rows_in = rows_done + rows_failed + rows_filtered; rows_out leave it."""
+    """What one step did. rows_in = rows_done + rows_failed + rows_filtered + rows_unfinished; rows_out leave it."""
 
     rows_in: int = 0
     rows_done: int = 0
     rows_failed: int = 0
     rows_filtered: int = 0
+    rows_unfinished: int = 0
+    """Left as they were, since the run was stopped."""
     rows_out: int = 0
     calls_sent: int = 0
     calls_cached: int = 0
+    calls_unanswered: int = 0
+    """Of those sent, the ones that got no answer."""
     input_tokens: int = 0
     output_tokens: int = 0
 
@@ -59,6 +64,8 @@ class BatchResult:
 
     parts: tuple[Part, ...]
     counts: Mapping[str, Counts]
+    halted_for: str = ""
+    """Why not all of its rows were carried to their ends; empty when they were."""
 
     def to_json(self) -> bytes:
         return orjson.dumps(asdict(self))
@@ -67,7 +74,7 @@ class BatchResult:
     def from_json(text: bytes) -> BatchResult:
         plain = orjson.loads(text)
         counts = {step: Counts(**values) for step, values in plain["counts"].items()}
-        return BatchResult(tuple(Part(**part) for part in plain["parts"]), counts)
+        return BatchResult(tuple(Part(**part) for part in plain["parts"]), counts, plain["halted_for"])
 
 
 @dataclass
@@ -102,7 +109,7 @@ class Batch:
         parts: list[Part] = []
         written = set(leaves)
         for sink, tables in self._rows.items():
-            rows = sorted_by_source(concat([table.drop_columns([BATCH, ATTEMPT]) for table in tables]))
+            rows = sorted_by_source(settled(concat([table.drop_columns([BATCH, ATTEMPT]) for table in tables])))
             parts.append(_written(folder, sink, output_columns(rows) if sink in written else rows))
         if self._failed:
             parts.append(_written(folder, FAILURES, output_columns(failure_table(self._failed))))

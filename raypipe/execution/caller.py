@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from raypipe.calllog import Asked, CallReader
-from raypipe.chat import Completion, Message, Model, Request, Schema
-from raypipe.errors import CallError, InfrastructureError, RaypipeError, RowError
+from raypipe.chat import Completion, Message, Model, Request, Schema, Usage
+from raypipe.errors import CallError, HaltedError, InfrastructureError, RaypipeError, Retry, RowError
 from raypipe.identity import call_key, canonical_json, digest
-from raypipe.limits import Limiter, Patience
+from raypipe.limits import Amount, Limiter, Patience
 from raypipe.steps.structured import ask_structured
 
 _HOPELESS = frozenset({"auth", "not_found", "quota"})
@@ -26,6 +26,8 @@ _HOPELESS_STREAK = 3
 
 class Log(Protocol):
     """Where completions are written through."""
+
+    def open(self) -> None: ...
 
     async def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None: ...
 
@@ -51,6 +53,10 @@ class Desk:
     known: CallReader
     limiter: Limiter
     max_tries: int
+    worst: Callable[[Mapping[str, Any]], Amount]
+    """The most that a call with this payload can take."""
+    cost_of: Callable[[Usage], Amount]
+    """What an answered call took."""
     total: Tally = field(default_factory=Tally)
     on_the_way: dict[bytes, asyncio.Future[Completion]] = field(default_factory=lambda: {})
     """Calls being made, by key: a row that is redone meanwhile takes their answer."""
@@ -78,7 +84,7 @@ class RowCaller:
     its identity when calls with other wordings are put in front of it.
     """
 
-    __slots__ = ("_asked", "_desk", "_row", "_step", "tally")
+    __slots__ = ("_asked", "_desk", "_row", "_step", "is_halted", "tally")
 
     def __init__(self, desk: Desk, step: str, row: bytes) -> None:
         self._desk = desk
@@ -86,6 +92,8 @@ class RowCaller:
         self._row = row
         self._asked: dict[tuple[bytes, int], int] = {}
         self.tally = Tally()
+        self.is_halted = False
+        """Whether a call of this row was not sent because no call is sent any more."""
 
     @property
     def label(self) -> str:
@@ -118,7 +126,11 @@ class RowCaller:
         key = call_key(self._step, self._row, ordinal, sample, asked)
         found = desk.known.find(key)
         if found is None and key in desk.on_the_way:
-            found = await asyncio.shield(desk.on_the_way[key])
+            try:
+                found = await asyncio.shield(desk.on_the_way[key])
+            except HaltedError:
+                self.is_halted = True
+                raise
         if found is not None:
             tally.cached += 1
             desk.total.cached += 1
@@ -128,11 +140,10 @@ class RowCaller:
     async def _sent(self, key: bytes, asked: Asked, payload: Mapping[str, Any]) -> Completion:
         desk, tally = self._desk, self.tally
         answer = desk.on_the_way[key] = asyncio.get_running_loop().create_future()
-        began = time.monotonic()
         try:
-            completion = await self._answered(payload)
-            await desk.log.append(key, asked, completion, time.monotonic() - began)
+            completion = await self._answered(key, asked, payload)
         except BaseException as error:
+            self.is_halted = self.is_halted or isinstance(error, HaltedError)
             answer.set_exception(error if isinstance(error, RaypipeError) else CallError("the call was given up"))
             answer.exception()
             raise
@@ -144,27 +155,32 @@ class RowCaller:
             counts.output_tokens += completion.usage.output_tokens
         return completion
 
-    async def _answered(self, payload: Mapping[str, Any]) -> Completion:
+    async def _answered(self, key: bytes, asked: Asked, payload: Mapping[str, Any]) -> Completion:
+        """The answer, logged. The permit is kept until then, so that no more calls are at risk than permits exist."""
         desk, patience, began = self._desk, Patience(self._desk.max_tries), time.monotonic()
+        need = desk.worst(payload)
         while True:
-            async with desk.limiter:
+            async with desk.limiter.permit(need) as permit:
                 self.tally.sent += 1
                 desk.total.sent += 1
+                sent = time.monotonic()
                 try:
                     completion = await desk.model.complete(payload)
                 except CallError as error:
                     caught = error
                 else:
                     desk.succeeded()
+                    permit.spent = desk.cost_of(completion.usage)
+                    await desk.log.append(key, asked, completion, time.monotonic() - sent)
                     return completion
             self.tally.tries += 1
             pause = patience.pause_after(caught)
-            if caught.after_s is not None and pause is not None:
-                desk.limiter.pause(caught.after_s)
+            if caught.retry is Retry.SLOW_DOWN:
+                desk.limiter.refused(caught.after_s)
             if pause is None:
                 desk.judge(caught, began)
                 raise caught
-            await asyncio.sleep(pause)
+            await desk.limiter.sleep(pause)
 
 
 class NoModel:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -19,21 +20,27 @@ from raypipe.errors import InfrastructureError, OutputError, RaypipeError, Repli
 from raypipe.execution.batches import Batch, BatchResult, Counts
 from raypipe.execution.queues import Lane, Outbox
 from raypipe.execution.routing import Router
-from raypipe.execution.wire import Reply, Vitals, Worker
+from raypipe.execution.wire import SILENT_S, Chunk, Reply, Vitals, Worker
 from raypipe.plan import Stage
 from raypipe.row import ATTEMPT, Failure
 
 _MOST_ATTEMPTS = 2
 _SETTLE_S = 0.002
+_WATCH_EVERY_S = 5.0
+_DRAIN_EVERY_S, _GRACE_S = 0.05, 1.0
+_LOST_S = 30.0
+"""Rows that a worker does not know of for so long will never end."""
 
 
 class Pool(Protocol):
     """The workers of one model."""
 
     @property
-    def workers(self) -> Sequence[Worker]: ...
+    def workers(self) -> Sequence[Any]:
+        """Each is a `Worker`."""
+        ...
 
-    async def replace(self, lost: Worker) -> Worker:
+    async def replace(self, lost: Any) -> Worker:
         """A new worker in place of a lost one. Raises InfrastructureError when there can be none."""
         ...
 
@@ -47,6 +54,8 @@ class ConductorSetup:
     parts: Path
     """Folder for part files."""
     leaves: frozenset[str]
+    drain_s: float = 60.0
+    """How long calls in flight are waited for when the run is stopped."""
     share: float = 1.0
     """Its share of each worker's window, when several conductors feed the same workers."""
 
@@ -59,6 +68,9 @@ class Snapshot:
     queued: Mapping[str, int]
     vitals: Mapping[str, Vitals]
     """By worker name."""
+    held: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Rows with each worker."""
+    halted_for: str = ""
 
 
 class Conductor:
@@ -74,6 +86,9 @@ class Conductor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._losses = 0
+        self._has_left = False
+        self.halted_for = ""
+        """Why no call is sent any more; empty while calls are."""
         self._fatal: RaypipeError | None = None
 
     def open(self) -> None:
@@ -86,6 +101,7 @@ class Conductor:
                 lane = Lane(worker, outbox)
                 self._lanes.append(lane)
                 self._start(self._serve(pool, lane))
+        self._start(self._keep_watch())
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -105,31 +121,88 @@ class Conductor:
 
     def snapshot(self) -> Snapshot:
         queued = {name: queue.rows for name, queue in self._router.queues.items()}
-        return Snapshot(self._router.totals, queued, dict(self._vitals))
+        held = {lane.worker.name: lane.outbox.rows for lane in self._lanes}
+        return Snapshot(self._router.totals, queued, dict(self._vitals), held, self.halted_for)
 
     async def room(self) -> None:
         """Wait while the first queues are long."""
-        while self._fatal is None and self._router.is_congested(self._setup.stage.entry):
+        while self._fatal is None and not self.halted_for and self._router.is_congested(self._setup.stage.entry):
             self._room.clear()
             await self._room.wait()
 
     async def run_batch(self, rows: pa.Table) -> BatchResult:
         """Carry one batch of stage entry rows (with lineage) to their ends.
 
-        Raises RaypipeError when the run cannot go on.
+        Of a batch that comes after the run was halted nothing is begun. Raises RaypipeError when the run cannot go on.
         """
         if self._fatal is not None:
             raise self._fatal
+        if self.halted_for:
+            return BatchResult((), {}, self.halted_for)
         result = self._results[self._router.enter(rows)] = asyncio.get_running_loop().create_future()
         self._settle()
         return await result
+
+    def halt(self, reason: str, drain_s: float) -> None:
+        """No call is sent any more. Rows that can end without one, or with those in flight, end within `drain_s`."""
+        if self.halted_for:
+            return
+        self.halted_for = reason
+        self._room.set()
+        for lane in self._lanes:
+            self._start(_halted(lane.worker, reason))
+        self._start(self._drain(drain_s))
+
+    async def _drain(self, drain_s: float) -> None:
+        """Wait for calls in flight, and a moment for the steps behind them; then leave the other rows."""
+        loop = asyncio.get_running_loop()
+        deadline, seen, moved = loop.time() + drain_s, -1, loop.time()
+        while loop.time() < deadline and any(lane.outbox.rows for lane in self._lanes):
+            ended = sum(counts.rows_done + counts.rows_unfinished for counts in self._router.totals.values())
+            if ended != seen:
+                seen, moved = ended, loop.time()
+            if not self._calls_in_flight() and loop.time() > moved + _GRACE_S:
+                break
+            await asyncio.sleep(_DRAIN_EVERY_S)
+        self._leave_all()
+
+    def _calls_in_flight(self) -> int:
+        asking = {step.pool for step in self._setup.stage.steps.values() if step.step.llm is not None}
+        return sum(vitals.in_flight for worker, vitals in self._vitals.items() if worker.rpartition(":")[0] in asking)
+
+    def _leave_all(self) -> None:
+        """Rows that have not ended are left as they are."""
+        self._has_left = True
+        for lane in self._lanes:
+            for step, rows in lane.outbox.take_back():
+                self._router.leave(step, rows)
+        while waiting := [queue for queue in self._router.queues.values() if queue.rows]:
+            for queue in waiting:
+                rows = queue.take(queue.rows)
+                if rows is not None:
+                    self._router.leave(queue.name, rows)
+        self._settle()
+
+    async def _keep_watch(self) -> None:
+        """Rows that a worker has forgotten would keep the run waiting for ever."""
+        lost: dict[str, float] = {}
+        while self._fatal is None:
+            await asyncio.sleep(_WATCH_EVERY_S)
+            now = asyncio.get_running_loop().time()
+            for lane in self._lanes:
+                name, vitals = lane.worker.name, self._vitals.get(lane.worker.name)
+                if vitals is None or vitals.held or not lane.outbox.rows:
+                    lost.pop(name, None)
+                elif now - lost.setdefault(name, now) > _LOST_S:
+                    problem = f"worker {name!r} no longer knows of {lane.outbox.rows} rows that were sent to it"
+                    self._stop_for(InfrastructureError(f"{problem}; run the same command again to go on"))
 
     async def _serve(self, pool: Pool, lane: Lane) -> None:
         exchanges: set[asyncio.Task[Reply]] = set()
         while self._fatal is None:
             chunks = lane.outbox.fill(self._losses)
             if chunks or not exchanges:
-                exchanges.add(asyncio.create_task(lane.worker.exchange(self._setup.name, chunks)))
+                exchanges.add(asyncio.create_task(self._exchange(lane, chunks)))
             rung = asyncio.create_task(lane.bell.wait())
             await asyncio.wait({rung, *exchanges}, return_when=asyncio.FIRST_COMPLETED)
             is_rung = not rung.cancel()
@@ -143,14 +216,29 @@ class Conductor:
                     task.cancel()
                 exchanges.clear()
                 await self._replace(pool, lane, error)
+                if self.halted_for:
+                    return
             except RaypipeError as error:
                 self._stop_for(error)
             if is_rung:
                 await asyncio.sleep(_SETTLE_S)
 
+    async def _exchange(self, lane: Lane, chunks: list[Chunk]) -> Reply:
+        worker = lane.worker
+        try:
+            return await asyncio.wait_for(worker.exchange(self._setup.name, chunks), SILENT_S)
+        except TimeoutError:
+            problem = f"worker {worker.name!r} gave no sign of life for {SILENT_S:.0f} s"
+            raise ReplicaLostError(problem) from None
+
     async def _replace(self, pool: Pool, lane: Lane, lost: ReplicaLostError) -> None:
         """Its unfinished rows go back to their queues; a row that lost two workers is a failure."""
         self._losses += 1
+        if self.halted_for:
+            for step, rows in lane.outbox.take_back():
+                self._router.leave(step, rows)
+            self._settle()
+            return
         for step, rows in lane.outbox.take_back():
             attempts = pa.array([attempt + 1 for attempt in rows.column(ATTEMPT).to_pylist()], pa.int8())
             rows = rows.set_column(rows.column_names.index(ATTEMPT), ATTEMPT, attempts)
@@ -174,6 +262,10 @@ class Conductor:
 
     def _take(self, lane: Lane, reply: Reply) -> None:
         self._vitals[lane.worker.name] = reply.vitals
+        if self._has_left:
+            return
+        if reply.vitals.halted_for:
+            self.halt(reply.vitals.halted_for, self._setup.drain_s)
         for answer in reply.answers:
             self._router.take(lane.outbox, answer)
         if reply.answers:
@@ -197,7 +289,12 @@ class Conductor:
                 result.set_exception(self._fatal)
         else:
             if not result.done():
-                result.set_result(written)
+                result.set_result(replace(written, halted_for=self.halted_for))
+
+
+async def _halted(worker: Worker, reason: str) -> None:
+    with suppress(RaypipeError):  # a worker that is gone sends nothing
+        await worker.halt(reason)
 
 
 def _unwritable(folder: Path, error: OSError) -> OutputError:

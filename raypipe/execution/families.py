@@ -27,6 +27,8 @@ class _Family:
     parent: Place
     on_the_way: int = 0
     members: list[Place] = field(default_factory=list["Place"])
+    is_spoiled: bool = False
+    """A row of it was left unfinished, so it never becomes one."""
 
 
 class Families:
@@ -39,6 +41,7 @@ class Families:
         self._step = planned.step
         self._open: dict[bytes, _Family] = {}
         self._complete: list[_Family] = []
+        self._spoiled: list[_Family] = []
 
     def opened(self, parents: pa.Table, counts: Sequence[int]) -> None:
         """Each row of `parents` was scattered into so many rows."""
@@ -58,6 +61,16 @@ class Families:
             self._open[key].members.append((rows, index))
             self._add(key, -1)
 
+    def spoil(self, rows: pa.Table) -> None:
+        """Members that will not arrive in this run, and their families with them."""
+        for key in self._keys(rows):
+            self._open[key].is_spoiled = True
+
+    def take_spoiled(self) -> pa.Table | None:
+        """The parents of families that ended incomplete since the last time."""
+        spoiled, self._spoiled = self._spoiled, []
+        return _taken([family.parent for family in spoiled]) if spoiled else None
+
     def _keys(self, rows: pa.Table) -> list[bytes]:
         level = self.gather.level
         ids, ancestors = rows.column(ROW_ID).to_pylist(), rows.column(ANCESTORS).to_pylist()
@@ -67,7 +80,7 @@ class Families:
         family = self._open[key]
         family.on_the_way += change
         if family.on_the_way == 0:
-            self._complete.append(self._open.pop(key))
+            (self._spoiled if family.is_spoiled else self._complete).append(self._open.pop(key))
 
     def take_complete(self) -> pa.Table | None:
         """One row for each family completed since the last time: the parent's, with lists."""

@@ -14,17 +14,22 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import uvloop
 
-from raypipe.errors import InfrastructureError
+from raypipe.errors import InfrastructureError, StoppedError
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import Conductor, ConductorSetup
 from raypipe.execution.replica import Replica
-from raypipe.execution.setup import RunSetup, Watch
+from raypipe.execution.scribe import Scribe
+from raypipe.execution.setup import DRAIN_S, Outcome, RunSetup, Watch
 from raypipe.execution.source import grouped_batches, source_batches
+from raypipe.execution.stopping import ASKED, Stop
 from raypipe.execution.wire import Worker
+from raypipe.limits import Authority
 from raypipe.plan import Stage, inbox
 from raypipe.step import Aggregate, Source
 
 _WATCH_EVERY_S = 0.5
+_LOOK_EVERY_S = 0.1
+_LEAVE_S = 1.5
 
 
 @dataclass
@@ -37,23 +42,38 @@ class LocalPool:
         raise InfrastructureError(f"worker {lost.name!r} of this process is gone")
 
 
-def execute(setup: RunSetup, watch: Watch) -> list[BatchResult]:
-    """Run all stages. Raises RaypipeError when the run cannot go on; KeyboardInterrupt stops it."""
+def execute(setup: RunSetup, watch: Watch, stop: Stop) -> Outcome:
+    """Run all stages. Raises RaypipeError when the run cannot go on, StoppedError when it is to end at once."""
     run = _Run(setup)
     thread = threading.Thread(target=run.work, name="raypipe", daemon=True)
     thread.start()
     try:
         while thread.is_alive():
-            thread.join(_WATCH_EVERY_S)
+            _joined(thread, stop)
+            if stop.is_at_once:
+                run.cancel()
+                thread.join(_LEAVE_S)
+                raise StoppedError(ASKED)
+            if stop.is_asked:
+                run.halt(ASKED)
             if run.conductor is not None:
                 watch([run.conductor.snapshot()])
     except BaseException:
-        run.stop()
-        thread.join(10.0)
+        run.cancel()
+        thread.join(_LEAVE_S)
         raise
     if run.error is not None:
         raise run.error
-    return run.results
+    return Outcome(run.results, run.halted_for)
+
+
+def _joined(thread: threading.Thread, stop: Stop) -> None:
+    """Wait for the thread, for the time between two looks or until the run is to be stopped."""
+    asked = stop.is_asked
+    for _ in range(round(_WATCH_EVERY_S / _LOOK_EVERY_S)):
+        thread.join(_LOOK_EVERY_S)
+        if not thread.is_alive() or stop.is_at_once or (stop.is_asked and not asked):
+            return
 
 
 class _Run:
@@ -64,6 +84,7 @@ class _Run:
         self.conductor: Conductor | None = None
         self.results: list[BatchResult] = []
         self.error: BaseException | None = None
+        self.halted_for = ""
 
     def work(self) -> None:
         with ExitStack() as stack:
@@ -76,18 +97,33 @@ class _Run:
         self.error = InfrastructureError("the run was stopped") if isinstance(error, asyncio.CancelledError) else error
         return True
 
-    def stop(self) -> None:
+    def halt(self, reason: str) -> None:
+        """Send no call any more and end soon; any thread may ask, more than once."""
+        if self._loop is not None and not self.halted_for:
+            self._loop.call_soon_threadsafe(self._halt, reason)
+
+    def _halt(self, reason: str) -> None:
+        self.halted_for = self.halted_for or reason
+        if self.conductor is not None:
+            self.conductor.halt(reason, DRAIN_S)
+
+    def cancel(self) -> None:
+        """End at once."""
         if self._loop is not None and self._task is not None:
             self._loop.call_soon_threadsafe(self._task.cancel)
 
     async def _stages(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         pools: dict[str, LocalPool] = {}
+        log = Scribe(self._setup.calls, self._setup.owner)
+        authority = Authority(self._setup.caps, self._setup.spent)
         try:
             for stage in self._setup.plan.stages:
+                if self.halted_for:
+                    break
                 for name, replicas in self._setup.replicas(stage).items():
                     if name not in pools:
-                        pools[name] = LocalPool([Replica(one, self._setup.index) for one in replicas])
+                        pools[name] = LocalPool([Replica(one, self._setup.index, log, authority) for one in replicas])
                         for worker in pools[name].workers:
                             await worker.open()
                 await self._stage(stage, {name: pools[name] for name in stage.pools})
@@ -95,21 +131,25 @@ class _Run:
             for pool in pools.values():
                 for worker in pool.workers:
                     await worker.close()
+            log.close()
 
     async def _stage(self, stage: Stage, pools: dict[str, LocalPool]) -> None:
-        setup = ConductorSetup("local", stage, self._setup.parts, self._setup.leaves)
+        setup = ConductorSetup("local", stage, self._setup.parts, self._setup.leaves, DRAIN_S)
         conductor = self.conductor = Conductor(setup, pools)
         conductor.open()
+        if self.halted_for:
+            conductor.halt(self.halted_for, DRAIN_S)
         batches = self._batches(stage)
         running: set[asyncio.Task[BatchResult]] = set()
         try:
-            while (rows := await asyncio.to_thread(next, batches, None)) is not None:
+            while not conductor.halted_for and (rows := await asyncio.to_thread(next, batches, None)) is not None:
                 await conductor.room()
                 running.add(asyncio.create_task(conductor.run_batch(rows)))
                 running = self._keep(running)
             while running:
                 await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 running = self._keep(running)
+            self.halted_for = self.halted_for or conductor.halted_for
         finally:
             for task in running:
                 task.cancel()

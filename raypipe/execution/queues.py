@@ -112,6 +112,11 @@ class Outbox:
         self._ended_since = 0
         self._window = max(1, round(self._concurrency * _AHEAD))
 
+    @property
+    def rows(self) -> int:
+        """Rows that have not ended."""
+        return self._rows
+
     def fill(self, losses: int = 0) -> list[Chunk]:
         """What the worker should be sent now, the deepest step first; `losses`: workers lost so far."""
         chunks: list[Chunk] = []

@@ -7,6 +7,7 @@ holds up no other. I am a plain class: inside a Ray actor or in this process, th
 from __future__ import annotations
 
 import asyncio
+import time
 import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raypipe.calllog import CallIndex, CallReader, SegmentWriter, index_with_segments
-from raypipe.chat import Caller, Model
+from raypipe.calllog import CallIndex, CallReader, index_with_segments
+from raypipe.chat import LLM, Caller
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
-from raypipe.execution.caller import Desk, NoModel, RowCaller, Tally
-from raypipe.execution.scribe import Scribe
+from raypipe.execution.caller import Desk, Log, NoModel, RowCaller, Tally
+from raypipe.execution.costs import WorstCase
 from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, Results, Vitals
-from raypipe.limits import Limiter
+from raypipe.limits import Caps, Limiter
+from raypipe.limits.limiter import Grants
 from raypipe.models import open_model
 from raypipe.plan import Pool
 from raypipe.row import RESERVED, ROW_ID, Failure, Values
@@ -43,6 +45,7 @@ class ReplicaSetup:
     """The steps that work here, the deepest first."""
     calls: Path
     owner: str
+    caps: Caps
 
 
 @dataclass(slots=True)
@@ -111,7 +114,7 @@ class _Boundary:
 class Replica:
     """One worker of a pool, bound to one model."""
 
-    def __init__(self, setup: ReplicaSetup, index: CallIndex, model: Model | None = None) -> None:
+    def __init__(self, setup: ReplicaSetup, index: CallIndex, log: Log, authority: Grants) -> None:
         self.name = setup.name
         self.concurrency = setup.pool.concurrency
         self._setup = setup
@@ -120,36 +123,45 @@ class Replica:
         self._mailboxes: dict[str, _Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._most_tasks = self.concurrency * (1 if setup.pool.llm is None else _TASKS_A_PERMIT)
+        self._begun: dict[tuple[str, tuple[int, int]], float] = {}
+        """When each row that is worked on was begun, the oldest first."""
         self._fatal: RaypipeError | None = None
         self._index = index
         self._known_losses = 0
         self._threads = ThreadPoolExecutor(self.concurrency) if setup.pool.llm is None else None
-        self._desk = self._open_desk(index, model) if setup.pool.llm is not None else None
+        self._desk = None if setup.pool.llm is None else self._open_desk(setup.pool.llm, log, authority)
 
-    def _open_desk(self, index: CallIndex, model: Model | None) -> Desk:
-        llm = self._setup.pool.llm
-        assert llm is not None
-        self._log = Scribe(SegmentWriter(self._setup.calls, self._setup.owner))
-        limiter = Limiter(self.concurrency)
-        return Desk(model or open_model(llm), llm.label, self._log, CallReader(index), limiter, llm.max_tries)
+    def _open_desk(self, llm: LLM, log: Log, authority: Grants) -> Desk:
+        model = open_model(llm)
+        limiter = Limiter(self.name, self.concurrency, authority, model.terms)
+        worst = WorstCase(llm, self._setup.caps)
+        return Desk(model, llm.label, log, CallReader(self._index), limiter, llm.max_tries, worst.of, worst.taken)
 
     async def open(self) -> None:
         """Get model and steps ready. Raises RaypipeError when the run cannot go on."""
         for step in self._steps.values():
             step.open()
         if self._desk is not None:
+            self._desk.log.open()
             await self._desk.model.open()
 
+    async def halt(self, reason: str) -> None:
+        """Send no call any more. Calls in flight are finished; a row that needs another is left as it is."""
+        if self._desk is not None:
+            self._desk.limiter.halt(reason)
+        for mailbox in self._mailboxes.values():
+            mailbox.tell()
+
     async def close(self) -> None:
-        """Stop working; rows that have not ended are dropped, completions are logged."""
+        """Stop working; rows that have not ended are dropped."""
         for queue in self._queues.values():
             queue.clear()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._desk is not None:
+            await self._desk.limiter.close()
             await self._desk.model.close()
-            self._log.close()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -190,11 +202,22 @@ class Replica:
             self._desk.known = CallReader(index)
 
     def vitals(self) -> Vitals:
+        held = len(self._begun) + sum(len(queue) for queue in self._queues.values())
+        oldest_s = time.monotonic() - next(iter(self._begun.values())) if self._begun else 0.0
         if self._desk is None:
-            return Vitals(in_flight=len(self._tasks))
-        total = self._desk.total
-        in_flight = self._desk.limiter.in_flight
-        return Vitals(in_flight, total.sent, total.cached, total.input_tokens, total.output_tokens)
+            return Vitals(len(self._tasks), held=held, oldest_s=oldest_s)
+        total, limiter = self._desk.total, self._desk.limiter
+        return Vitals(
+            limiter.in_flight,
+            total.sent,
+            total.cached,
+            total.input_tokens,
+            total.output_tokens,
+            held,
+            limiter.waits_for,
+            oldest_s,
+            limiter.halted_for,
+        )
 
     def _enqueue(self, sender: str, chunk: Chunk) -> None:
         queue = self._queues[chunk.step]
@@ -232,17 +255,27 @@ class Replica:
         llm: Caller = caller or NoModel(name)
         tally = caller.tally if caller is not None else Tally()
         output: Output = None
+        self._begun[item.sender, item.place] = time.monotonic()
         with _Boundary() as boundary:
             output = await step.process_row(item.row, llm)
-        if boundary.error is None:
+        del self._begun[item.sender, item.place]
+        if caller is not None and caller.is_halted:
+            mailbox = self._mailboxes[item.sender]
+            mailbox.results[name].unfinished(item.place, tally)
+            mailbox.tell()
+        elif boundary.error is None:
             self._ended(name, step, item, output, tally)
         else:
             self._failed(name, item, boundary.error, tally)
 
     async def _run_in_thread(self, name: str, step: Step, items: list[_Item]) -> None:
+        now = time.monotonic()
+        self._begun.update({(item.sender, item.place): now for item in items})
         outputs = await asyncio.get_running_loop().run_in_executor(
             self._threads, _process_rows, step, [item.row for item in items]
         )
+        for item in items:
+            del self._begun[item.sender, item.place]
         for item, output in zip(items, outputs, strict=True):
             if isinstance(output, Exception):
                 self._failed(name, item, output, Tally())

@@ -14,7 +14,7 @@ import pyarrow as pa
 from raypipe.execution.batches import Batch, Counts
 from raypipe.execution.families import Families
 from raypipe.execution.queues import Outbox, StepQueue
-from raypipe.execution.wire import DONE, FAILED, Answer
+from raypipe.execution.wire import DONE, FAILED, FILTERED, UNFINISHED, Answer
 from raypipe.identity import child_identity
 from raypipe.plan import PlannedStep, Stage
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, PATH, ROW_ID, Failure
@@ -110,11 +110,11 @@ class Router:
         numbers = {name: ended.column(name).to_numpy() for name in _SUMMED}
         for number in np.unique(batch).tolist():
             here = batch == number
-            done, failed = int(np.sum(status[here] == DONE)), int(np.sum(status[here] == FAILED))
             rows = int(np.sum(here))
-            sums = [int(np.sum(values[here])) for values in numbers.values()]
+            ends = {name: int(np.sum(status[here] == end)) for name, end in _ENDS.items()}
+            sums = {_SUMMED[name]: int(np.sum(values[here])) for name, values in numbers.items()}
             made_here = int(np.sum(made_batch == number))
-            self._count(number, planned.name, Counts(rows, done, failed, rows - done - failed, made_here, *sums))
+            self._count(number, planned.name, Counts(rows_in=rows, rows_out=made_here, **ends, **sums))
             self._batches[number].on_the_way -= rows
 
     def _count(self, batch: int, step: str, counts: Counts) -> None:
@@ -139,7 +139,9 @@ class Router:
         opened = self._opened_by(planned.name)
         for name in opened:
             self._families[name].opened(inputs.filter(pa.array(done)), counts[done].tolist())
+        unfinished = inputs.filter(pa.array(status == UNFINISHED))
         for outer in self._around(planned.name):
+            self._families[outer].spoil(unfinished)
             # An inner family is on its way, for the outer one, until it fires.
             inner = sum(name in self._region(outer) for name in opened)
             self._families[outer].moved(inputs, (counts - 1 + inner * done).tolist())
@@ -154,6 +156,15 @@ class Router:
 
     def _region(self, aggregate: str) -> frozenset[str]:
         return self._families[aggregate].gather.region
+
+    def leave(self, step: str, rows: pa.Table) -> None:
+        """Rows that wait for a step or are with its worker are left as they are; they can be resumed."""
+        for number, count in zip(*np.unique(rows.column(BATCH).to_numpy(), return_counts=True), strict=True):
+            self._count(int(number), step, Counts(rows_in=int(count), rows_unfinished=int(count)))
+            self._batches[int(number)].on_the_way -= int(count)
+        for outer in self._around(step):
+            self._families[outer].spoil(rows)
+            self._families[outer].moved(rows, [-1] * rows.num_rows)
 
     def fail(self, step: str, row: pa.Table, failure: Failure) -> None:
         """A row (a table of one) ended without its worker's word."""
@@ -197,10 +208,14 @@ class Router:
             self._count(int(number), planned.name, Counts(rows_in=int(count), rows_done=int(count), rows_out=out))
 
     def _fire(self, name: str) -> bool:
-        made = self._families[name].take_complete()
+        families, planned = self._families[name], self._steps[name]
+        made, spoiled = families.take_complete(), families.take_spoiled()
+        if spoiled is not None:
+            for outer in self._around(name):
+                self._families[outer].spoil(spoiled)
+                self._families[outer].moved(spoiled, [-1] * spoiled.num_rows)
         if made is None:
-            return False
-        planned = self._steps[name]
+            return spoiled is not None
         for number, count in zip(*np.unique(made.column(BATCH).to_numpy(), return_counts=True), strict=True):
             self._count(int(number), name, Counts(rows_out=int(count)))
         self._emit(planned, made)
@@ -208,7 +223,14 @@ class Router:
 
 
 _ORIGIN = ["chunk", "index"]
-_SUMMED = ("sent", "cached", "input_tokens", "output_tokens")
+_ENDS = {"rows_done": DONE, "rows_failed": FAILED, "rows_filtered": FILTERED, "rows_unfinished": UNFINISHED}
+_SUMMED = {
+    "sent": "calls_sent",
+    "cached": "calls_cached",
+    "unanswered": "calls_unanswered",
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+}
 
 
 def _with_column(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 from queue import SimpleQueue
 
 from raypipe.calllog import Asked, SegmentWriter, frame_of
@@ -23,13 +24,22 @@ _Waiting = tuple[bytes, asyncio.Future[None]]
 class Scribe:
     """The log of one worker, for use inside one event loop."""
 
-    def __init__(self, writer: SegmentWriter) -> None:
-        self._writer = writer
+    def __init__(self, folder: Path, owner: str) -> None:
+        self._folder, self._owner = folder, owner
+        self._writer: SegmentWriter | None = None
         self._waiting: list[_Waiting] = []
         self._frames: SimpleQueue[list[_Waiting]] = SimpleQueue()
         self._ended = threading.Event()
         self._problem: OutputError | None = None
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._write, self._sync)]
+        self._threads: list[threading.Thread] = []
+
+    def open(self) -> None:
+        """Begin a segment, once. Raises OutputError when the folder cannot be written."""
+        if self._writer is not None:
+            return
+        self._writer = SegmentWriter(self._folder, self._owner)
+        work = [(self._write, self._writer), (self._sync, self._writer)]
+        self._threads = [threading.Thread(target=target, args=(writer,), daemon=True) for target, writer in work]
         for thread in self._threads:
             thread.start()
 
@@ -47,27 +57,29 @@ class Scribe:
             self._frames.put(self._waiting)
             self._waiting = []
 
-    def _write(self) -> None:
+    def _write(self, writer: SegmentWriter) -> None:
         while waiting := self._frames.get():
-            self._write_together(waiting)
+            self._write_together(writer, waiting)
 
-    def _write_together(self, waiting: list[_Waiting]) -> None:
+    def _write_together(self, writer: SegmentWriter, waiting: list[_Waiting]) -> None:
         try:
-            self._writer.write(b"".join(frame for frame, _ in waiting))
+            writer.write(b"".join(frame for frame, _ in waiting))
         except OutputError as error:
             self._problem = error
         loop = waiting[0][1].get_loop()
         loop.call_soon_threadsafe(_tell, [written for _, written in waiting], self._problem)
 
-    def _sync(self) -> None:
+    def _sync(self, writer: SegmentWriter) -> None:
         while not self._ended.wait(_SYNC_EVERY_S):
             try:
-                self._writer.sync()
+                writer.sync()
             except OutputError as error:
                 self._problem = error
 
     def close(self) -> None:
         """Write what waits, bring it to the disk, end the threads."""
+        if self._writer is None:
+            return
         self._hand_over()
         self._frames.put([])
         self._ended.set()

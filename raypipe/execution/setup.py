@@ -7,12 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raypipe.calllog import CallIndex
+from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import Snapshot
 from raypipe.execution.replica import ReplicaSetup
+from raypipe.limits import Amount, Caps
 from raypipe.plan import Plan, Stage
 
 Watch = Callable[[Sequence[Snapshot]], None]
 """Called about twice a second with what each conductor sees."""
+
+
+DRAIN_S = 60.0
+"""How long calls in flight are waited for when a run is stopped."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an executor gives back."""
+
+    results: Sequence[BatchResult]
+    halted_for: str = ""
+    """Why not all rows were carried to their ends; empty when they were."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +40,9 @@ class RunSetup:
     owner: str
     """Stands for the run folder in the names of call log segments."""
     index: CallIndex
+    caps: Caps
+    spent: Amount
+    """What earlier runs into the same folder took, as far as there are caps."""
     source_rows: int | None = None
     """Read only so many rows of each source."""
 
@@ -44,4 +62,4 @@ class RunSetup:
             for planned in reversed(list(stage.steps.values()))
             if planned.pool == pool
         }
-        return ReplicaSetup(f"{pool}:{number}", self.plan.pools[pool], steps, self.calls, self.owner)
+        return ReplicaSetup(f"{pool}:{number}", self.plan.pools[pool], steps, self.calls, self.owner, self.caps)

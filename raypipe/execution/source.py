@@ -17,7 +17,7 @@ from raypipe.execution.families import grouped
 from raypipe.identity import canonical_json, group_identity, source_identity
 from raypipe.row import ANCESTORS, LINEAGE, PATH, POSITION, RESERVED, ROW_ID
 from raypipe.step import Aggregate, Source, Unit
-from raypipe.tables import LINEAGE_SCHEMA, concat, sorted_by_source
+from raypipe.tables import LINEAGE_SCHEMA, concat, settled, sorted_by_source
 
 BATCH_ROWS = 1024
 _UNIT_POSITIONS = 2**40
@@ -92,7 +92,7 @@ def grouped_batches(paths: Sequence[str], name: str, step: Aggregate) -> Iterato
     """The groups of all rows in `paths`, in the order of their first rows."""
     if not paths:
         return
-    rows = sorted_by_source(concat([pq.ParquetFile(path).read() for path in paths]))
+    rows = sorted_by_source(settled(concat([pq.ParquetFile(path).read() for path in paths])))
     places: dict[bytes, list[int]] = {}
     keys = rows.select(step.by).to_pylist() if isinstance(step.by, list) else [{}] * rows.num_rows
     for index, key in enumerate(keys):

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from raypipe.arrays import carried, text_of
 from raypipe.execution.caller import Tally
 from raypipe.row import Failure, Values
-from raypipe.tables import array_of, text_of
 
-DONE, FAILED, FILTERED = 0, 1, 2
+DONE, FAILED, FILTERED, UNFINISHED = 0, 1, 2, 3
 
 ENDED = pa.schema(
     [
@@ -28,6 +28,7 @@ ENDED = pa.schema(
         ("tries", pa.int32()),
         ("sent", pa.int32()),
         ("cached", pa.int32()),
+        ("unanswered", pa.int32()),
         ("input_tokens", pa.int64()),
         ("output_tokens", pa.int64()),
     ]
@@ -37,6 +38,8 @@ ENDED = pa.schema(
 PLACES = pa.schema([("chunk", pa.int32()), ("index", pa.int32()), ("child", pa.int32())])
 
 FLUSH_S = 0.05
+SILENT_S = 900.0
+"""A worker that answers no poll for so long is given up. It may load an engine, or run blocking code of a user's."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,14 @@ class Vitals:
     cached: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    held: int = 0
+    """Rows that it has and that have not ended."""
+    waits_for: str = ""
+    """What keeps it from sending calls; empty when nothing does."""
+    oldest_s: float = 0.0
+    """How long the oldest row has been worked on."""
+    halted_for: str = ""
+    """Why it sends no calls any more."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,10 @@ class Worker(Protocol):
 
         Raises `ReplicaLostError` when the worker is gone, `RaypipeError` when the run cannot go on.
         """
+        ...
+
+    async def halt(self, reason: str) -> None:
+        """Send no call any more; those in flight are finished."""
         ...
 
 
@@ -114,6 +129,9 @@ class Results:
     def filtered(self, place: tuple[int, int], tally: Tally) -> None:
         self._ended.append((*place, FILTERED, None, None, *_counts(tally)))
 
+    def unfinished(self, place: tuple[int, int], tally: Tally) -> None:
+        self._ended.append((*place, UNFINISHED, None, None, *_counts(tally)))
+
     def failed(self, place: tuple[int, int], failure: Failure, tally: Tally) -> None:
         self._ended.append((*place, FAILED, failure.kind, text_of(failure.message), *_counts(tally)))
 
@@ -129,7 +147,7 @@ class Results:
         if any(row.keys() != first for row in made):
             for row in made:
                 names.update(dict.fromkeys(row))
-        arrays = [array_of([row.get(name) for row in made], self._types.get(name, "")) for name in names]
+        arrays = [carried([row.get(name) for row in made], self._types.get(name, "")) for name in names]
         return pa.Table.from_arrays(arrays, names=list(names))
 
 
@@ -139,5 +157,5 @@ def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _counts(tally: Tally) -> tuple[int, int, int, int, int]:
-    return tally.tries, tally.sent, tally.cached, tally.input_tokens, tally.output_tokens
+def _counts(tally: Tally) -> tuple[int, int, int, int, int, int]:
+    return tally.tries, tally.sent, tally.cached, tally.tries, tally.input_tokens, tally.output_tokens

@@ -16,10 +16,11 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from raypipe.chat import LLM, Completion, Request, Usage
+from raypipe.chat import LLM, Completion, Quota, Request, Terms, Usage
 from raypipe.errors import CallError, InfrastructureError, Retry, Violation
 from raypipe.models import presets
 from raypipe.models.faults import Endpoint
+from raypipe.models.quotas import declared_quota, named_quota
 
 # aiohttp warns about larger bodies given as bytes.
 _LARGE_BYTES = 2**20
@@ -47,6 +48,8 @@ class OpenAIModel:
         self._endpoint = Endpoint(llm.label, presets.chat_url(llm), presets.key_env(llm))
         self._url = URL()
         self._session: aiohttp.ClientSession | None = None
+        self._headers: Mapping[str, str] = {}
+        self._named: tuple[object, Quota] = (None, Quota())
 
     @staticmethod
     def check(llm: LLM) -> list[Violation]:
@@ -74,6 +77,15 @@ class OpenAIModel:
             session, self._session = self._session, None
             await session.close()
 
+    def terms(self) -> Terms:
+        """The endpoint and key; rates as declared, or as the last answer's headers named them."""
+        headers, quota = self._named
+        if headers is not self._headers:
+            quota = named_quota(self._headers, self._llm.provider)
+            self._named = self._headers, quota
+        refuses = not presets.PRESETS[self._llm.provider].queues
+        return Terms(self._endpoint.identity, refuses, declared_quota(self._llm).over(quota))
+
     def payload(self, request: Request) -> dict[str, Any]:
         """The request body; what the request leaves open is taken from the `LLM`."""
         body = {**self._constant, "messages": list(request.messages)}
@@ -96,6 +108,7 @@ class OpenAIModel:
                 self._url, data=body if len(body) < _LARGE_BYTES else io.BytesIO(body), allow_redirects=False
             ) as response:
                 answer = await response.read()
+                self._headers = response.headers
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._broken(error) from None
         if response.status != _OK:

@@ -32,6 +32,8 @@ class Preset:
     """Name of the request field that fixes the sampling."""
     base_url_env: str | None = None
     """Environment variable that replaces the whole address."""
+    queues: bool = False
+    """A server of one's own: it lets calls wait where a provider would refuse them."""
     host_env: str | None = None
     """Environment variable that replaces scheme, host and port of the address."""
 
@@ -53,8 +55,8 @@ PRESETS: dict[str, Preset] = {
     "together": Preset("https://api.together.xyz/v1", "TOGETHER_API_KEY"),
     "deepseek": Preset("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
     "openrouter": Preset("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
-    "ollama": Preset("http://localhost:11434/v1", host_env="OLLAMA_HOST"),
-    "vllm-server": Preset("http://localhost:8000/v1", "VLLM_API_KEY", is_key_optional=True),
+    "ollama": Preset("http://localhost:11434/v1", host_env="OLLAMA_HOST", queues=True),
+    "vllm-server": Preset("http://localhost:8000/v1", "VLLM_API_KEY", is_key_optional=True, queues=True),
 }
 
 OWN_FIELDS = ("messages", "model", "n", "stream")

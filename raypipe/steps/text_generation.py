@@ -7,6 +7,7 @@ declaration shows when it is made, before anything is spent.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeGuard
 
@@ -79,14 +80,13 @@ class TextGeneration(Step):
     _text: str = PrivateAttr(default="")
     _structure: Structure | None = PrivateAttr(default=None)
     _reads: tuple[str, ...] = PrivateAttr(default=())
-    _program: RowProgram | None = PrivateAttr(default=None)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TextGeneration) and self._declaration() == other._declaration()
 
     def _declaration(self) -> tuple[Any, ...]:
         """What makes two steps equal: what files say, not where they are."""
-        said = {name: value for name, value in self.__dict__.items() if name not in _FROM_FILES}
+        said = {name: getattr(self, name) for name in type(self).model_fields if name not in _FROM_FILES}
         return type(self), said, self._text, self._structure
 
     @model_serializer(mode="wrap")
@@ -195,18 +195,19 @@ class TextGeneration(Step):
         if found:
             where = f"step {self.name!r}"
             raise SpecError(violations=[Violation(where, problem) for problem in found])
+        _ = self.program
+
+    @cached_property
+    def program(self) -> RowProgram:
+        """What is done with a row, compiled once (a private attribute of the model would be found more slowly)."""
         system = None if self.system_prompt is None else compile_template(self.system_prompt)
         template, outputs = compile_template(self._text), self._wanted_outputs()
         model_column = MODEL_NAME if self.add_model_name else None
         ending = Ending(self.num_generations, self.scattered, self.group_generations, model_column)
-        self._program = RowProgram(template, system, self._structure, self._parser(), outputs, ending)
+        return RowProgram(template, system, self._structure, self._parser(), outputs, ending)
 
     async def process_row(self, row: Values, llm: Caller) -> Output:
-        program = self._program
-        if program is None:
-            self.open()
-            return await self.process_row(row, llm)
-        return await program.run(row, llm)
+        return await self.program.run(row, llm)
 
 
 def _exclusions(step: TextGeneration) -> Iterator[str]:

@@ -224,7 +224,6 @@ async def mixed(row: Values) -> dict[str, Any]:
     return {"value": [number, number + 0.5, {"a": number}, {"b": number}, str(number)][number % 5]}
 
 
-@pytest.mark.xfail(strict=True, reason="values of an undeclared type depend on the rows that end in the same moment")
 def test_what_a_step_sees_does_not_depend_on_other_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Pipeline("mixed") as pipeline:
         ask = TextGeneration("ask", llm=LLM("offline/stand-in"), template="{{ value }}")

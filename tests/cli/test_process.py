@@ -64,4 +64,6 @@ def test_ctrl_c_ends_a_run_at_once_even_when_a_step_is_asleep(tmp_path: Path):
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=30)
     assert process.returncode == 4
-    assert (out, errors) == ("", f"error: stopped; run the same command again to go on with {tmp_path / 'here'}\n")
+    told, resume = errors.splitlines()
+    assert (out, told) == ("", f"error: stopped on request; 0 finished rows are in {tmp_path / 'here'}")
+    assert resume.startswith("to go on: raypipe run asleep.py")

@@ -9,15 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raypipe.execution.batches import BatchResult
-    from raypipe.execution.setup import RunSetup, Watch
+    from raypipe.execution.setup import Outcome, RunSetup, Watch
+    from raypipe.execution.stopping import Stop
 
 __all__ = ["execute"]
 
 
-def execute(setup: RunSetup, watch: Watch) -> list[BatchResult]:
-    """Run all stages on the Ray that is up. Raises RaypipeError when the run cannot go on."""
-    # Ray reads its environment as it is imported, so `session` has to come first.
+def execute(setup: RunSetup, address: str | None, watch: Watch, stop: Stop) -> Outcome:
+    """Run all stages on Ray. Raises RaypipeError when the run cannot go on."""
+    from raypipe.execution.ray.session import load
+
+    load()
     from raypipe.execution.ray.driver import execute as drive
 
-    return drive(setup, watch)
+    return drive(setup, address, watch, stop)

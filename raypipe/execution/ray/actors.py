@@ -7,6 +7,7 @@ import pickle
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -15,14 +16,17 @@ import pyarrow as pa
 import ray
 import uvloop
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypipe.calllog import CallIndex
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
 from raypipe.execution.replica import Replica, ReplicaSetup
+from raypipe.execution.scribe import Scribe
 from raypipe.execution.source import sliced
-from raypipe.execution.wire import Chunk, Reply, Worker
+from raypipe.execution.wire import Chunk, Reply
+from raypipe.limits import Amount, Authority, Caps, Lease, Report
 
 _BOARD_EVERY_S = 0.5
 _MOST_REPLACEMENTS = 20
@@ -32,8 +36,10 @@ _START_TIMEOUT_S = 600.0
 class ReplicaActor:
     """A replica in an actor of its own."""
 
-    def __init__(self, setup: ReplicaSetup, index: CallIndex) -> None:
-        self._replica = Replica(setup, index)
+    def __init__(self, setup: ReplicaSetup, index: CallIndex, authority: Any) -> None:
+        self._log = Scribe(setup.calls, setup.owner)
+        grants = Authority(Caps()) if authority is None else RemoteGrants(authority)
+        self._replica = Replica(setup, index, self._log, grants)
         self._opening: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -46,18 +52,42 @@ class ReplicaActor:
         await self.open()
         return await self._replica.exchange(sender, chunks)
 
+    async def halt(self, reason: str) -> None:
+        await self._replica.halt(reason)
+
     async def close(self) -> None:
         await self._replica.close()
+        self._log.close()
+
+
+@dataclass
+class RemoteGrants:
+    """The authority of the run, in an actor of its own."""
+
+    actor: Any
+
+    async def lease(self, report: Report) -> Lease:
+        try:
+            return await self.actor.lease.remote(report)
+        except RayError as error:
+            said = str(error).strip().splitlines()[0]
+            raise InfrastructureError(f"the worker that keeps the run's limits is gone: {said}") from None
 
 
 class Board:
-    """Where conductors put what they see, for the driver to read."""
+    """Where conductors put what they see for the driver to read, and learn that the run is to end."""
 
     def __init__(self) -> None:
         self._snapshots: dict[str, Snapshot] = {}
+        self._halted_for = ""
 
-    def put(self, name: str, snapshot: Snapshot) -> None:
+    def put(self, name: str, snapshot: Snapshot) -> str:
+        """Why the run is to end; empty while it goes on."""
         self._snapshots[name] = snapshot
+        return self._halted_for
+
+    def halt(self, reason: str) -> None:
+        self._halted_for = reason
 
     def snapshots(self) -> list[Snapshot]:
         return list(self._snapshots.values())
@@ -75,11 +105,18 @@ def board_of(run: str) -> Any:
     return ray.remote(Board).options(name=f"raypipe-{run}", get_if_exists=True, num_cpus=0).remote()
 
 
-def start_replica(setup: ReplicaSetup, index: Any) -> Any:
+def start_authority(run: str, caps: Caps, spent: Amount) -> Any:
+    """The one authority of a run, on this node, whose end is the run's."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"name": f"raypipe-{run}-limits", "num_cpus": 0, "scheduling_strategy": here}
+    return ray.remote(Authority).options(**options).remote(caps, spent)
+
+
+def start_replica(setup: ReplicaSetup, index: Any, authority: Any) -> Any:
     """A new replica actor; it is not opened yet. `index` is a reference to a `CallIndex`."""
     remote = ray.remote(ReplicaActor)
     options = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0, "max_concurrency": 64}
-    return remote.options(**options).remote(setup, index)
+    return remote.options(**options).remote(setup, index, authority)
 
 
 def unwrapped(error: RayTaskError) -> RaypipeError:
@@ -111,6 +148,10 @@ class RemoteWorker:
         except RayError as error:
             raise InfrastructureError(f"worker {self.name!r} cannot be reached: {error}") from None
 
+    async def halt(self, reason: str) -> None:
+        with suppress(RayError):  # a worker that is gone sends nothing
+            await self.actor.halt.remote(reason)
+
 
 @dataclass
 class RemotePool:
@@ -118,15 +159,15 @@ class RemotePool:
 
     workers: list[RemoteWorker]
     index: Any
+    authority: Any = None
     replaced: int = 0
 
-    async def replace(self, lost: Worker) -> Worker:
-        assert isinstance(lost, RemoteWorker)
+    async def replace(self, lost: RemoteWorker) -> RemoteWorker:
         ray.kill(lost.actor)
         self.replaced += 1
         if self.replaced > _MOST_REPLACEMENTS:
             raise InfrastructureError(f"worker {lost.name!r} was lost {_MOST_REPLACEMENTS} times; see its log for why")
-        worker = replace(lost, actor=start_replica(lost.setup, self.index))
+        worker = replace(lost, actor=start_replica(lost.setup, self.index, self.authority))
         try:
             await asyncio.wait_for(worker.actor.open.remote(), _START_TIMEOUT_S)
         except RayTaskError as error:
@@ -146,6 +187,7 @@ class ConductorUDF:
 
     def __init__(self, setup: ConductorSetup, pools: Mapping[str, RemotePool], run: str) -> None:
         setup = replace(setup, name=f"{setup.name}-{uuid4().hex[:8]}")
+        self._drain_s = setup.drain_s
         self._loop = uvloop.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="conductor", daemon=True).start()
         self._conductor = Conductor(setup, pools)
@@ -156,7 +198,9 @@ class ConductorUDF:
         await asyncio.sleep(BOARD_AFTER_S)
         board = await asyncio.to_thread(board_of, run)
         while True:
-            board.put.remote(name, self._conductor.snapshot())
+            reason = await board.put.remote(name, self._conductor.snapshot())
+            if reason:
+                self._conductor.halt(reason, self._drain_s)
             await asyncio.sleep(_BOARD_EVERY_S)
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -173,9 +217,14 @@ class ConductorUDF:
     async def _run(self, block: pa.Table) -> list[BatchResult]:
         running: list[asyncio.Task[BatchResult]] = []
         for rows in sliced(block):
+            if self._conductor.halted_for:
+                break
             await self._conductor.room()
             running.append(asyncio.create_task(self._conductor.run_batch(rows)))
-        return list(await asyncio.gather(*running))
+        results = list(await asyncio.gather(*running))
+        if self._conductor.halted_for:
+            results.append(BatchResult((), {}, self._conductor.halted_for))
+        return results
 
 
 def _output(made: Sequence[tuple[bytes | None, bytes | None]]) -> pa.Table:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from typing import Any, cast
 from uuid import uuid4
@@ -17,7 +18,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayError, RayTaskError
 
-from raypipe.errors import InfrastructureError, RaypipeError
+from raypipe.errors import InfrastructureError, RaypipeError, StoppedError
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import ConductorSetup
 from raypipe.execution.local import paths_for
@@ -29,26 +30,66 @@ from raypipe.execution.ray.actors import (
     RemoteWorker,
     board_of,
     results_of,
+    start_authority,
     start_replica,
     unwrapped,
 )
+from raypipe.execution.ray.session import kill_own_ray, session
 from raypipe.execution.ray.shipping import ship_by_value
-from raypipe.execution.setup import RunSetup, Watch
+from raypipe.execution.setup import DRAIN_S, Outcome, RunSetup, Watch
 from raypipe.execution.source import group_of, identified
+from raypipe.execution.stopping import ASKED, Stop
 from raypipe.plan import Stage, inbox
 from raypipe.step import Aggregate, Source, Unit
 
 _WATCH_EVERY_S = 0.5
+_LOOK_EVERY_S = 0.1
+_STOP_TIMEOUT_S = 20.0
 _CLOSE_TIMEOUT_S = 10.0
 _BLOCKS_AT_ONCE = 4
 _READERS_PER_CPU = 4
 """A reader has one unit after the other: more readers even out units of different sizes, but each is a task."""
 
 
-def execute(setup: RunSetup, watch: Watch) -> list[BatchResult]:
-    """Run all stages on the Ray that is up. Raises RaypipeError when the run cannot go on."""
-    ship_by_value(setup.plan)
-    return _Driver(setup).run(watch)
+def execute(setup: RunSetup, address: str | None, watch: Watch, stop: Stop) -> Outcome:
+    """Run all stages on Ray, in a thread of its own, so that Ctrl+C is heard whatever Ray is busy with.
+
+    Raises RaypipeError when the run cannot go on, StoppedError when it is to end at once.
+    """
+    work = _Work(setup, address, watch, stop)
+    thread = threading.Thread(target=work.run, name="raypipe", daemon=True)
+    thread.start()
+    deadline = float("inf")
+    while thread.is_alive():
+        thread.join(_LOOK_EVERY_S)
+        if stop.is_asked:
+            deadline = min(deadline, time.monotonic() + DRAIN_S + _STOP_TIMEOUT_S)
+        if stop.is_at_once or time.monotonic() > deadline:
+            kill_own_ray()
+            raise StoppedError(ASKED)
+    if work.error is not None:
+        raise work.error
+    return work.outcome
+
+
+class _Work:
+    """A run in a thread; what it raises is raised where it is awaited."""
+
+    def __init__(self, setup: RunSetup, address: str | None, watch: Watch, stop: Stop) -> None:
+        self._setup, self._address, self._watch, self._stop = setup, address, watch, stop
+        self.outcome = Outcome(())
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        with ExitStack() as stack:
+            stack.push(self._note_end)
+            stack.enter_context(session(self._address))
+            ship_by_value(self._setup.plan)
+            self.outcome = _Driver(self._setup, self._stop).run(self._watch)
+
+    def _note_end(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        self.error = error
+        return True
 
 
 class Units(Datasource):
@@ -86,19 +127,25 @@ class _Read:
 
 
 class _Driver:
-    def __init__(self, setup: RunSetup) -> None:
+    def __init__(self, setup: RunSetup, stop: Stop) -> None:
         self._setup = setup
+        self._stop = stop
         self._index = ray.put(setup.index)
+        self._authority: Any = None
         self._pools: dict[str, RemotePool] = {}
         self._run = uuid4().hex[:12]
         self._results: list[BatchResult] = []
 
-    def run(self, watch: Watch) -> list[BatchResult]:
+    def run(self, watch: Watch) -> Outcome:
+        """Stage after stage. Raises RaypipeError when the run cannot go on."""
         stopped = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(watch, stopped), daemon=True)
         watcher.start()
         try:
+            self._start_authority()
             for stage in self._setup.plan.stages:
+                if self._halted_for():
+                    break
                 self._open_pools(stage)
                 self._run_stage(stage)
             self._close_pools()
@@ -110,7 +157,17 @@ class _Driver:
             stopped.set()
             watcher.join(_CLOSE_TIMEOUT_S)
             self._kill_actors()
-        return self._results
+        return Outcome(self._results, self._halted_for())
+
+    def _halted_for(self) -> str:
+        found = next((result.halted_for for result in self._results if result.halted_for), "")
+        return found or (ASKED if self._stop.is_asked else "")
+
+    def _start_authority(self) -> None:
+        """Where one worker alone asks an endpoint, it keeps the limits itself."""
+        asking = [pool for pool in self._setup.plan.pools.values() if pool.llm is not None]
+        if self._setup.caps or sum(pool.replicas for pool in asking) > 1:
+            self._authority = start_authority(self._run, self._setup.caps, self._setup.spent)
 
     def _watch(self, watch: Watch, stopped: threading.Event) -> None:
         if stopped.wait(BOARD_AFTER_S):
@@ -118,6 +175,8 @@ class _Driver:
         board = board_of(self._run)
         while not stopped.wait(_WATCH_EVERY_S):
             with suppress(RayError):
+                if self._stop.is_asked:
+                    board.halt.remote(ASKED)
                 watch(ray.get(board.snapshots.remote(), timeout=_CLOSE_TIMEOUT_S))
         ray.kill(board)
 
@@ -125,10 +184,10 @@ class _Driver:
         for name, replicas in self._setup.replicas(stage).items():
             if name not in self._pools:
                 workers = [
-                    RemoteWorker(one.name, one.pool.concurrency, one, start_replica(one, self._index))
+                    RemoteWorker(one.name, one.pool.concurrency, one, start_replica(one, self._index, self._authority))
                     for one in replicas
                 ]
-                self._pools[name] = RemotePool(workers, self._index)
+                self._pools[name] = RemotePool(workers, self._index, self._authority)
                 for worker in workers:
                     worker.actor.open.remote()
 
@@ -137,7 +196,7 @@ class _Driver:
         if rows is None:
             return
         pools = {name: self._pools[name] for name in stage.pools}
-        setup = ConductorSetup(f"stage{stage.index}", stage, self._setup.parts, self._setup.leaves)
+        setup = ConductorSetup(f"stage{stage.index}", stage, self._setup.parts, self._setup.leaves, DRAIN_S)
         references = rows.map_batches(
             ConductorUDF,
             fn_constructor_args=(setup, pools, self._run),
@@ -180,7 +239,7 @@ class _Driver:
         ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_TIMEOUT_S) if closing else None
 
     def _kill_actors(self) -> None:
-        for pool in self._pools.values():
-            for worker in pool.workers:
-                with suppress(RayError):
-                    ray.kill(worker.actor)
+        actors = [worker.actor for pool in self._pools.values() for worker in pool.workers]
+        for actor in [*actors, self._authority]:
+            with suppress(RayError, AttributeError):
+                ray.kill(actor)

@@ -6,8 +6,10 @@ import logging
 import os
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+import psutil
 
 from raypipe.errors import InfrastructureError
 
@@ -25,6 +27,32 @@ _CONNECT_TIMEOUT_S = 10.0
 _SMALL_STORE_BYTES = 512 << 20
 
 
+def load() -> None:
+    """Import Ray. It reads its environment as it is imported, so this comes before anything else of Ray's."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    with _without_banner():
+        import ray as _ray
+
+        del _ray
+
+
+def kill_own_ray() -> None:
+    """End all processes of the Ray that this process started, at once; one that it is attached to is left alone."""
+    mine = [child for child in psutil.Process().children(recursive=True) if _is_rays(child)]
+    for process in mine:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(mine, timeout=1.0)
+
+
+def _is_rays(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        command = " ".join(process.cmdline()) or process.name()
+        return "ray::" in command or "/ray/" in command or "raylet" in command or "gcs_server" in command
+    return False
+
+
 @contextmanager
 def session(address: str | None) -> Generator[None]:
     """Ray is up inside: a cluster at `address`, the one this process is attached to, or one of our own.
@@ -33,10 +61,9 @@ def session(address: str | None) -> Generator[None]:
     """
     if address:
         _check_reachable(address)
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    with _without_banner():
-        import ray
+    load()
+    import ray
+
     started = not ray.is_initialized()
     if started:
         _start(address)

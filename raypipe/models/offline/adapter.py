@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from pydantic import Field
 
-from raypipe.chat import LLM, Completion, Request, Usage
+from raypipe.chat import LLM, Completion, Request, Terms, Usage
 from raypipe.errors import CallError, Retry, Violation
 from raypipe.identity import canonical_json, digest
 from raypipe.models.offline import wording
@@ -62,6 +62,10 @@ class OfflineModel:
     def check(llm: LLM) -> list[Violation]:
         """What is wrong with `llm`."""
         return check_options(llm, OfflineOptions)
+
+    def terms(self) -> Terms:
+        """It has no endpoint and no limits."""
+        return Terms()
 
     async def open(self) -> None:
         """Nothing to get ready."""

@@ -1,0 +1,96 @@
+"""I am what workers and the authority tell each other: amounts, limits, reports and leases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raypipe.chat import Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """What calls take: their number, tokens, US dollars."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(
+            self.calls + other.calls,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.usd + other.usd,
+        )
+
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(
+            self.calls - other.calls,
+            self.input_tokens - other.input_tokens,
+            self.output_tokens - other.output_tokens,
+            self.usd - other.usd,
+        )
+
+
+NOTHING = Amount()
+ONE_CALL = Amount(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """The most that a run may spend; `None` where there is no cap."""
+
+    calls: int | None = None
+    tokens: int | None = None
+    usd: float | None = None
+
+    def __bool__(self) -> bool:
+        return (self.calls, self.tokens, self.usd) != (None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one worker tells the authority. Counts are those since its last report."""
+
+    client: str
+    life: str
+    """Another one when the worker was replaced: what its predecessor had reserved counts as spent."""
+    terms: Terms
+    needs: tuple[Amount, ...] = ()
+    """The most that each call which waits to be sent can take."""
+    sent: int = 0
+    """Calls sent without a permit."""
+    ended: Amount = NOTHING
+    """Permits of calls that have ended."""
+    spent: Amount = NOTHING
+    """What those calls really took."""
+    refused: int = 0
+    """Calls answered with a request to slow down."""
+    pause_s: float = 0.0
+    """The longest pause that was asked for."""
+    succeeded: int = 0
+    in_flight: int = 0
+    slots: int = 0
+    """The most calls this worker would have in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a worker may do until its next report."""
+
+    granted: int = 0
+    """So many of the calls in the report may be sent, the first ones."""
+    is_free: bool = False
+    """Calls may be sent without a permit."""
+    window: int | None = None
+    """The most calls the worker may have in flight."""
+    pause_s: float = 0.0
+    again_s: float = 0.25
+    """When to report again, at the latest."""
+    exhausted: str = ""
+    """Why no call will ever be granted again."""

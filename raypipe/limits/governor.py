@@ -1,0 +1,264 @@
+"""I find out how fast and how many at once one endpoint takes calls, and hold the whole run to it.
+
+Rates that are declared, or learned from an endpoint's headers, are kept as token buckets. Where none is known, calls
+are sent at will until the endpoint refuses one (429); between two refusals it accepted what its limit allows, so the
+calls accepted in that time measure the limit. The pace then stays a little below, and grows slowly to find out
+whether more is possible. Concurrency is found by additive increase and multiplicative decrease (Chiu and Jain 1989)
+where refusals come at the most calls in flight that were ever accepted. Times are seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+import math
+
+from raypipe.chat import Quota
+from raypipe.limits.amounts import Amount
+
+_SHARE = 0.995
+"""Of a known rate: a little less, since clocks differ."""
+_BURST_S = 0.1
+"""Calls of so long a time may leave together."""
+_TOKEN_BURST_S = 6.0
+_FIRST_BURST, _DOUBLING_S = 16, 0.05
+"""An endpoint of unknown limits gets so many calls at once, and twice as many each so many seconds."""
+_RAMP_UP_TO = 1 << 14
+_LEAST_WINDOW_S = 0.25
+_LEAST_CALLS = 4
+"""What is measured in less time, or over fewer calls, says nothing."""
+_CAREFUL = 0.98
+_FAST_A_SECOND, _SLOW_A_SECOND, _FASTEST_PROBE = 4.0, 0.01, 0.25
+_NEAR = 0.9
+_STALE = 1.2
+_REST_S = 2.0
+
+
+class _Bucket:
+    """A token bucket that may go into debt by one call."""
+
+    def __init__(self, burst_s: float, least: float) -> None:
+        self._burst_s, self._least = burst_s, least
+        self._rate: float | None = None
+        self._level = 0.0
+        self._at = 0.0
+
+    def set_rate(self, rate: float | None, now: float) -> None:
+        """Tokens a second, from now on."""
+        if self._rate is None and rate is not None:
+            self._level, self._at = max(self._least, rate * self._burst_s), now
+        elif rate != self._rate:
+            self._fill(now)
+        self._rate = rate
+
+    def _fill(self, now: float) -> None:
+        if self._rate is not None:
+            most = max(self._least, self._rate * self._burst_s)
+            self._level = min(most, self._level + (now - self._at) * self._rate)
+        self._at = now
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until a call may leave."""
+        if not self._rate:
+            return 0.0
+        self._fill(now)
+        return max(0.0, (self._least - self._level) / self._rate)
+
+    def take(self, amount: float) -> None:
+        if self._rate is not None:
+            self._level -= amount
+
+
+class _Pace:
+    """Requests a second, found from refusals."""
+
+    def __init__(self) -> None:
+        self.rate: float | None = None
+        self._ceiling: float | None = None
+        self._accepted = 0
+        self._anchor: float | None = None
+        self._is_measured = False
+        self._quiet_until = -math.inf
+        self._refused_at = -math.inf
+        self._at = 0.0
+
+    def sent(self, count: int, now: float) -> None:
+        if self._anchor is None:
+            self._anchor = now
+        self._accepted += count
+
+    def refused(self, count: int, now: float) -> bool:
+        """Whether this is a new burst of refusals, for which the pace was cut."""
+        self._accepted -= count
+        self._refused_at = now
+        if now < self._quiet_until:
+            return False
+        elapsed = now - (now if self._anchor is None else self._anchor)
+        found = max(self._accepted, 1) / max(elapsed, _LEAST_WINDOW_S if self._is_measured else 1.0)
+        self._ceiling = found if self._is_measured else None
+        self.rate = _CAREFUL * found if self.rate is None else min(self.rate, _CAREFUL * found)
+        self._is_measured = True
+        self._anchor, self._accepted, self._at = now, 0, now
+        self._quiet_until = now + max(_LEAST_WINDOW_S, _LEAST_CALLS / self.rate)
+        return True
+
+    def grow(self, now: float) -> None:
+        """Calls wait: find out whether the endpoint takes more."""
+        passed, self._at = now - self._at, now
+        if self.rate is None or now < self._quiet_until:
+            return
+        if self._ceiling is not None and self.rate > _STALE * self._ceiling:
+            self._ceiling = None
+        if self._ceiling is None or self.rate < _NEAR * self._ceiling:
+            self.rate *= _FAST_A_SECOND**passed
+        else:
+            slow = _SLOW_A_SECOND * (1 + (now - self._refused_at) / 10)
+            self.rate *= 1 + min(slow, _FASTEST_PROBE) * passed
+
+    def rest(self, now: float) -> None:
+        """Nothing waits, so nothing is learned."""
+        self._at = now
+
+
+class _Window:
+    """The most calls in flight, found from refusals."""
+
+    def __init__(self) -> None:
+        self.size: float | None = None
+        self._ceiling: float | None = None
+        self._is_confirmed = False
+        self._most_accepted = 0.0
+        self._refused_at = -math.inf
+
+    def refused(self, in_flight: int, now: float) -> None:
+        """The first refusal of a burst came with so many other calls in flight."""
+        self._refused_at = now
+        if in_flight < _NEAR * self._most_accepted:
+            return
+        self._is_confirmed = self._ceiling is not None and abs(in_flight - self._ceiling) <= 0.2 * self._ceiling
+        self._ceiling = float(max(1, in_flight))
+        self.size = max(1.0, _NEAR * in_flight)
+
+    def accepted(self, in_flight: int, succeeded: int, slots: int, now: float) -> None:
+        """So many calls are in flight and none was refused; so many succeeded."""
+        self._most_accepted = max(0.999 * self._most_accepted, float(in_flight))
+        if self.size is None or in_flight < 0.8 * self.size or now < self._refused_at + _REST_S:
+            return
+        near = self._is_confirmed and self._ceiling is not None and self.size >= _NEAR * self._ceiling
+        self.size += succeeded * (0.125 if near else 1.0)
+        if self.size >= slots:
+            self.size = None
+
+
+class Governor:
+    """One endpoint under one key, seen by the whole run."""
+
+    def __init__(self, refuses: bool) -> None:
+        self._quota = Quota()
+        self._pace, self._window = _Pace(), _Window()
+        self._requests = _Bucket(_BURST_S, 1.0)
+        self._tokens, self._input, self._output = (_Bucket(_TOKEN_BURST_S, 1.0) for _ in range(3))
+        self._input_share, self._output_share = 0.25, 1.0
+        self._ramp_from: float | None = None
+        self._is_ramping = refuses
+        self._ramped = 0
+        self._paused_until = -math.inf
+
+    # What is learned.
+
+    def learn(self, quota: Quota, now: float) -> None:
+        """Rates that the endpoint or its user names."""
+        self._quota = quota
+        if quota.requests is not None:
+            self._is_ramping = False
+        self._set_rates(now)
+
+    def _set_rates(self, now: float) -> None:
+        known = None if self._quota.requests is None else _SHARE * self._quota.requests / 60
+        rates = [rate for rate in (known, self._pace.rate) if rate is not None]
+        self._requests.set_rate(min(rates) if rates else None, now)
+        for bucket, rate in (
+            (self._tokens, self._quota.tokens),
+            (self._input, self._quota.input_tokens),
+            (self._output, self._quota.output_tokens),
+        ):
+            bucket.set_rate(None if rate is None else _SHARE * rate / 60, now)
+
+    def sent(self, count: int, now: float) -> None:
+        """Calls left without asking."""
+        self._pace.sent(count, now)
+
+    def refused(self, count: int, pause_s: float, in_flight: int, now: float) -> None:
+        """The endpoint asked to slow down; `in_flight` are the calls that it has accepted."""
+        self._is_ramping = False
+        self._paused_until = max(self._paused_until, now + pause_s)
+        if self._pace.refused(count, now):
+            self._window.refused(in_flight, now)
+        self._set_rates(now)
+
+    def accepted(self, in_flight: int, succeeded: int, slots: int, now: float) -> None:
+        """Nothing was refused lately."""
+        self._window.accepted(in_flight, succeeded, slots, now)
+
+    def settled(self, reserved: Amount, spent: Amount) -> None:
+        """Calls ended: what they really took corrects what was taken for them, and the next estimates."""
+        if not self._quota.counts_tokens or not spent.calls or not spent.tokens:
+            return
+        expected_in, expected_out = self._expected(reserved)
+        self._input.take(spent.input_tokens - expected_in)
+        self._output.take(spent.output_tokens - expected_out)
+        self._tokens.take(spent.tokens - expected_in - expected_out)
+        self._input_share += 0.1 * (spent.input_tokens / max(1, reserved.input_tokens) - self._input_share)
+        self._output_share += 0.1 * (spent.output_tokens / max(1, reserved.output_tokens) - self._output_share)
+
+    def _expected(self, need: Amount) -> tuple[float, float]:
+        return need.input_tokens * self._input_share, need.output_tokens * self._output_share
+
+    # What is allowed.
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing holds calls back."""
+        is_known = self._quota.requests is not None or self._quota.counts_tokens
+        return not (self._is_ramping or is_known or self._pace.rate is not None or self._window.size is not None)
+
+    @property
+    def window(self) -> float | None:
+        """The most calls in flight."""
+        return self._window.size
+
+    def pause_s(self, now: float) -> float:
+        """How long the endpoint asked to be left alone."""
+        return max(0.0, self._paused_until - now)
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until one more call may leave; 0 if it may leave now."""
+        if self._is_ramping:
+            return self._ramp_wait_s(now)
+        buckets = (self._requests, self._tokens, self._input, self._output)
+        return max(self.pause_s(now), *(bucket.wait_s(now) for bucket in buckets))
+
+    def _ramp_wait_s(self, now: float) -> float:
+        if self._ramp_from is None:
+            self._ramp_from = now
+        allowed = _FIRST_BURST * 2 ** ((now - self._ramp_from) / _DOUBLING_S)
+        if allowed >= _RAMP_UP_TO:
+            self._is_ramping = False
+            return 0.0
+        return 0.0 if self._ramped < allowed else _DOUBLING_S / 4
+
+    def take(self, need: Amount, now: float) -> None:
+        """A call leaves."""
+        self._ramped += 1
+        self._pace.sent(1, now)
+        self._requests.take(1.0)
+        expected_in, expected_out = self._expected(need)
+        self._input.take(expected_in)
+        self._output.take(expected_out)
+        self._tokens.take(expected_in + expected_out)
+
+    def grow(self, is_short: bool, now: float) -> None:
+        """Let the pace grow where calls wait for it."""
+        if is_short:
+            self._pace.grow(now)
+            self._set_rates(now)
+        else:
+            self._pace.rest(now)

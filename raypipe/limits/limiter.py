@@ -1,0 +1,262 @@
+"""I hold the calls of one worker until they may leave: `async with limiter.permit(need) as permit: …`.
+
+A permit is held from the moment a call may leave until its answer is logged, never while a row waits to try again.
+As long as the authority says that calls are free, a permit costs no message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from itertools import islice
+from types import TracebackType
+from typing import Any, Protocol
+from uuid import uuid4
+
+from raypipe.chat import Terms
+from raypipe.errors import HaltedError, RaypipeError
+from raypipe.limits.amounts import NOTHING, ONE_CALL, Amount, Lease, Report
+
+_MOST_NEEDS = 512
+"""Waiting calls in one report."""
+_SOONEST_S = 0.002
+
+
+class Grants(Protocol):
+    """The authority, wherever it lives."""
+
+    async def lease(self, report: Report) -> Lease: ...
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What the next report says."""
+
+    sent: int = 0
+    ended: Amount = NOTHING
+    spent: Amount = NOTHING
+    refused: int = 0
+    pause_s: float = 0.0
+    succeeded: int = 0
+
+
+class Permit:
+    """The right to send one call. `spent` is what it took; set it when the call was answered."""
+
+    __slots__ = ("_limiter", "_need", "spent")
+
+    def __init__(self, limiter: Limiter, need: Amount) -> None:
+        self._limiter = limiter
+        self._need = need
+        self.spent: Amount | None = None
+
+    async def __aenter__(self) -> Permit:
+        await self._limiter.enter(self._need)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._limiter.leave(self._need, self.spent)
+
+
+class Limiter:
+    """Permits for the calls of one worker, inside one event loop."""
+
+    def __init__(self, name: str, slots: int, authority: Grants, terms: Callable[[], Terms]) -> None:
+        self._name = name
+        self._life = uuid4().hex
+        self._slots = slots
+        self._window = slots
+        self._authority = authority
+        self._terms = terms
+        self._is_free = False
+        self._paused_until = 0.0
+        self._for_slot: deque[tuple[Amount, asyncio.Future[None]]] = deque()
+        self._for_grant: deque[tuple[Amount, asyncio.Future[None]]] = deque()
+        self._counted = _Counted()
+        self._asked = 0
+        self._news = asyncio.Event()
+        self._asking: asyncio.Task[None] | None = None
+        self._halted = asyncio.Event()
+        self.in_flight = 0
+        self.halted_for = ""
+        """Why no call is sent any more; empty while calls are."""
+
+    def permit(self, need: Amount = ONE_CALL) -> Permit:
+        """The right to send a call that takes at most `need`. Entering raises HaltedError once no call may be sent."""
+        return Permit(self, need)
+
+    @property
+    def waiting(self) -> int:
+        """Calls that could be sent but for the endpoint's limits."""
+        return len(self._for_grant)
+
+    @property
+    def waits_for(self) -> str:
+        """What keeps calls from leaving; empty when nothing does."""
+        if not self._for_grant:
+            return ""
+        pause_s = self.pause_s
+        return f"the endpoint asked to wait, {pause_s:.0f} s more" if pause_s > 1 else "its rate limit"
+
+    @property
+    def pause_s(self) -> float:
+        """How long the endpoint asked to be left alone."""
+        return max(0.0, self._paused_until - asyncio.get_running_loop().time())
+
+    # Calls.
+
+    async def enter(self, need: Amount) -> None:
+        if self.halted_for:
+            raise HaltedError(self.halted_for)
+        if self._is_free and self.in_flight < self._window:
+            self.in_flight += 1
+            self._counted.sent += 1
+            return
+        loop = asyncio.get_running_loop()
+        granted: asyncio.Future[None] = loop.create_future()
+        self._for_slot.append((need, granted))
+        self._move()
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled() and granted.exception() is None:
+                self.leave(need, None)
+            raise
+
+    def leave(self, need: Amount, spent: Amount | None) -> None:
+        self.in_flight -= 1
+        counted = self._counted
+        if spent is not None:
+            counted.succeeded += 1
+        if not self._is_free:
+            counted.ended += need
+            counted.spent += spent or ONE_CALL
+        if self._for_slot:
+            self._move()
+
+    def refused(self, pause_s: float | None) -> None:
+        """The endpoint asked to slow down, for so long if it said so."""
+        self._counted.refused += 1
+        self._counted.pause_s = max(self._counted.pause_s, pause_s or 0.0)
+        if pause_s:
+            self._paused_until = max(self._paused_until, asyncio.get_running_loop().time() + pause_s)
+        self._is_free = False
+        self._ask()
+
+    async def sleep(self, pause_s: float) -> None:
+        """Wait, but no longer than calls are sent at all."""
+        try:
+            await asyncio.wait_for(self._halted.wait(), pause_s)
+        except TimeoutError:
+            return
+        raise HaltedError(self.halted_for)
+
+    def halt(self, reason: str, error: RaypipeError | None = None) -> None:
+        """From now on no call is sent; those that wait are told so, by `error` when the run cannot go on."""
+        if self.halted_for:
+            return
+        self.halted_for = reason
+        self._halted.set()
+        for waiting in (self._for_slot, self._for_grant):
+            for _, granted in waiting:
+                if not granted.done():
+                    granted.set_exception(error or HaltedError(reason))
+            waiting.clear()
+
+    async def close(self) -> None:
+        """Tell the authority what has ended; ask no more."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+
+    # Permits.
+
+    def _move(self) -> None:
+        """Calls for which a slot is free go on: away, or to wait for a grant."""
+        while self._for_slot and self.in_flight + len(self._for_grant) < self._window:
+            need, granted = self._for_slot.popleft()
+            if granted.done():
+                continue
+            if self._is_free:
+                self._counted.sent += 1
+                self._go(granted)
+            else:
+                self._for_grant.append((need, granted))
+        if self._for_grant:
+            self._ask()
+
+    def _go(self, granted: asyncio.Future[None]) -> None:
+        self.in_flight += 1
+        granted.set_result(None)
+
+    def _ask(self) -> None:
+        self._news.set()
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._keep_asking())
+
+    async def _keep_asking(self) -> None:
+        while not self.halted_for:
+            self._news.clear()
+            try:
+                lease = await self._authority.lease(self._report())
+            except RaypipeError as error:
+                self.halt(str(error), error)
+                return
+            self._take(lease)
+            if self._for_grant and lease.granted < self._asked:
+                await asyncio.sleep(lease.again_s)
+            else:
+                await asyncio.sleep(_SOONEST_S)
+                await _within(self._news.wait(), lease.again_s)
+
+    def _report(self) -> Report:
+        counted, self._counted = self._counted, _Counted()
+        self._drop_given_up()
+        needs = tuple(need for need, _ in islice(self._for_grant, _MOST_NEEDS))
+        self._asked = len(needs)
+        return Report(
+            self._name,
+            self._life,
+            self._terms(),
+            needs,
+            counted.sent,
+            counted.ended,
+            counted.spent,
+            counted.refused,
+            counted.pause_s,
+            counted.succeeded,
+            self.in_flight,
+            self._slots,
+        )
+
+    def _drop_given_up(self) -> None:
+        if any(granted.done() for _, granted in self._for_grant):
+            self._for_grant = deque(one for one in self._for_grant if not one[1].done())
+
+    def _take(self, lease: Lease) -> None:
+        loop = asyncio.get_running_loop()
+        self._is_free = lease.is_free
+        self._window = self._slots if lease.window is None else min(self._slots, lease.window)
+        self._paused_until = max(self._paused_until, loop.time() + lease.pause_s) if lease.pause_s else 0.0
+        for _ in range(min(lease.granted, len(self._for_grant))):
+            need, granted = self._for_grant.popleft()
+            if granted.done():
+                # It was given up while the authority was asked.
+                self._counted.ended += need
+                continue
+            self._go(granted)
+        if lease.exhausted:
+            self.halt(lease.exhausted)
+        else:
+            self._move()
+
+
+async def _within(work: Coroutine[Any, Any, Any], seconds: float) -> None:
+    try:
+        await asyncio.wait_for(work, seconds)
+    except TimeoutError:
+        return

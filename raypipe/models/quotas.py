@@ -1,0 +1,47 @@
+"""I read from an answer's headers how much an endpoint allows for the key.
+
+OpenAI, together and others name requests and tokens (https://platform.openai.com/docs/guides/rate-limits), Anthropic
+input and output tokens (https://docs.anthropic.com/en/api/rate-limits), Mistral requests and tokens a minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from raypipe.chat import LLM, Quota
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    "requests": (
+        "x-ratelimit-limit-requests",
+        "anthropic-ratelimit-requests-limit",
+        "x-ratelimit-limit-req-minute",
+    ),
+    "tokens": ("x-ratelimit-limit-tokens", "x-ratelimit-limit-tokens-minute"),
+    "input_tokens": ("anthropic-ratelimit-input-tokens-limit",),
+    "output_tokens": ("anthropic-ratelimit-output-tokens-limit",),
+}
+_REQUESTS_A_DAY = frozenset({"groq"})
+"""Providers whose header counts the requests of a day."""
+
+
+def named_quota(headers: Mapping[str, str], provider: str) -> Quota:
+    """The rates that the headers of an answer name."""
+    found = {kind: _number(headers, names) for kind, names in _NAMES.items()}
+    if provider in _REQUESTS_A_DAY:
+        found["requests"] = None
+    return Quota(**found)
+
+
+def declared_quota(llm: LLM) -> Quota:
+    """The rates that the user names."""
+    return Quota(
+        llm.requests_per_minute, llm.tokens_per_minute, llm.input_tokens_per_minute, llm.output_tokens_per_minute
+    )
+
+
+def _number(headers: Mapping[str, str], names: tuple[str, ...]) -> float | None:
+    for name in names:
+        text = headers.get(name, "")
+        if text.isdecimal() and int(text) > 0:
+            return float(text)
+    return None

@@ -1,0 +1,74 @@
+"""I know what runs into one folder have spent so far, whatever ended them.
+
+Completions are counted from the call log, which has every one of them; calls that got no answer from a note that each
+run leaves. With a call log outside the folder, which others may share, all is taken from the note.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+
+from raypipe.folder import RunFolder, write_whole
+from raypipe.limits import Amount
+from raypipe.plan import Plan
+from raypipe.prices import cost_usd
+
+_SUMMED = ("calls_sent", "input_tokens", "output_tokens")
+_COLUMNS = ["step", "input_tokens", "output_tokens"]
+
+
+class Spending:
+    """Of the runs into one folder. The call log must be compacted."""
+
+    def __init__(self, folder: RunFolder, calls: Path, plan: Plan) -> None:
+        self._calls = calls if calls == folder.calls.absolute() else None
+        self._note = folder.own / "spent.json"
+        self._plan = plan
+
+    def before(self, fresh: bool) -> Amount:
+        """What earlier runs took; with `fresh`, nothing."""
+        if fresh:
+            self._note.unlink(missing_ok=True)
+            return Amount()
+        noted = self._noted()
+        if self._calls is None:
+            return Amount(**noted["all"])
+        return self._logged() + Amount(noted["unanswered"])
+
+    def note(self, manifest: dict[str, Any]) -> None:
+        """A run ended: add what it took."""
+        noted = self._noted()
+        models = list(manifest["models"].values())
+        usd = sum(model["cost_usd"] or 0.0 for model in models)
+        calls, asked, written = (sum(model[name] for model in models) for name in _SUMMED)
+        total = Amount(**noted["all"]) + Amount(calls, asked, written, usd)
+        unanswered = noted["unanswered"] + sum(model["calls_unanswered"] for model in models)
+        fields = {"calls": total.calls, "input_tokens": total.input_tokens, "output_tokens": total.output_tokens}
+        write_whole(self._note, orjson.dumps({"all": fields | {"usd": total.usd}, "unanswered": unanswered}))
+
+    def _noted(self) -> dict[str, Any]:
+        try:
+            return orjson.loads(self._note.read_bytes())
+        except (OSError, ValueError):
+            return {"all": {}, "unanswered": 0}
+
+    def _logged(self) -> Amount:
+        total = Amount()
+        for path in sorted((self._calls or Path()).glob("calls-*.parquet")):
+            table = pq.read_table(path, columns=_COLUMNS)
+            sums = table.group_by("step").aggregate(
+                [("input_tokens", "sum"), ("output_tokens", "sum"), ("step", "count")]
+            )
+            for row in sums.to_pylist():
+                total += self._amount(row)
+        return total
+
+    def _amount(self, row: dict[str, Any]) -> Amount:
+        step = self._plan.graph.steps.get(row["step"])
+        tokens = row["input_tokens_sum"] or 0, row["output_tokens_sum"] or 0
+        usd = cost_usd(step.llm, *tokens) if step is not None and step.llm is not None else None
+        return Amount(row["step_count"], *tokens, usd or 0.0)
