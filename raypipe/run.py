@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +47,7 @@ class RunOptions:
     max_failed_rows: int = 0
     source_rows: int | None = None
     """Read only so many rows of each source."""
-    caps: Caps = Caps()
+    caps: Caps = field(default_factory=Caps)
     """The most that all runs into `out` may spend."""
 
 

@@ -1,4 +1,4 @@
-"""Permits are bounded, a pause holds up everyone, and patience ends."""
+"""Permits are bounded, a pause holds up everyone, no budget is passed, and patience ends."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.errors import CallError, Retry
-from raypipe.limits import FIRST_PAUSE_S, LONGEST_PAUSE_S, LONGEST_SLOW_DOWN_S, Limiter, Patience
+from raypipe.chat import Terms
+from raypipe.errors import CallError, HaltedError, InfrastructureError, Retry
+from raypipe.limits import Amount, Authority, Caps, Lease, Limiter, Patience
+from raypipe.limits.patience import FIRST_PAUSE_S, LONGEST_PAUSE_S, LONGEST_SLOW_DOWN_S
+
+CAPS, TERMS = Caps(), Terms("somewhere")
 
 
 class _NoWaiting(selectors.SelectSelector):
@@ -45,6 +49,11 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
         return runner.run(work)
 
 
+def limiter_of(slots: int, caps: Caps = CAPS, terms: Terms = TERMS, authority: Authority | None = None) -> Limiter:
+    clock = asyncio.get_running_loop().time
+    return Limiter("worker", slots, authority or Authority(caps, clock=clock), lambda: terms)
+
+
 @settings(max_examples=30)
 @given(
     concurrency=st.integers(1, 5),
@@ -52,12 +61,12 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
 )
 def test_no_more_calls_are_on_their_way_than_allowed(concurrency: int, calls: list[tuple[float, float]]) -> None:
     async def work() -> tuple[int, int]:
-        limiter, most, done = Limiter(concurrency), 0, 0
+        limiter, most, done = limiter_of(concurrency), 0, 0
 
         async def call(after_s: float, takes_s: float) -> None:
             nonlocal most, done
             await asyncio.sleep(after_s)
-            async with limiter:
+            async with limiter.permit():
                 most = max(most, limiter.in_flight)
                 await asyncio.sleep(takes_s)
             done += 1
@@ -70,33 +79,33 @@ def test_no_more_calls_are_on_their_way_than_allowed(concurrency: int, calls: li
     assert (most <= concurrency, done) == (True, len(calls))
 
 
-def test_a_pause_holds_up_every_call_until_it_is_over() -> None:
+def test_a_pause_that_an_endpoint_asks_for_holds_up_every_call() -> None:
     async def work() -> list[float]:
-        limiter, started = Limiter(3), []
+        limiter, started = limiter_of(3), []
         loop = asyncio.get_running_loop()
 
         async def call() -> None:
-            async with limiter:
+            async with limiter.permit():
                 started.append(loop.time())
 
-        limiter.pause(2.0)
-        waiting = [asyncio.create_task(call()) for _ in range(5)]
-        await asyncio.sleep(1.0)
-        limiter.pause(4.0)
-        limiter.pause(0.5)
-        await asyncio.gather(*waiting)
+        await call()
+        limiter.refused(2.0)
+        await asyncio.sleep(0.5)
+        await asyncio.gather(*(call() for _ in range(3)))
         return started
 
-    assert run(work()) == pytest.approx([5.0] * 5)
+    first, *others = run(work())
+    assert first < 0.1
+    assert min(others) >= 2.0
 
 
 def test_a_call_that_is_given_up_gives_its_permit_back() -> None:
     async def work() -> None:
-        limiter = Limiter(1)
-        limiter.pause(10.0)
+        limiter = limiter_of(1)
+        limiter.refused(10.0)
 
         async def call() -> None:
-            async with limiter:
+            async with limiter.permit():
                 pass
 
         waiting = asyncio.create_task(call())
@@ -106,6 +115,103 @@ def test_a_call_that_is_given_up_gives_its_permit_back() -> None:
         await asyncio.wait_for(call(), 60.0)
 
     run(work())
+
+
+def test_once_halted_no_call_leaves_and_those_in_flight_end() -> None:
+    async def work() -> tuple[list[Any], float]:
+        limiter, loop = limiter_of(2), asyncio.get_running_loop()
+
+        async def call() -> str:
+            async with limiter.permit():
+                await asyncio.sleep(5.0)
+            return "sent"
+
+        calls = [asyncio.create_task(call()) for _ in range(4)]
+        sleeping = asyncio.create_task(limiter.sleep(1000.0))
+        await asyncio.sleep(1.0)
+        limiter.halt("enough")
+        found = await asyncio.gather(*calls, sleeping, call(), return_exceptions=True)
+        return found, loop.time()
+
+    found, ended = run(work())
+    assert found[:2] == ["sent", "sent"]
+    assert [str(error) for error in found[2:]] == ["enough"] * 4
+    assert all(isinstance(error, HaltedError) for error in found[2:])
+    assert ended == pytest.approx(5.0, abs=0.1)
+
+
+def test_an_authority_that_is_gone_ends_every_wait() -> None:
+    class Gone:
+        async def lease(self, report: Any) -> Lease:
+            raise InfrastructureError("gone")
+
+    async def work() -> list[Any]:
+        limiter = Limiter("worker", 2, Gone(), lambda: TERMS)
+        return await asyncio.gather(*(limiter.permit().__aenter__() for _ in range(3)), return_exceptions=True)
+
+    assert [str(error) for error in run(work())] == ["gone"] * 3
+
+
+# Budgets.
+
+NEEDS = st.builds(Amount, st.just(1), st.integers(0, 50), st.integers(0, 50), st.floats(0, 2))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    needs=st.lists(NEEDS, min_size=1, max_size=40),
+    share=st.floats(0, 1),
+    caps=st.builds(Caps, st.none() | st.integers(0, 30), st.none() | st.integers(0, 900), st.none() | st.floats(0, 20)),
+    workers=st.integers(1, 3),
+)
+def test_no_cap_is_ever_passed_and_every_call_ends(needs: list[Amount], share: float, caps: Caps, workers: int) -> None:
+    spent: list[Amount] = []
+
+    async def call(limiter: Limiter, need: Amount) -> None:
+        async with limiter.permit(need) as permit:
+            await asyncio.sleep(1.0)
+            taken = Amount(1, int(need.input_tokens * share), int(need.output_tokens * share), need.usd * share)
+            permit.spent = taken
+            spent.append(taken)
+
+    async def work() -> list[Any]:
+        authority = Authority(caps, clock=asyncio.get_running_loop().time)
+        limiters = [Limiter(f"w{number}", 4, authority, lambda: TERMS) for number in range(workers)]
+        calls = [call(limiters[number % workers], need) for number, need in enumerate(needs)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    ends = run(work())
+    total = sum(spent, Amount())
+    assert len(spent) == ends.count(None)
+    assert all(end is None or isinstance(end, HaltedError) for end in ends)
+    assert caps.calls is None or total.calls <= caps.calls
+    assert caps.tokens is None or total.tokens <= caps.tokens
+    assert caps.usd is None or total.usd <= caps.usd * (1 + 1e-9)
+    if caps.calls is not None and (caps.tokens, caps.usd) == (None, None):
+        assert total.calls == min(caps.calls, len(needs)), "a cap on calls is used up"
+
+
+def test_what_earlier_runs_spent_counts() -> None:
+    async def work() -> list[Any]:
+        authority = Authority(Caps(calls=5), Amount(3), clock=asyncio.get_running_loop().time)
+        limiter = Limiter("worker", 4, authority, lambda: TERMS)
+        return await asyncio.gather(*(limiter.permit().__aenter__() for _ in range(4)), return_exceptions=True)
+
+    found = run(work())
+    assert [str(one) for one in found if isinstance(one, Exception)] == ["max_calls=5 is reached"] * 2
+
+
+def test_what_a_lost_worker_had_reserved_counts_as_spent() -> None:
+    async def work() -> list[Any]:
+        authority = Authority(Caps(usd=10.0), clock=asyncio.get_running_loop().time)
+        need = Amount(1, usd=4.0)
+        first = Limiter("worker", 4, authority, lambda: TERMS)
+        await asyncio.gather(*(first.permit(need).__aenter__() for _ in range(2)))
+        second = Limiter("worker", 4, authority, lambda: TERMS)
+        return await asyncio.gather(second.permit(need).__aenter__(), return_exceptions=True)
+
+    [error] = run(work())
+    assert str(error).startswith("max_cost_usd=10 is reached ($2.0000 left")
 
 
 def pauses(error: CallError, max_tries: int) -> list[float]:

@@ -53,10 +53,9 @@ class Authority:
         governor.learn(report.terms.quota, now)
         governor.sent(report.sent, now)
         governor.settled(report.ended, report.spent)
+        governor.succeeded(report.succeeded, endpoint.slots, now)
         if report.refused:
             governor.refused(report.refused, report.pause_s, endpoint.in_flight, now)
-        else:
-            governor.accepted(endpoint.in_flight, report.succeeded, endpoint.slots, now)
 
     def _answer(self, endpoint: _Endpoint, report: Report, now: float) -> Lease:
         governor = endpoint.governor

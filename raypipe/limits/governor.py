@@ -25,11 +25,16 @@ _RAMP_UP_TO = 1 << 14
 _LEAST_WINDOW_S = 0.25
 _LEAST_CALLS = 4
 """What is measured in less time, or over fewer calls, says nothing."""
+_LONG_S = 2.0
 _CAREFUL = 0.98
-_FAST_A_SECOND, _SLOW_A_SECOND, _FASTEST_PROBE = 4.0, 0.01, 0.25
+_BLINDLY = 0.7
+"""For a refusal before as many calls have ended as are in flight."""
+_FAST_A_SECOND = 4.0
+_SLOWEST_PROBE, _FASTEST_PROBE = 0.01, 0.2
+_PATIENCE_S = 5.0
+"""Without a refusal for a few times so long, the limit was raised or was never found."""
 _NEAR = 0.9
 _STALE = 1.2
-_REST_S = 2.0
 
 
 class _Bucket:
@@ -73,9 +78,10 @@ class _Pace:
     def __init__(self) -> None:
         self.rate: float | None = None
         self._ceiling: float | None = None
+        self._probe = _SLOWEST_PROBE
         self._accepted = 0
+        self._succeeded = 0
         self._anchor: float | None = None
-        self._is_measured = False
         self._quiet_until = -math.inf
         self._refused_at = -math.inf
         self._at = 0.0
@@ -85,20 +91,42 @@ class _Pace:
             self._anchor = now
         self._accepted += count
 
-    def refused(self, count: int, now: float) -> bool:
+    def succeeded(self, count: int) -> None:
+        self._succeeded += count
+
+    def refused(self, count: int, in_flight: int, now: float) -> bool:
         """Whether this is a new burst of refusals, for which the pace was cut."""
         self._accepted -= count
         self._refused_at = now
         if now < self._quiet_until:
             return False
-        elapsed = now - (now if self._anchor is None else self._anchor)
-        found = max(self._accepted, 1) / max(elapsed, _LEAST_WINDOW_S if self._is_measured else 1.0)
-        self._ceiling = found if self._is_measured else None
-        self.rate = _CAREFUL * found if self.rate is None else min(self.rate, _CAREFUL * found)
-        self._is_measured = True
-        self._anchor, self._accepted, self._at = now, 0, now
+        if self.rate is None:
+            self.rate = _CAREFUL * max(self._accepted, 1) / max(now - (self._anchor or 0.0), 1.0)
+            self._restart(now)
+        elif self._says_something(in_flight, now):
+            self._measure(now)
+        else:
+            self.rate *= _BLINDLY
+            self._at = now
         self._quiet_until = now + max(_LEAST_WINDOW_S, _LEAST_CALLS / self.rate)
         return True
+
+    def _says_something(self, in_flight: int, now: float) -> bool:
+        """Whether enough calls have ended since the last measurement; of a slow endpoint, fewer in a longer time."""
+        is_long = now - (self._anchor or 0.0) >= _LONG_S
+        return self._succeeded >= max(1 if is_long else _LEAST_CALLS, in_flight / 2)
+
+    def _measure(self, now: float) -> None:
+        """What was accepted between two refusals is what the limit allows."""
+        assert self.rate is not None
+        found = max(self._accepted, 1) / max(now - (self._anchor or 0.0), _LEAST_WINDOW_S)
+        # The further the pace had gone beyond what was accepted, the less is known of what is between.
+        self._probe = min(max((self.rate / found - 1) / 2, _SLOWEST_PROBE), _FASTEST_PROBE)
+        self._ceiling, self.rate = found, min(self.rate, _CAREFUL * found)
+        self._restart(now)
+
+    def _restart(self, now: float) -> None:
+        self._anchor, self._accepted, self._succeeded, self._at = now, 0, 0, now
 
     def grow(self, now: float) -> None:
         """Calls wait: find out whether the endpoint takes more."""
@@ -110,8 +138,8 @@ class _Pace:
         if self._ceiling is None or self.rate < _NEAR * self._ceiling:
             self.rate *= _FAST_A_SECOND**passed
         else:
-            slow = _SLOW_A_SECOND * (1 + (now - self._refused_at) / 10)
-            self.rate *= 1 + min(slow, _FASTEST_PROBE) * passed
+            probe = self._probe + _SLOWEST_PROBE * ((now - self._refused_at) / _PATIENCE_S) ** 2
+            self.rate *= 1 + min(probe, _FASTEST_PROBE) * passed
 
     def rest(self, now: float) -> None:
         """Nothing waits, so nothing is learned."""
@@ -119,31 +147,21 @@ class _Pace:
 
 
 class _Window:
-    """The most calls in flight, found from refusals."""
+    """The most calls in flight. Cut where a burst of refusals began, it soon opens again: the pace is what lasts."""
 
     def __init__(self) -> None:
         self.size: float | None = None
-        self._ceiling: float | None = None
-        self._is_confirmed = False
-        self._most_accepted = 0.0
-        self._refused_at = -math.inf
+        self._closed_until = -math.inf
 
     def refused(self, in_flight: int, now: float) -> None:
         """The first refusal of a burst came with so many other calls in flight."""
-        self._refused_at = now
-        if in_flight < _NEAR * self._most_accepted:
-            return
-        self._is_confirmed = self._ceiling is not None and abs(in_flight - self._ceiling) <= 0.2 * self._ceiling
-        self._ceiling = float(max(1, in_flight))
         self.size = max(1.0, _NEAR * in_flight)
+        self._closed_until = now + _LEAST_WINDOW_S
 
-    def accepted(self, in_flight: int, succeeded: int, slots: int, now: float) -> None:
-        """So many calls are in flight and none was refused; so many succeeded."""
-        self._most_accepted = max(0.999 * self._most_accepted, float(in_flight))
-        if self.size is None or in_flight < 0.8 * self.size or now < self._refused_at + _REST_S:
+    def succeeded(self, count: int, slots: int, now: float) -> None:
+        if self.size is None or now < self._closed_until:
             return
-        near = self._is_confirmed and self._ceiling is not None and self.size >= _NEAR * self._ceiling
-        self.size += succeeded * (0.125 if near else 1.0)
+        self.size += count
         if self.size >= slots:
             self.size = None
 
@@ -190,13 +208,14 @@ class Governor:
         """The endpoint asked to slow down; `in_flight` are the calls that it has accepted."""
         self._is_ramping = False
         self._paused_until = max(self._paused_until, now + pause_s)
-        if self._pace.refused(count, now):
+        if self._pace.refused(count, in_flight, now):
             self._window.refused(in_flight, now)
         self._set_rates(now)
 
-    def accepted(self, in_flight: int, succeeded: int, slots: int, now: float) -> None:
-        """Nothing was refused lately."""
-        self._window.accepted(in_flight, succeeded, slots, now)
+    def succeeded(self, count: int, slots: int, now: float) -> None:
+        """So many calls were answered; the workers would have at most `slots` in flight."""
+        self._pace.succeeded(count)
+        self._window.succeeded(count, slots, now)
 
     def settled(self, reserved: Amount, spent: Amount) -> None:
         """Calls ended: what they really took corrects what was taken for them, and the next estimates."""
