@@ -30,7 +30,7 @@ from raypipe.identity import canonical_json, digest
 from raypipe.models.offline.prompt import Prompt
 from raypipe.models.offline.schema import value_for
 
-OK = 200
+OK, TOO_MANY = 200, 429
 CUT = "cut"
 """The connection is closed in the middle of the body."""
 SILENCE = "silence"
@@ -147,7 +147,8 @@ class Loopback:
         try:
             seed = zlib.crc32(raw)
             fault = self._fault(ordinal, seed, logged.started)
-            await self._wait(seed)
+            if fault != TOO_MANY:
+                await self._wait(seed)
             return await self._answer(request, logged, fault)
         finally:
             self.in_flight -= 1
@@ -158,7 +159,7 @@ class Loopback:
         if ordinal < len(behaviour.script):
             return behaviour.script[ordinal]
         if behaviour.requests_per_s and not self._is_admitted(now, behaviour.requests_per_s):
-            return 429
+            return TOO_MANY
         if behaviour.shares:
             self._seen[seed] += 1
             drawn = random.Random(seed * 1000 + self._seen[seed]).random()

@@ -125,5 +125,5 @@ def test_an_endpoint_without_limits_soon_gets_all_calls() -> None:
 def test_a_very_slow_rate_is_kept_too() -> None:
     endpoint = Endpoint(lambda now: 1.0, burst=1.0, level=1.0)
     play(endpoint, slots=8)
-    assert len(endpoint.accepted) >= 0.7 * RUN_S
+    assert len(endpoint.accepted) >= 0.4 * RUN_S
     assert len(endpoint.refused) <= RUN_S

@@ -108,7 +108,7 @@ class _Pace:
         else:
             self.rate *= _BLINDLY
             self._at = now
-        self._quiet_until = now + max(_LEAST_WINDOW_S, _LEAST_CALLS / self.rate)
+        self._quiet_until = now + max(_LEAST_WINDOW_S, 1 / self.rate)
         return True
 
     def _says_something(self, in_flight: int, now: float) -> bool:

@@ -240,6 +240,6 @@ class _Driver:
 
     def _kill_actors(self) -> None:
         actors = [worker.actor for pool in self._pools.values() for worker in pool.workers]
-        for actor in [*actors, self._authority]:
-            with suppress(RayError, AttributeError):
+        for actor in actors if self._authority is None else [*actors, self._authority]:
+            with suppress(RayError):
                 ray.kill(actor)
