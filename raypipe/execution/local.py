@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -100,7 +100,8 @@ class _Run:
     def halt(self, reason: str) -> None:
         """Send no call any more and end soon; any thread may ask, more than once."""
         if self._loop is not None and not self.halted_for:
-            self._loop.call_soon_threadsafe(self._halt, reason)
+            with suppress(RuntimeError):  # the loop has just ended
+                self._loop.call_soon_threadsafe(self._halt, reason)
 
     def _halt(self, reason: str) -> None:
         self.halted_for = self.halted_for or reason
@@ -110,7 +111,8 @@ class _Run:
     def cancel(self) -> None:
         """End at once."""
         if self._loop is not None and self._task is not None:
-            self._loop.call_soon_threadsafe(self._task.cancel)
+            with suppress(RuntimeError):  # the loop has just ended
+                self._loop.call_soon_threadsafe(self._task.cancel)
 
     async def _stages(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()

@@ -7,6 +7,7 @@ call log against what a server saw.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 
 from raypipe.calllog import read_segment
 from raypipe.chat import LLM
+from raypipe.errors import StoppedError
 from raypipe.identity import canonical_json, digest
 from raypipe.pipeline import Pipeline
 from raypipe.steps import LoadDataFromDicts, TextGeneration
@@ -72,7 +74,12 @@ def main() -> None:
     parser.add_argument("--engine", required=True)
     parser.add_argument("--rows", type=int, required=True)
     chosen = parser.parse_args()
-    chain(chosen.url, topics(chosen.rows)).run(chosen.out, engine=chosen.engine)
+    print("ready", flush=True)
+    try:
+        chain(chosen.url, topics(chosen.rows)).run(chosen.out, engine=chosen.engine)
+    except StoppedError as error:
+        print(error, flush=True)
+        os._exit(error.exit_code)
 
 
 if __name__ == "__main__":

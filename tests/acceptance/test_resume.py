@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,66 +23,12 @@ from raypipe.results import Result
 from raypipe.row import Values
 from raypipe.steps import LoadDataFromDicts, TextGeneration, step
 from tests.acceptance.chain import CONCURRENCY, answer, asked, chain, logged, parsed, topics
+from tests.acceptance.processes import killed, table
 from tests.books import Row, user_rows
 from tests.loopback import Behaviour, Loopback, serve
 
-ROOT = Path(__file__).parents[2]
 MANY = 1000
 FEW = 40
-
-
-def table(result: Result, leaf: str = "third") -> list[Row]:
-    return result[leaf].to_arrow().to_pylist()
-
-
-def await_requests(server: Loopback, count: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while len(server.requests) < count:
-        assert process.poll() is None, f"the run ended with {process.poll()} after {len(server.requests)} requests"
-        assert time.monotonic() < deadline, f"only {len(server.requests)} requests came"
-        time.sleep(0.002)
-
-
-def is_working(process: psutil.Process) -> bool:
-    """A zombie only waits for whoever inherited it."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def await_end(family: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that still work after a minute."""
-    deadline = time.monotonic() + 60
-    while (left := [one for one in family if is_working(one)]) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return left
-
-
-def kill_after(count: int, server: Loopback, out: Path, engine: str) -> None:
-    """Start a run, kill its whole group after `count` requests, and wait until nothing of it is left.
-
-    Ray's workers are in groups of their own; they notice that their node is gone, work on until then, and log
-    what they work on.
-    """
-    command = [sys.executable, "-m", "tests.acceptance.chain", "--url", server.base_url, "--out", str(out)]
-    process = subprocess.Popen(
-        [*command, "--engine", engine, "--rows", str(MANY)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-    )
-    family: list[psutil.Process] = []
-    try:
-        await_requests(server, count, process)
-        family = psutil.Process(process.pid).children(recursive=True)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(60)
-        left = await_end(family)
-        for one in left:
-            one.kill()
-    assert not left, f"still there a minute after their driver's death: {left}"
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +44,7 @@ def test_killed_three_times(engine: Any, tmp_path: Path, undisturbed: list[Row])
     at_risk = 0
     with serve(answer=answer, latency_s=0.04) as server:
         for _ in range(3):
-            kill_after(len(server.requests) + rng.randrange(50, 250), server, out, engine)
+            killed(server, out, engine, MANY, len(server.requests) + rng.randrange(50, 250))
             known, seen = logged(out / "calls"), len(server.requests)
             at_risk += len(set(asked(server)) - known)
         result = chain(server.base_url, topics(MANY)).run(out, engine=engine)
