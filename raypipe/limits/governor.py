@@ -19,9 +19,9 @@ _SHARE = 0.995
 _BURST_S = 0.1
 """Calls of so long a time may leave together."""
 _TOKEN_BURST_S = 6.0
-_FIRST_BURST, _DOUBLING_S = 16, 0.05
+_FIRST_BURST, _DOUBLING_S = 16, 0.15
 """An endpoint of unknown limits gets so many calls at once, and twice as many each so many seconds."""
-_RAMP_UP_TO = 1 << 14
+_RAMP_UP_TO = 1 << 12
 _LEAST_WINDOW_S = 0.25
 _LEAST_CALLS = 4
 """What is measured in less time, or over fewer calls, says nothing."""
@@ -96,7 +96,8 @@ class _Pace:
 
     def refused(self, count: int, in_flight: int, now: float) -> bool:
         """Whether this is a new burst of refusals, for which the pace was cut."""
-        self._accepted -= count
+        # Of calls that left before the last measurement began none is counted.
+        self._accepted = max(0, self._accepted - count)
         self._refused_at = now
         if now < self._quiet_until:
             return False
