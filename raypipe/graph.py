@@ -7,7 +7,7 @@ graph with every violation at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -165,7 +165,7 @@ def _sound(steps: dict[str, Step], edges: list[Edge]) -> Graph:
         flows[name] = _flow(graph, flows, name, problems)
     graph = Graph(steps, graph.edges, flows)
     for name, step in steps.items():
-        problems.extend(Violation(f"step {name!r}", problem) for problem in step.problems())
+        problems.extend(Violation(f"step {name!r}", problem) for problem in [*step.problems(), *_on_error(step)])
     if problems:
         raise SpecError(violations=problems)
     return graph
@@ -256,3 +256,11 @@ def _collected(step: Aggregate, kept: Sequence[str] | None, available: Columns) 
     if step.columns is not None:
         return tuple(dict.fromkeys([*kept, *step.columns]))
     return None if available is None else tuple(dict.fromkeys([*kept, *available]))
+
+
+def _on_error(step: Step) -> Iterator[str]:
+    """Why a step's `on_error` has no meaning."""
+    if step.on_error != "fail_row" and step.runs not in (Runs.ROW, Runs.THREAD):
+        yield f"has on_error={step.on_error!r}, but no row can fail here; leave it out"
+    if step.on_error == "null" and step.shape is Shape.FILTER:
+        yield "has on_error='null', but a filter writes no column; use 'fail_row' or 'stop'"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import Token
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,7 @@ from raypipe.graph import Graph, build, name_steps
 from raypipe.limits import Caps
 from raypipe.plan import Plan, plan_graph
 from raypipe.results import Result
-from raypipe.run import Engine, RunOptions, check_models, run_plan
+from raypipe.run import Engine, RunOptions, check_models, retry_plan, run_plan
 from raypipe.serialization import described, to_yaml
 from raypipe.step import Collector, Source, Step, collecting
 from raypipe.steps import resolve
@@ -119,6 +119,25 @@ class Pipeline:
     def run_with(self, options: RunOptions, watch: Watch | None = None) -> Result:
         """`run` with its options as a value; `watch` is told about twice a second how far it is."""
         return run_plan(self.validate(), self.to_yaml().encode(), options, watch)
+
+    def retry(
+        self,
+        out: str | Path | None = None,
+        *,
+        kinds: Collection[str] = (),
+        engine: Engine = "ray",
+        address: str | None = None,
+    ) -> Result:
+        """Run only the rows again that failed in `out`, all or those of certain kinds, and merge what comes out.
+
+        Raises as `run`, and InputError when nothing was committed there; nothing is changed then.
+        """
+        folder = Path(out) if out is not None else Path("out") / self.name
+        return self.retry_with(RunOptions(folder, engine=engine, address=address), kinds)
+
+    def retry_with(self, options: RunOptions, kinds: Collection[str] = (), watch: Watch | None = None) -> Result:
+        """`retry` with its options as a value."""
+        return retry_plan(self.validate(), self.to_yaml().encode(), options, kinds, watch)
 
     def dry_run(self, rows: int = 1, *, live: bool = False) -> DryRun:
         """The first source rows through every step in this process, into a folder that is not kept.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,22 @@ class Result(Mapping[str, Rows]):
     def exit_code(self) -> int:
         """0, or 3 when more rows failed than the run allowed."""
         return 3 if self.failed_rows > self.manifest["max_failed_rows"] else 0
+
+    def failed_sources(self, kinds: Collection[str] = ()) -> frozenset[str]:
+        """Identities of the source rows that failures came from, all or those of certain kinds.
+
+        Raises InputError for a kind of which there is none.
+        """
+        table = self.failures.to_arrow()
+        found = table.column("kind").to_pylist()
+        unknown = sorted(set(kinds) - set(found))
+        if unknown:
+            there = ", ".join(sorted(set(found))) or "none"
+            raise InputError(f"{self.path} has no failures of kind {', '.join(unknown)}; there are: {there}")
+        sources = zip(table.column("_source_id").to_pylist(), table.column("_row_id").to_pylist(), strict=True)
+        return frozenset(
+            source or row for kind, (source, row) in zip(found, sources, strict=True) if not kinds or kind in kinds
+        )
 
     def __repr__(self) -> str:
         return f"Result({str(self.path)!r}, leaves={list(self)})"

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import orjson
-
 from raypipe.calllog import compact, load_index
+from raypipe.committing import Commit
 from raypipe.errors import OutputError, SpecError, StoppedError, Violation
 from raypipe.execution import local
-from raypipe.execution.batches import FAILURES, BatchResult, Counts, failure_table
+from raypipe.execution.batches import Counts
 from raypipe.execution.conductor import Snapshot
 from raypipe.execution.setup import Outcome, RunSetup, Watch
 from raypipe.execution.stopping import ASKED, Stop
-from raypipe.folder import RunFolder, write_whole
+from raypipe.folder import RunFolder
 from raypipe.limits import Amount, Caps
 from raypipe.models import check_model
 from raypipe.plan import Plan, inbox
 from raypipe.prices import cost_usd
 from raypipe.results import Result
-from raypipe.schemas import leaf_schema
 from raypipe.spending import Spending
-from raypipe.tables import output_columns, write_dataset
 
 Engine = Literal["ray", "local"]
 
@@ -47,6 +44,10 @@ class RunOptions:
     max_failed_rows: int = 0
     source_rows: int | None = None
     """Read only so many rows of each source."""
+    only: frozenset[bytes] | None = None
+    """Work only on source rows with these identities."""
+    origin: Mapping[str, Any] | None = None
+    """The command line that the plan comes from, kept in the manifest for `raypipe retry`."""
     caps: Caps = field(default_factory=Caps)
     """The most that all runs into `out` may spend."""
 
@@ -60,37 +61,71 @@ def run_plan(plan: Plan, spec: bytes, options: RunOptions, watch: Watch | None =
     check_models(plan)
     check_caps(plan, options.caps)
     folder = RunFolder(options.out)
-    started = time.time()
     stop = Stop()
     with stop.on_signals(), folder.held():
-        calls = (options.calls or folder.calls).absolute()
-        folder.start_over(forget_calls=options.fresh and options.calls is None)
-        calls.mkdir(parents=True, exist_ok=True)
+        return _run(plan, options, watch or _look_away, stop, Commit(folder, plan, spec))
+
+
+def retry_plan(
+    plan: Plan, spec: bytes, options: RunOptions, kinds: Collection[str] = (), watch: Watch | None = None
+) -> Result:
+    """Run the source rows again that failures came from, all or those of certain kinds, and merge what comes out.
+
+    Where a later stage groups rows, all are run again. Raises as `run_plan`; nothing is changed then.
+    """
+    check_models(plan)
+    check_caps(plan, options.caps)
+    folder = RunFolder(options.out)
+    stop = Stop()
+    with stop.on_signals(), folder.held():
+        rows = Result(folder.path).failed_sources(kinds)
+        if not rows:
+            return Result(folder.path)
+        if len(plan.stages) > 1:
+            return _run(plan, options, watch or _look_away, stop, Commit(folder, plan, spec))
+        only = frozenset(bytes.fromhex(row) for row in rows)
+        commit = Commit(folder, plan, spec, rows)
+        return _run(plan, replace(options, only=only), watch or _look_away, stop, commit)
+
+
+def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Commit) -> Result:
+    started, folder = time.time(), commit.folder
+    calls = (options.calls or folder.calls).absolute()
+    folder.start_over(forget_calls=options.fresh and options.calls is None)
+    setup, spending = _prepared(plan, options, folder, calls)
+    try:
+        outcome = _execute(setup, options, watch, stop)
+    except (KeyboardInterrupt, StoppedError):
+        raise StoppedError(f"{ASKED}, at once; what was completed is in {calls}") from None
+    manifest = _manifest(plan, outcome, options, started)
+    try:
+        spending.note(manifest)
         compact(calls, folder.owner)
-        index = load_index(calls, known=not options.fresh)
-        spending = Spending(folder, calls, plan)
-        spent = spending.before(options.fresh) if options.caps else Amount()
-        setup = RunSetup(plan, folder.parts, calls, folder.owner, index, options.caps, spent, options.source_rows)
-        try:
-            outcome = _execute(setup, options, watch or _look_away, stop)
-        except (KeyboardInterrupt, StoppedError):
-            raise StoppedError(f"{ASKED}, at once; what was completed is in {calls}") from None
-        manifest = _manifest(plan, outcome, options, started)
-        try:
-            spending.note(manifest)
-            is_committed = _commit(folder, plan, outcome, manifest, spec)
-            compact(calls, folder.owner)
-        except OSError as error:
-            problem = f"cannot be written ({error.strerror or error}); mend that and run the same command again"
-            raise OutputError(f"the output folder {folder.path} {problem}") from None
+        is_committed = commit(outcome, manifest)
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror or error}); mend that and run the same command again"
+        raise OutputError(f"the output folder {folder.path} {problem}") from None
     if outcome.halted_for:
         raise StoppedError(_stopped(outcome.halted_for, manifest, folder, is_committed))
     return Result(folder.path)
 
 
+def _prepared(plan: Plan, options: RunOptions, folder: RunFolder, calls: Path) -> tuple[RunSetup, Spending]:
+    try:
+        calls.mkdir(parents=True, exist_ok=True)
+        compact(calls, folder.owner)
+    except OSError as error:
+        raise OutputError(f"the call log {calls} cannot be written: {error.strerror or error}") from None
+    index = load_index(calls, known=not options.fresh)
+    spending = Spending(folder, calls, plan)
+    spent = spending.before(options.fresh) if options.caps else Amount()
+    rows = options.source_rows, options.only
+    return RunSetup(plan, folder.parts, calls, folder.owner, index, options.caps, spent, *rows), spending
+
+
 def _stopped(reason: str, manifest: dict[str, Any], folder: RunFolder, is_committed: bool) -> str:
     rows = sum(leaf["rows"] for leaf in manifest["leaves"].values())
-    kept = f"{rows:,} finished rows are in" if is_committed else "the rows of an earlier run, which were more, stay in"
+    kept = f"{rows:,} finished rows are in" if is_committed else "the rows of an earlier run stay as they were in"
     return f"{reason}; {kept} {folder.path}"
 
 
@@ -127,38 +162,6 @@ def _execute(setup: RunSetup, options: RunOptions, watch: Watch, stop: Stop) -> 
     return ray.execute(setup, options.address, watch, stop)
 
 
-def _commit(folder: RunFolder, plan: Plan, outcome: Outcome, manifest: dict[str, Any], spec: bytes) -> bool:
-    """Whether the rows were committed: those of a run that was stopped never take the place of more."""
-    results = outcome.results
-    data = folder.work / "data"
-    data.mkdir()
-    for leaf in plan.graph.leaves:
-        rows = write_dataset(_parts(results, leaf), data / leaf, leaf_schema(plan.graph, leaf))
-        manifest["leaves"][leaf] = {"rows": rows, "path": f"data/{leaf}"}
-    failed = _parts(results, FAILURES)
-    empty = output_columns(failure_table([])).schema
-    manifest["failures"]["rows"] = write_dataset(failed, folder.work / "failures", empty)
-    if outcome.halted_for and _ended(manifest) < _ended(folder.committed()):
-        folder.clear()
-        return False
-    folder.commit(["data", "failures"])
-    write_whole(folder.path / "pipeline.yaml", spec)
-    write_whole(folder.manifest, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
-    folder.clear()
-    return True
-
-
-def _ended(manifest: Mapping[str, Any]) -> int:
-    """Rows that came to an end, well or not."""
-    leaves = manifest.get("leaves", {}).values()
-    return sum(leaf["rows"] for leaf in leaves) + manifest.get("failures", {}).get("rows", 0)
-
-
-def _parts(results: Sequence[BatchResult], sink: str) -> Iterable[Path]:
-    parts = [part for result in results for part in result.parts if part.sink == sink]
-    return [Path(part.path) for part in sorted(parts, key=lambda part: part.position)]
-
-
 def _manifest(plan: Plan, outcome: Outcome, options: RunOptions, started: float) -> dict[str, Any]:
     results = outcome.results
     totals = {name: Counts() for name in plan.graph.order}
@@ -178,6 +181,7 @@ def _manifest(plan: Plan, outcome: Outcome, options: RunOptions, started: float)
         "ended_at": ended,
         "wall_s": round(ended - started, 3),
         "max_failed_rows": options.max_failed_rows,
+        "origin": options.origin,
         "stopped": outcome.halted_for or None,
         "steps": {name: _step_figures(plan, name, counts) for name, counts in totals.items()},
         "models": _model_figures(plan, totals),

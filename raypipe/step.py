@@ -79,6 +79,8 @@ class Step(Spec):
     name: str | None = Field(default=None, kw_only=False)
     """By default the class name in snake case and a number."""
     llm: LLM | None = None
+    on_error: Literal["fail_row", "null", "stop"] = "fail_row"
+    """What a row that cannot pass does: it is a failed row, it goes on with nulls for outputs, or it stops the run."""
     scattered: bool = Field(default=False, alias="scatter")
     """Each output is a list; each item becomes a row."""
     copies: int = Field(default=1, ge=1, alias="broadcast")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -96,6 +97,7 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
         raise typer.BadParameter("is for --engine ray", param_hint="--address")
     with ReportedErrors(resume=sys.argv[1:]):
         pipeline = _pipeline(spec, input, set, model, base_url, small=engine == "local")
+        origin = {"spec": spec, "input": input, "settings": set, "models": model, "base_urls": base_url}
         if prices is not None:
             from raypipe.prices import read_prices
 
@@ -108,6 +110,7 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
         folder = out or Path("out") / pipeline.name
         caps = Caps(max_calls, max_tokens, max_cost_usd)
         options = RunOptions(folder, calls, engine, address, fresh, max_failed_rows, caps=caps)
+        options = replace(options, origin=origin | {"folder": str(Path.cwd()), "calls": calls and str(calls)})
         with watching(pipeline.plan(), engine) as watch:
             result = pipeline.run_with(options, watch)
         first, *others = summary(result)
@@ -115,6 +118,39 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
         _print(others)
         if result.failed_rows:
             typer.secho(failed_rows(result), fg=typer.colors.RED, color=_color())
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def retry(  # noqa: PLR0913 - each parameter is one option of the command
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder.", show_default=False)],
+    *,
+    kind: Annotated[list[str] | None, typer.Option("--kind", help="Only failures of this kind.")] = None,
+    set: Settings = None,
+    model: Models = None,
+    base_url: BaseUrls = None,
+    engine: Annotated[Literal["ray", "local"], typer.Option(help="Ray, or this process alone.")] = "ray",
+    address: Annotated[str | None, typer.Option(help="Ray cluster; by default one of its own, here.")] = None,
+) -> None:
+    """Run only the rows again that failed, and merge what comes out."""
+    with ReportedErrors(resume=sys.argv[1:]):
+        from raypipe.cli.progress import watching
+        from raypipe.cli.summary import retried
+        from raypipe.results import Result
+        from raypipe.run import RunOptions
+
+        folder = folder.absolute()
+        before = Result(folder)
+        origin = before.manifest.get("origin") or {"spec": str(folder / "pipeline.yaml")}
+        os.chdir(origin.get("folder", "."))
+        changed = (("settings", set), ("models", model), ("base_urls", base_url))
+        changes = [[*(origin.get(name) or ()), *(more or ())] for name, more in changed]
+        pipeline = _pipeline(origin["spec"], origin.get("input"), *changes, small=engine == "local")
+        calls = Path(origin["calls"]) if origin.get("calls") else None
+        options = RunOptions(folder, calls, engine, address, max_failed_rows=before.manifest["max_failed_rows"])
+        with watching(pipeline.plan(), engine) as watch:
+            result = pipeline.retry_with(options, kind or (), watch)
+        _print(retried(before, result))
     raise typer.Exit(result.exit_code)
 
 

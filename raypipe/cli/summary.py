@@ -33,6 +33,16 @@ def failed_rows(result: Result) -> str:
     return f"{rows(result.failed_rows)} failed; why: raypipe failures {shown_path(result.path)}"
 
 
+def retried(before: Result, after: Result) -> list[str]:
+    """How many rows failed before and after, and where the others are."""
+    if before.manifest == after.manifest:
+        return [f"no row failed in {shown_path(after.path)}, so there was nothing to retry"]
+    lines = [f"{rows(before.failed_rows)} failed before, {number(after.failed_rows)} after"]
+    for leaf, dataset in after.manifest["leaves"].items():
+        lines.append(f"{rows(dataset['rows'])} of {leaf!r} in {shown_path(after.path / dataset['path'])}/")
+    return lines + [line for line in [failed_rows(after)] if line]
+
+
 def step_table(steps: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """One line for each step: in = done + failed + filtered, and out is what the done rows became."""
     return columns([_step_cells(name, figures) for name, figures in steps.items()], left=["step"])

@@ -123,6 +123,7 @@ class Replica:
         self._mailboxes: dict[str, _Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._most_tasks = self.concurrency * (1 if setup.pool.llm is None else _TASKS_A_PERMIT)
+        self._halted_for = ""
         self._begun: dict[tuple[str, tuple[int, int]], float] = {}
         """When each row that is worked on was begun, the oldest first."""
         self._fatal: RaypipeError | None = None
@@ -205,7 +206,7 @@ class Replica:
         held = len(self._begun) + sum(len(queue) for queue in self._queues.values())
         oldest_s = time.monotonic() - next(iter(self._begun.values())) if self._begun else 0.0
         if self._desk is None:
-            return Vitals(len(self._tasks), held=held, oldest_s=oldest_s)
+            return Vitals(len(self._tasks), held=held, oldest_s=oldest_s, halted_for=self._halted_for)
         total, limiter = self._desk.total, self._desk.limiter
         return Vitals(
             limiter.in_flight,
@@ -299,8 +300,15 @@ class Replica:
     def _failed(self, name: str, item: _Item, error: Exception, tally: Tally) -> None:
         if isinstance(error, RaypipeError) and not isinstance(error, RowError):
             raise error
-        mailbox = self._mailboxes[item.sender]
-        mailbox.results[name].failed(item.place, _failure(error, tally), tally)
+        step, mailbox = self._steps[name], self._mailboxes[item.sender]
+        if step.on_error == "null":
+            mailbox.results[name].done(item.place, (dict.fromkeys(step.writes()),), tally)
+        else:
+            mailbox.results[name].failed(item.place, _failure(error, tally), tally)
+        if step.on_error == "stop":
+            self._halted_for = f"step {name!r} stops the run for a row that failed: {error}"
+            if self._desk is not None:
+                self._desk.limiter.halt(self._halted_for)
         mailbox.tell()
 
 

@@ -45,6 +45,8 @@ class RunSetup:
     """What earlier runs into the same folder took, as far as there are caps."""
     source_rows: int | None = None
     """Read only so many rows of each source."""
+    only: frozenset[bytes] | None = None
+    """Work only on source rows with these identities."""
 
     @property
     def leaves(self) -> frozenset[str]:

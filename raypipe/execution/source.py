@@ -23,8 +23,11 @@ BATCH_ROWS = 1024
 _UNIT_POSITIONS = 2**40
 
 
-def identified(source: Source, unit: Unit, number: int) -> Iterator[pa.Table]:
-    """The rows of the `number`-th unit with lineage columns. Raises InputError."""
+def identified(source: Source, unit: Unit, number: int, only: frozenset[bytes] | None = None) -> Iterator[pa.Table]:
+    """The rows of the `number`-th unit with lineage columns, or only those with certain identities.
+
+    Raises InputError.
+    """
     seen: dict[bytes, int] = {}
     position = number * _UNIT_POSITIONS
     for read in source.read(unit):
@@ -36,7 +39,8 @@ def identified(source: Source, unit: Unit, number: int) -> Iterator[pa.Table]:
             first = source_identity(content, unit.name, 0)
             occurrence = seen[first] = seen.get(first, -1) + 1
             ids.append(first if not occurrence else source_identity(content, unit.name, occurrence))
-        yield _with_lineage(table, ids, range(position, position + len(ids)))
+        made = _with_lineage(table, ids, range(position, position + len(ids)))
+        yield made if only is None else made.filter(pa.array([one in only for one in ids], pa.bool_()))
         position += len(ids)
 
 
@@ -57,11 +61,16 @@ def _with_lineage(table: pa.Table, ids: Sequence[bytes], positions: Sequence[int
     return table
 
 
-def source_batches(source: Source, limit: int | None = None) -> Iterator[pa.Table]:
-    """All rows of a source in batches, or the first `limit` rows. Raises InputError."""
+def source_batches(
+    source: Source, limit: int | None = None, only: frozenset[bytes] | None = None
+) -> Iterator[pa.Table]:
+    """All rows of a source in batches, or the first `limit` rows, or those with certain identities.
+
+    Raises InputError.
+    """
     left = limit
     for number, unit in enumerate(source.units()):
-        for table in identified(source, unit, number):
+        for table in identified(source, unit, number, only):
             for batch in sliced(table if left is None else table.slice(0, left)):
                 yield batch
                 if left is not None:

@@ -95,8 +95,9 @@ class _Work:
 class Units(Datasource):
     """The units of a source for Ray Data to read, each in order and by one task."""
 
-    def __init__(self, source: Source, units: Sequence[Unit], readers: int) -> None:
+    def __init__(self, source: Source, units: Sequence[Unit], readers: int, only: frozenset[bytes] | None) -> None:
         super().__init__()
+        self._only = only
         self._source = source
         self._readers = readers
         self._units = list(enumerate(units))
@@ -108,20 +109,21 @@ class Units(Datasource):
         nothing = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         borders = [len(self._units) * reader // self._readers for reader in range(self._readers + 1)]
         shares = [self._units[start:end] for start, end in pairwise(borders)]
-        return [ReadTask(_Read(self._source, share), nothing) for share in shares]
+        return [ReadTask(_Read(self._source, share, self._only), nothing) for share in shares]
 
 
 class _Read:
     """Reads some units; an error of the input is a row of its own, since Ray Data adds its words to what is raised."""
 
-    def __init__(self, source: Source, units: Sequence[tuple[int, Unit]]) -> None:
+    def __init__(self, source: Source, units: Sequence[tuple[int, Unit]], only: frozenset[bytes] | None) -> None:
         self._source = source
+        self._only = only
         self._units = units
 
     def __call__(self) -> Iterable[pa.Table]:
         try:
             for number, unit in self._units:
-                yield from identified(self._source, unit, number)
+                yield from identified(self._source, unit, number, self._only)
         except RaypipeError as error:
             yield pa.table({READ_ERROR: [pickle.dumps(error)]})
 
@@ -220,7 +222,7 @@ class _Driver:
             if not units:
                 return None
             readers = min(len(units), _READERS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1))))
-            return ray.data.read_datasource(Units(entry, units, readers), override_num_blocks=readers)
+            return ray.data.read_datasource(Units(entry, units, readers, self._setup.only), override_num_blocks=readers)
         assert isinstance(entry, Aggregate)
         paths = paths_for(inbox(stage.entry), self._results)
         if not paths:

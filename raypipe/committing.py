@@ -1,0 +1,89 @@
+"""I put what a run made in the place of what stood in its folder, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from raypipe.errors import InputError
+from raypipe.execution.batches import FAILURES, failure_table
+from raypipe.execution.setup import Outcome
+from raypipe.folder import RunFolder, write_whole
+from raypipe.merging import merged_parts
+from raypipe.plan import Plan
+from raypipe.schemas import leaf_schema
+from raypipe.tables import output_columns, write_dataset
+
+
+class Commit:
+    """The end of a run. `retried`: source rows (hexadecimal identities) whose rows alone are replaced."""
+
+    def __init__(self, folder: RunFolder, plan: Plan, spec: bytes, retried: frozenset[str] | None = None) -> None:
+        self.folder = folder
+        self._plan = plan
+        self._spec = spec
+        self._retried = retried
+
+    def __call__(self, outcome: Outcome, manifest: dict[str, Any]) -> bool:
+        """Whether the rows were committed: those of a run that was stopped never take the place of more.
+
+        Completes the manifest. Raises OSError, InputError when rows to be retried are no longer in the input.
+        """
+        folder, before = self.folder, self.folder.committed()
+        if self._retried is not None and outcome.halted_for:
+            folder.clear()
+            return False
+        self._check_sources(manifest)
+        (folder.work / "data").mkdir()
+        for leaf in self._plan.graph.leaves:
+            rows = self._write(outcome, leaf, f"data/{leaf}", leaf_schema(self._plan.graph, leaf))
+            manifest["leaves"][leaf] = {"rows": rows, "path": f"data/{leaf}"}
+        empty = output_columns(failure_table([])).schema
+        manifest["failures"]["rows"] = self._write(outcome, FAILURES, "failures", empty)
+        if outcome.halted_for and _ended(manifest) < _ended(before):
+            folder.clear()
+            return False
+        folder.commit(["data", "failures"])
+        write_whole(folder.path / "pipeline.yaml", self._spec)
+        write_whole(folder.manifest, orjson.dumps(self._merged(before, manifest), option=orjson.OPT_INDENT_2))
+        folder.clear()
+        return True
+
+    def _write(self, outcome: Outcome, sink: str, name: str, empty: pa.Schema) -> int:
+        parts = _parts(outcome, sink)
+        if self._retried is not None:
+            parts = merged_parts(self.folder.path / name, parts, self._retried, self.folder.work / "merged" / name)
+        return write_dataset(parts, self.folder.work / name, empty)
+
+    def _check_sources(self, manifest: Mapping[str, Any]) -> None:
+        if self._retried is None:
+            return
+        entries = [stage.entry for stage in self._plan.stages]
+        missing = len(self._retried) - sum(manifest["steps"][entry]["rows_in"] for entry in entries)
+        if missing > 0:
+            problem = f"{missing} of the {len(self._retried)} source rows to be retried are no longer in the input"
+            raise InputError(f"{problem}; nothing was changed, run the whole pipeline instead")
+
+    def _merged(self, before: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+        """Of a retry, the manifest of the run before with what the retry did added."""
+        if self._retried is None:
+            return manifest
+        retry = {name: manifest[name] for name in ("started_at", "ended_at", "wall_s", "steps", "models")}
+        retries = [*before.get("retries", []), retry | {"source_rows": len(self._retried)}]
+        current = {name: manifest[name] for name in ("leaves", "failures", "versions")}
+        return before | current | {"retries": retries}
+
+
+def _ended(manifest: Mapping[str, Any]) -> int:
+    """Rows that came to an end, well or not."""
+    leaves = manifest.get("leaves", {}).values()
+    return sum(leaf["rows"] for leaf in leaves) + manifest.get("failures", {}).get("rows", 0)
+
+
+def _parts(outcome: Outcome, sink: str) -> Sequence[Path]:
+    parts = [part for result in outcome.results for part in result.parts if part.sink == sink]
+    return [Path(part.path) for part in sorted(parts, key=lambda part: part.position)]
