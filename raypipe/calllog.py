@@ -13,6 +13,7 @@ I do not know what a key stands for, nor which endpoint answered.
 from __future__ import annotations
 
 import bisect
+import errno
 import fcntl
 import os
 import time
@@ -36,6 +37,10 @@ HEADER = b"raypipe calls 1\n"
 _FRAME_BYTES = 8
 _KEY_BYTES = 16
 _SEGMENT = ".calls"
+_ROOM = ".room"
+_ROOM_BYTES = 1 << 20
+"""Kept for the answers of calls that are in flight when the disk is full."""
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ROW_GROUP = 1024
 _CACHED_GROUPS = 16
 
@@ -81,6 +86,7 @@ class SegmentWriter:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._files = [_new_segment(folder / f"{name}-{side}{_SEGMENT}") for side in "ab"]
+            self._room: Path | None = _kept_room(folder / f"{name}{_ROOM}")
         except OSError as error:
             raise OutputError(f"the call log {folder} cannot be written: {error.strerror}") from None
         self._active = 0
@@ -93,12 +99,24 @@ class SegmentWriter:
     def write(self, frames: bytes) -> None:
         """Write frames through. Raises OutputError when the disk does not take them."""
         self._has_news = True
-        try:
-            written = os.write(self._files[self._active], frames)
-        except OSError as error:
-            raise OutputError(f"the call log {self._folder} cannot be written: {error.strerror}") from None
-        if written != len(frames):
-            raise OutputError(f"the call log {self._folder} cannot be written: the disk is full")
+        left = memoryview(frames)
+        while left:
+            try:
+                left = left[os.write(self._files[self._active], left) :]
+            except OSError as error:
+                if error.errno not in _FULL or self._room is None:
+                    raise OutputError(f"the call log {self._folder} cannot be written: {error.strerror}") from None
+                self._give_room()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the disk is full and what is written now goes where room was kept: no call should be sent."""
+        return self._room is None
+
+    def _give_room(self) -> None:
+        if self._room is not None:
+            self._room.unlink(missing_ok=True)
+            self._room = None
 
     def sync(self) -> None:
         """Bring what was written to the disk; a no-op when nothing is new. May run beside `append`.
@@ -115,6 +133,7 @@ class SegmentWriter:
 
     def close(self) -> None:
         self.sync()
+        self._give_room()
         for file in self._files:
             os.close(file)
 
@@ -137,6 +156,11 @@ def frame_of(key: bytes, asked: Asked, completion: Completion, latency_s: float)
         )
     )
     return len(content).to_bytes(4, "little") + zlib.crc32(content).to_bytes(4, "little") + content
+
+
+def _kept_room(path: Path) -> Path:
+    path.write_bytes(bytes(_ROOM_BYTES))
+    return path
 
 
 def _new_segment(path: Path) -> int:
@@ -187,6 +211,7 @@ def compact(folder: Path, owner: str, wait_s: float = 30.0) -> None:
             _write_compacted(folder, [file for _, file in with_locks])
             for path, _ in with_locks:
                 path.unlink()
+                path.with_name(path.name.removesuffix(_SEGMENT)[: -len("-a")] + _ROOM).unlink(missing_ok=True)
     finally:
         for _, file in with_locks:
             file.close()

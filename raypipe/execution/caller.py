@@ -29,6 +29,9 @@ class Log(Protocol):
 
     def open(self) -> None: ...
 
+    @property
+    def is_full(self) -> bool: ...
+
     async def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None: ...
 
 
@@ -172,6 +175,8 @@ class RowCaller:
                     desk.succeeded()
                     permit.spent = desk.cost_of(completion.usage)
                     await desk.log.append(key, asked, completion, time.monotonic() - sent)
+                    if desk.log.is_full:
+                        desk.limiter.halt("the disk of the call log is full")
                     return completion
             self.tally.tries += 1
             pause = patience.pause_after(caught)

@@ -13,18 +13,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raypipe.errors import InfrastructureError, OutputError, RaypipeError, ReplicaLostError
 from raypipe.execution.batches import Batch, BatchResult, Counts
 from raypipe.execution.queues import Lane, Outbox
 from raypipe.execution.routing import Router
+from raypipe.execution.suspects import Suspects
 from raypipe.execution.wire import SILENT_S, Chunk, Reply, Vitals, Worker
 from raypipe.plan import Stage
 from raypipe.row import ATTEMPT, Failure
 
-_MOST_ATTEMPTS = 2
+_SUSPICIOUS = 2
+"""So many workers were lost with a row: it may be the reason."""
 _SETTLE_S = 0.002
 _WATCH_EVERY_S = 5.0
 _DRAIN_EVERY_S, _GRACE_S = 0.05, 1.0
@@ -83,6 +85,8 @@ class Conductor:
         self._results: dict[int, asyncio.Future[BatchResult]] = {}
         self._vitals: dict[str, Vitals] = {}
         self._lanes: list[Lane] = []
+        self._suspects = {name: Suspects() for name in pools}
+        self._tester: dict[str, Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._losses = 0
@@ -98,7 +102,7 @@ class Conductor:
             queues = {name: queue for name, queue in deepest_first if queue.pool == pool_name}
             for worker in pool.workers:
                 outbox = Outbox(queues, self._router.is_congested, worker.concurrency, self._setup.share)
-                lane = Lane(worker, outbox)
+                lane = Lane(worker, outbox, pool_name)
                 self._lanes.append(lane)
                 self._start(self._serve(pool, lane))
         self._start(self._keep_watch())
@@ -173,6 +177,9 @@ class Conductor:
     def _leave_all(self) -> None:
         """Rows that have not ended are left as they are."""
         self._has_left = True
+        for suspects in self._suspects.values():
+            while suspects:
+                self._router.leave(*suspects.take())
         for lane in self._lanes:
             for step, rows in lane.outbox.take_back():
                 self._router.leave(step, rows)
@@ -200,7 +207,7 @@ class Conductor:
     async def _serve(self, pool: Pool, lane: Lane) -> None:
         exchanges: set[asyncio.Task[Reply]] = set()
         while self._fatal is None:
-            chunks = lane.outbox.fill(self._losses)
+            chunks = self._chunks_for(lane)
             if chunks or not exchanges:
                 exchanges.add(asyncio.create_task(self._exchange(lane, chunks)))
             rung = asyncio.create_task(lane.bell.wait())
@@ -223,6 +230,21 @@ class Conductor:
             if is_rung:
                 await asyncio.sleep(_SETTLE_S)
 
+    def _chunks_for(self, lane: Lane) -> list[Chunk]:
+        """What a worker should be sent now; one worker of a pool at a time tries suspects, with no other rows."""
+        suspects, tester = self._suspects[lane.pool], self._tester.get(lane.pool)
+        is_tester = tester is lane or (tester is None and bool(suspects))
+        if self.halted_for or not is_tester:
+            return lane.outbox.fill(self._losses)
+        self._tester[lane.pool] = lane
+        if lane.outbox.rows:
+            return []
+        if not suspects:
+            del self._tester[lane.pool]
+            return lane.outbox.fill(self._losses)
+        step, rows = suspects.take()
+        return [lane.outbox.hold(step, rows, self._router.queues[step].for_worker(rows), self._losses)]
+
     async def _exchange(self, lane: Lane, chunks: list[Chunk]) -> Reply:
         worker = lane.worker
         try:
@@ -239,14 +261,16 @@ class Conductor:
                 self._router.leave(step, rows)
             self._settle()
             return
-        for step, rows in lane.outbox.take_back():
-            attempts = pa.array([attempt + 1 for attempt in rows.column(ATTEMPT).to_pylist()], pa.int8())
-            rows = rows.set_column(rows.column_names.index(ATTEMPT), ATTEMPT, attempts)
-            again = [attempt < _MOST_ATTEMPTS for attempt in attempts.to_pylist()]
-            self._router.queues[step].put_first(rows.filter(pa.array(again)))
-            for index in np.flatnonzero(~np.array(again)).tolist():
-                failure = Failure("worker_lost", f"{lost} (the second worker lost with this row)")
-                self._router.fail(step, rows.slice(index, 1), failure)
+        again = [(step, _tried_again(rows)) for step, rows in lane.outbox.take_back()]
+        suspects = [(step, rows.filter(pc.field(ATTEMPT) >= _SUSPICIOUS)) for step, rows in again]
+        is_one = sum(rows.num_rows for _, rows in suspects) == 1
+        for (step, rows), (_, suspicious) in zip(again, suspects, strict=True):
+            self._router.queues[step].put_first(rows.filter(pc.field(ATTEMPT) < _SUSPICIOUS))
+            if is_one and suspicious.num_rows:
+                said = f"{lost} (worker {suspicious.column(ATTEMPT)[0]} that was lost with this row)"
+                self._router.fail(step, suspicious, Failure("worker_lost", said))
+            else:
+                self._suspects[lane.pool].add(step, suspicious)
         self._settle()
         try:
             lane.worker = await pool.replace(lane.worker)
@@ -290,6 +314,12 @@ class Conductor:
         else:
             if not result.done():
                 result.set_result(replace(written, halted_for=self.halted_for))
+
+
+def _tried_again(rows: pa.Table) -> pa.Table:
+    """The rows, with one more worker lost."""
+    attempts = pa.array([attempt + 1 for attempt in rows.column(ATTEMPT).to_pylist()], pa.int8())
+    return rows.set_column(rows.column_names.index(ATTEMPT), ATTEMPT, attempts)
 
 
 async def _halted(worker: Worker, reason: str) -> None:

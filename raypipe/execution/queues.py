@@ -127,10 +127,11 @@ class Outbox:
                 rows = queue.take(min(self._window - self._rows, _LARGEST_CHUNK))
                 if rows is None:
                     break
-                chunks.append(self._hold(name, rows, queue.for_worker(rows), losses))
+                chunks.append(self.hold(name, rows, queue.for_worker(rows), losses))
         return chunks
 
-    def _hold(self, step: str, rows: pa.Table, sent: pa.Table, losses: int) -> Chunk:
+    def hold(self, step: str, rows: pa.Table, sent: pa.Table, losses: int) -> Chunk:
+        """Take `rows` for the worker, which is given the columns `sent`."""
         number, self._next = self._next, self._next + 1
         self._held[number] = _Held(step, rows, np.ones(rows.num_rows, bool), rows.num_rows)
         self._rows += rows.num_rows
@@ -188,4 +189,5 @@ class Lane:
 
     worker: Worker
     outbox: Outbox
+    pool: str
     bell: asyncio.Event = field(default_factory=asyncio.Event)

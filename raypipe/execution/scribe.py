@@ -43,6 +43,11 @@ class Scribe:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the disk is full and there is room for calls in flight only."""
+        return self._writer is not None and self._writer.is_full
+
     async def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None:
         """Write one completion through. Raises OutputError when the disk does not take it."""
         loop = asyncio.get_running_loop()

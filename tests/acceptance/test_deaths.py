@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 
+import orjson
 import psutil
 import pytest
 
+from raypipe.chat import Caller
 from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
-from raypipe.steps import LoadDataFromDicts
+from raypipe.row import Values
+from raypipe.steps import LoadDataFromDicts, step
 from raypipe.steps.tasks import TextGeneration
 from tests.books import assert_balanced
 from tests.loopback import Loopback, serve
@@ -34,6 +39,33 @@ def _kill_after(server: Loopback, requests: int, name: str, killed: list[int]) -
                 killed.append(process.pid)
         except psutil.Error:
             continue
+
+
+@step(outputs=["said"])
+async def fatal(row: Values, llm: Caller) -> dict[str, str]:
+    """Takes its worker down for two of the rows, after its call was answered."""
+    said = await llm(f"say {row['n']}")
+    if row["n"] in (77, 201):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"said": said}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_row_that_takes_its_worker_down_fails_alone(replicas: int, tmp_path: Path) -> None:
+    with serve(latency_s=0.02) as server:
+        model = LLM("vllm-server/x", base_url=server.base_url, concurrency=16, replicas=replicas)
+        with Pipeline("poison") as pipeline:
+            LoadDataFromDicts([{"n": number} for number in range(300)]) >> fatal("fatal", llm=model)
+        result = pipeline.run(tmp_path / "out")
+        sent = Counter(logged.digest for logged in server.requests)
+    assert_balanced(pipeline.graph(), result)
+    failures = result.failures.to_arrow().to_pylist()
+    assert sorted(orjson.loads(row["row"])["n"] for row in failures) == [77, 201]
+    assert {row["kind"] for row in failures} == {"worker_lost"}
+    assert len(result["fatal"]) == 298
+    assert len(sent) == 300
 
 
 @pytest.mark.ray
