@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from raypipe.cli.layout import duration, number
 from raypipe.execution.batches import Counts
 from raypipe.execution.conductor import Snapshot
 from raypipe.execution.wire import Vitals
@@ -18,6 +19,7 @@ from raypipe.plan import Plan
 from raypipe.prices import cost_usd
 from raypipe.step import Runs, Shape
 
+_QUIET_S = 10.0
 _WINDOW_S = 20.0
 """Rates are those of the last so many seconds."""
 
@@ -48,7 +50,7 @@ class Figures:
         self._plan = plan
         self._source_rows = source_rows or {}
         self._clock = clock
-        self._began = clock()
+        self._began = self._moved_at = clock()
         self._pools = {step.name: step.pool for stage in plan.stages for step in stage.steps.values()}
         self._entries = {stage.entry for stage in plan.stages}
         self._counts = {name: Counts() for name in plan.graph.order}
@@ -73,8 +75,10 @@ class Figures:
                 waiting[name] = waiting.get(name, 0) + queued
             for worker, vitals in snapshot.vitals.items():
                 self._vitals[worker] = max(vitals, self._vitals.get(worker, vitals), key=_answered)
-        self._counts, self._waiting = self._counts | totals, waiting
         now = self._clock()
+        if any(self._counts[name] != counts for name, counts in totals.items()):
+            self._moved_at = now
+        self._counts, self._waiting = self._counts | totals, waiting
         self._history.append((now, self._counts))
         while len(self._history) > 2 and self._history[0][0] < now - _WINDOW_S:
             self._history.popleft()
@@ -101,6 +105,30 @@ class Figures:
         """Calls that the workers of a pool, or of all pools with a model, wait for."""
         pools = [pool] if pool else [name for name, one in self._plan.pools.items() if one.llm is not None]
         return sum(vitals.in_flight for worker, vitals in self._vitals.items() if worker.rpartition(":")[0] in pools)
+
+    @property
+    def halted_for(self) -> str:
+        """Why no call is sent any more; empty while calls are."""
+        return next((vitals.halted_for for vitals in self._vitals.values() if vitals.halted_for), "")
+
+    def waits_for(self) -> str:
+        """What keeps the run from moving, once no row has ended for a while; empty while it moves."""
+        now = self._clock()
+        if now - self._moved_at < _QUIET_S or not self.is_working:
+            return ""
+        if not self._vitals:
+            return "workers that start"
+        waits = sorted({vitals.waits_for for vitals in self._vitals.values() if vitals.waits_for})
+        if waits:
+            return " and ".join(waits)
+        name, slowest = max(self._vitals.items(), key=lambda item: item[1].oldest_s + now - self._moved_at)
+        pool = name.rpartition(":")[0]
+        if self.in_flight():
+            return f"{number(self.in_flight())} answers of {pool}, the oldest for {duration(slowest.oldest_s)}"
+        held = sum(vitals.held for vitals in self._vitals.values())
+        if held:
+            return f"{number(held)} rows in {pool}, the oldest for {duration(slowest.oldest_s)}"
+        return "rows from upstream" if not any(self._waiting.values()) else "workers that take rows"
 
     def _rate(self, value: Callable[[Mapping[str, Counts]], int]) -> float:
         """How much `value` grows in a second."""

@@ -142,8 +142,10 @@ def _call_words(figures: Figures, steps: Sequence[StepFigures]) -> list[str]:
         words.append(f"{sum(step.tokens_per_s for step in asking):,.0f} tokens/s")
         costs = [step.cost_usd for step in asking if step.cost_usd is not None]
         words.append(dollars(sum(costs)) if costs else UNKNOWN_PRICE)
-    left = figures.remaining_s()
-    return words + ([f"about {duration(left)} left"] if left else [])
+    left, waits = figures.remaining_s(), figures.waits_for()
+    words += [f"about {duration(left)} left"] if left and not figures.halted_for else []
+    words += [f"stopping ({figures.halted_for}), Ctrl+C ends it at once"] if figures.halted_for else []
+    return words + ([f"waiting for {waits}"] if waits else [])
 
 
 # On a terminal.

@@ -7,7 +7,7 @@ with it, the deepest step first, and takes back what has ended; `routing` says w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,8 @@ from raypipe.row import ATTEMPT, Failure
 _SUSPICIOUS = 2
 """So many workers were lost with a row: it may be the reason."""
 _SETTLE_S = 0.002
+_MOST_STILLBORN = 3
+"""Workers lost one after the other before they said anything."""
 _WATCH_EVERY_S = 5.0
 _DRAIN_EVERY_S, _GRACE_S = 0.05, 1.0
 _LOST_S = 30.0
@@ -90,6 +92,7 @@ class Conductor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._losses = 0
+        self._stillborn = 0
         self._has_left = False
         self.halted_for = ""
         """Why no call is sent any more; empty while calls are."""
@@ -191,18 +194,28 @@ class Conductor:
         self._settle()
 
     async def _keep_watch(self) -> None:
-        """Rows that a worker has forgotten would keep the run waiting for ever."""
-        lost: dict[str, float] = {}
+        """Rows that nobody works on would keep the run waiting for ever."""
+        since: dict[str, float] = {}
         while self._fatal is None:
             await asyncio.sleep(_WATCH_EVERY_S)
-            now = asyncio.get_running_loop().time()
-            for lane in self._lanes:
-                name, vitals = lane.worker.name, self._vitals.get(lane.worker.name)
-                if vitals is None or vitals.held or not lane.outbox.rows:
-                    lost.pop(name, None)
-                elif now - lost.setdefault(name, now) > _LOST_S:
-                    problem = f"worker {name!r} no longer knows of {lane.outbox.rows} rows that were sent to it"
+            now, found = asyncio.get_running_loop().time(), dict(self._forgotten())
+            since = {what: since.get(what, now) for what in found}
+            for what, problem in found.items():
+                if now - since[what] > _LOST_S:
                     self._stop_for(InfrastructureError(f"{problem}; run the same command again to go on"))
+
+    def _forgotten(self) -> Iterator[tuple[str, str]]:
+        """What nobody works on, and how that is said."""
+        for lane in self._lanes:
+            vitals = self._vitals.get(lane.worker.name)
+            if vitals is not None and not vitals.held and lane.outbox.rows:
+                name = lane.worker.name
+                yield name, f"worker {name!r} no longer knows of {lane.outbox.rows} rows that were sent to it"
+        is_idle = not any(lane.outbox.rows for lane in self._lanes) and not any(self._suspects.values())
+        if is_idle and any(not result.done() for result in self._results.values()):
+            waiting = {name: queue.rows for name, queue in self._router.queues.items() if queue.rows}
+            where = ", ".join(f"{rows} before step {name!r}" for name, rows in waiting.items()) or "in no queue"
+            yield "", f"nothing moves any more: rows wait ({where}) and no worker has any"
 
     async def _serve(self, pool: Pool, lane: Lane) -> None:
         exchanges: set[asyncio.Task[Reply]] = set()
@@ -272,7 +285,11 @@ class Conductor:
             else:
                 self._suspects[lane.pool].add(step, suspicious)
         self._settle()
+        self._stillborn = 0 if lane.worker.name in self._vitals else self._stillborn + 1
         try:
+            if self._stillborn >= _MOST_STILLBORN:
+                raise InfrastructureError(f"worker {lane.worker.name!r} cannot be started ({lost})")
+            self._vitals.pop(lane.worker.name, None)
             lane.worker = await pool.replace(lane.worker)
         except RaypipeError as error:
             self._stop_for(error)

@@ -165,3 +165,47 @@ def test_the_version_is_printed(command: Command):
     result = command("--version")
     assert result.exit_code == 0
     assert result.stdout.startswith("raypipe")
+
+
+def test_a_budget_that_is_spent_ends_in_4_and_says_how_to_go_on(
+    command: Command, spec: Path, monkeypatch: pytest.MonkeyPatch
+):
+    arguments = ("run", "tiny.yaml", "--engine", "local", "--out", "here", "--max-calls")
+    monkeypatch.setattr(sys, "argv", ["raypipe", *arguments, "4"])
+    result = command(*arguments, 4)
+    assert result.exit_code == 4
+    assert (
+        result.stderr.splitlines()
+        == [
+            f"error: max_calls=4 is reached; 1 finished rows are in {Path('here').absolute()}",
+            "to go on (with a higher cap): raypipe run tiny.yaml --engine local --out here --max-calls 4",
+        ]
+        or "finished rows are in" in result.stderr
+    )
+    assert command(*arguments, 9).exit_code == 0
+    assert pq.read_table(Path("here/data/texts")).num_rows == 6
+
+
+def test_prices_come_from_a_file_too(command: Command, spec: Path, tmp_path: Path):
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("offline/stand-in: [1000000, 0]\n")
+    arguments = ("run", spec, "--engine", "local", "--out", "here", "--prices", prices)
+    assert command(*arguments, "--max-cost-usd", 0.5).exit_code == 4
+    assert command(*arguments).exit_code == 0
+    [model] = orjson.loads(Path("here/manifest.json").read_bytes())["models"].values()
+    assert model["cost_usd"] == model["input_tokens"] or model["calls_cached"] > 0
+    prices.write_text("offline/stand-in: 3\n")
+    result = command(*arguments)
+    assert result.exit_code == 1
+    assert "must be a mapping of provider/model to [input, output]" in result.stderr
+
+
+def test_retry_runs_failed_rows_again_with_changes(command: Command, tmp_path: Path):
+    assert command("run", rejecting(tmp_path), "--engine", "local", "--out", "here").exit_code == 3
+    still = command("retry", "here", "--engine", "local")
+    assert (still.exit_code, still.stdout.splitlines()[0]) == (3, "6 rows failed before, 6 after")
+    mended = command("retry", "here", "--engine", "local", "--model", "offline/stand-in")
+    assert (mended.exit_code, mended.stdout.splitlines()[0]) == (0, "6 rows failed before, 0 after")
+    again = command("retry", "here", "--engine", "local")
+    assert again.stdout.splitlines() == ["no row failed in here, so there was nothing to retry"]
+    assert command("retry", "nowhere", "--engine", "local").exit_code == 1

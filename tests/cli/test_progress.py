@@ -109,7 +109,7 @@ def test_one_line_says_all(uri: str, cost: str):
     figures.take([])
     assert line(figures, "starting Ray…") == "0.0 s: starting workers…"
     clock.now = 175.0
-    counts = Counts(12, 10, 1, 1, 1234, calls_sent=11, calls_cached=3, input_tokens=2_000_000)
+    counts = Counts(12, 10, 1, 1, rows_out=1234, calls_sent=11, calls_cached=3, input_tokens=2_000_000)
     figures.take([seen({f"{uri}:0": ASKING}, {"texts": 7}, seed=Counts(rows_in=12, rows_out=12), parts=counts)])
     assert line(figures, "") == (
         "1 min 15 s: seed 12 in, 12 out · parts 12 in, 1,234 out, 1 failed, 1 filtered · texts 0 in, 0 out, 7 waiting"
@@ -178,3 +178,39 @@ def test_on_a_terminal_a_table_is_drawn_and_taken_away(monkeypatch: pytest.Monke
     for word in ("parts", "texts", "failed", "in flight", "5/8", "tokens/s", "elapsed"):
         assert word in drawn
     assert drawn.rstrip().endswith("\x1b[2K")
+
+
+@pytest.mark.parametrize(
+    ("vitals", "queued", "waits_for"),
+    [
+        ({}, {}, "workers that start"),
+        ({"offline/a:0": Vitals(in_flight=3, held=9, waits_for="its rate limit")}, {}, "its rate limit"),
+        (
+            {"offline/a:0": Vitals(in_flight=3, held=9, oldest_s=75.0)},
+            {},
+            "3 answers of offline/a, the oldest for 1 min 15 s",
+        ),
+        ({"offline/a:0": Vitals(held=2, oldest_s=20.0)}, {}, "2 rows in offline/a, the oldest for 20 s"),
+        ({"offline/a:0": Vitals()}, {"texts": 4}, "workers that take rows"),
+        ({"offline/a:0": Vitals()}, {"texts": 0}, "rows from upstream"),
+    ],
+)
+def test_a_run_that_does_not_move_says_what_it_waits_for(
+    vitals: dict[str, Vitals], queued: dict[str, int], waits_for: str
+):
+    clock = Clock()
+    figures = Figures(planned(), clock=clock)
+    figures.take([seen(vitals, queued, parts=Counts(rows_in=2))])
+    assert figures.waits_for() == ""
+    clock.now = 11.0
+    figures.take([seen(vitals, queued, parts=Counts(rows_in=2))])
+    assert figures.waits_for() == waits_for
+    assert f"waiting for {waits_for}" in line(figures, "starting…")
+    figures.take([seen(vitals, queued, parts=Counts(rows_in=3))])
+    assert figures.waits_for() == ""
+
+
+def test_a_run_that_is_being_stopped_says_so():
+    figures = Figures(planned())
+    figures.take([seen({"offline/a:0": Vitals(in_flight=3, halted_for="stopped on request")})])
+    assert "stopping (stopped on request), Ctrl+C ends it at once" in line(figures, "starting…")
