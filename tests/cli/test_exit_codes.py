@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -174,14 +176,9 @@ def test_a_budget_that_is_spent_ends_in_4_and_says_how_to_go_on(
     monkeypatch.setattr(sys, "argv", ["raypipe", *arguments, "4"])
     result = command(*arguments, 4)
     assert result.exit_code == 4
-    assert (
-        result.stderr.splitlines()
-        == [
-            f"error: max_calls=4 is reached; 1 finished rows are in {Path('here').absolute()}",
-            "to go on (with a higher cap): raypipe run tiny.yaml --engine local --out here --max-calls 4",
-        ]
-        or "finished rows are in" in result.stderr
-    )
+    told, resume = result.stderr.splitlines()
+    assert re.fullmatch(r"error: max_calls=4 is reached; \d finished rows are in .*/here", told)
+    assert resume == f"to go on (with a higher cap): raypipe {' '.join(arguments)} 4"
     assert command(*arguments, 9).exit_code == 0
     assert pq.read_table(Path("here/data/texts")).num_rows == 6
 
@@ -192,8 +189,8 @@ def test_prices_come_from_a_file_too(command: Command, spec: Path, tmp_path: Pat
     arguments = ("run", spec, "--engine", "local", "--out", "here", "--prices", prices)
     assert command(*arguments, "--max-cost-usd", 0.5).exit_code == 4
     assert command(*arguments).exit_code == 0
-    [model] = orjson.loads(Path("here/manifest.json").read_bytes())["models"].values()
-    assert model["cost_usd"] == model["input_tokens"] or model["calls_cached"] > 0
+    [model] = json.loads(Path("here/manifest.json").read_text())["models"].values()
+    assert model["cost_usd"] == model["input_tokens"] > 0
     prices.write_text("offline/stand-in: 3\n")
     result = command(*arguments)
     assert result.exit_code == 1

@@ -17,8 +17,9 @@ __all__ = ["execute"]
 
 def execute(setup: RunSetup, address: str | None, watch: Watch, stop: Stop) -> Outcome:
     """Run all stages on Ray. Raises RaypipeError when the run cannot go on."""
-    from raypipe.execution.ray.session import load
+    from raypipe.execution.ray.session import check_reachable, load
 
+    check_reachable(address)
     load()
     from raypipe.execution.ray.driver import execute as drive
 

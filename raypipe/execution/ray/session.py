@@ -59,8 +59,7 @@ def session(address: str | None) -> Generator[None]:
 
     Raises InfrastructureError when Ray cannot be started or reached.
     """
-    if address:
-        _check_reachable(address)
+    check_reachable(address)
     load()
     import ray
 
@@ -100,9 +99,9 @@ def _start(address: str | None) -> None:
         raise InfrastructureError(f"{where} cannot be used: {error}") from None
 
 
-def _check_reachable(address: str) -> None:
-    """Ray itself goes on trying for minutes, without a word, where nothing listens."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+def check_reachable(address: str | None) -> None:
+    """Ray itself goes on trying for minutes, without a word, where nothing listens. Raises InfrastructureError."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if not (colon and port.isdecimal()):
         return
     try:
