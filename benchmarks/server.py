@@ -27,9 +27,7 @@ _ANSWER = orjson.dumps(
         "id": "x",
         "object": "chat.completion",
         "model": "bench",
-        "choices": [
-            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": _TEXT}}
-        ],
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": _TEXT}}],
         "usage": {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150},
     }
 )

@@ -321,17 +321,22 @@ class CallReader:
 
     def __init__(self, index: CallIndex) -> None:
         self._index = index
-        self._high = memoryview(index.high)  # pyright: ignore[reportArgumentType]
+        # An item of a memoryview costs a third of an item of the array.
+        self._high, self._low = _view(index.high), _view(index.low)
+        self._file, self._row = _view(index.file), _view(index.row)
         self._files: dict[int, pq.ParquetFile] = {}
-        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int], list[tuple[Any, ...]]] = OrderedDict()
 
     def find(self, key: bytes) -> Completion | None:
         """The completion logged last under `key`, if there is one."""
-        high, low = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
+        high = int.from_bytes(key[:8], "big")
         at = bisect.bisect_right(self._high, high) - 1
+        if at < 0 or self._high[at] != high:
+            return None
+        low = int.from_bytes(key[8:], "big")
         while at >= 0 and self._high[at] == high:
-            if int(self._index.low[at]) == low:
-                return self._read(int(self._index.file[at]), int(self._index.row[at]))
+            if self._low[at] == low:
+                return self._read(self._file[at], self._row[at])
             at -= 1
         return None
 
@@ -343,24 +348,28 @@ class CallReader:
                 content = _frame(file)
             assert content is not None
             text, finish, tokens_in, tokens_out, model = orjson.loads(content[_KEY_BYTES:])[4:9]
-            return Completion(text, finish, Usage(tokens_in, tokens_out), model)
-        group, offset = divmod(row, _ROW_GROUP)
-        columns = self._group(number, group)
-        text, finish, tokens_in, tokens_out, model = (column[offset].as_py() for column in columns)
+        else:
+            group, offset = divmod(row, _ROW_GROUP)
+            text, finish, tokens_in, tokens_out, model = self._group(number, group)[offset]
         return Completion(text, finish, Usage(tokens_in, tokens_out), model)
 
-    def _group(self, number: int, group: int) -> list[pa.Array]:
+    def _group(self, number: int, group: int) -> list[tuple[Any, ...]]:
         place = (number, group)
-        table = self._groups.get(place)
-        if table is None:
+        rows = self._groups.get(place)
+        if rows is None:
             file = self._files.get(number)
             if file is None:
                 file = self._files[number] = pq.ParquetFile(self._index.files[number])
             names = ["text", "finish_reason", "input_tokens", "output_tokens", "model"]
-            table = [column.combine_chunks() for column in file.read_row_group(group, columns=names).columns]
-            self._groups[place] = table
+            columns = file.read_row_group(group, columns=names).columns
+            rows = list(zip(*(column.to_pylist() for column in columns), strict=True))
+            self._groups[place] = rows
             if len(self._groups) > _CACHED_GROUPS:
                 self._groups.popitem(last=False)
         else:
             self._groups.move_to_end(place)
-        return table
+        return rows
+
+
+def _view(array: np.ndarray[Any, Any]) -> Any:
+    return memoryview(array)  # pyright: ignore[reportArgumentType]

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from raypipe.calllog import CallIndex, CallReader, index_with_segments
 from raypipe.chat import LLM, Caller
@@ -324,6 +324,8 @@ def _process_row(step: Step, row: Values) -> Any:
 
 def _misfit(step: Step, output: Any) -> Failure | None:
     """Why an output is not what the step's shape promises."""
+    if type(output) is dict and step.shape is not Shape.SCATTER:
+        return _misnamed(cast("dict[Any, Any]", output))
     rows = isinstance(output, Sequence) and not isinstance(output, str)
     if step.shape is Shape.SCATTER:
         fits = rows and all(isinstance(row, Mapping) for row in output)
@@ -334,12 +336,15 @@ def _misfit(step: Step, output: Any) -> Failure | None:
     if not fits:
         return Failure("output", f"the step returned {type(output).__name__}, not {promised}")
     made: Any = output if rows else [output or {}]
-    for row in made:
-        for name in row:
-            if type(name) is not str:
-                return Failure("output", f"the step returned the column {name!r}; column names are text")
-            if name in RESERVED:
-                return Failure("output", f"the step returned the column {name!r}, a name kept for lineage; rename it")
+    return next((problem for row in made if (problem := _misnamed(row)) is not None), None)
+
+
+def _misnamed(row: Mapping[Any, Any]) -> Failure | None:
+    for name in row:
+        if type(name) is not str:
+            return Failure("output", f"the step returned the column {name!r}; column names are text")
+        if name in RESERVED:
+            return Failure("output", f"the step returned the column {name!r}, a name kept for lineage; rename it")
     return None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta
+from jinja2.runtime import Context
 from jinja2.sandbox import SandboxedEnvironment
 
 from raypipe.errors import RowError, SpecError, Violation
@@ -46,7 +47,7 @@ class Template:
         """Raises RowError (`template`) when the row does not fit."""
         try:
             # `Template.render` would walk through layered globals for every row, which takes longer than rendering.
-            context = self._template.new_context({**self._globals, **row}, shared=True)
+            context = Context(self._template.environment, {**self._globals, **row}, None, self._template.blocks)
             return "".join(self._template.root_render_func(context))
         except _RENDER_ERRORS as error:
             raise _row_error(error, row) from None
