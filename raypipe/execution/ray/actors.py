@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -31,12 +33,30 @@ from raypipe.limits import Amount, Authority, Caps, Lease, Report
 _BOARD_EVERY_S = 0.5
 _MOST_REPLACEMENTS = 20
 _START_TIMEOUT_S = 600.0
+_LOOK_FOR_NODE_S, _OUTLIVE_S = 2.0, 20.0
+
+
+def end_with_node() -> None:
+    """Watch, in a thread, the process that started this one: a worker never outlives its node for long.
+
+    Ray ends workers whose node is gone; one that it missed has the time to log the calls in flight.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_FOR_NODE_S)
+        time.sleep(_OUTLIVE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="node", daemon=True).start()
 
 
 class ReplicaActor:
     """A replica in an actor of its own."""
 
     def __init__(self, setup: ReplicaSetup, index: CallIndex, authority: Any) -> None:
+        end_with_node()
         self._log = Scribe(setup.calls, setup.owner)
         grants = Authority(Caps()) if authority is None else RemoteGrants(authority)
         self._replica = Replica(setup, index, self._log, grants)
@@ -187,6 +207,7 @@ class ConductorUDF:
 
     def __init__(self, setup: ConductorSetup, pools: Mapping[str, RemotePool], run: str) -> None:
         setup = replace(setup, name=f"{setup.name}-{uuid4().hex[:8]}")
+        end_with_node()
         self._drain_s = setup.drain_s
         self._loop = uvloop.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="conductor", daemon=True).start()
