@@ -51,6 +51,8 @@ class LLM(Spec):
     timeout_s: float = Field(default=600.0, gt=0)
     """Longest time one call may take, in seconds."""
     connect_timeout_s: float = Field(default=10.0, gt=0)
+    read_timeout_s: float | None = Field(default=None, gt=0)
+    """Longest silence of an endpoint before and while it answers; by default `timeout_s`."""
     max_tries: int = Field(default=5, gt=0)
     """Most times one call is sent when it fails in a way that may pass."""
     price: tuple[float, float] | None = None

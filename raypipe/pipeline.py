@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import Token
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 from raypipe.chat import LLM
 from raypipe.config import PipelineSpec, place, read_spec
@@ -22,6 +22,25 @@ from raypipe.step import Collector, Source, Step, collecting
 from raypipe.steps import resolve
 
 REHEARSAL = "offline/stand-in"
+
+
+class RunArguments(TypedDict, total=False):
+    """What `Pipeline.run` may be told."""
+
+    calls: str | Path | None
+    """Folder of the call log; by default inside the run folder."""
+    engine: Engine
+    """`ray` (by default), or `local`: this process alone."""
+    address: str | None
+    """Ray cluster; by default one of its own on this machine."""
+    fresh: bool
+    """Forget the calls made before."""
+    max_failed_rows: int
+    """Failed rows that still count as success."""
+    max_cost_usd: float | None
+    """The most that all runs into the folder may cost; likewise calls sent, and tokens in and out."""
+    max_calls: int | None
+    max_tokens: int | None
 
 
 class Pipeline:
@@ -91,30 +110,26 @@ class Pipeline:
             collecting.reset(token)
         return self.replaced(changed)
 
-    def run(  # noqa: PLR0913 - each parameter is one option of a run
-        self,
-        out: str | Path | None = None,
-        *,
-        calls: str | Path | None = None,
-        engine: Engine = "ray",
-        address: str | None = None,
-        fresh: bool = False,
-        max_failed_rows: int = 0,
-        max_cost_usd: float | None = None,
-        max_calls: int | None = None,
-        max_tokens: int | None = None,
-    ) -> Result:
+    def run(self, out: str | Path | None = None, **options: Unpack[RunArguments]) -> Result:
         """Run and commit to the folder `out` (by default `out/<name>`); completed calls are not sent again.
 
-        What `max_cost_usd`, `max_calls` and `max_tokens` allow is the total of all runs into `out`. Raises SpecError,
-        InputError, OutputError before anything is spent, StoppedError when interrupted or when the budget is spent
-        (what is complete is committed, and the same call goes on), InfrastructureError when an endpoint or worker
-        cannot be used. In the main thread, Ctrl+C stops new calls and waits for those in flight; a second one does not.
+        Raises SpecError, InputError, OutputError before anything is spent, StoppedError when interrupted or when the
+        budget is spent (what is complete is committed, and the same call goes on), InfrastructureError when an
+        endpoint or worker cannot be used. In the main thread, Ctrl+C stops new calls and waits for those in flight; a
+        second one does not.
         """
-        folder = Path(out) if out is not None else Path("out") / self.name
-        log = Path(calls) if calls is not None else None
-        caps = Caps(max_calls, max_tokens, max_cost_usd)
-        return self.run_with(RunOptions(folder, log, engine, address, fresh, max_failed_rows, caps=caps))
+        log = options.get("calls")
+        caps = Caps(options.get("max_calls"), options.get("max_tokens"), options.get("max_cost_usd"))
+        chosen = RunOptions(
+            Path(out) if out is not None else Path("out") / self.name,
+            Path(log) if log is not None else None,
+            options.get("engine", "ray"),
+            options.get("address"),
+            options.get("fresh", False),
+            options.get("max_failed_rows", 0),
+            caps=caps,
+        )
+        return self.run_with(chosen)
 
     def run_with(self, options: RunOptions, watch: Watch | None = None) -> Result:
         """`run` with its options as a value; `watch` is told about twice a second how far it is."""

@@ -83,11 +83,11 @@ def concat(tables: Sequence[pa.Table]) -> pa.Table:
     types: dict[str, pa.DataType] = {}
     for table in tables:
         for field in table.schema:
-            types[field.name] = _common(types.get(field.name, field.type), field.type)
+            types[field.name] = _type_of_both(types.get(field.name, field.type), field.type)
     return pa.concat_tables([_carrying(table, types) for table in tables])
 
 
-def _common(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+def _type_of_both(a: pa.DataType, b: pa.DataType) -> pa.DataType:
     if a.equals(b) or pa.types.is_null(b):
         return a
     return b if pa.types.is_null(a) else AS_IS

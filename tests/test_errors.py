@@ -12,6 +12,7 @@ import pytest
 import raypipe
 from raypipe.errors import (
     CallError,
+    HaltedError,
     InfrastructureError,
     InputError,
     OutputError,
@@ -33,6 +34,7 @@ EXAMPLES: list[RaypipeError] = [
     RowError("no row", "parse"),
     CallError("no call", "rate_limit", Retry.SLOW_DOWN, 1.5, 429),
     StoppedError("stopped"),
+    HaltedError("halted"),
     InfrastructureError("no endpoint"),
     ReplicaLostError("no worker"),
 ]

@@ -66,7 +66,9 @@ class OpenAIModel:
         self._url = URL(url)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S),
-            timeout=aiohttp.ClientTimeout(total=self._llm.timeout_s, connect=self._llm.connect_timeout_s),
+            timeout=aiohttp.ClientTimeout(
+                total=self._llm.timeout_s, connect=self._llm.connect_timeout_s, sock_read=self._llm.read_timeout_s
+            ),
             headers=_headers(key),
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=_proxy_for(self._url),
@@ -169,6 +171,9 @@ class OpenAIModel:
             return self._endpoint.error(
                 f"took no connection within {self._llm.connect_timeout_s:g} s; check base_url", "unreachable"
             )
+        if isinstance(error, aiohttp.SocketTimeoutError) and self._llm.read_timeout_s is not None:
+            problem = f"was silent for {self._llm.read_timeout_s:g} s; raise read_timeout_s if answers take that long"
+            return self._endpoint.error(problem, "timeout")
         if isinstance(error, TimeoutError):
             problem = f"gave no answer within {self._llm.timeout_s:g} s; raise timeout_s if answers take that long"
             return self._endpoint.error(problem, "timeout")

@@ -82,6 +82,13 @@ def test_fault_is_classified(fault: str, kind: str) -> None:
     assert (error.kind, error.retry, error.status) == (kind, Retry.LATER, 0)
 
 
+def test_silence_has_a_limit_of_its_own() -> None:
+    with serve(script=[SILENCE]) as server:
+        error = failure(server.base_url, read_timeout_s=0.2)
+    assert (error.kind, error.retry) == ("timeout", Retry.LATER)
+    assert "was silent for 0.2 s" in str(error)
+
+
 def test_refused_connection_is_unreachable() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

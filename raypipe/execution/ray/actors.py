@@ -33,6 +33,7 @@ from raypipe.limits import Amount, Authority, Caps, Lease, Report
 _BOARD_EVERY_S = 0.5
 _MOST_REPLACEMENTS = 20
 _START_TIMEOUT_S = 600.0
+_LEASE_TIMEOUT_S = 120.0
 _LOOK_FOR_NODE_S, _OUTLIVE_S = 2.0, 20.0
 
 
@@ -88,9 +89,9 @@ class RemoteGrants:
 
     async def lease(self, report: Report) -> Lease:
         try:
-            return await self.actor.lease.remote(report)
-        except RayError as error:
-            said = str(error).strip().splitlines()[0]
+            return await asyncio.wait_for(self.actor.lease.remote(report), _LEASE_TIMEOUT_S)
+        except (RayError, TimeoutError) as error:
+            said = (str(error).strip() or "it gave no answer").splitlines()[0]
             raise InfrastructureError(f"the worker that keeps the run's limits is gone: {said}") from None
 
 
