@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypipe.arrays import ARROW_ERRORS, AS_IS, AsIs, array_of, as_is, text_of
-from raypipe.row import ANCESTORS, LINEAGE, PARENT_ID, PATH, POSITION, ROW_ID, SOURCE_ID
+from raypipe.row import ANCESTORS, LINEAGE, OUTPUT_LINEAGE, PARENT_ID, PATH, POSITION, ROW_ID, SOURCE_ID
 
 LINEAGE_SCHEMA = pa.schema(
     [
@@ -126,7 +126,8 @@ def write_part(path: Path, table: pa.Table) -> None:
     """Write one file so that a reader sees all of it or none. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table, temporary, compression="zstd")
+    # Read once and removed: what packs fast is better here than what packs well.
+    pq.write_table(table, temporary, compression="lz4", use_dictionary=False)
     os.replace(temporary, path)
 
 
@@ -172,7 +173,9 @@ def write_dataset(parts: Iterable[Path], folder: Path, empty: pa.Schema) -> int:
     in_file = rows = number = 0
     for table in _tables(paths, schema):
         if writer is None:
-            writer = pq.ParquetWriter(folder / f"part-{number:05d}.parquet", schema, compression="zstd")
+            packed: Any = [name for name in schema.names if name not in OUTPUT_LINEAGE]
+            path = folder / f"part-{number:05d}.parquet"
+            writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=packed)
         writer.write_table(table)
         in_file, rows = in_file + table.num_rows, rows + table.num_rows
         if in_file >= ROWS_PER_FILE:

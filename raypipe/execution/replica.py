@@ -233,7 +233,10 @@ class Replica:
 
     async def _work(self) -> None:
         """Row after row until none waits."""
-        while self._fatal is None and (name := next((name for name, queue in self._queues.items() if queue), None)):
+        while self._fatal is None:
+            name = self._next_step()
+            if not name:
+                return
             step, queue = self._steps[name], self._queues[name]
             try:
                 if step.runs is Runs.THREAD:
@@ -245,6 +248,13 @@ class Replica:
                 self._stop_for(error)
             except OSError as error:
                 self._stop_for(InfrastructureError(f"worker {self.name!r} cannot go on: {error}"))
+
+    def _next_step(self) -> str:
+        """The deepest step for which rows wait; empty when none do."""
+        for name, queue in self._queues.items():
+            if queue:
+                return name
+        return ""
 
     def _stop_for(self, error: RaypipeError) -> None:
         self._fatal = self._fatal or error

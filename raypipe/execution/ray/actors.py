@@ -136,8 +136,8 @@ def start_authority(run: str, caps: Caps, spent: Amount) -> Any:
 def start_replica(setup: ReplicaSetup, index: Any, authority: Any) -> Any:
     """A new replica actor; it is not opened yet. `index` is a reference to a `CallIndex`."""
     remote = ray.remote(ReplicaActor)
-    options = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0, "max_concurrency": 64}
-    return remote.options(**options).remote(setup, index, authority)
+    ours = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 64}
+    return remote.options(num_cpus=0, scheduling_strategy="SPREAD", **ours).remote(setup, index, authority)
 
 
 def unwrapped(error: RayTaskError) -> RaypipeError:

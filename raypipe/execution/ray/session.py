@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
+import traceback
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -69,8 +71,14 @@ def session(address: str | None) -> Generator[None]:
     _settle_data_context()
     try:
         yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
         if started:
+            # Identifiers start anew with every Ray of this process: a reference of this one that is dropped later would
+            # take what has the same identifier then.
+            gc.collect()
             ray.shutdown()
 
 
