@@ -49,7 +49,7 @@ def _prompt(number: int) -> str:
 
 def _run(folder: Path, base_url: str, rows: int, engine: str) -> Tree:
     path = folder / f"{rows}.parquet"
-    pq.write_table(pa.table({"instruction": [_prompt(number) for number in range(rows)]}), path)
+    pq.write_table(pa.table({"instruction": [_prompt(number) for number in range(rows)]}), path, row_group_size=10_000)
     with Pipeline("overhead") as pipeline:
         model = LLM("vllm-server/bench", base_url=base_url, concurrency=IN_FLIGHT)
         LoadDataFromFiles(path=str(path)) >> TextGeneration(llm=model)

@@ -28,8 +28,8 @@ from raypipe.row import ATTEMPT, Failure
 _SUSPICIOUS = 2
 """So many workers were lost with a row: it may be the reason."""
 _SETTLE_S = 0.002
-_MOST_STILLBORN = 3
-"""Workers lost one after the other before they said anything."""
+_MOST_STILLBORN, _STILLBORN_PAUSE_S = 6, 1.0
+"""Workers lost one after the other before they said anything; the first pause between two, which doubles."""
 _WATCH_EVERY_S = 5.0
 _DRAIN_EVERY_S, _GRACE_S = 0.05, 1.0
 _LOST_S = 30.0
@@ -45,7 +45,10 @@ class Pool(Protocol):
         ...
 
     async def replace(self, lost: Any) -> Worker:
-        """A new worker in place of a lost one. Raises InfrastructureError when there can be none."""
+        """A new worker in place of a lost one.
+
+        Raises ReplicaLostError when it died at once, InfrastructureError when there can be none.
+        """
         ...
 
 
@@ -92,7 +95,6 @@ class Conductor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._losses = 0
-        self._stillborn = 0
         self._has_left = False
         self.halted_for = ""
         """Why no call is sent any more; empty while calls are."""
@@ -285,14 +287,26 @@ class Conductor:
             else:
                 self._suspects[lane.pool].add(step, suspicious)
         self._settle()
-        self._stillborn = 0 if lane.worker.name in self._vitals else self._stillborn + 1
+        lane.stillborn = 0 if lane.worker.name in self._vitals else lane.stillborn + 1
+        self._vitals.pop(lane.worker.name, None)
         try:
-            if self._stillborn >= _MOST_STILLBORN:
-                raise InfrastructureError(f"worker {lane.worker.name!r} cannot be started ({lost})")
-            self._vitals.pop(lane.worker.name, None)
-            lane.worker = await pool.replace(lane.worker)
+            await self._started_again(pool, lane, lost)
         except RaypipeError as error:
             self._stop_for(error)
+
+    async def _started_again(self, pool: Pool, lane: Lane, lost: ReplicaLostError) -> None:
+        """A new worker for a lane; those that die while they start are replaced too, for a while."""
+        while lane.stillborn < _MOST_STILLBORN:
+            if lane.stillborn:
+                # Its node may be gone without anybody knowing yet.
+                await asyncio.sleep(_STILLBORN_PAUSE_S * 2 ** (lane.stillborn - 1))
+            try:
+                lane.worker = await pool.replace(lane.worker)
+            except ReplicaLostError as error:
+                lost, lane.stillborn = error, lane.stillborn + 1
+            else:
+                return
+        raise InfrastructureError(f"worker {lane.worker.name!r} cannot be started ({lost})")
 
     def _stop_for(self, error: RaypipeError) -> None:
         self._fatal = self._fatal or error

@@ -190,4 +190,6 @@ class Lane:
     worker: Worker
     outbox: Outbox
     pool: str
+    stillborn: int = 0
+    """Workers lost here, one after the other, before they said anything."""
     bell: asyncio.Event = field(default_factory=asyncio.Event)

@@ -20,7 +20,7 @@ import uvloop
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raypipe.calllog import CallIndex
+from raypipe.calllog import CallIndex, index_with_segments
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
@@ -56,8 +56,11 @@ def end_with_node() -> None:
 class ReplicaActor:
     """A replica in an actor of its own."""
 
-    def __init__(self, setup: ReplicaSetup, index: CallIndex, authority: Any) -> None:
+    def __init__(self, setup: ReplicaSetup, index: CallIndex, authority: Any, is_substitute: bool) -> None:
         end_with_node()
+        if is_substitute:
+            # Its rows may have been answered before: by the worker that was lost, or for a conductor that was.
+            index = index_with_segments(index, setup.calls, setup.owner)
         self._log = Scribe(setup.calls, setup.owner)
         grants = Authority(Caps()) if authority is None else RemoteGrants(authority)
         self._replica = Replica(setup, index, self._log, grants)
@@ -133,11 +136,13 @@ def start_authority(run: str, caps: Caps, spent: Amount) -> Any:
     return ray.remote(Authority).options(**options).remote(caps, spent)
 
 
-def start_replica(setup: ReplicaSetup, index: Any, authority: Any) -> Any:
+def start_replica(setup: ReplicaSetup, index: Any, authority: Any, *, is_substitute: bool = False) -> Any:
     """A new replica actor; it is not opened yet. `index` is a reference to a `CallIndex`."""
     remote = ray.remote(ReplicaActor)
     ours = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 64}
-    return remote.options(num_cpus=0, scheduling_strategy="SPREAD", **ours).remote(setup, index, authority)
+    return remote.options(num_cpus=0, scheduling_strategy="SPREAD", **ours).remote(
+        setup, index, authority, is_substitute
+    )
 
 
 def unwrapped(error: RayTaskError) -> RaypipeError:
@@ -188,13 +193,17 @@ class RemotePool:
         self.replaced += 1
         if self.replaced > _MOST_REPLACEMENTS:
             raise InfrastructureError(f"worker {lost.name!r} was lost {_MOST_REPLACEMENTS} times; see its log for why")
-        worker = replace(lost, actor=start_replica(lost.setup, self.index, self.authority))
+        worker = replace(lost, actor=start_replica(lost.setup, self.index, self.authority, is_substitute=True))
         try:
             await asyncio.wait_for(worker.actor.open.remote(), _START_TIMEOUT_S)
         except RayTaskError as error:
             raise unwrapped(error) from None
-        except (RayError, TimeoutError) as error:
-            raise InfrastructureError(f"worker {lost.name!r} cannot be started again: {error}") from None
+        except RayError as error:
+            said = str(error).strip().splitlines()[0]
+            raise ReplicaLostError(f"worker {lost.name!r} died while it started: {said}") from None
+        except TimeoutError:
+            problem = f"worker {lost.name!r} was not ready within {_START_TIMEOUT_S:.0f} s"
+            raise InfrastructureError(problem) from None
         self.workers[self.workers.index(lost)] = worker
         return worker
 
