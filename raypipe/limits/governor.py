@@ -19,8 +19,8 @@ _SHARE = 0.995
 _BURST_S = 0.1
 """Calls of so long a time may leave together."""
 _TOKEN_BURST_S = 6.0
-_FIRST_BURST, _DOUBLING_S = 16, 0.15
-"""An endpoint of unknown limits gets so many calls at once, and twice as many each so many seconds."""
+_FIRST_BURST, _UNANSWERED_S, _RAMP_LOOK_S = 16, 1.0, 0.02
+"""An endpoint of unknown limits gets so many calls at once, and twice as many each time that half are answered."""
 _RAMP_UP_TO = 1 << 12
 _LEAST_WINDOW_S = 0.25
 _LEAST_CALLS = 4
@@ -176,8 +176,8 @@ class Governor:
         self._requests = _Bucket(_BURST_S, 1.0)
         self._tokens, self._input, self._output = (_Bucket(_TOKEN_BURST_S, 1.0) for _ in range(3))
         self._input_share, self._output_share = 0.25, 1.0
-        self._ramp_from: float | None = None
         self._is_ramping = refuses
+        self._ramp_allows, self._ramp_succeeded, self._ramp_since = _FIRST_BURST, 0, -math.inf
         self._ramped = 0
         self._paused_until = -math.inf
 
@@ -215,6 +215,7 @@ class Governor:
 
     def succeeded(self, count: int, slots: int, now: float) -> None:
         """So many calls were answered; the workers would have at most `slots` in flight."""
+        self._ramp_succeeded += count
         self._pace.succeeded(count)
         self._window.succeeded(count, slots, now)
 
@@ -257,16 +258,19 @@ class Governor:
         return max(self.pause_s(now), *(bucket.wait_s(now) for bucket in buckets))
 
     def _ramp_wait_s(self, now: float) -> float:
-        if self._ramp_from is None:
-            self._ramp_from = now
-        allowed = _FIRST_BURST * 2 ** ((now - self._ramp_from) / _DOUBLING_S)
-        if allowed >= _RAMP_UP_TO:
-            self._is_ramping = False
+        """More calls are allowed once half of those so far were answered; without an answer, after a while."""
+        if self._ramped < self._ramp_allows:
             return 0.0
-        return 0.0 if self._ramped < allowed else _DOUBLING_S / 4
+        if self._ramp_succeeded < self._ramped / 2 and now < self._ramp_since + _UNANSWERED_S:
+            return _RAMP_LOOK_S
+        self._ramp_allows, self._ramp_since = 2 * self._ramp_allows, now
+        self._is_ramping = self._ramp_allows < _RAMP_UP_TO
+        return 0.0
 
     def take(self, need: Amount, now: float) -> None:
         """A call leaves."""
+        if not self._ramped:
+            self._ramp_since = now
         self._ramped += 1
         self._pace.sent(1, now)
         self._requests.take(1.0)
