@@ -19,7 +19,7 @@ _SHARE = 0.995
 _BURST_S = 0.1
 """Calls of so long a time may leave together."""
 _TOKEN_BURST_S = 6.0
-_FIRST_BURST, _UNANSWERED_S, _RAMP_LOOK_S = 16, 1.0, 0.02
+_FIRST_BURST, _ANSWERED_S, _UNANSWERED_S, _RAMP_LOOK_S = 16, 0.15, 1.0, 0.02
 """An endpoint of unknown limits gets so many calls at once, and twice as many each time that half are answered."""
 _RAMP_UP_TO = 1 << 12
 _LEAST_WINDOW_S = 0.25
@@ -261,7 +261,8 @@ class Governor:
         """More calls are allowed once half of those so far were answered; without an answer, after a while."""
         if self._ramped < self._ramp_allows:
             return 0.0
-        if self._ramp_succeeded < self._ramped / 2 and now < self._ramp_since + _UNANSWERED_S:
+        is_answered = self._ramp_succeeded >= self._ramped / 2
+        if now < self._ramp_since + (_ANSWERED_S if is_answered else _UNANSWERED_S):
             return _RAMP_LOOK_S
         self._ramp_allows, self._ramp_since = 2 * self._ramp_allows, now
         self._is_ramping = self._ramp_allows < _RAMP_UP_TO
