@@ -10,6 +10,7 @@ import pytest
 
 from raypipe.chat import Quota, Terms
 from raypipe.limits import Amount, Authority, Caps, Limiter
+from raypipe.limits.governor import Governor
 from tests.test_limits import run
 
 RUN_S = 40.0
@@ -99,6 +100,15 @@ def test_a_rate_that_is_named_is_used_from_the_start() -> None:
     assert endpoint.accepted_in(1, 20) >= 0.97 * 100 * 19
     assert endpoint.accepted_in(21, 40) >= 0.97 * 50 * 19
     assert len(endpoint.refused) <= 0.005 * len(endpoint.accepted)
+
+
+def test_a_worker_without_an_answer_does_not_undo_what_another_was_told() -> None:
+    governor = Governor(refuses=True)
+    governor.learn(Quota(requests=60.0), 0.0)
+    governor.learn(Quota(), 0.1)
+    governor.take(Amount(1), 0.2)
+    assert not governor.is_free
+    assert governor.wait_s(0.2) > 0.5
 
 
 def test_a_rate_that_is_raised_is_found_again() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,9 +75,6 @@ class Snapshot:
     queued: Mapping[str, int]
     vitals: Mapping[str, Vitals]
     """By worker name."""
-    held: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Rows with each worker."""
-    halted_for: str = ""
 
 
 class Conductor:
@@ -130,8 +127,7 @@ class Conductor:
 
     def snapshot(self) -> Snapshot:
         queued = {name: queue.rows for name, queue in self._router.queues.items()}
-        held = {lane.worker.name: lane.outbox.rows for lane in self._lanes}
-        return Snapshot(self._router.totals, queued, dict(self._vitals), held, self.halted_for)
+        return Snapshot(self._router.totals, queued, dict(self._vitals))
 
     async def room(self) -> None:
         """Wait while the first queues are long."""
@@ -269,7 +265,7 @@ class Conductor:
             raise ReplicaLostError(problem) from None
 
     async def _replace(self, pool: Pool, lane: Lane, lost: ReplicaLostError) -> None:
-        """Its unfinished rows go back to their queues; a row that lost two workers is a failure."""
+        """Its unfinished rows go back to their queues; those that lost two workers are tried apart, one alone fails."""
         self._losses += 1
         if self.halted_for:
             for step, rows in lane.outbox.take_back():

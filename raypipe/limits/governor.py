@@ -3,8 +3,8 @@
 Rates that are declared, or learned from an endpoint's headers, are kept as token buckets. Where none is known, calls
 are sent at will until the endpoint refuses one (429); between two refusals it accepted what its limit allows, so the
 calls accepted in that time measure the limit. The pace then stays a little below, and grows slowly to find out
-whether more is possible. Concurrency is found by additive increase and multiplicative decrease (Chiu and Jain 1989)
-where refusals come at the most calls in flight that were ever accepted. Times are seconds of a monotonic clock.
+whether more is possible. A refusal also cuts the calls in flight, and successes open them again. Times are seconds of a
+monotonic clock.
 """
 
 from __future__ import annotations
@@ -184,8 +184,8 @@ class Governor:
     # What is learned.
 
     def learn(self, quota: Quota, now: float) -> None:
-        """Rates that the endpoint or its user names."""
-        self._quota = quota
+        """Rates that the endpoint or its user names; a worker that has had no answer yet knows of none."""
+        self._quota = quota.over(self._quota)
         if quota.requests is not None:
             self._is_ramping = False
         self._set_rates(now)

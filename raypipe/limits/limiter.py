@@ -90,11 +90,6 @@ class Limiter:
         return Permit(self, need)
 
     @property
-    def waiting(self) -> int:
-        """Calls that could be sent but for the endpoint's limits."""
-        return len(self._for_grant)
-
-    @property
     def waits_for(self) -> str:
         """What keeps calls from leaving; empty when nothing does."""
         if not self._for_grant:
@@ -168,7 +163,7 @@ class Limiter:
             waiting.clear()
 
     async def close(self) -> None:
-        """Tell the authority what has ended; ask no more."""
+        """Ask no more."""
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
