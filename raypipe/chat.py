@@ -7,8 +7,8 @@ written to a file; it holds the name of an environment variable, never a secret.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -88,8 +88,7 @@ class LLM(Spec):
         return self.uri
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One thing to ask. Fields left `None` take the model's own setting."""
 
     messages: tuple[Message, ...]
@@ -99,21 +98,19 @@ class Request:
     max_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens of one call, as the provider counted them."""
 
     input_tokens: int = 0
     output_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """What a model answered. `finish_reason` is `stop`, `length`, or the provider's own word."""
 
     text: str
     finish_reason: str = "stop"
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = Usage()
     model: str = ""
 
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 from uuid import UUID
@@ -22,6 +23,7 @@ import orjson
 
 VERSION = 1
 SIZE_BYTES = 16
+_FOUR = (4).to_bytes(8, "little")
 
 _PERSON = f"raypipe{VERSION}".encode()
 _EXACT_FLOAT = 2.0**53
@@ -32,9 +34,17 @@ def digest(*parts: bytes) -> bytes:
     """16 bytes that stand for `parts` in this order; part borders count."""
     hasher = blake2b(digest_size=SIZE_BYTES, person=_PERSON)
     for part in parts:
-        hasher.update(len(part).to_bytes(8, "little"))
-        hasher.update(part)
+        hasher.update(_sized(part))
     return hasher.digest()
+
+
+@lru_cache(maxsize=1024)
+def _begun(*parts: bytes) -> blake2b:
+    """A hasher that has read `parts`, which begin many digests; to be copied."""
+    hasher = blake2b(digest_size=SIZE_BYTES, person=_PERSON)
+    for part in parts:
+        hasher.update(_sized(part))
+    return hasher
 
 
 def canonical_json(value: Any) -> bytes:
@@ -54,14 +64,13 @@ def _plain(value: Any) -> Any:
     if kind is float:
         return _number(value)
     if kind is dict:
-        return {_key(key): _plain(item) for key, item in value.items()}
+        return {
+            key if type(key) is str else str(key): item if type(item) is str else _plain(item)
+            for key, item in value.items()
+        }
     if kind is list or kind is tuple:
         return [_plain(item) for item in value]
     return _rare(value)
-
-
-def _key(key: Any) -> str:
-    return key if type(key) is str else str(key)
 
 
 def _number(value: float) -> Any:
@@ -73,7 +82,7 @@ def _number(value: float) -> Any:
 
 def _rare(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {_key(key): _plain(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+        return {str(key): _plain(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, bytes | bytearray | memoryview):
         return {"$bytes": bytes(value).hex()}
     if isinstance(value, _TAGGED):
@@ -111,11 +120,18 @@ def group_identity(step: str, key: bytes) -> bytes:
 
 def call_key(step: str, row: bytes, ordinal: int, sample: int, request: bytes) -> bytes:
     """Identity of a model call: where it was asked, and the digest of what is sent."""
-    return digest(
-        b"call",
-        step.encode(),
-        row,
-        ordinal.to_bytes(4, "little"),
-        sample.to_bytes(4, "little"),
-        request,
-    )
+    hasher = _begun(b"call", step.encode()).copy()
+    numbers = _FOUR + ordinal.to_bytes(4, "little") + _FOUR + sample.to_bytes(4, "little")
+    hasher.update(_sized(row) + numbers + _sized(request))
+    return hasher.digest()
+
+
+def request_identity(label: str, payload: Any) -> bytes:
+    """Identity of what is sent to the model `label`. Raises TypeError as `canonical_json`."""
+    hasher = _begun(label.encode()).copy()
+    hasher.update(_sized(canonical_json(payload)))
+    return hasher.digest()
+
+
+def _sized(part: bytes) -> bytes:
+    return len(part).to_bytes(8, "little") + part

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from raypipe.calllog import Asked, CallReader
 from raypipe.chat import Completion, Message, Model, Request, Schema, Usage
 from raypipe.errors import CallError, HaltedError, InfrastructureError, RaypipeError, Retry, RowError
-from raypipe.identity import call_key, canonical_json, digest
+from raypipe.identity import call_key, request_identity
 from raypipe.limits import Amount, Limiter, Patience
 from raypipe.steps.structured import ask_structured
 
@@ -35,7 +35,7 @@ class Log(Protocol):
     async def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None: ...
 
 
-@dataclass
+@dataclass(slots=True)
 class Tally:
     """Calls and tokens, counted."""
 
@@ -123,7 +123,7 @@ class RowCaller:
     async def complete(self, request: Request, *, sample: int = 0) -> Completion:
         desk, tally = self._desk, self.tally
         payload = desk.model.payload(request)
-        asked = digest(desk.label.encode(), canonical_json(payload))
+        asked = request_identity(desk.label, payload)
         ordinal = self._asked.get((asked, sample), 0)
         self._asked[asked, sample] = ordinal + 1
         key = call_key(self._step, self._row, ordinal, sample, asked)

@@ -119,6 +119,7 @@ class Replica:
         self.concurrency = setup.pool.concurrency
         self._setup = setup
         self._steps = setup.steps
+        self._scatters = frozenset(name for name, step in setup.steps.items() if step.shape is Shape.SCATTER)
         self._queues: dict[str, deque[_Item]] = {name: deque() for name in setup.steps}
         self._mailboxes: dict[str, _Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -226,10 +227,18 @@ class Replica:
         rows = chunk.table.drop_columns([ROW_ID]).to_pylist() if chunk.table.num_columns > 1 else [{} for _ in ids]
         for index, (row_id, row) in enumerate(zip(ids, rows, strict=True)):
             queue.append(_Item(sender, (chunk.number, index), row_id, row))
-        for _ in range(min(len(ids), self._most_tasks - len(self._tasks))):
+        self._begin(1)
+
+    def _begin(self, count: int) -> None:
+        """Start coroutines, then twice as many as long as rows still wait: one is enough for rows that need no call."""
+        for _ in range(min(count, self._most_tasks - len(self._tasks))):
+            if not self._next_step():
+                return
             task = asyncio.create_task(self._work())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        if self._next_step() and len(self._tasks) < self._most_tasks:
+            asyncio.get_running_loop().call_soon(self._begin, 2 * count)
 
     async def _work(self) -> None:
         """Row after row until none waits."""
@@ -296,7 +305,10 @@ class Replica:
     def _ended(self, name: str, step: Step, item: _Item, output: Output, tally: Tally) -> None:
         mailbox = self._mailboxes[item.sender]
         results = mailbox.results[name]
-        problem = _misfit(step, output)
+        if type(output) is dict and name not in self._scatters:
+            problem = _misnamed(cast("dict[Any, Any]", output))
+        else:
+            problem = _misfit(step, output)
         if problem is not None:
             results.failed(item.place, problem, tally)
         elif output is None:
@@ -334,8 +346,6 @@ def _process_row(step: Step, row: Values) -> Any:
 
 def _misfit(step: Step, output: Any) -> Failure | None:
     """Why an output is not what the step's shape promises."""
-    if type(output) is dict and step.shape is not Shape.SCATTER:
-        return _misnamed(cast("dict[Any, Any]", output))
     rows = isinstance(output, Sequence) and not isinstance(output, str)
     if step.shape is Shape.SCATTER:
         fits = rows and all(isinstance(row, Mapping) for row in output)

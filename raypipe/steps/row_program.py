@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from raypipe.chat import Caller, Request
 from raypipe.errors import RowError
@@ -20,8 +20,7 @@ from raypipe.steps.structured import Structure, ask_structured, cut
 from raypipe.steps.templates import Template
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """How many answers are wanted for a row, and how many rows they become."""
 
     answers: int = 1
@@ -30,6 +29,9 @@ class Ending:
     grouped: bool = False
     """All answers go into one row, as lists."""
     model_column: str | None = None
+
+
+_ONE_ROW = Ending()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class RowProgram:
     async def run(self, row: Values, llm: Caller) -> Output:
         """The new columns. Raises RowError for a row that cannot pass."""
         ending = self.ending
+        if ending == _ONE_ROW:
+            return self.outputs.row(await self._value(self._request(row), llm, 0))
         values = await self._values(self._request(row), llm)
         if ending.scattered:
             made = [columns for value in values for columns in self.outputs.rows(value)]

@@ -7,7 +7,6 @@ pydantic class that stands for one, or the dotted path of either.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, cast
 
@@ -91,7 +90,7 @@ async def ask_structured(
     (`length`) for a completion that was cut: asking again would be cut again.
     """
     structure = structure_of(schema)
-    asked = replace(request, schema=structure.json_schema)
+    asked = request._replace(schema=structure.json_schema)
     completion = await llm.complete(asked, sample=sample)
     try:
         return _checked(structure, asked, completion), completion
@@ -125,7 +124,7 @@ def _checked(structure: Structure, request: Request, completion: Completion) -> 
 def _with_problem(request: Request, completion: Completion, problem: RowError) -> Request:
     again = f"That does not fit: {problem}. Answer again with the corrected JSON only."
     more = ({"role": "assistant", "content": completion.text}, {"role": "user", "content": again})
-    return replace(request, messages=(*request.messages, *more))
+    return request._replace(messages=(*request.messages, *more))
 
 
 @lru_cache(maxsize=256)

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 import jinja2
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta, nodes
 from jinja2.runtime import Context
 from jinja2.sandbox import SandboxedEnvironment
 
@@ -33,10 +33,11 @@ def _empty_for_null(value: Any) -> Any:
 class Template:
     """A compiled template. It travels to workers as its text."""
 
-    __slots__ = ("_globals", "_template", "text")
+    __slots__ = ("_globals", "_parts", "_template", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self._parts = _parts(text)
         self._template: jinja2.Template = _compiled("template", _environment().from_string, text)
         self._globals = dict(self._template.globals)
 
@@ -45,6 +46,10 @@ class Template:
 
     def render(self, row: Values) -> str:
         """Raises RowError (`template`) when the row does not fit."""
+        if self._parts is not None:
+            texts = [part if name is None else row.get(name, part) for part, name in self._parts]
+            if all(text is not _MISSING for text in texts):
+                return "".join(["" if text is None else str(text) for text in texts])
         try:
             # `Template.render` would walk through layered globals for every row, which takes longer than rendering.
             context = Context(self._template.environment, {**self._globals, **row}, None, self._template.blocks)
@@ -91,6 +96,25 @@ def variables(text: str) -> frozenset[str]:
 
 def _expression(text: str) -> Callable[[Values], Any]:
     return _environment().compile_expression(text, undefined_to_none=False)
+
+
+_MISSING: Any = object()
+
+
+def _parts(text: str) -> list[tuple[Any, str | None]] | None:
+    """Texts, and names of columns, of which a template is put together; `None` when it does more than that."""
+    found: list[tuple[Any, str | None]] = []
+    for node in _compiled("template", _environment().parse, text).body:
+        if not isinstance(node, nodes.Output):
+            return None
+        for part in node.nodes:
+            if isinstance(part, nodes.TemplateData):
+                found.append((part.data, None))
+            elif isinstance(part, nodes.Name):
+                found.append((_MISSING, part.name))
+            else:
+                return None
+    return found
 
 
 def _compiled(what: str, compile_text: Callable[[str], Any], text: str) -> Any:

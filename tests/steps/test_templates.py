@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -105,3 +106,18 @@ def test_any_text_compiles_or_is_refused(text):
     except SpecError:
         return
     assert template.text == text
+
+
+@given(
+    text=st.text(alphabet="a {}\n%", max_size=20),
+    row=st.dictionaries(
+        st.sampled_from(["a", "b"]), st.none() | st.booleans() | st.floats() | st.text() | st.lists(st.integers())
+    ),
+)
+def test_a_template_that_only_names_columns_renders_as_any_other(text: str, row: dict[str, Any]) -> None:
+    safe = text.replace("{", "").replace("%", "")
+    plain = safe + "{{ a }}" + safe + "{{b}}"
+    by_jinja = plain.replace("{{ a }}", "{% if true %}{{ a }}{% endif %}")
+    for name in ("a", "b"):
+        row.setdefault(name, None)
+    assert compile_template(plain).render(row) == compile_template(by_jinja).render(row)
