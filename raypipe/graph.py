@@ -1,23 +1,26 @@
 """I am named steps and edges, and I know whether I am sound.
 
 A graph is a value: running it is a function on a higher floor. `build` names the steps, turns the
-endings of steps (`.aggregate()`, `.custom()`) into steps of their own and refuses an unsound
-graph with every violation at once.
+endings of steps (`.aggregate()`, `.custom()`), conditions, routings and meeting branches into steps of their own
+and refuses an unsound graph with every violation at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 
+from raypipe.branching import Meet, Route, Routing
 from raypipe.errors import SpecError, Violation
 from raypipe.row import RESERVED
-from raypipe.step import Aggregate, Callback, Columns, Runs, Shape, Step, collecting, snake_case
+from raypipe.step import Aggregate, Callback, Columns, Runs, Shape, Step, collecting, imported, snake_case
 
 Edge = tuple[str, str]
+Choice = tuple[str, Routing, tuple[str, ...]]
+"""A step, its routing, and the steps behind it that it chooses among."""
 
 
 @dataclass(frozen=True)
@@ -74,29 +77,73 @@ class Graph:
         return [name for name in self.steps if not self.predecessors[name]]
 
     def opener(self, gather: str) -> str:
-        """The step whose rows the aggregate `gather` brings back together."""
+        """The step whose rows an aggregate brings back together, or behind which the branches of a meeting part."""
         step = self.steps[gather]
+        if isinstance(step, Meet):
+            return self._parting(gather)
         assert isinstance(step, Aggregate)
         before = self.flows[self.predecessors[gather][0]].open_scatters
         if step.by == "scatter":
             return before[-1]
         return self.source_of(gather)
 
+    def _parting(self, meet: str) -> str:
+        """The last step that every branch of a meeting comes from, at the same depth of scatters."""
+        depth = self.flows[self.predecessors[meet][0]].open_scatters
+        above = set.intersection(*({one, *self.ancestors(one)} for one in self.predecessors[meet]))
+        shared = [name for name in self.order if name in above and self.flows[name].open_scatters == depth]
+        return next(name for name in reversed(shared) if self._is_passed(name, meet))
+
+    def _is_passed(self, name: str, meet: str) -> bool:
+        """Whether no way to a meeting leads around a step."""
+        reached, ahead = set[str](), [meet]
+        while ahead:
+            current = ahead.pop()
+            for above in () if self._is_entry(current) else self.predecessors[current]:
+                if above != name and above not in reached:
+                    reached.add(above)
+                    ahead.append(above)
+        return not any(self._is_entry(one) for one in reached)
+
+    def ancestors(self, name: str) -> frozenset[str]:
+        """All steps before a step, back to the source or the barrier aggregate that its rows come from."""
+        found, ahead = set[str](), [name]
+        while ahead:
+            current = ahead.pop()
+            if current != name and self._is_entry(current):
+                continue
+            for above in self.predecessors[current]:
+                if above not in found:
+                    found.add(above)
+                    ahead.append(above)
+        return frozenset(found)
+
+    def _is_entry(self, name: str) -> bool:
+        step = self.steps[name]
+        return not self.predecessors[name] or (isinstance(step, Aggregate) and step.is_barrier)
+
+    def between(self, opener: str, gather: str) -> frozenset[str]:
+        """The steps on the ways from `opener` to `gather`, which is among them."""
+        return frozenset({gather} | {name for name in self.ancestors(gather) if opener in self.ancestors(name)})
+
+    def source_of_rows(self, name: str) -> str:
+        """The source, or the barrier aggregate, that the rows of a step come from."""
+        return name if self._is_entry(name) else self.source_of(name)
+
     def source_of(self, name: str) -> str:
-        """The source, or the barrier aggregate, that the rows before `name` come from."""
-        above = self.predecessors[name]
-        while above:
-            step = self.steps[above[0]]
-            if isinstance(step, Aggregate) and step.is_barrier:
-                break
-            if not self.predecessors[above[0]]:
-                break
-            above = self.predecessors[above[0]]
-        return above[0]
+        """The source, or the barrier aggregate, that the rows before a step come from."""
+        above = self.predecessors[name][0]
+        while not self._is_entry(above):
+            above = self.predecessors[above][0]
+        return above
 
 
-def build(steps: Sequence[Step], edges: Sequence[tuple[Step, Step]]) -> Graph:
-    """The sound graph of `steps`. Raises SpecError with all violations."""
+def build(
+    steps: Sequence[Step],
+    edges: Sequence[tuple[Step, Step]],
+    routes: Sequence[tuple[Step | None, Routing, Sequence[Step]]] = (),
+) -> Graph:
+    """The sound graph of `steps`; `routes` as in `Collector`. Raises SpecError with all violations."""
     names, problems = name_steps(steps)
     known = {id(step) for step in steps}
     pairs = [(names[id(a)], names[id(b)]) for a, b in edges if id(a) in known and id(b) in known]
@@ -106,9 +153,16 @@ def build(steps: Sequence[Step], edges: Sequence[tuple[Step, Step]]) -> Graph:
     for pair in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
         problems.append(Violation(f"edge {pair[0]!r} >> {pair[1]!r}", "is written twice; remove one"))
     named = {names[id(step)]: step for step in steps}
+    choices: list[Choice] = []
+    for upstream, routing, targets in routes:
+        if upstream is None:
+            problem = "has no step before it; put one, or run the pipeline with dataset=…"
+            problems.append(Violation(f"routing to {', '.join(repr(names[id(step)]) for step in targets)}", problem))
+        elif id(upstream) in known:
+            choices.append((names[id(upstream)], routing, tuple(names[id(step)] for step in targets)))
     if problems:
         raise SpecError(violations=problems)
-    return _sound(*_expanded(named, pairs))
+    return _sound(*_expanded(named, pairs, choices), named)
 
 
 def name_steps(steps: Sequence[Step]) -> tuple[dict[int, str], list[Violation]]:
@@ -130,34 +184,57 @@ def name_steps(steps: Sequence[Step]) -> tuple[dict[int, str], list[Violation]]:
     return names, problems
 
 
-def _expanded(steps: dict[str, Step], edges: list[Edge]) -> tuple[dict[str, Step], list[Edge]]:
-    """Endings of steps as steps of their own."""
+def _expanded(
+    steps: dict[str, Step], edges: list[Edge], choices: Sequence[Choice]
+) -> tuple[dict[str, Step], list[Edge]]:
+    """What is said of a step's two ends as steps of their own."""
     token = collecting.set(None)
     try:
         nodes: dict[str, Step] = {}
-        tails: dict[str, list[str]] = {}
+        chains: dict[str, list[str]] = {}
         for name, step in steps.items():
-            added: dict[str, Step] = {}
-            if step.gathered is not None:
-                added[f"{name}_aggregate"] = Aggregate(by=step.gathered)
-            if step.callback is not None:
-                added[f"{name}_rows"] = Aggregate(as_rows="rows")
-                added[f"{name}_custom"] = Callback(function=step.callback)
-            nodes |= {name: step} | added
-            tails[name] = [name, *added]
+            before = _beginning(name, step, several=sum(b == name for _, b in edges) > 1)
+            after = _ending(name, step)
+            nodes |= before | {name: step} | after
+            chains[name] = [*before, name, *after]
+        routes: dict[Edge, str] = {}
+        inner = [pair for chain in chains.values() for pair in pairwise(chain)]
+        for number, (name, routing, targets) in enumerate(choices):
+            own = f"{name}_route" + (f"_{number}" if f"{name}_route" in nodes else "")
+            nodes[own] = Route(routing=routing, targets={target: chains[target][0] for target in targets})
+            inner.append((chains[name][-1], own))
+            routes |= {(name, target): own for target in targets}
     finally:
         collecting.reset(token)
-    inner = [pair for chain in tails.values() for pair in pairwise(chain)]
-    return nodes, inner + [(tails[a][-1], b) for a, b in edges]
+    return nodes, inner + [(routes.get((a, b), chains[a][-1]), chains[b][0]) for a, b in edges]
 
 
-def _sound(steps: dict[str, Step], edges: list[Edge]) -> Graph:
+def _beginning(name: str, step: Step, several: bool) -> dict[str, Step]:
+    added: dict[str, Step] = {}
+    if several and not isinstance(step, Meet):
+        added[f"{name}_meet"] = Meet()
+    if step.when is not None:
+        added[f"{name}_when"] = imported("raypipe.steps.filtering:Filter")(keep=step.when)
+    return added
+
+
+def _ending(name: str, step: Step) -> dict[str, Step]:
+    added: dict[str, Step] = {}
+    if step.gathered is not None:
+        added[f"{name}_aggregate"] = Aggregate(by=step.gathered)
+    if step.callback is not None:
+        added[f"{name}_rows"] = Aggregate(as_rows="rows")
+        added[f"{name}_custom"] = Callback(function=step.callback)
+    return added
+
+
+def _sound(steps: dict[str, Step], edges: list[Edge], own: Collection[str]) -> Graph:
     graph = Graph(steps, tuple(edges))
     problems = [*_shape_violations(graph)]
     try:
         order = graph.order
     except CycleError as error:
-        path = " >> ".join(repr(name) for name in reversed(error.args[1]))
+        path = " >> ".join(repr(name) for name in _own(error.args[1][::-1], own))
         problems.append(Violation("edges", f"form a cycle: {path}; remove one edge"))
         order = []
     flows: dict[str, Flow] = {}
@@ -169,6 +246,12 @@ def _sound(steps: dict[str, Step], edges: list[Edge]) -> Graph:
     if problems:
         raise SpecError(violations=problems)
     return graph
+
+
+def _own(cycle: Sequence[str], own: Collection[str]) -> list[str]:
+    """A cycle without the steps that were put in by themselves."""
+    kept = [name for name in cycle if name in own]
+    return kept if len(kept) > 1 and kept[0] == kept[-1] else [*kept, kept[0]]
 
 
 def _shape_violations(graph: Graph) -> list[Violation]:
@@ -183,9 +266,8 @@ def _shape_violations(graph: Graph) -> list[Violation]:
         if step.runs is not Runs.SOURCE and not above:
             hint = "join it behind one with `>>` or `after:`"
             problems.append(Violation(where, f"has no step before it and is no loader; {hint}"))
-        if len(above) > 1:
-            listed = ", ".join(repr(other) for other in above)
-            problems.append(Violation(where, f"comes after several steps ({listed}); one step can follow only one"))
+        if isinstance(step, Meet) and step.when is not None:
+            problems.append(Violation(where, "brings branches together and takes no `when`; put it on a branch"))
     return problems
 
 
@@ -200,6 +282,8 @@ def _flow(graph: Graph, flows: dict[str, Flow], name: str, problems: list[Violat
     columns = step.columns_after(before.columns)
     if step.copies > 1 and columns is not None:
         columns = tuple(dict.fromkeys((*columns, "sample")))
+    if isinstance(step, Meet) and above:
+        return _meeting_flow(graph, flows, name, problems)
     if isinstance(step, Aggregate) and above:
         return _aggregate_flow(graph, flows, name, problems)
     if step.shape is Shape.SCATTER or step.copies > 1:
@@ -211,7 +295,8 @@ def _flow_before(flows: dict[str, Flow], step: Step, above: Sequence[str]) -> Fl
     """The rows that come to a step; their columns are unknown where its place is unsound."""
     if not above:
         return Flow(() if step.runs is Runs.SOURCE else None)
-    return flows[above[0]] if len(above) == 1 else Flow(None, flows[above[0]].open_scatters)
+    columns = Meet.columns_of(Meet.model_construct(), [flows[one].columns for one in above])
+    return Flow(columns, flows[above[0]].open_scatters)
 
 
 def _missing_columns(where: str, step: Step, above: str, available: Columns) -> list[Violation]:
@@ -227,6 +312,24 @@ def _missing_columns(where: str, step: Step, above: str, available: Columns) -> 
         for column in step.reads()
         if column not in available
     ]
+
+
+def _meeting_flow(graph: Graph, flows: dict[str, Flow], name: str, problems: list[Violation]) -> Flow:
+    """Branches can meet when a row has one row in each."""
+    step, above = graph.steps[name], graph.predecessors[name]
+    assert isinstance(step, Meet)
+    where = f"step {name.removesuffix('_meet')!r}"
+    sources = {one: graph.source_of_rows(one) for one in above}
+    if len(set(sources.values())) > 1:
+        listed = ", ".join(f"{one!r} (rows of {source!r})" for one, source in sources.items())
+        hint = "branches meet by row identity; give each source a step of its own"
+        problems.append(Violation(where, f"comes after steps with rows of different origin: {listed}; {hint}"))
+    scatters = {one: flows[one].open_scatters for one in above}
+    if len(set(scatters.values())) > 1:
+        listed = ", ".join(f"{one!r} ({' in '.join(map(repr, found)) or 'no'} open)" for one, found in scatters.items())
+        problem = f"comes after branches with different open scatters: {listed}; aggregate before the branches meet"
+        problems.append(Violation(where, problem))
+    return Flow(step.columns_of([flows[one].columns for one in above]), scatters[above[0]])
 
 
 def _aggregate_flow(graph: Graph, flows: dict[str, Flow], name: str, problems: list[Violation]) -> Flow:

@@ -69,7 +69,7 @@ class Pipeline:
 
     def graph(self) -> Graph:
         """The sound graph. Raises SpecError with all violations."""
-        return build(self._collected.steps, self._collected.edges)
+        return build(self._collected.steps, self._collected.edges, self._collected.routes)
 
     def plan(self) -> Plan:
         """Stages, pools and resources; starts nothing. Raises SpecError."""

@@ -7,8 +7,9 @@ aggregate that needs every row before it can give its first, and its rows flow w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from raypipe.branching import Meet, Route
 from raypipe.chat import LLM
 from raypipe.graph import Graph
 from raypipe.step import Aggregate, Columns, Runs, Step
@@ -45,7 +46,11 @@ class Gather:
     region: frozenset[str]
     """Steps in which members may still be on their way, the aggregate included."""
     collects: Columns
-    """Columns that become lists, where they are known; the parent's own columns are not among them."""
+    """Columns that become lists, where they are known, the parent's own left out; of a meeting, all its columns."""
+    brings_back_inputs: bool
+    """Whether a family is what became of a row that came to the opener, not of one that left it."""
+    branches: Mapping[str, Columns] = field(default_factory=dict[str, Columns])
+    """Of a meeting: the steps that its branches come from, and the columns that each may have changed."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ class PlannedStep:
     sinks: tuple[str, ...]
     """Where rows are written: the step's own name when it is a leaf, and the inboxes of barriers that it feeds."""
     gather: Gather | None = None
+    is_routed: bool = False
+    """Whether each row says to which of the steps it goes."""
 
     @property
     def wire(self) -> Columns:
@@ -111,6 +118,8 @@ def _describe(planned: PlannedStep, graph: Graph) -> str:
     words = [f"{planned.name}: {type(step).__name__}"]
     if isinstance(step, Aggregate):
         words.append(f"closes {graph.opener(planned.name)!r}")
+    if isinstance(step, Meet):
+        words.append(f"branches since {graph.opener(planned.name)!r} meet")
     words.append(f"in pool {planned.pool!r}" if planned.pool else "in the conductor")
     words.append(f"{step.shape}, broadcast {step.copies}" if step.copies > 1 else str(step.shape))
     if planned.successors:
@@ -155,6 +164,7 @@ def _stage(graph: Graph, entry: str, index: dict[str, int], names: list[str], po
             successors=tuple(other for other in after if other in inside),
             sinks=barriers if after else (name,),
             gather=_gather(graph, name) if name != entry and graph.steps[name].runs is Runs.GATHER else None,
+            is_routed=isinstance(graph.steps[name], Route),
         )
     above = graph.predecessors[entry]
     reads = index[_homes(graph)[above[0]]] if above else None
@@ -163,18 +173,32 @@ def _stage(graph: Graph, entry: str, index: dict[str, int], names: list[str], po
 
 
 def _gather(graph: Graph, name: str) -> Gather:
-    opener = graph.opener(name)
-    region, current = {name}, graph.predecessors[name][0]
-    while current != opener:
-        region.add(current)
-        current = graph.predecessors[current][0]
-    level = len(graph.flows[opener].open_scatters) - 1 if graph.steps[name].by == "scatter" else 0  # pyright: ignore[reportAttributeAccessIssue]
+    step, opener = graph.steps[name], graph.opener(name)
+    region = graph.between(opener, name)
+    if isinstance(step, Meet):
+        depth = len(graph.flows[opener].open_scatters)
+        branches = {above: _changes(graph, above, region) for above in graph.predecessors[name]}
+        return Gather(opener, depth, region, graph.flows[name].columns, False, branches)
+    assert isinstance(step, Aggregate)
+    closes_scatter = step.by == "scatter"
+    level = len(graph.flows[opener].open_scatters) - 1 if closes_scatter else 0
     above = graph.predecessors[opener]
-    parent = graph.flows[above[0] if above and level >= 0 and graph.steps[name].by == "scatter" else opener].columns  # pyright: ignore[reportAttributeAccessIssue]
+    parent = graph.flows[above[0] if above and closes_scatter and level >= 0 else opener].columns
     after = graph.flows[name].columns
     known = parent is not None and after is not None
     collects = tuple(column for column in after if column not in parent) if known else None  # pyright: ignore
-    return Gather(opener, level, frozenset(region), collects)
+    return Gather(opener, level, region, collects, closes_scatter)
+
+
+def _changes(graph: Graph, last: str, region: frozenset[str]) -> Columns:
+    """The columns that a branch may change, up to its last step."""
+    found: dict[str, None] = {}
+    for name in region & (graph.ancestors(last) | {last}):
+        changed = graph.steps[name].changes()
+        if changed is None:
+            return None
+        found |= dict.fromkeys(changed)
+    return tuple(sorted(found))
 
 
 def _pools(graph: Graph) -> tuple[dict[str, Pool], dict[str, str]]:

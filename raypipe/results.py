@@ -13,29 +13,38 @@ from raypipe.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    from datasets import Dataset, DatasetDict
 
 
 class Rows:
-    """A folder of Parquet files, read when asked."""
+    """A folder of rows as Parquet, or as a saved Hugging Face dataset, read when asked."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def to_arrow(self) -> pa.Table:
         """All rows, in the order of their sources."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        from raypipe.distiset import table_of
 
-        return pa.concat_tables([pq.ParquetFile(path).read() for path in sorted(self.path.glob("part-*.parquet"))])
+        return table_of(self.path)
+
+    def to_datasets(self) -> Dataset:
+        """All rows as a Hugging Face dataset, which reads them from disk.
+
+        Raises SpecError when `datasets` is not installed.
+        """
+        from raypipe.distiset import dataset_of
+
+        return dataset_of(self.path)
 
     def to_pandas(self) -> pd.DataFrame:
         """All rows as a pandas frame; needs pandas."""
         return self.to_arrow().to_pandas()
 
     def __len__(self) -> int:
-        import pyarrow.parquet as pq
+        from raypipe.distiset import row_count
 
-        return sum(pq.read_metadata(path).num_rows for path in self.path.glob("part-*.parquet"))
+        return row_count(self.path)
 
     def __repr__(self) -> str:
         return f"Rows({str(self.path)!r})"
@@ -87,6 +96,53 @@ class Result(Mapping[str, Rows]):
         return frozenset(
             source or row for kind, (source, row) in zip(found, sources, strict=True) if not kinds or kind in kinds
         )
+
+    def train_test_split(
+        self, train_size: float, shuffle: bool = True, seed: int | None = None
+    ) -> dict[str, DatasetDict]:
+        """For each leaf a `train` with the share `train_size` of its rows and a `test` with the others.
+
+        Raises SpecError for a share that is not between 0 and 1, InputError for a leaf with too few rows.
+        """
+        from raypipe.distiset import split
+
+        return split(self, train_size, shuffle=shuffle, seed=seed)
+
+    def save_to_disk(self, path: str | Path) -> None:
+        """Write a folder that `load_from_disk` reads back, and `datasets.load_from_disk` leaf by leaf (`data/<leaf>`).
+
+        Raises SpecError when `datasets` is not installed, OutputError when the folder holds something else.
+        """
+        from raypipe.distiset import save
+
+        save(self, Path(path))
+
+    @classmethod
+    def load_from_disk(cls, path: str | Path) -> Result:
+        """What `save_to_disk` wrote. Raises InputError when the folder holds none."""
+        from raypipe.distiset import check_saved
+
+        check_saved(Path(path))
+        return cls(Path(path))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool = False,
+        token: str | None = None,
+        generate_card: bool = True,
+        license: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Put every leaf on the Hugging Face hub, in one commit; returns the address of the dataset.
+
+        Each leaf is a configuration of its own, named `default` when it is the only one. Without `token` it is the one
+        of `hf auth login` or HF_TOKEN. Raises SpecError for an unsound name, or when `huggingface_hub` is not
+        installed, InfrastructureError when the hub refuses.
+        """
+        from raypipe.distiset import Upload, push
+
+        return push(self, Upload(repo_id, private, token, generate_card, license, commit_message))
 
     def __repr__(self) -> str:
         return f"Result({str(self.path)!r}, leaves={list(self)})"

@@ -13,14 +13,12 @@ from raypipe.tables import LINEAGE_SCHEMA, output_columns
 
 def leaf_schema(graph: Graph, leaf: str) -> pa.Schema:
     """The schema of a leaf without rows: source types, declared output types, text where neither says."""
-    path = [leaf]
-    while above := graph.predecessors[path[-1]]:
-        path.append(above[0])
-    types: dict[str, pa.DataType] = {}
     before: dict[str, dict[str, pa.DataType]] = {}
-    for name in reversed(path):
-        before[name] = dict(types)
-        types = _types_after(graph, name, types, before)
+    after: dict[str, dict[str, pa.DataType]] = {}
+    for name in graph.order[: graph.order.index(leaf) + 1]:
+        before[name] = {column: kind for above in graph.predecessors[name] for column, kind in after[above].items()}
+        after[name] = _types_after(graph, name, before[name], before)
+    types = after[leaf]
     columns = graph.flows[leaf].columns
     names = types.keys() if columns is None else columns
     fields = [pa.field(name, types.get(name, pa.string())) for name in names]

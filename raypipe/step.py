@@ -62,6 +62,10 @@ class Collector:
 
     steps: list[Step] = field(default_factory=list["Step"])
     edges: list[tuple[Step, Step]] = field(default_factory=list["tuple[Step, Step]"])
+    routes: list[tuple[Step | None, Any, list[Step]]] = field(
+        default_factory=list["tuple[Step | None, Any, list[Step]]"]
+    )
+    """Step, its `Routing`, and the steps it chooses among; no step where the rows are those of `run(dataset=…)`."""
 
 
 collecting: ContextVar[Collector | None] = ContextVar("collecting", default=None)
@@ -75,12 +79,16 @@ class Step(Spec):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
 
     runs: ClassVar[Runs] = Runs.ROW
+    is_told_identity: ClassVar[bool] = False
+    """Whether a row comes with its identity, as the column `_row_id`."""
 
     name: str | None = Field(default=None, kw_only=False)
     """By default the class name in snake case and a number."""
     llm: LLM | None = None
     on_error: Literal["fail_row", "null", "stop"] = "fail_row"
     """What a row that cannot pass does: it is a failed row, it goes on with nulls for outputs, or it stops the run."""
+    when: str | Callable[[Values], Any] | None = None
+    """Only rows for which this holds come here (a Jinja expression or a function); others end, or their branch does."""
     scattered: bool = Field(default=False, alias="scatter")
     """Each output is a list; each item becomes a row."""
     copies: int = Field(default=1, ge=1, alias="broadcast")
@@ -131,6 +139,10 @@ class Step(Spec):
     def columns_after(self, columns: Columns) -> Columns:
         """Columns behind the step, given those before it."""
         return None if columns is None else tuple(dict.fromkeys((*columns, *self.writes())))
+
+    def changes(self) -> Columns:
+        """Columns that a row may have otherwise behind the step; `None` where that cannot be known."""
+        return tuple(self.writes())
 
     def problems(self) -> list[str]:
         """What is unsound about the step itself, one sentence each; asked once the graph is complete."""
@@ -190,6 +202,8 @@ class Step(Spec):
     @overload
     def __rshift__(self, other: list[S]) -> list[S]: ...
     def __rshift__(self, other: S | list[S]) -> S | list[S]:
+        if not isinstance(other, Step | list):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return NotImplemented
         for target in other if isinstance(other, list) else [other]:
             join(self, target)
         return other
@@ -274,6 +288,9 @@ class Aggregate(Step):
     def needs(self) -> Columns:
         return None
 
+    def changes(self) -> Columns:
+        return (self.as_rows,) if self.as_rows is not None else None
+
     @property
     def is_barrier(self) -> bool:
         """Whether it needs every row of the run before it can give its first."""
@@ -298,6 +315,9 @@ class Callback(Step):
         return (self.rows,)
 
     def columns_after(self, columns: Columns) -> Columns:
+        return None
+
+    def changes(self) -> Columns:
         return None
 
     def open(self) -> None:

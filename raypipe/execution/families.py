@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from raypipe.branching import Branch, Meet
 from raypipe.plan import PlannedStep
 from raypipe.row import ANCESTORS, LINEAGE, PATH, ROW_ID
 from raypipe.step import Aggregate
@@ -27,36 +28,44 @@ class _Family:
     parent: Place
     on_the_way: int = 0
     members: list[Place] = field(default_factory=list["Place"])
+    branches: dict[str, Place] = field(default_factory=dict[str, "Place"])
+    """Of a meeting: the row by the step it came from."""
     is_spoiled: bool = False
     """A row of it was left unfinished, so it never becomes one."""
 
 
+def families_of(planned: PlannedStep) -> Families:
+    """The families of an aggregate, or the meetings of branches."""
+    return Meetings(planned) if isinstance(planned.step, Meet) else Families(planned)
+
+
 class Families:
-    """The open families of one aggregate."""
+    """The open families of one aggregate.
+
+    Each has a token for everything that may still bring it a member; at none it is complete.
+    """
 
     def __init__(self, planned: PlannedStep) -> None:
         assert planned.gather is not None
-        assert isinstance(planned.step, Aggregate)
+        self.name = planned.name
         self.gather = planned.gather
         self._step = planned.step
         self._open: dict[bytes, _Family] = {}
         self._complete: list[_Family] = []
         self._spoiled: list[_Family] = []
 
-    def opened(self, parents: pa.Table, counts: Sequence[int]) -> None:
-        """Each row of `parents` was scattered into so many rows."""
-        for index, (row_id, count) in enumerate(zip(parents.column(ROW_ID).to_pylist(), counts, strict=True)):
-            self._open[row_id] = _Family((parents, index))
-            self._add(row_id, count)
+    def opened(self, parents: pa.Table) -> None:
+        """A family for each row of `parents`, with one token."""
+        for index, row_id in enumerate(parents.column(ROW_ID).to_pylist()):
+            self._open[row_id] = _Family((parents, index), on_the_way=1)
 
-    def moved(self, rows: pa.Table, change: Sequence[int]) -> None:
-        """Each row of `rows`, a member on its way, was followed by so many more rows (-1: it ended)."""
-        for key, more in zip(self._keys(rows), change, strict=True):
-            if more:
-                self._add(key, more)
+    def moved(self, rows: pa.Table, change: int) -> None:
+        """The family of each row gets so many tokens more (or fewer)."""
+        for key in self._keys(rows):
+            self._add(key, change)
 
-    def arrived(self, rows: pa.Table) -> None:
-        """Members that reached the aggregate."""
+    def arrived(self, rows: pa.Table, upstream: str) -> None:
+        """Members that came from a step; each hands in a token."""
         for index, key in enumerate(self._keys(rows)):
             self._open[key].members.append((rows, index))
             self._add(key, -1)
@@ -82,16 +91,53 @@ class Families:
         if family.on_the_way == 0:
             (self._spoiled if family.is_spoiled else self._complete).append(self._open.pop(key))
 
-    def take_complete(self) -> pa.Table | None:
-        """One row for each family completed since the last time: the parent's, with lists."""
+    def take_complete(self) -> tuple[pa.Table, pa.Table] | None:
+        """The parents of families completed since the last time, and the rows that they become."""
         if not self._complete:
             return None
         complete, self._complete = self._complete, []
+        return _taken([family.parent for family in complete]), self._rows(complete)
+
+    def _rows(self, complete: Sequence[_Family]) -> pa.Table:
+        """One row for each family: the parent's, with lists."""
+        assert isinstance(self._step, Aggregate)
         parents = _taken([family.parent for family in complete])
         members = [place for family in complete for place in family.members]
         sizes = [len(family.members) for family in complete]
         columns = self._step.columns or self.gather.collects
         return _with_lists(parents, _ordered(members, sizes) if members else None, sizes, self._step, columns)
+
+
+class Meetings(Families):
+    """The rows whose branches have not all come to one step yet."""
+
+    def arrived(self, rows: pa.Table, upstream: str) -> None:
+        for index, key in enumerate(self._keys(rows)):
+            self._open[key].branches[upstream] = (rows, index)
+            self._add(key, -1)
+
+    def _rows(self, complete: Sequence[_Family]) -> pa.Table:
+        """One row for each that has a branch left."""
+        assert isinstance(self._step, Meet)
+        met = [family for family in complete if family.branches]
+        if not met:
+            return _taken([family.parent for family in complete]).slice(0, 0)
+        branches: list[Branch] = []
+        for upstream, changes in self.gather.branches.items():
+            places = [family.branches[upstream] for family in met if upstream in family.branches]
+            is_there = np.array([upstream in family.branches for family in met])
+            if not places:
+                continue
+            order = pa.array(np.cumsum(is_there) - 1, mask=~is_there)
+            rows = _taken(places)
+            columns = [name for name in rows.column_names if name not in LINEAGE]
+            branches.append(Branch(rows.select(columns).take(order), pa.array(is_there), changes))
+        parents = _taken([family.parent for family in met])
+        made = self._step.meet(parents, branches)
+        for name in self.gather.collects or ():
+            if name not in made.column_names:
+                made = made.append_column(name, pa.nulls(made.num_rows))
+        return made
 
 
 def _taken(places: Sequence[Place]) -> pa.Table:

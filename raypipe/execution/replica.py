@@ -224,7 +224,8 @@ class Replica:
     def _enqueue(self, sender: str, chunk: Chunk) -> None:
         queue = self._queues[chunk.step]
         ids = chunk.table.column(ROW_ID).to_pylist()
-        rows = chunk.table.drop_columns([ROW_ID]).to_pylist() if chunk.table.num_columns > 1 else [{} for _ in ids]
+        table = chunk.table if self._steps[chunk.step].is_told_identity else chunk.table.drop_columns([ROW_ID])
+        rows = table.to_pylist() if table.num_columns else [{} for _ in ids]
         for index, (row_id, row) in enumerate(zip(ids, rows, strict=True)):
             queue.append(_Item(sender, (chunk.number, index), row_id, row))
         self._begin(1)

@@ -7,18 +7,43 @@ together; a batch is complete when nothing of it is on its way.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from raypipe.branching import ROUTE
 from raypipe.execution.batches import Batch, Counts
-from raypipe.execution.families import Families
+from raypipe.execution.families import Families, families_of
 from raypipe.execution.queues import Outbox, StepQueue
 from raypipe.execution.wire import DONE, FAILED, FILTERED, UNFINISHED, Answer
 from raypipe.identity import child_identity
 from raypipe.plan import PlannedStep, Stage
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, PATH, ROW_ID, Failure
 from raypipe.step import Runs, Shape
+
+Routes = dict[str, pa.Table]
+"""Rows by the step or sink that they go to."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Rows that are no longer in a step."""
+
+    all: pa.Table
+    done: pa.Table
+    unfinished: pa.Table
+
+    @staticmethod
+    def of(rows: pa.Table) -> Ended:
+        """Rows that are all done."""
+        return Ended(rows, rows, rows.slice(0, 0))
+
+    @staticmethod
+    def by_status(rows: pa.Table, status: np.ndarray) -> Ended:
+        if (status == DONE).all():
+            return Ended.of(rows)
+        return Ended(rows, rows.filter(pa.array(status == DONE)), rows.filter(pa.array(status == UNFINISHED)))
 
 
 class Router:
@@ -29,7 +54,7 @@ class Router:
         self._steps = stage.steps
         self._batches: dict[int, Batch] = {}
         self._last_batch = 0
-        self._families = {name: Families(step) for name, step in stage.steps.items() if step.gather is not None}
+        self._families = {name: families_of(step) for name, step in stage.steps.items() if step.gather is not None}
         self.totals: Mapping[str, Counts] = {name: Counts() for name in stage.steps}
         self.queues = {name: StepQueue(step) for name, step in stage.steps.items() if step.pool is not None}
 
@@ -52,11 +77,7 @@ class Router:
         rows = rows.append_column(ATTEMPT, pa.array(np.zeros(rows.num_rows, np.int8)))
         count = Counts(rows_in=rows.num_rows, rows_done=rows.num_rows, rows_out=rows.num_rows)
         self._count(number, self._entry.name, count)
-        opened = self._opened_by(self._entry.name)
-        for name in opened:
-            inner = sum(other in self._region(name) for other in opened if other != name)
-            self._families[name].opened(rows, [1 + inner] * rows.num_rows)
-        self._emit(self._entry, rows)
+        self._passed(self._entry, Ended.of(rows), rows)
         return number
 
     def take_complete(self) -> list[Batch]:
@@ -73,19 +94,15 @@ class Router:
         planned = self._steps[answer.step]
         inputs = outbox.ended(answer.ended.column("chunk").to_numpy(), answer.ended.column("index").to_numpy())
         status = answer.ended.column("status").to_numpy()
-        made, parent_of = self._made(outbox, planned, answer, inputs)
+        made = self._made(outbox, planned, answer, inputs)
         self._book(planned, inputs, answer.ended, made)
         for index in np.flatnonzero(status == FAILED).tolist():
             ended = {name: answer.ended.column(name)[index].as_py() for name in ("kind", "message", "tries")}
             self._put_in_failures(planned, inputs.slice(index, 1), Failure(**ended))
-        self._note_families(planned, inputs, status, answer, parent_of)
-        if made.num_rows:
-            self._emit(planned, made)
+        self._passed(planned, Ended.by_status(inputs, status), made)
         outbox.release()
 
-    def _made(
-        self, outbox: Outbox, planned: PlannedStep, answer: Answer, inputs: pa.Table
-    ) -> tuple[pa.Table, np.ndarray]:
+    def _made(self, outbox: Outbox, planned: PlannedStep, answer: Answer, inputs: pa.Table) -> pa.Table:
         """The rows a step made: their input's columns, the outputs, and lineage; and each one's input."""
         chunk, index, child = (column.to_numpy() for column in answer.places.columns)
         one_each = answer.places.select(_ORIGIN).equals(answer.ended.select(_ORIGIN))
@@ -100,7 +117,7 @@ class Router:
             rows = _with_column(rows, "sample", pa.array(sample, pa.int64()))
         if planned.step.shape is Shape.SCATTER or copies > 1:
             rows = _as_children(rows, planned.name, child)
-        return rows, np.stack([chunk, index])
+        return rows
 
     def _book(self, planned: PlannedStep, inputs: pa.Table, ended: pa.Table, made: pa.Table) -> None:
         """Count by batch what ended and what it became."""
@@ -121,50 +138,42 @@ class Router:
         self._batches[batch].counts[step].add(counts)
         self.totals[step].add(counts)
 
-    def _note_families(
-        self, planned: PlannedStep, inputs: pa.Table, status: np.ndarray, answer: Answer, parent_of: np.ndarray
-    ) -> None:
-        if not self._families:
-            return
-        place = {
-            (chunk, index): row
-            for row, (chunk, index) in enumerate(
-                zip(answer.ended.column("chunk").to_pylist(), answer.ended.column("index").to_pylist(), strict=True)
-            )
-        }
-        counts = np.zeros(inputs.num_rows, np.int64)
-        for chunk, index in parent_of.T.tolist():
-            counts[place[chunk, index]] += planned.step.copies
-        done = status == DONE
-        opened = self._opened_by(planned.name)
-        for name in opened:
-            self._families[name].opened(inputs.filter(pa.array(done)), counts[done].tolist())
-        unfinished = inputs.filter(pa.array(status == UNFINISHED))
-        for outer in self._around(planned.name):
-            self._families[outer].spoil(unfinished)
-            # An inner family is on its way, for the outer one, until it fires.
-            inner = sum(name in self._region(outer) for name in opened)
-            self._families[outer].moved(inputs, (counts - 1 + inner * done).tolist())
+    def _balance(self, name: str, inputs: Ended, made: pa.Table, routes: Routes) -> None:
+        """Tell families what a step did: tokens go to where its rows go, then those of its inputs are taken back.
 
-    def _opened_by(self, step: str) -> list[str]:
-        """The aggregates whose families a step opens."""
-        return [name for name, families in self._families.items() if families.gather.opener == step]
+        A family has a token for each of its rows on each way that leads to its end, and one for each family inside it.
+        """
+        opened = [families for families in self._families.values() if families.gather.opener == name]
+        around = self._around(name)
+        parents = {f.name: inputs.done if f.gather.brings_back_inputs else made for f in opened}
+        for families in opened:
+            families.opened(parents[families.name])
+        for families in [*opened, *around]:
+            region = families.gather.region
+            for target, rows in routes.items():
+                if target in region:
+                    families.moved(rows, 1)
+            for inner in opened:
+                if inner is not families and inner.name in region:
+                    families.moved(parents[inner.name], 1)
+        for families in around:
+            families.spoil(inputs.unfinished)
+            families.moved(inputs.all, -1)
+        for families in opened:
+            families.moved(parents[families.name], -1)
 
-    def _around(self, step: str) -> list[str]:
-        """The aggregates whose members may be in a step, itself left out."""
-        return [name for name in self._families if name != step and step in self._region(name)]
-
-    def _region(self, aggregate: str) -> frozenset[str]:
-        return self._families[aggregate].gather.region
+    def _around(self, step: str) -> list[Families]:
+        """The families whose members may be in a step, its own left out."""
+        return [f for f in self._families.values() if f.name != step and step in f.gather.region]
 
     def leave(self, step: str, rows: pa.Table) -> None:
         """Rows that wait for a step or are with its worker are left as they are; they can be resumed."""
         for number, count in zip(*np.unique(rows.column(BATCH).to_numpy(), return_counts=True), strict=True):
             self._count(int(number), step, Counts(rows_in=int(count), rows_unfinished=int(count)))
             self._batches[int(number)].on_the_way -= int(count)
-        for outer in self._around(step):
-            self._families[outer].spoil(rows)
-            self._families[outer].moved(rows, [-1] * rows.num_rows)
+        for families in self._around(step):
+            families.spoil(rows)
+            families.moved(rows, -1)
 
     def fail(self, step: str, row: pa.Table, failure: Failure) -> None:
         """A row (a table of one) ended without its worker's word."""
@@ -172,35 +181,40 @@ class Router:
         batch = row.column(BATCH)[0].as_py()
         self._count(batch, planned.name, Counts(rows_in=1, rows_failed=1))
         self._batches[batch].on_the_way -= 1
-        for name in self._around(planned.name):
-            self._families[name].moved(row, [-1])
+        for families in self._around(planned.name):
+            families.moved(row, -1)
         self._put_in_failures(planned, row, failure)
 
     def _put_in_failures(self, planned: PlannedStep, row: pa.Table, failure: Failure) -> None:
         self._batches[row.column(BATCH)[0].as_py()].fail(planned.name, row, failure)
 
-    def _emit(self, planned: PlannedStep, rows: pa.Table) -> None:
-        """Rows that leave a step go to every step behind it and to its sinks."""
-        for name in planned.successors:
-            self._arrive(self._steps[name], rows)
-        for sink in planned.sinks:
-            for number, part in _by_batch(rows):
-                self._batches[number].collect(sink, part)
+    def _passed(self, planned: PlannedStep, inputs: Ended, made: pa.Table) -> None:
+        """Rows have left a step: they go to every step behind it, or where they are routed to, and to its sinks."""
+        routes: Routes = dict.fromkeys((*planned.successors, *planned.sinks), made)
+        if planned.is_routed:
+            routes = _routed(made, routes)
+        self._balance(planned.name, inputs, made, routes)
+        for target, rows in routes.items():
+            if rows.num_rows and target in self._steps and target not in planned.sinks:
+                self._arrive(self._steps[target], rows, planned.name)
+            elif rows.num_rows:
+                for number, part in _by_batch(rows):
+                    self._batches[number].collect(target, part)
 
-    def _arrive(self, planned: PlannedStep, rows: pa.Table) -> None:
+    def _arrive(self, planned: PlannedStep, rows: pa.Table, upstream: str) -> None:
         if planned.pool is not None:
             self.queues[planned.name].put(rows)
             for number, count in zip(*np.unique(rows.column(BATCH).to_numpy(), return_counts=True), strict=True):
                 self._batches[int(number)].on_the_way += int(count)
         elif planned.gather is not None:
-            self._families[planned.name].arrived(rows)
-            for outer in self._around(planned.name):
-                self._families[outer].moved(rows, [-1] * rows.num_rows)
             self._count_passed(planned, rows, made=None)
+            self._families[planned.name].arrived(rows, upstream)
+            for families in self._around(planned.name):
+                families.moved(rows, -1)
         elif planned.step.runs is Runs.TABLE:
             made = planned.step.process_table(rows)
             self._count_passed(planned, rows, made)
-            self._emit(planned, made)
+            self._passed(planned, Ended.of(rows), made)
 
     def _count_passed(self, planned: PlannedStep, rows: pa.Table, made: pa.Table | None) -> None:
         for number, count in zip(*np.unique(rows.column(BATCH).to_numpy(), return_counts=True), strict=True):
@@ -209,17 +223,28 @@ class Router:
 
     def _fire(self, name: str) -> bool:
         families, planned = self._families[name], self._steps[name]
-        made, spoiled = families.take_complete(), families.take_spoiled()
+        complete, spoiled = families.take_complete(), families.take_spoiled()
         if spoiled is not None:
             for outer in self._around(name):
-                self._families[outer].spoil(spoiled)
-                self._families[outer].moved(spoiled, [-1] * spoiled.num_rows)
-        if made is None:
+                outer.spoil(spoiled)
+                outer.moved(spoiled, -1)
+        if complete is None:
             return spoiled is not None
+        parents, made = complete
         for number, count in zip(*np.unique(made.column(BATCH).to_numpy(), return_counts=True), strict=True):
             self._count(int(number), name, Counts(rows_out=int(count)))
-        self._emit(planned, made)
+        self._passed(planned, Ended.of(parents), made)
         return True
+
+
+def _routed(made: pa.Table, targets: Routes) -> Routes:
+    """The rows for each target, by the column that says where each goes."""
+    chosen = made.column(ROUTE).to_pylist()
+    rows = made.drop_columns([ROUTE])
+    return {
+        target: rows.filter(pa.array([target.removeprefix("~") in names for names in chosen], pa.bool_()))
+        for target in targets
+    }
 
 
 _ORIGIN = ["chunk", "index"]

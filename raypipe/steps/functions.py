@@ -61,6 +61,9 @@ class FunctionStep(Step):
     def columns_after(self, columns: Columns) -> Columns:
         return None if self.declared.outputs is None else super().columns_after(columns)
 
+    def changes(self) -> Columns:
+        return None if self.declared.outputs is None else super().changes()
+
     async def process_row(self, row: Values, llm: Caller) -> Output:
         made = self.function(row, llm) if self.declared.asks else self.function(row)
         if inspect.isasyncgen(made):
