@@ -8,11 +8,12 @@ from contextvars import Token
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
 
+from raypipe.building import build, name_steps
 from raypipe.chat import LLM
 from raypipe.config import PipelineSpec, place, read_spec
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.execution.setup import Watch
-from raypipe.graph import Graph, build, name_steps
+from raypipe.graph import Graph
 from raypipe.limits import Caps
 from raypipe.plan import Plan, plan_graph
 from raypipe.results import Result

@@ -36,7 +36,7 @@ def _types_after(
         kept = step.by if isinstance(step.by, list) else list(parent)
         made = {column: kind if column in kept else pa.list_(kind) for column, kind in types.items()}
         return made | ({step.as_rows: pa.list_(pa.struct(list(types.items())))} if step.as_rows and types else {})
-    written = {column: type_named(kind) or pa.string() for column, kind in step.writes().items()}
+    written = {column: type_named(kind) or pa.string() for column, kind in step.gives().items()}
     return types | written | ({"sample": pa.int64()} if step.copies > 1 else {})
 
 
@@ -46,6 +46,10 @@ def _source_types_of(graph: Graph, name: str) -> dict[str, pa.DataType]:
 
 
 def _source_types(source: Source) -> dict[str, pa.DataType]:
+    return {source.output_mappings.get(name, name): kind for name, kind in _read_types(source).items()}
+
+
+def _read_types(source: Source) -> dict[str, pa.DataType]:
     for unit in source.units():
         for table in source.read(unit):
             return {f.name: f.type for f in table.schema if f.name not in RESERVED}

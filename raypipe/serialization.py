@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from raypipe.building import name_steps
 from raypipe.chat import LLM
-from raypipe.graph import name_steps
 from raypipe.step import Collector, Step
 
 _NOT_WRITTEN = {"name", "llm", "base_dir"}

@@ -87,6 +87,10 @@ class Step(Spec):
     llm: LLM | None = None
     on_error: Literal["fail_row", "null", "stop"] = "fail_row"
     """What a row that cannot pass does: it is a failed row, it goes on with nulls for outputs, or it stops the run."""
+    input_mappings: dict[str, str] = Field(default_factory=dict)
+    """The column that stands for one that the step reads: `{"instruction": "prompt"}`."""
+    output_mappings: dict[str, str] = Field(default_factory=dict)
+    """Another name for a column that the step writes: `{"generation": "answer"}`."""
     when: str | Callable[[Values], Any] | None = None
     """Only rows for which this holds come here (a Jinja expression or a function); others end, or their branch does."""
     scattered: bool = Field(default=False, alias="scatter")
@@ -136,13 +140,21 @@ class Step(Spec):
         """New columns and their Arrow type by name; `""` where it is found from the values."""
         return {}
 
+    def takes(self) -> tuple[str, ...]:
+        """Columns that must be there, by the names that they have in the pipeline."""
+        return tuple(self.input_mappings.get(name, name) for name in self.reads())
+
+    def gives(self) -> dict[str, str]:
+        """New columns by the names that they have in the pipeline."""
+        return {self.output_mappings.get(name, name): kind for name, kind in self.writes().items()}
+
     def columns_after(self, columns: Columns) -> Columns:
         """Columns behind the step, given those before it."""
-        return None if columns is None else tuple(dict.fromkeys((*columns, *self.writes())))
+        return None if columns is None else tuple(dict.fromkeys((*columns, *self.gives())))
 
     def changes(self) -> Columns:
         """Columns that a row may have otherwise behind the step; `None` where that cannot be known."""
-        return tuple(self.writes())
+        return tuple(self.gives())
 
     def problems(self) -> list[str]:
         """What is unsound about the step itself, one sentence each; asked once the graph is complete."""
@@ -260,7 +272,8 @@ class Source(Step):
         return None
 
     def columns_after(self, columns: Columns) -> Columns:
-        return self.columns()
+        found = self.columns()
+        return None if found is None else tuple(self.output_mappings.get(name, name) for name in found)
 
 
 class Aggregate(Step):

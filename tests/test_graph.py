@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raypipe.building import build
 from raypipe.errors import SpecError
-from raypipe.graph import build
 from raypipe.pipeline import Pipeline
 from raypipe.row import Values
 from raypipe.step import Aggregate, Step
@@ -106,11 +106,11 @@ UNSOUND: dict[Callable[[str], None], str] = {
     source_behind: "step '{p}other': reads its own rows and cannot come after '{p}seed'",
     without_source: "step '{p}alone': has no step before it and is no loader",
     two_before: "step '{p}both': comes after steps with rows of different origin: '{p}one'",
-    missing_column: "step '{p}good': reads column 'answer', which no step before it writes "
-    "(available after '{p}seed': 'a', 'b')",
-    dropped_column: "step '{p}second': reads column 'b', which no step before it writes "
-    "(available after '{p}first': 'a')",
-    missing_key: "step '{p}groups': reads column 'kind'",
+    missing_column: "step '{p}good': requires inputs ['answer'], but only the inputs=['a', 'b'] are "
+    "available after '{p}seed', which means that the inputs=['answer'] are missing",
+    dropped_column: "step '{p}second': requires inputs ['b'], but only the inputs=['a'] are available "
+    "after '{p}first', which means that the inputs=['b'] are missing",
+    missing_key: "step '{p}groups': requires inputs ['kind']",
     reserved_column: "step '{p}overwrites': writes column '_path', a name kept for lineage",
     nothing_to_close: "step '{p}two': closes the nearest scatter, but none is open here",
     no_model: "step '{p}text': asks a model but has none",

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
+from raypipe.building import name_steps
 from raypipe.chat import LLM
 from raypipe.cli.python_files import is_python, load_pipeline
 from raypipe.config import (
@@ -29,7 +30,6 @@ from raypipe.config import (
     with_setting,
 )
 from raypipe.errors import SpecError, Violation, nearest
-from raypipe.graph import name_steps
 from raypipe.pipeline import Pipeline
 from raypipe.step import Runs, Step
 from raypipe.steps import resolve

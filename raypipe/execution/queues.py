@@ -39,6 +39,8 @@ class StepQueue:
         self.pool = planned.pool
         self.rows = 0
         self._wire = planned.wire
+        self._names = planned.step.input_mappings
+        """The pipeline's name for a column that the step calls otherwise."""
         self._tables: deque[pa.Table] = deque()
 
     @property
@@ -72,13 +74,20 @@ class StepQueue:
     def for_worker(self, rows: pa.Table) -> pa.Table:
         """The columns that the step's method is given, and the row's identity."""
         if self._wire is None:
-            internal = [name for name in rows.column_names if name in _INTERNAL]
-            return rows.drop_columns(internal)
-        table = rows.select([name for name in (ROW_ID, *self._wire) if name in rows.column_names])
-        for name in self._wire:
-            if name not in table.column_names:
-                table = table.append_column(name, pa.nulls(table.num_rows))
-        return table
+            hidden = [name for name in rows.column_names if name in _INTERNAL or name in self._names]
+            return _renamed(rows.drop_columns(hidden), self._names)
+        wanted = {name: self._names.get(name, name) for name in self._wire}
+        columns = {
+            name: rows.column(column) if column in rows.column_names else pa.nulls(rows.num_rows)
+            for name, column in wanted.items()
+        }
+        return pa.table({ROW_ID: rows.column(ROW_ID), **columns})
+
+
+def _renamed(rows: pa.Table, names: Mapping[str, str]) -> pa.Table:
+    """The columns that a step calls otherwise, by the step's names."""
+    own = {column: name for name, column in names.items()}
+    return rows.rename_columns([own.get(column, column) for column in rows.column_names]) if own else rows
 
 
 _INTERNAL = frozenset({"_ancestors", "_position", "_path", "_batch", "_attempt"})

@@ -107,8 +107,9 @@ class Router:
         chunk, index, child = (column.to_numpy() for column in answer.places.columns)
         one_each = answer.places.select(_ORIGIN).equals(answer.ended.select(_ORIGIN))
         rows = inputs if one_each else outbox.inputs(chunk, index)
-        for name in answer.made.column_names:
-            rows = _with_column(rows, name, answer.made.column(name))
+        names = planned.step.output_mappings
+        for column in answer.made.column_names:
+            rows = _with_column(rows, str(names.get(column, column)), answer.made.column(column))
         copies = planned.step.copies
         if copies > 1:
             rows = rows.take(pa.array(np.repeat(np.arange(rows.num_rows), copies)))

@@ -39,6 +39,7 @@ def identified(source: Source, unit: Unit, number: int, only: frozenset[bytes] |
             first = source_identity(content, unit.name, 0)
             occurrence = seen[first] = seen.get(first, -1) + 1
             ids.append(first if not occurrence else source_identity(content, unit.name, occurrence))
+        table = table.rename_columns([source.output_mappings.get(name, name) for name in table.column_names])
         made = _with_lineage(table, ids, range(position, position + len(ids)))
         yield made if only is None else made.filter(pa.array([one in only for one in ids], pa.bool_()))
         position += len(ids)

@@ -1,0 +1,272 @@
+"""I make a sound graph of what a user wrote down, or say everything that is unsound about it.
+
+I name the steps, turn what is said of a step's two ends (`.aggregate()`, `.custom()`, `when`, routing, branches that
+meet) into steps of their own, and follow the columns from step to step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from difflib import get_close_matches
+from graphlib import CycleError
+from itertools import pairwise
+
+from raypipe.branching import Meet, Route, Routing
+from raypipe.errors import SpecError, Violation, nearest
+from raypipe.graph import Edge, Flow, Graph
+from raypipe.row import RESERVED
+from raypipe.step import Aggregate, Callback, Columns, Runs, Shape, Source, Step, collecting, imported, snake_case
+
+Choice = tuple[str, Routing, tuple[str, ...]]
+"""A step, its routing, and the steps behind it that it chooses among."""
+
+
+def build(
+    steps: Sequence[Step],
+    edges: Sequence[tuple[Step, Step]],
+    routes: Sequence[tuple[Step | None, Routing, Sequence[Step]]] = (),
+) -> Graph:
+    """The sound graph of `steps`; `routes` as in `Collector`. Raises SpecError with all violations."""
+    names, problems = name_steps(steps)
+    known = {id(step) for step in steps}
+    pairs = [(names[id(a)], names[id(b)]) for a, b in edges if id(a) in known and id(b) in known]
+    strangers = {id(end): end for edge in edges for end in edge if id(end) not in known}
+    for end in strangers.values():
+        problems.append(Violation(repr(end.name), "is joined here but was made outside this pipeline block"))
+    for pair in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
+        problems.append(Violation(f"edge {pair[0]!r} >> {pair[1]!r}", "is written twice; remove one"))
+    named = {names[id(step)]: step for step in steps}
+    choices: list[Choice] = []
+    for upstream, routing, targets in routes:
+        if upstream is None:
+            problem = "has no step before it; put one, or run the pipeline with dataset=…"
+            problems.append(Violation(f"routing to {', '.join(repr(names[id(step)]) for step in targets)}", problem))
+        elif id(upstream) in known:
+            choices.append((names[id(upstream)], routing, tuple(names[id(step)] for step in targets)))
+    if problems:
+        raise SpecError(violations=problems)
+    return _sound(*_expanded(named, pairs, choices), named)
+
+
+def name_steps(steps: Sequence[Step]) -> tuple[dict[int, str], list[Violation]]:
+    """A name for each step (by `id`), and the names given twice."""
+    problems: list[Violation] = []
+    taken: set[str] = set()
+    for step in steps:
+        if step.name is not None and step.name in taken:
+            problems.append(Violation(f"step {step.name!r}", "two steps have this name; rename one"))
+        taken.add(step.name or "")
+    names: dict[int, str] = {}
+    for step in steps:
+        name = step.name
+        if name is None:
+            stem = snake_case(type(step).__name__)
+            name = next(f"{stem}_{number}" for number in range(len(steps)) if f"{stem}_{number}" not in taken)
+            taken.add(name)
+        names[id(step)] = name
+    return names, problems
+
+
+def _expanded(
+    steps: dict[str, Step], edges: list[Edge], choices: Sequence[Choice]
+) -> tuple[dict[str, Step], list[Edge]]:
+    """What is said of a step's two ends as steps of their own."""
+    token = collecting.set(None)
+    try:
+        nodes: dict[str, Step] = {}
+        chains: dict[str, list[str]] = {}
+        for name, step in steps.items():
+            before = _beginning(name, step, several=sum(b == name for _, b in edges) > 1)
+            after = _ending(name, step)
+            nodes |= before | {name: step} | after
+            chains[name] = [*before, name, *after]
+        routes: dict[Edge, str] = {}
+        inner = [pair for chain in chains.values() for pair in pairwise(chain)]
+        for number, (name, routing, targets) in enumerate(choices):
+            own = f"{name}_route" + (f"_{number}" if f"{name}_route" in nodes else "")
+            nodes[own] = Route(routing=routing, targets={target: chains[target][0] for target in targets})
+            inner.append((chains[name][-1], own))
+            routes |= {(name, target): own for target in targets}
+    finally:
+        collecting.reset(token)
+    return nodes, inner + [(routes.get((a, b), chains[a][-1]), chains[b][0]) for a, b in edges]
+
+
+def _beginning(name: str, step: Step, several: bool) -> dict[str, Step]:
+    added: dict[str, Step] = {}
+    if several and not isinstance(step, Meet):
+        added[f"{name}_meet"] = Meet()
+    if step.when is not None:
+        added[f"{name}_when"] = imported("raypipe.steps.filtering:Filter")(keep=step.when)
+    return added
+
+
+def _ending(name: str, step: Step) -> dict[str, Step]:
+    added: dict[str, Step] = {}
+    if step.gathered is not None:
+        added[f"{name}_aggregate"] = Aggregate(by=step.gathered)
+    if step.callback is not None:
+        added[f"{name}_rows"] = Aggregate(as_rows="rows")
+        added[f"{name}_custom"] = Callback(function=step.callback)
+    return added
+
+
+def _sound(steps: dict[str, Step], edges: list[Edge], own: Collection[str]) -> Graph:
+    graph = Graph(steps, tuple(edges))
+    problems = [*_shape_violations(graph)]
+    try:
+        order = graph.order
+    except CycleError as error:
+        path = " >> ".join(repr(name) for name in _own(error.args[1][::-1], own))
+        problems.append(Violation("edges", f"form a cycle: {path}; remove one edge"))
+        order = []
+    flows: dict[str, Flow] = {}
+    for name in order:
+        flows[name] = _flow(graph, flows, name, problems)
+    graph = Graph(steps, graph.edges, flows)
+    for name, step in steps.items():
+        unsound = [*step.problems(), *_on_error(step), *_mapping_problems(step)]
+        problems.extend(Violation(f"step {name!r}", problem) for problem in unsound)
+    if problems:
+        raise SpecError(violations=problems)
+    return graph
+
+
+def _own(cycle: Sequence[str], own: Collection[str]) -> list[str]:
+    """A cycle without the steps that were put in by themselves."""
+    kept = [name for name in cycle if name in own]
+    return kept if len(kept) > 1 and kept[0] == kept[-1] else [*kept, kept[0]]
+
+
+def _shape_violations(graph: Graph) -> list[Violation]:
+    problems: list[Violation] = []
+    if not graph.steps:
+        problems.append(Violation("pipeline", "has no steps; add a loader such as LoadDataFromDicts and a step"))
+    for name, step in graph.steps.items():
+        above = graph.predecessors[name]
+        where = f"step {name!r}"
+        if step.runs is Runs.SOURCE and above:
+            problems.append(Violation(where, f"reads its own rows and cannot come after {above[0]!r}"))
+        if step.runs is not Runs.SOURCE and not above:
+            hint = "join it behind one with `>>` or `after:`"
+            problems.append(Violation(where, f"has no step before it and is no loader; {hint}"))
+        if isinstance(step, Meet) and step.when is not None:
+            problems.append(Violation(where, "brings branches together and takes no `when`; put it on a branch"))
+    return problems
+
+
+def _flow(graph: Graph, flows: dict[str, Flow], name: str, problems: list[Violation]) -> Flow:
+    step, above = graph.steps[name], graph.predecessors[name]
+    before = _flow_before(flows, step, above)
+    where = f"step {name!r}"
+    if above:
+        problems.extend(_missing_columns(where, step, above[0], before.columns))
+    for column in sorted(RESERVED & set(step.gives())):
+        problems.append(Violation(where, f"writes column {column!r}, a name kept for lineage; rename it"))
+    columns = step.columns_after(before.columns)
+    if step.copies > 1 and columns is not None:
+        columns = tuple(dict.fromkeys((*columns, "sample")))
+    if isinstance(step, Meet) and above:
+        return _meeting_flow(graph, flows, name, problems)
+    if isinstance(step, Aggregate) and above:
+        return _aggregate_flow(graph, flows, name, problems)
+    if step.shape is Shape.SCATTER or step.copies > 1:
+        return Flow(columns, (*before.open_scatters, name))
+    return Flow(columns, before.open_scatters)
+
+
+def _flow_before(flows: dict[str, Flow], step: Step, above: Sequence[str]) -> Flow:
+    """The rows that come to a step; their columns are unknown where its place is unsound."""
+    if not above:
+        return Flow(() if step.runs is Runs.SOURCE else None)
+    columns = Meet.columns_of(Meet.model_construct(), [flows[one].columns for one in above])
+    return Flow(columns, flows[above[0]].open_scatters)
+
+
+def _missing_columns(where: str, step: Step, above: str, available: Columns) -> list[Violation]:
+    if available is None:
+        return []
+    missing = [column for column in step.takes() if column not in available]
+    if not missing:
+        return []
+    own = {column: name for name, column in step.input_mappings.items()}
+    nearest_to = get_close_matches(missing[0], sorted(available), 1) or sorted(available)[:1] or ["…"]
+    fix = f"input_mappings={{{own.get(missing[0], missing[0])!r}: {nearest_to[0]!r}}}"
+    problem = (
+        f"requires inputs {list(step.takes())}, but only the inputs={sorted(available)} are available after {above!r}, "
+        f"which means that the inputs={missing} are missing; add the step that writes them or map a column with {fix}"
+    )
+    return [Violation(where, problem)]
+
+
+def _meeting_flow(graph: Graph, flows: dict[str, Flow], name: str, problems: list[Violation]) -> Flow:
+    """Branches can meet when a row has one row in each."""
+    step, above = graph.steps[name], graph.predecessors[name]
+    assert isinstance(step, Meet)
+    where = f"step {name.removesuffix('_meet')!r}"
+    sources = {one: graph.source_of_rows(one) for one in above}
+    if len(set(sources.values())) > 1:
+        listed = ", ".join(f"{one!r} (rows of {source!r})" for one, source in sources.items())
+        hint = "branches meet by row identity; give each source a step of its own"
+        problems.append(Violation(where, f"comes after steps with rows of different origin: {listed}; {hint}"))
+    scatters = {one: flows[one].open_scatters for one in above}
+    if len(set(scatters.values())) > 1:
+        listed = ", ".join(f"{one!r} ({' in '.join(map(repr, found)) or 'no'} open)" for one, found in scatters.items())
+        problem = f"comes after branches with different open scatters: {listed}; aggregate before the branches meet"
+        problems.append(Violation(where, problem))
+    return Flow(step.columns_of([flows[one].columns for one in above]), scatters[above[0]])
+
+
+def _aggregate_flow(graph: Graph, flows: dict[str, Flow], name: str, problems: list[Violation]) -> Flow:
+    step, above = graph.steps[name], graph.predecessors[name][0]
+    assert isinstance(step, Aggregate)
+    before = flows[above]
+    if step.is_barrier:
+        return Flow(_collected(step, step.by if isinstance(step.by, list) else [], before.columns))
+    if step.by == "scatter" and not before.open_scatters:
+        if step.as_rows is None:
+            hint = 'put a scatter before it, or use by="root", by="all" or by=[columns]'
+            problems.append(Violation(f"step {name!r}", f"closes the nearest scatter, but none is open here; {hint}"))
+            return before
+        step.by = "root"
+    opener = before.open_scatters[-1] if step.by == "scatter" else graph.source_of(name)
+    scattered_from = graph.predecessors[opener]
+    inside = step.by == "scatter" and scattered_from
+    parent = flows[scattered_from[0]] if inside else Flow(flows[opener].columns)
+    return Flow(_collected(step, parent.columns, before.columns), parent.open_scatters)
+
+
+def _collected(step: Aggregate, kept: Sequence[str] | None, available: Columns) -> Columns:
+    if kept is None:
+        return None
+    if step.as_rows is not None:
+        return tuple(dict.fromkeys([*kept, step.as_rows]))
+    if step.columns is not None:
+        return tuple(dict.fromkeys([*kept, *step.columns]))
+    return None if available is None else tuple(dict.fromkeys([*kept, *available]))
+
+
+def _mapping_problems(step: Step) -> Iterator[str]:
+    """Mappings of columns that the step does not have."""
+    if (step.input_mappings or step.output_mappings) and step.runs in (Runs.TABLE, Runs.GATHER):
+        yield "works on columns by their own names and takes no mappings; name the columns themselves"
+        return
+    outputs = None
+    if step.output_mappings:
+        outputs = step.columns() if isinstance(step, Source) else tuple(step.writes()) or None
+    for kind, mappings, own in (
+        ("input", step.input_mappings, step.needs()),
+        ("output", step.output_mappings, outputs),
+    ):
+        for name in mappings:
+            if own is not None and name not in own:
+                known = ", ".join(repr(column) for column in own) or "none"
+                yield f"has {kind}_mappings for {name!r}, but its {kind}s are: {known}{nearest(name, list(own))}"
+
+
+def _on_error(step: Step) -> Iterator[str]:
+    """Why a step's `on_error` has no meaning."""
+    if step.on_error != "fail_row" and step.runs not in (Runs.ROW, Runs.THREAD):
+        yield f"has on_error={step.on_error!r}, but no row can fail here; leave it out"
+    if step.on_error == "null" and step.shape is Shape.FILTER:
+        yield "has on_error='null', but a filter writes no column; use 'fail_row' or 'stop'"

@@ -1,0 +1,12 @@
+"""I bring the datasets of a run to Hugging Face: as `datasets`, as a folder of them, and on the hub.
+
+I do not know how a run is made, only what its folder holds.
+"""
+
+from __future__ import annotations
+
+from raypipe.distiset.card import Committed, card
+from raypipe.distiset.hub import Upload, push
+from raypipe.distiset.saving import check_saved, dataset_of, row_count, save, split, table_of
+
+__all__ = ["Committed", "Upload", "card", "check_saved", "dataset_of", "push", "row_count", "save", "split", "table_of"]
