@@ -17,6 +17,7 @@ from raypipe.graph import Edge, Flow, Graph
 from raypipe.row import RESERVED
 from raypipe.step import Aggregate, Callback, Columns, Runs, Shape, Source, Step, collecting, imported, snake_case
 
+MODEL_NAME = "model_name"
 Choice = tuple[str, Routing, tuple[str, ...]]
 """A step, its routing, and the steps behind it that it chooses among."""
 
@@ -35,7 +36,7 @@ def build(
         problems.append(Violation(repr(end.name), "is joined here but was made outside this pipeline block"))
     for pair in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
         problems.append(Violation(f"edge {pair[0]!r} >> {pair[1]!r}", "is written twice; remove one"))
-    named = {names[id(step)]: step for step in steps}
+    named = _naming_models({names[id(step)]: step for step in steps}, pairs)
     choices: list[Choice] = []
     for upstream, routing, targets in routes:
         if upstream is None:
@@ -90,6 +91,22 @@ def _expanded(
     finally:
         collecting.reset(token)
     return nodes, inner + [(routes.get((a, b), chains[a][-1]), chains[b][0]) for a, b in edges]
+
+
+def _naming_models(steps: dict[str, Step], edges: Sequence[Edge]) -> dict[str, Step]:
+    """Steps before one that reads `model_name` write it, unless they say otherwise."""
+    graph = Graph(steps, tuple(edges))
+    asked = {above for name, step in steps.items() if MODEL_NAME in step.takes() for above in graph.all_before(name)}
+    token = collecting.set(None)
+    try:
+        return {
+            name: step.model_copy(update={"add_model_name": True})
+            if name in asked and getattr(step, "add_model_name", True) is None
+            else step
+            for name, step in steps.items()
+        }
+    finally:
+        collecting.reset(token)
 
 
 def _beginning(name: str, step: Step, several: bool) -> dict[str, Step]:

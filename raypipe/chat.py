@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from raypipe.errors import nearest
 from raypipe.spec import Spec
 
 Message = Mapping[str, Any]
@@ -19,6 +20,18 @@ Message = Mapping[str, Any]
 
 Schema = Mapping[str, Any] | type[BaseModel]
 """A JSON Schema, or the pydantic class that stands for one."""
+
+
+_GENERATION_FIELDS = {
+    "max_new_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "stop_sequences": "stop",
+    "random_seed": "seed",
+}
+"""Other words for fields of `LLM`."""
+_SENT_AS_IT_IS = frozenset(
+    ("frequency_penalty", "presence_penalty", "repetition_penalty", "top_k", "min_p", "logit_bias", "reasoning_effort")
+)
 
 
 class LLM(Spec):
@@ -64,7 +77,28 @@ class LLM(Spec):
     output_tokens_per_minute: float | None = Field(default=None, gt=0)
 
     def __init__(self, uri: str = "", /, **fields: Any) -> None:
+        """`generation_kwargs` may hold what is sent with each request, in the words of OpenAI or distilabel."""
         super().__init__(**({"uri": uri} | fields if uri else fields))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread(cls, fields: Any) -> Any:
+        if not isinstance(fields, Mapping) or "generation_kwargs" not in fields:
+            return fields
+        given: dict[str, Any] = dict(cast("Mapping[str, Any]", fields))
+        wanted: Mapping[str, Any] = given.pop("generation_kwargs") or {}
+        extra = {**given.get("extra", {}), **wanted.get("extra_body", {})}
+        for name, value in wanted.items():
+            own = _GENERATION_FIELDS.get(name, name)
+            if own in ("temperature", "top_p", "max_tokens", "seed", "stop"):
+                given[own] = (value,) if own == "stop" and isinstance(value, str) else value
+            elif own in _SENT_AS_IT_IS:
+                extra[name] = value
+            elif name != "extra_body":
+                known = [*_GENERATION_FIELDS, *_SENT_AS_IT_IS, "temperature", "top_p", "max_tokens", "seed", "stop"]
+                hint = f"{nearest(name, known)}; other fields of the request go into 'extra_body'"
+                raise ValueError(f"generation_kwargs: unknown parameter {name!r}{hint}")
+        return given | ({"extra": extra} if extra else {})
 
     @field_validator("uri")
     @classmethod
@@ -81,6 +115,11 @@ class LLM(Spec):
     @property
     def model(self) -> str:
         return self.uri.partition("/")[2]
+
+    @property
+    def model_name(self) -> str:
+        """The model as its provider calls it."""
+        return self.model
 
     @property
     def label(self) -> str:

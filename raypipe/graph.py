@@ -98,6 +98,13 @@ class Graph:
                     ahead.append(above)
         return not any(self._is_entry(one) for one in reached)
 
+    def all_before(self, name: str) -> frozenset[str]:
+        """All steps that lead to a step."""
+        found, ahead = set[str](), [name]
+        while ahead:
+            ahead += [above for above in self.predecessors[ahead.pop()] if not (above in found or found.add(above))]
+        return frozenset(found)
+
     def ancestors(self, name: str) -> frozenset[str]:
         """All steps before a step, back to the source or the barrier aggregate that its rows come from."""
         found, ahead = set[str](), [name]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from contextvars import Token
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
 
+from raypipe.branching import routing_batch_function, routing_function, sample_n_steps
 from raypipe.building import build, name_steps
 from raypipe.chat import LLM
 from raypipe.config import PipelineSpec, place, read_spec
@@ -15,12 +17,15 @@ from raypipe.errors import SpecError, Violation, nearest
 from raypipe.execution.setup import Watch
 from raypipe.graph import Graph
 from raypipe.limits import Caps
+from raypipe.parameters import Parameters, described_options, with_parameters
 from raypipe.plan import Plan, plan_graph
 from raypipe.results import Result
 from raypipe.run import Engine, RunOptions, check_models, retry_plan, run_plan
 from raypipe.serialization import described, to_yaml
-from raypipe.step import Collector, Source, Step, collecting
+from raypipe.step import Collector, Runs, Source, Step, collecting
 from raypipe.steps import resolve
+
+__all__ = ["DryRun", "Pipeline", "RunArguments", "routing_batch_function", "routing_function", "sample_n_steps"]
 
 REHEARSAL = "offline/stand-in"
 
@@ -42,6 +47,12 @@ class RunArguments(TypedDict, total=False):
     """The most that all runs into the folder may cost; likewise calls sent, and tokens in and out."""
     max_calls: int | None
     max_tokens: int | None
+    parameters: Parameters | None
+    """Options to change, by step: `{"answers": {"llm": {"temperature": 0.2}}}`."""
+    dataset: Any
+    """Rows for the steps that come after no other: what `make_generator_step` takes."""
+    use_cache: bool
+    """False: the same as `fresh`."""
 
 
 class Pipeline:
@@ -92,10 +103,64 @@ class Pipeline:
         instead = {id(step): steps.get(names[id(step)], step) for step in self.steps}
         other = Pipeline(self._name, self.description)
         other._collected.steps = [instead[id(step)] for step in self.steps]
+        other._collected.routes = [
+            (above and instead.get(id(above), above), routing, [instead.get(id(step), step) for step in below])
+            for above, routing, below in self._collected.routes
+        ]
         other._collected.edges = [
             (instead.get(id(above), above), instead.get(id(below), below)) for above, below in self._collected.edges
         ]
         return other
+
+    def with_parameters(self, parameters: Parameters) -> Pipeline:
+        """The same pipeline with other options of its steps. Raises SpecError with all violations."""
+        names, _ = name_steps(self.steps)
+        return self.replaced(with_parameters({names[id(step)]: step for step in self.steps}, parameters))
+
+    def get_runtime_parameters_info(self) -> dict[str, list[dict[str, Any]]]:
+        """What `parameters` may say: for each step its options, whether each may be left out, and what it is."""
+        names, _ = name_steps(self.steps)
+        return {names[id(step)]: described_options(step) for step in self.steps}
+
+    def with_dataset(self, dataset: Any) -> Pipeline:
+        """The same pipeline, its first steps reading `dataset`: what `make_generator_step` takes.
+
+        Raises SpecError when it has a loader already.
+        """
+        from raypipe.steps import make_generator_step
+
+        names, _ = name_steps(self.steps)
+        loaders = [names[id(step)] for step in self.steps if step.runs is Runs.SOURCE]
+        if loaders:
+            problem = f"takes the place of a loader, but the pipeline has {loaders[0]!r}; leave one of them out"
+            raise SpecError(violations=[Violation("dataset", problem)])
+        other = self.replaced({})
+        below = {id(end) for _, end in other._collected.edges}
+        routed = {id(step) for upstream, _, steps in other._collected.routes if upstream is None for step in steps}
+        firsts = [step for step in other._collected.steps if id(step) not in below | routed]
+        waiting = [(routing, steps) for upstream, routing, steps in other._collected.routes if upstream is None]
+        other._collected.routes = [route for route in other._collected.routes if route[0] is not None]
+        with other:
+            loader = make_generator_step(dataset)
+            loader.connect(*firsts)
+            for routing, steps in waiting:
+                loader.connect(*steps, routing_batch_function=routing)
+        return other
+
+    def draw(self, path: str | Path = "pipeline.svg", top_to_bottom: bool = False) -> str:
+        """Draw the graph into a `.svg`, `.png` or `.mmd` (Mermaid) file; its path. Raises SpecError."""
+        from raypipe.drawing import draw
+
+        draw(self.graph(), Path(path), self.name, top_to_bottom=top_to_bottom)
+        return str(path)
+
+    def _repr_svg_(self) -> str | None:
+        """How a notebook shows it; an unsound pipeline is shown as text."""
+        from raypipe.drawing import svg
+
+        with suppress(SpecError):
+            return svg(self.graph(), self.name)
+        return None
 
     def priced(self, prices: Mapping[str, tuple[float, float]]) -> Pipeline:
         """The same pipeline with prices by model: US dollars for a million input and a million output tokens."""
@@ -119,18 +184,23 @@ class Pipeline:
         endpoint or worker cannot be used. In the main thread, Ctrl+C stops new calls and waits for those in flight; a
         second one does not.
         """
+        dataset = options.get("dataset")
+        changed = self if dataset is None else self.with_dataset(dataset)
+        changed = changed.with_parameters(options.get("parameters") or {})
+        return changed.run_with(self._options(out, options))
+
+    def _options(self, out: str | Path | None, options: RunArguments) -> RunOptions:
         log = options.get("calls")
         caps = Caps(options.get("max_calls"), options.get("max_tokens"), options.get("max_cost_usd"))
-        chosen = RunOptions(
+        return RunOptions(
             Path(out) if out is not None else Path("out") / self.name,
             Path(log) if log is not None else None,
             options.get("engine", "ray"),
             options.get("address"),
-            options.get("fresh", False),
+            options.get("fresh", False) or not options.get("use_cache", True),
             options.get("max_failed_rows", 0),
             caps=caps,
         )
-        return self.run_with(chosen)
 
     def run_with(self, options: RunOptions, watch: Watch | None = None) -> Result:
         """`run` with its options as a value; `watch` is told about twice a second how far it is."""

@@ -7,7 +7,7 @@ aggregate that needs every row before it can give its first, and its rows flow w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from raypipe.branching import Meet, Route
 from raypipe.chat import LLM
@@ -208,11 +208,21 @@ def _pools(graph: Graph) -> tuple[dict[str, Pool], dict[str, str]]:
     for name in graph.order:
         step = graph.steps[name]
         if step.runs is Runs.THREAD or (step.runs is Runs.ROW and step.llm is None):
-            pools.setdefault(THREADS, Pool(THREADS, None, 1, THREADS_CONCURRENCY))
+            pools[THREADS] = _widened(pools.get(THREADS) or Pool(THREADS, None, 1, THREADS_CONCURRENCY), step)
             pool_of[name] = THREADS
         elif step.runs is Runs.ROW and step.llm is not None:
-            pool_of[name] = _pool_for(step.llm, pools)
+            pool_of[name] = own = _pool_for(step.llm, pools)
+            pools[own] = _widened(pools[own], step)
     return pools, pool_of
+
+
+def _widened(pool: Pool, step: Step) -> Pool:
+    """The pool with as many workers as a step wishes; their calls in flight stay the same in all."""
+    wanted = step.resources.replicas
+    if wanted <= pool.replicas:
+        return pool
+    in_flight = pool.concurrency if pool.llm is None else -(-pool.llm.concurrency // wanted)
+    return replace(pool, replicas=wanted, concurrency=in_flight)
 
 
 def _pool_for(llm: LLM, pools: dict[str, Pool]) -> str:

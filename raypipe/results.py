@@ -37,6 +37,12 @@ class Rows:
 
         return dataset_of(self.path)
 
+    def __getitem__(self, split: str) -> Dataset:
+        """`["train"]`: all rows as a Hugging Face dataset."""
+        if split != "train":
+            raise KeyError(split)
+        return self.to_datasets()
+
     def to_pandas(self) -> pd.DataFrame:
         """All rows as a pandas frame; needs pandas."""
         return self.to_arrow().to_pandas()
@@ -51,7 +57,10 @@ class Rows:
 
 
 class Result(Mapping[str, Rows]):
-    """A committed run: leaf name → rows. Raises InputError when the folder holds none."""
+    """A committed run: leaf name → rows; a single leaf is `default` too.
+
+    Raises InputError when the folder holds none.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,6 +71,8 @@ class Result(Mapping[str, Rows]):
         self.failures = Rows(path / "failures")
 
     def __getitem__(self, leaf: str) -> Rows:
+        if leaf == "default" and len(self) == 1:
+            leaf = next(iter(self))
         if leaf not in self.manifest["leaves"]:
             raise KeyError(leaf)
         return Rows(self.path / "data" / leaf)

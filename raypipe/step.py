@@ -73,6 +73,12 @@ collecting: ContextVar[Collector | None] = ContextVar("collecting", default=None
 S = TypeVar("S", bound="Step")
 
 
+class StepResources(Spec):
+    """What the workers of a step are given; where several steps share workers, the largest wish counts."""
+
+    replicas: int = Field(default=1, ge=1)
+
+
 class Step(Spec):
     """One step of a pipeline. Subclasses set `runs` and write the one method that goes with it."""
 
@@ -91,6 +97,11 @@ class Step(Spec):
     """The column that stands for one that the step reads: `{"instruction": "prompt"}`."""
     output_mappings: dict[str, str] = Field(default_factory=dict)
     """Another name for a column that the step writes: `{"generation": "answer"}`."""
+    resources: StepResources = Field(default_factory=StepResources)
+    use_cache: bool = True
+    """False: calls that earlier runs made for this step are not reused."""
+    input_batch_size: int = Field(default=50, ge=1)
+    """Rows in one call of a step that is given several; rows that ask a model go one by one."""
     when: str | Callable[[Values], Any] | None = None
     """Only rows for which this holds come here (a Jinja expression or a function); others end, or their branch does."""
     scattered: bool = Field(default=False, alias="scatter")
@@ -203,11 +214,14 @@ class Step(Spec):
             raise SpecError(violations=[Violation(where, f"{attribute} cannot be added to this step's ending")])
         return self
 
-    def connect(self, *others: Step) -> Self:
-        """Rows of this step go on to each of `others`."""
-        for other in others:
-            join(self, other)
-        return self
+    def connect(self, *others: Step, routing_batch_function: Any = None) -> Any:
+        """Rows of this step go on to each of `others`, or to those that a routing chooses; returns the last of them."""
+        if routing_batch_function is not None:
+            _ = self >> routing_batch_function >> list(others)
+        else:
+            for other in others:
+                join(self, other)
+        return others[-1] if others else self
 
     @overload
     def __rshift__(self, other: S) -> S: ...

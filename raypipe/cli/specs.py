@@ -7,12 +7,10 @@ may come from the command line alone; the steps of a Python file are there alrea
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-from pydantic import BaseModel
+from typing import Any
 
 from raypipe.building import name_steps
 from raypipe.chat import LLM
@@ -30,6 +28,7 @@ from raypipe.config import (
     with_setting,
 )
 from raypipe.errors import SpecError, Violation, nearest
+from raypipe.parameters import made_again
 from raypipe.pipeline import Pipeline
 from raypipe.step import Runs, Step
 from raypipe.steps import resolve
@@ -136,7 +135,7 @@ def _with_setting(pipeline: Pipeline, setting: Setting) -> Pipeline:
     value: Any = setting.value
     if setting.path == ("llm",) and isinstance(value, str):
         value = LLM(value)
-    return pipeline.replaced({setting.step: _made_again(step, setting.path, value, setting.where)})
+    return pipeline.replaced({setting.step: made_again(step, setting.path, value, setting.where)})
 
 
 def _step(pipeline: Pipeline, name: str, where: str) -> Step:
@@ -144,22 +143,6 @@ def _step(pipeline: Pipeline, name: str, where: str) -> Step:
     if name not in steps:
         raise SpecError(violations=[Violation(where, f"there is no step {name!r}{nearest(name, list(steps))}")])
     return steps[name]
-
-
-def _made_again(old: Any, path: Sequence[str], value: Any, where: str) -> Any:
-    """`old` with the option at `path` changed, checked like one that a user writes."""
-    if not path:
-        return value
-    if isinstance(old, BaseModel):
-        fields = type(old).model_fields
-        written = {name: field.alias or name for name, field in fields.items()}
-        given = {written[name]: getattr(old, name) for name in old.model_fields_set}
-        inner = _made_again(getattr(old, path[0], None), path[1:], value, where)
-        return type(old)(**{**given, written.get(path[0], path[0]): inner})
-    if old is None or isinstance(old, Mapping):
-        inner = cast(Mapping[str, Any], old or {})
-        return {**inner, path[0]: _made_again(inner.get(path[0]), path[1:], value, where)}
-    raise SpecError(violations=[Violation(where, f"{old!r} has no option {path[0]!r}")])
 
 
 def _with_choice(pipeline: Pipeline, choice: Choice) -> Pipeline:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +32,22 @@ def dataset_of(folder: Path) -> Dataset:
         return datasets.load_from_disk(str(folder))
     parts = files_of(folder)
     if any(_row_count(part) for part in parts):
-        return datasets.Dataset.from_parquet([str(part) for part in parts])
+        with _without_bars(datasets):
+            return datasets.Dataset.from_parquet([str(part) for part in parts])
     # The reader of `datasets` stops at a file whose only row group is empty.
     return datasets.Dataset(table_of(folder))
+
+
+@contextmanager
+def _without_bars(datasets: Any) -> Generator[None]:
+    """What is read is on this disk: nobody waits for it."""
+    is_shown = not datasets.utils.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if is_shown:
+            datasets.enable_progress_bars()
 
 
 def table_of(folder: Path) -> pa.Table:

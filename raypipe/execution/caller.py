@@ -61,6 +61,8 @@ class Desk:
     cost_of: Callable[[Usage], Amount]
     """What an answered call took."""
     total: Tally = field(default_factory=Tally)
+    forgotten: frozenset[str] = frozenset()
+    """Steps whose earlier calls are not reused."""
     on_the_way: dict[bytes, asyncio.Future[Completion]] = field(default_factory=lambda: {})
     """Calls being made, by key: a row that is redone meanwhile takes their answer."""
     _hopeless: int = 0
@@ -127,7 +129,7 @@ class RowCaller:
         ordinal = self._asked.get((asked, sample), 0)
         self._asked[asked, sample] = ordinal + 1
         key = call_key(self._step, self._row, ordinal, sample, asked)
-        found = desk.known.find(key)
+        found = desk.known.find(key) if self._step not in desk.forgotten else None
         if found is None and key in desk.on_the_way:
             try:
                 found = await asyncio.shield(desk.on_the_way[key])

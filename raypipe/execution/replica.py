@@ -137,7 +137,10 @@ class Replica:
         model = open_model(llm)
         limiter = Limiter(self.name, self.concurrency, authority, model.terms)
         worst = WorstCase(llm, self._setup.caps)
-        return Desk(model, llm.label, log, CallReader(self._index), limiter, llm.max_tries, worst.of, worst.taken)
+        known = CallReader(self._index)
+        desk = Desk(model, llm.label, log, known, limiter, llm.max_tries, worst.of, worst.taken)
+        desk.forgotten = frozenset(name for name, step in self._steps.items() if not step.use_cache)
+        return desk
 
     async def open(self) -> None:
         """Get model and steps ready. Raises RaypipeError when the run cannot go on."""

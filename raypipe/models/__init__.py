@@ -12,8 +12,34 @@ from typing import Protocol
 from raypipe.chat import LLM, Model
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.models import presets
+from raypipe.models.named import (
+    AnthropicLLM,
+    AzureOpenAILLM,
+    GroqLLM,
+    MistralLLM,
+    OllamaLLM,
+    OpenAILLM,
+    TogetherLLM,
+    VertexAILLM,
+    vLLM,
+)
 
-__all__ = ["LLM", "REGISTRY", "Adapter", "check_model", "open_model"]
+__all__ = [
+    "LLM",
+    "REGISTRY",
+    "Adapter",
+    "AnthropicLLM",
+    "AzureOpenAILLM",
+    "GroqLLM",
+    "MistralLLM",
+    "OllamaLLM",
+    "OpenAILLM",
+    "TogetherLLM",
+    "VertexAILLM",
+    "check_model",
+    "open_model",
+    "vLLM",
+]
 
 REGISTRY: dict[str, str] = {
     **dict.fromkeys(presets.PRESETS, "raypipe.models.openai:OpenAIModel"),

@@ -12,38 +12,109 @@ from raypipe.errors import SpecError, Violation, nearest
 from raypipe.step import Step, imported
 
 if TYPE_CHECKING:
-    from raypipe.step import Aggregate, Callback
+    from raypipe.branching import Meet
+    from raypipe.step import Aggregate, Callback, StepResources
+    from raypipe.steps.chatting import ChatGeneration
+    from raypipe.steps.classifying import TextClassification
     from raypipe.steps.columns import KeepColumns
+    from raypipe.steps.combining import CombineColumns, CombineOutputs, GroupColumns
+    from raypipe.steps.evolving import EvolInstruct
+    from raypipe.steps.file_system_loader import LoadDataFromFileSystem
     from raypipe.steps.filtering import Filter
+    from raypipe.steps.formatting import (
+        FormatChatGenerationDPO,
+        FormatChatGenerationSFT,
+        FormatTextGenerationDPO,
+        FormatTextGenerationSFT,
+    )
     from raypipe.steps.functions import step
+    from raypipe.steps.given_datasets import make_generator_step
+    from raypipe.steps.hub_loaders import LoadDataFromDisk, LoadDataFromHub
+    from raypipe.steps.hub_loaders import LoadDataFromHub as LoadHubDataset
+    from raypipe.steps.instructing import SelfInstruct
+    from raypipe.steps.judging import UltraFeedback
     from raypipe.steps.loaders import LoadDataFromDicts, LoadDataFromFiles
+    from raypipe.steps.merging_columns import ExpandColumns, MergeColumns
     from raypipe.steps.preference import PreferencePair
+    from raypipe.steps.sampling import DataSampler
+    from raypipe.steps.sentence_pairs import GenerateSentencePair
+    from raypipe.steps.structured_generation import StructuredGeneration
     from raypipe.steps.text_generation import TextGeneration
 
 REGISTRY: dict[str, str] = {
     "Aggregate": "raypipe.step:Aggregate",
     "Callback": "raypipe.step:Callback",
+    "ChatGeneration": "raypipe.steps.chatting:ChatGeneration",
+    "CombineColumns": "raypipe.steps.combining:CombineColumns",
+    "CombineOutputs": "raypipe.steps.combining:CombineOutputs",
+    "DataSampler": "raypipe.steps.sampling:DataSampler",
+    "EvolInstruct": "raypipe.steps.evolving:EvolInstruct",
+    "ExpandColumns": "raypipe.steps.merging_columns:ExpandColumns",
     "Filter": "raypipe.steps.filtering:Filter",
+    "FormatChatGenerationDPO": "raypipe.steps.formatting:FormatChatGenerationDPO",
+    "FormatChatGenerationSFT": "raypipe.steps.formatting:FormatChatGenerationSFT",
+    "FormatTextGenerationDPO": "raypipe.steps.formatting:FormatTextGenerationDPO",
+    "FormatTextGenerationSFT": "raypipe.steps.formatting:FormatTextGenerationSFT",
+    "GenerateSentencePair": "raypipe.steps.sentence_pairs:GenerateSentencePair",
+    "GroupColumns": "raypipe.steps.combining:GroupColumns",
     "KeepColumns": "raypipe.steps.columns:KeepColumns",
     "LoadDataFromDicts": "raypipe.steps.loaders:LoadDataFromDicts",
+    "LoadDataFromDisk": "raypipe.steps.hub_loaders:LoadDataFromDisk",
+    "LoadDataFromFileSystem": "raypipe.steps.file_system_loader:LoadDataFromFileSystem",
     "LoadDataFromFiles": "raypipe.steps.loaders:LoadDataFromFiles",
+    "LoadDataFromHub": "raypipe.steps.hub_loaders:LoadDataFromHub",
+    "LoadHubDataset": "raypipe.steps.hub_loaders:LoadDataFromHub",
+    "Meet": "raypipe.branching:Meet",
+    "MergeColumns": "raypipe.steps.merging_columns:MergeColumns",
     "PreferencePair": "raypipe.steps.preference:PreferencePair",
+    "SelfInstruct": "raypipe.steps.instructing:SelfInstruct",
+    "StructuredGeneration": "raypipe.steps.structured_generation:StructuredGeneration",
+    "TextClassification": "raypipe.steps.classifying:TextClassification",
     "TextGeneration": "raypipe.steps.text_generation:TextGeneration",
+    "UltraFeedback": "raypipe.steps.judging:UltraFeedback",
 }
 """Where each step type stands."""
 
-_EXPORTS = REGISTRY | {"step": "raypipe.steps.functions:step"}
+_EXPORTS = REGISTRY | {
+    "StepResources": "raypipe.step:StepResources",
+    "make_generator_step": "raypipe.steps.given_datasets:make_generator_step",
+    "step": "raypipe.steps.functions:step",
+}
 
 __all__ = [
     "REGISTRY",
     "Aggregate",
     "Callback",
+    "ChatGeneration",
+    "CombineColumns",
+    "CombineOutputs",
+    "DataSampler",
+    "EvolInstruct",
+    "ExpandColumns",
     "Filter",
+    "FormatChatGenerationDPO",
+    "FormatChatGenerationSFT",
+    "FormatTextGenerationDPO",
+    "FormatTextGenerationSFT",
+    "GenerateSentencePair",
+    "GroupColumns",
     "KeepColumns",
     "LoadDataFromDicts",
+    "LoadDataFromDisk",
+    "LoadDataFromFileSystem",
     "LoadDataFromFiles",
+    "LoadDataFromHub",
+    "LoadHubDataset",
+    "Meet",
+    "MergeColumns",
     "PreferencePair",
+    "SelfInstruct",
+    "StepResources",
+    "StructuredGeneration",
+    "TextClassification",
     "TextGeneration",
+    "UltraFeedback",
+    "make_generator_step",
     "resolve",
     "step",
 ]

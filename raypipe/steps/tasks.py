@@ -1,10 +1,38 @@
-"""I am the steps that ask a model.
+"""I name the steps that ask a model.
 
-I do not know how they do it; each stands in a module of its own.
+I do not know how they do it; each stands in a module of its own, loaded when it is first asked for.
 """
 
 from __future__ import annotations
 
-from raypipe.steps.text_generation import TextGeneration
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["TextGeneration"]
+from raypipe import steps
+from raypipe.errors import nearest
+
+if TYPE_CHECKING:
+    from raypipe.steps.chatting import ChatGeneration
+    from raypipe.steps.classifying import TextClassification
+    from raypipe.steps.evolving import EvolInstruct
+    from raypipe.steps.instructing import SelfInstruct
+    from raypipe.steps.judging import UltraFeedback
+    from raypipe.steps.sentence_pairs import GenerateSentencePair
+    from raypipe.steps.structured_generation import StructuredGeneration
+    from raypipe.steps.text_generation import TextGeneration
+
+__all__ = [
+    "ChatGeneration",
+    "EvolInstruct",
+    "GenerateSentencePair",
+    "SelfInstruct",
+    "StructuredGeneration",
+    "TextClassification",
+    "TextGeneration",
+    "UltraFeedback",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{nearest(name, __all__)}")
+    return getattr(steps, name)

@@ -72,8 +72,8 @@ class TextGeneration(Step):
     """The column that takes the whole value; of an object with a single property it takes that property's value."""
     outputs: list[str] | None = None
     """Columns that take the parts of the value: a mapping's by key, a tuple's or list's in order."""
-    add_model_name: bool = False
-    """Adds the column `model_name`."""
+    add_model_name: bool | None = None
+    """Adds the column `model_name`; by default where a step behind it reads that column."""
     base_dir: str | None = Field(default=None, exclude=True, repr=False)
     """Folder that files are relative to, by default the working directory."""
 

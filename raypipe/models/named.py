@@ -1,0 +1,82 @@
+"""I name providers the way programs written for distilabel do: `OpenAILLM(model="gpt-4o-mini")` is an `LLM`.
+
+I do not know how a provider is reached; `presets` does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any
+
+from raypipe.chat import LLM
+
+__all__ = [
+    "AnthropicLLM",
+    "AzureOpenAILLM",
+    "GroqLLM",
+    "MistralLLM",
+    "OllamaLLM",
+    "OpenAILLM",
+    "TogetherLLM",
+    "VertexAILLM",
+    "vLLM",
+]
+
+
+def _named(provider: str, called: str) -> Any:
+    def made(
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: Any = None,
+        generation_kwargs: Mapping[str, Any] | None = None,
+        max_retries: int | None = None,
+        timeout: float | None = None,
+        **fields: Any,
+    ) -> LLM:
+        given: dict[str, Any] = {
+            "base_url": base_url,
+            "api_key_env": None if api_key is None else _kept_key(api_key),
+            "generation_kwargs": generation_kwargs,
+            "max_tries": None if max_retries is None else max_retries + 1,
+            "timeout_s": timeout,
+        }
+        return LLM(
+            f"{provider}/{model}", **{name: value for name, value in given.items() if value is not None}, **fields
+        )
+
+    made.__name__ = made.__qualname__ = called
+    made.__doc__ = f"""`LLM("{provider}/<model>")`.
+
+    `max_retries` are tries after the first, `timeout` is in seconds; other fields are those of `LLM`. A key given as
+    `api_key` stays in the environment of this process, it is never written down. Raises SpecError.
+    """
+    return made
+
+
+def _kept_key(key: Any) -> str:
+    """The environment variable that holds a key from now on."""
+    text = key.get_secret_value() if hasattr(key, "get_secret_value") else str(key)
+    name = f"RAYPIPE_KEY_{blake2b(text.encode(), digest_size=4).hexdigest().upper()}"
+    os.environ[name] = text
+    return name
+
+
+OpenAILLM = _named("openai", "OpenAILLM")
+MistralLLM = _named("mistral", "MistralLLM")
+VertexAILLM = _named("vertex", "VertexAILLM")
+AnthropicLLM = _named("anthropic", "AnthropicLLM")
+GroqLLM = _named("groq", "GroqLLM")
+TogetherLLM = _named("together", "TogetherLLM")
+OllamaLLM = _named("ollama", "OllamaLLM")
+vLLM = _named("vllm", "vLLM")  # noqa: N816
+
+
+def AzureOpenAILLM(model: str, *, base_url: str | None = None, api_key: Any = None, **fields: Any) -> LLM:  # noqa: N802
+    """`LLM("openai/<deployment>")` at an Azure resource: `base_url` or AZURE_OPENAI_ENDPOINT, AZURE_OPENAI_API_KEY."""
+    resource = (base_url or os.environ.get("AZURE_OPENAI_ENDPOINT", "")).rstrip("/")
+    address = resource if not resource or resource.endswith("/v1") else f"{resource}/openai/v1"
+    key = {"api_key": api_key} if api_key is not None else {"api_key_env": "AZURE_OPENAI_API_KEY"}
+    return OpenAILLM(model, base_url=address or "https://your-resource.openai.azure.com/openai/v1", **key, **fields)

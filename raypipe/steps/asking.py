@@ -1,0 +1,141 @@
+"""I ask a model about a row, once or several times, and make rows of what it answers.
+
+I do not know what is asked; the steps built on me do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from pydantic import Field
+
+from raypipe.chat import Caller, Request
+from raypipe.errors import RowError, SpecError, Violation
+from raypipe.row import Values
+from raypipe.step import Output, Shape, Step
+
+MODEL_NAME = "model_name"
+
+
+class AskingStep(Step):
+    """Base of the steps whose prompts are part of what they are. A subclass says what one answer is.
+
+    With `.scatter()` the columns that are lists are taken apart together, one row for each of their items.
+    """
+
+    num_generations: int = Field(default=1, ge=1)
+    """Answers wanted for each row; each becomes a row."""
+    group_generations: bool = False
+    """The answers to a row stay in it: its new columns become lists."""
+    add_model_name: bool = True
+    """Adds the column `model_name`."""
+
+    def answer_types(self) -> dict[str, str]:
+        """The columns of one answer and their Arrow types."""
+        raise NotImplementedError
+
+    async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
+        """The columns of the answer number `sample`. Raises RowError for a row that cannot pass."""
+        raise NotImplementedError
+
+    @property
+    def shape(self) -> Shape:
+        several = self.num_generations > 1 and not self.group_generations
+        return Shape.SCATTER if self.scattered or several else Shape.MAP
+
+    def writes(self) -> dict[str, str]:
+        types = self.answer_types()
+        if self.scattered:
+            types = {name: kind[len("list<") : -1] if _is_list(kind) else kind for name, kind in types.items()}
+        if self.group_generations:
+            types = {name: f"list<{kind}>" if kind else "" for name, kind in types.items()}
+        return types | ({MODEL_NAME: "string"} if self.add_model_name else {})
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        if self.llm is None:
+            found.append('asks a model but has none; give it llm=LLM("provider/model")')
+        if self.scattered and self.group_generations:
+            found.append("scatter makes rows and group_generations keeps one; leave one of them out")
+        if self.scattered and not any(map(_is_list, self.answer_types().values())):
+            found.append(f"scatter needs a list, but {_listed(self.answer_types())} holds none; leave scatter out")
+        return found
+
+    def open(self) -> None:
+        found = self.problems()
+        if found:
+            where = f"step {self.name!r}"
+            raise SpecError(violations=[Violation(where, problem) for problem in found])
+
+    async def process_row(self, row: Values, llm: Caller) -> Output:
+        answers = await self._answers(row, llm)
+        if self.scattered:
+            answers = [item for answer in answers for item in self._items(answer)]
+        if self.group_generations:
+            answers = [{name: [answer[name] for answer in answers] for name in self.answer_types()}]
+        if self.add_model_name:
+            answers = [{**answer, MODEL_NAME: llm.label} for answer in answers]
+        return answers if self.shape is Shape.SCATTER else answers[0]
+
+    async def _answers(self, row: Values, llm: Caller) -> list[dict[str, Any]]:
+        if self.num_generations == 1:
+            return [await self.answer(row, llm, 0)]
+        # Answers that are on their way are awaited even after one has failed: they are paid for, and
+        # once logged they need not be asked again.
+        asked = (self.answer(row, llm, sample) for sample in range(self.num_generations))
+        answers: list[dict[str, Any]] = []
+        for found in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(found, BaseException):
+                raise found
+            answers.append(found)
+        return answers
+
+    def _items(self, answer: dict[str, Any]) -> list[dict[str, Any]]:
+        lists = {name: answer[name] for name, kind in self.answer_types().items() if _is_list(kind)}
+        return [{**answer, **dict(zip(lists, parts, strict=True))} for parts in zip(*lists.values(), strict=True)]
+
+
+def question(prompt: str, system: str = "") -> Request:
+    """A request of one message, behind a system message if there is one."""
+    message = {"role": "user", "content": prompt}
+    return Request(({"role": "system", "content": system}, message) if system else (message,))
+
+
+def text_of(row: Values, column: str) -> str:
+    """The text in a column. Raises RowError (`input`) for what is none."""
+    value = row[column]
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        return str(value)
+    got = "null" if value is None else f"a {type(value).__name__}"
+    raise RowError(f"column {column!r} is {got}, not text; fill it, or leave such rows out with when=…", kind="input")
+
+
+def without_nulls(value: Any) -> Any:
+    """The value with its mappings' nulls left out; nulls in lists stay.
+
+    Among mappings in one column of a table, each has the others' keys with nulls.
+    """
+    if isinstance(value, Mapping):
+        parts = cast("Mapping[str, Any]", value)
+        return {key: without_nulls(part) for key, part in parts.items() if part is not None}
+    if isinstance(value, list | tuple):
+        return [without_nulls(part) for part in cast("Sequence[Any]", value)]
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value as a message quotes it."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _is_list(kind: str) -> bool:
+    return kind.startswith("list<")
+
+
+def _listed(types: dict[str, str]) -> str:
+    return " and ".join(f"column {name!r}" for name in types)

@@ -1,0 +1,17 @@
+"""I say which option a step still lacks that may be given when the pipeline is run.
+
+I do not know how it is given then.
+"""
+
+from __future__ import annotations
+
+from raypipe.step import Step, snake_case
+
+
+def missing_option(step: Step, option: str) -> list[str]:
+    """What is unsound about a step without a value for `option`, and what to write."""
+    if getattr(step, option) not in (None, "", []):
+        return []
+    name = step.name or f"{snake_case(type(step).__name__)}_0"
+    late = f'pipeline.run(parameters={{"{name}": {{"{option}": …}}}})'
+    return [f"needs the option {option!r}; give it here or write {late}"]

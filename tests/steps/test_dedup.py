@@ -1,0 +1,66 @@
+"""Finding texts that nearly repeat an earlier one."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from raypipe.errors import InputError
+from raypipe.steps.dedup import minhash_keep
+
+SENTENCE = "The quick brown fox jumps over the lazy dog while the old cat sleeps in the warm sun of a long afternoon."
+
+
+@pytest.fixture(autouse=True)
+def datasketch():
+    return pytest.importorskip("datasketch")
+
+
+@pytest.mark.parametrize("tokenizer", ["words", "ngrams"])
+def test_the_first_of_equal_texts_is_kept(tokenizer):
+    other = "Something else entirely, about ships and the sea."
+    keep = minhash_keep([SENTENCE, other, SENTENCE, other, SENTENCE], tokenizer=tokenizer)
+    assert keep == [True, True, False, False, False]
+
+
+def test_a_small_change_is_a_repetition_and_the_threshold_says_how_small():
+    near = SENTENCE.replace("lazy", "sleepy").replace("warm", "hot")
+    far = " ".join(SENTENCE.split()[:8])
+    assert minhash_keep([SENTENCE, near, far], threshold=0.6) == [True, False, True]
+    assert minhash_keep([SENTENCE, near, far], threshold=0.95) == [True, True, True]
+
+
+def test_words_have_no_order_but_ngrams_do():
+    turned = " ".join(reversed(SENTENCE.split()))
+    assert minhash_keep([SENTENCE, turned]) == [True, False]
+    assert minhash_keep([SENTENCE, turned], tokenizer="ngrams") == [True, True]
+
+
+@pytest.mark.parametrize("tokenizer", ["words", "ngrams"])
+def test_texts_too_short_for_a_token_equal_only_themselves(tokenizer):
+    assert minhash_keep(["ab", "cd", "ab", "", " ", "!"], tokenizer=tokenizer) == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
+
+
+def test_null_is_no_text():
+    assert minhash_keep([None, "x", None, "x"]) == [True, True, True, False]
+    assert minhash_keep([]) == []
+
+
+def test_the_same_seed_says_the_same():
+    texts = [" ".join(f"w{(number * step) % 13}" for step in range(12)) for number in range(60)]
+    assert minhash_keep(texts, seed=3) == minhash_keep(texts, seed=3)
+    assert minhash_keep(["\ud800 half", "\ud800 half"]) == [True, False]
+
+
+def test_the_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasketch", None)
+    with pytest.raises(InputError, match="pip install datasketch"):
+        minhash_keep(["x"])
