@@ -113,6 +113,8 @@ def _beginning(name: str, step: Step, several: bool) -> dict[str, Step]:
     added: dict[str, Step] = {}
     if several and not isinstance(step, Meet):
         added[f"{name}_meet"] = Meet()
+    if step.is_given_all:
+        added[f"{name}_rows"] = Aggregate(by="all", as_rows="rows", columns=list(step.required()) or None)
     if step.when is not None:
         added[f"{name}_when"] = imported("raypipe.steps.filtering:Filter")(keep=step.when)
     return added

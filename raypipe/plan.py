@@ -33,6 +33,12 @@ class Pool:
     replicas: int
     concurrency: int
     """Calls in flight for each replica."""
+    rows_a_call: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Rows that each replica works on at once."""
+        return self.concurrency * self.rows_a_call
 
 
 @dataclass(frozen=True)
@@ -207,7 +213,10 @@ def _pools(graph: Graph) -> tuple[dict[str, Pool], dict[str, str]]:
     pool_of: dict[str, str] = {}
     for name in graph.order:
         step = graph.steps[name]
-        if step.runs is Runs.THREAD or (step.runs is Runs.ROW and step.llm is None):
+        if step.is_given_batches:
+            pools[name] = Pool(name, None, step.resources.replicas, 1, step.input_batch_size)
+            pool_of[name] = name
+        elif step.runs is Runs.THREAD or (step.runs is Runs.ROW and step.llm is None):
             pools[THREADS] = _widened(pools.get(THREADS) or Pool(THREADS, None, 1, THREADS_CONCURRENCY), step)
             pool_of[name] = THREADS
         elif step.runs is Runs.ROW and step.llm is not None:

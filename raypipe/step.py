@@ -87,6 +87,10 @@ class Step(Spec):
     runs: ClassVar[Runs] = Runs.ROW
     is_told_identity: ClassVar[bool] = False
     """Whether a row comes with its identity, as the column `_row_id`."""
+    is_given_batches: ClassVar[bool] = False
+    """Runs.THREAD: whether its method is given up to `input_batch_size` rows at once."""
+    is_given_all: ClassVar[bool] = False
+    """Runs.THREAD: whether its one row holds all rows, as the column `rows`."""
 
     name: str | None = Field(default=None, kw_only=False)
     """By default the class name in snake case and a number."""
@@ -159,9 +163,20 @@ class Step(Spec):
         """New columns by the names that they have in the pipeline."""
         return {self.output_mappings.get(name, name): kind for name, kind in self.writes().items()}
 
+    def consumes(self) -> tuple[str, ...]:
+        """Columns that rows no longer have behind the step."""
+        return ()
+
+    def required(self) -> tuple[str, ...]:
+        """Of a step that is given all rows, the columns that they must have."""
+        return ()
+
     def columns_after(self, columns: Columns) -> Columns:
         """Columns behind the step, given those before it."""
-        return None if columns is None else tuple(dict.fromkeys((*columns, *self.gives())))
+        if columns is None:
+            return None
+        kept = [name for name in columns if name not in self.consumes()]
+        return tuple(dict.fromkeys((*kept, *self.gives())))
 
     def changes(self) -> Columns:
         """Columns that a row may have otherwise behind the step; `None` where that cannot be known."""
@@ -182,6 +197,10 @@ class Step(Spec):
 
     def process_row_in_thread(self, row: Values) -> Output:
         """Runs.THREAD. Any exception fails this row alone."""
+        raise NotImplementedError
+
+    def process_batch_in_thread(self, rows: Sequence[Values]) -> list[Output]:
+        """Runs.THREAD with `is_given_batches`: one output for each row. An exception makes the rows be tried apart."""
         raise NotImplementedError
 
     def process_table(self, table: pa.Table) -> pa.Table:

@@ -116,21 +116,21 @@ class Replica:
 
     def __init__(self, setup: ReplicaSetup, index: CallIndex, log: Log, authority: Grants) -> None:
         self.name = setup.name
-        self.concurrency = setup.pool.concurrency
+        self.concurrency = setup.pool.rows
         self._setup = setup
         self._steps = setup.steps
         self._scatters = frozenset(name for name, step in setup.steps.items() if step.shape is Shape.SCATTER)
         self._queues: dict[str, deque[_Item]] = {name: deque() for name in setup.steps}
         self._mailboxes: dict[str, _Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._most_tasks = self.concurrency * (1 if setup.pool.llm is None else _TASKS_A_PERMIT)
+        self._most_tasks = setup.pool.concurrency * (1 if setup.pool.llm is None else _TASKS_A_PERMIT)
         self._halted_for = ""
         self._begun: dict[tuple[str, tuple[int, int]], float] = {}
         """When each row that is worked on was begun, the oldest first."""
         self._fatal: RaypipeError | None = None
         self._index = index
         self._known_losses = 0
-        self._threads = ThreadPoolExecutor(self.concurrency) if setup.pool.llm is None else None
+        self._threads = ThreadPoolExecutor(setup.pool.concurrency) if setup.pool.llm is None else None
         self._desk = None if setup.pool.llm is None else self._open_desk(setup.pool.llm, log, authority)
 
     def _open_desk(self, llm: LLM, log: Log, authority: Grants) -> Desk:
@@ -253,7 +253,7 @@ class Replica:
             step, queue = self._steps[name], self._queues[name]
             try:
                 if step.runs is Runs.THREAD:
-                    share = min(_MOST_ROWS_A_THREAD, -(-len(queue) // self.concurrency))
+                    share = await self._share(step, queue)
                     await self._run_in_thread(name, step, [queue.popleft() for _ in range(share)])
                 else:
                     await self._run_row(name, step, queue.popleft())
@@ -261,6 +261,14 @@ class Replica:
                 self._stop_for(error)
             except OSError as error:
                 self._stop_for(InfrastructureError(f"worker {self.name!r} cannot go on: {error}"))
+
+    async def _share(self, step: Step, queue: deque[_Item]) -> int:
+        """How many of the rows that wait go to a thread together."""
+        if not step.is_given_batches:
+            return min(_MOST_ROWS_A_THREAD, -(-len(queue) // self._setup.pool.concurrency))
+        if len(queue) < step.input_batch_size:
+            await asyncio.sleep(FLUSH_S)  # others may be on their way
+        return min(step.input_batch_size, len(queue))
 
     def _next_step(self) -> str:
         """The deepest step for which rows wait; empty when none do."""
@@ -339,6 +347,9 @@ class Replica:
 
 
 def _process_rows(step: Step, rows: Sequence[Values]) -> list[Any]:
+    if step.is_given_batches:
+        with _Boundary():
+            return step.process_batch_in_thread(rows)
     return [_process_row(step, row) for row in rows]
 
 

@@ -110,6 +110,7 @@ class Router:
         names = planned.step.output_mappings
         for column in answer.made.column_names:
             rows = _with_column(rows, str(names.get(column, column)), answer.made.column(column))
+        rows = rows.drop_columns([name for name in planned.step.consumes() if name in rows.column_names])
         copies = planned.step.copies
         if copies > 1:
             rows = rows.take(pa.array(np.repeat(np.arange(rows.num_rows), copies)))

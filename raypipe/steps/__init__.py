@@ -9,11 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from raypipe.errors import SpecError, Violation, nearest
-from raypipe.step import Step, imported
+from raypipe.step import Step as AnyStep
+from raypipe.step import imported
 
 if TYPE_CHECKING:
     from raypipe.branching import Meet
     from raypipe.step import Aggregate, Callback, StepResources
+    from raypipe.steps.batching import (
+        GeneratorStep,
+        GeneratorStepOutput,
+        GlobalStep,
+        RuntimeParameter,
+        Step,
+        StepInput,
+        StepOutput,
+    )
     from raypipe.steps.chatting import ChatGeneration
     from raypipe.steps.classifying import TextClassification
     from raypipe.steps.columns import KeepColumns
@@ -76,6 +86,13 @@ REGISTRY: dict[str, str] = {
 """Where each step type stands."""
 
 _EXPORTS = REGISTRY | {
+    "GeneratorStep": "raypipe.steps.batching:GeneratorStep",
+    "GeneratorStepOutput": "raypipe.steps.batching:GeneratorStepOutput",
+    "GlobalStep": "raypipe.steps.batching:GlobalStep",
+    "RuntimeParameter": "raypipe.steps.batching:RuntimeParameter",
+    "Step": "raypipe.steps.batching:Step",
+    "StepInput": "raypipe.steps.batching:StepInput",
+    "StepOutput": "raypipe.steps.batching:StepOutput",
     "StepResources": "raypipe.step:StepResources",
     "make_generator_step": "raypipe.steps.given_datasets:make_generator_step",
     "step": "raypipe.steps.functions:step",
@@ -97,6 +114,9 @@ __all__ = [
     "FormatTextGenerationDPO",
     "FormatTextGenerationSFT",
     "GenerateSentencePair",
+    "GeneratorStep",
+    "GeneratorStepOutput",
+    "GlobalStep",
     "GroupColumns",
     "KeepColumns",
     "LoadDataFromDicts",
@@ -108,7 +128,11 @@ __all__ = [
     "Meet",
     "MergeColumns",
     "PreferencePair",
+    "RuntimeParameter",
     "SelfInstruct",
+    "Step",
+    "StepInput",
+    "StepOutput",
     "StepResources",
     "StructuredGeneration",
     "TextClassification",
@@ -127,7 +151,7 @@ def __getattr__(name: str) -> Any:
     return imported(place)
 
 
-def resolve(type_name: str) -> type[Step]:
+def resolve(type_name: str) -> type[AnyStep]:
     """The step class of a type name or dotted path.
 
     Raises SpecError when there is none.
@@ -137,7 +161,7 @@ def resolve(type_name: str) -> type[Step]:
         hint = nearest(type_name, list(REGISTRY))
         raise SpecError(violations=[Violation(where, f"is unknown{hint}; a type of your own is written module:Class")])
     found = imported(REGISTRY.get(type_name, type_name))
-    if not (isinstance(found, type) and issubclass(found, Step)):
+    if not (isinstance(found, type) and issubclass(found, AnyStep)):
         problem = f"is no step but a {type(found).__name__}; name a subclass of Step or a function decorated with @step"
         raise SpecError(violations=[Violation(where, problem)])
     return found

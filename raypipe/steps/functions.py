@@ -16,6 +16,7 @@ from raypipe.chat import LLM, Caller
 from raypipe.errors import RowError, SpecError, Violation
 from raypipe.row import Values
 from raypipe.step import Columns, Output, Runs, Shape, Step
+from raypipe.steps.batch_functions import batch_step, takes_rows
 from raypipe.steps.signatures import Declaration, Function, OutputNames, Signature, is_async, output_types, unsound
 
 
@@ -122,8 +123,9 @@ def step(
     llm: LLM | None = None,
     scatter: bool = False,
     filter: bool = False,
-) -> Callable[[Function], type[FunctionStep]]: ...
-def step(
+    step_type: str | None = None,
+) -> Callable[[Function], type[Any]]: ...
+def step(  # noqa: PLR0913 - each parameter says one thing of the step
     function: Function | None = None,
     /,
     *,
@@ -132,16 +134,23 @@ def step(
     llm: LLM | None = None,
     scatter: bool = False,
     filter: bool = False,
-) -> type[FunctionStep] | Callable[[Function], type[FunctionStep]]:
+    step_type: str | None = None,
+) -> type[Any] | Callable[[Function], type[Any]]:
     """Make a step class of a function; used bare or called.
 
     `def f(row)` runs in a thread, `async def f(row)` in the event loop, `async def f(row, llm)` asks a model. It
     returns the new columns as a mapping; with `scatter` a list of them (or it yields them), with `filter` None
     drops the row. `inputs` are the columns it is given (by default all), `outputs` those it returns. The
-    function itself stays reachable as `.function`. Raises SpecError for a function of another form.
+    function itself stays reachable as `.function`.
+
+    A function with a parameter annotated `StepInput` yields lists of rows for a batch of them, with
+    `step_type="global"` for all rows; with `step_type="generator"` it yields `(rows, is_last)`. Its other parameters
+    are options of the step. Raises SpecError for a function of another form.
     """
 
-    def made(function: Function) -> type[FunctionStep]:
+    def made(function: Function) -> type[Any]:
+        if step_type is not None or takes_rows(function):
+            return batch_step(function, inputs, outputs, step_type or "normal")
         signature = Signature.of(function)
         if scatter and filter:
             raise unsound(function, "scatter and filter exclude each other; return an empty list to drop the row")

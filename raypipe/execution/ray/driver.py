@@ -186,7 +186,7 @@ class _Driver:
         for name, replicas in self._setup.replicas(stage).items():
             if name not in self._pools:
                 workers = [
-                    RemoteWorker(one.name, one.pool.concurrency, one, start_replica(one, self._index, self._authority))
+                    RemoteWorker(one.name, one.pool.rows, one, start_replica(one, self._index, self._authority))
                     for one in replicas
                 ]
                 self._pools[name] = RemotePool(workers, self._index, self._authority)

@@ -1,0 +1,167 @@
+"""I am the steps whose one method is given many rows: a batch, or all rows of a run, or none yet.
+
+I do not know how rows travel. A batch gives one row back for each row, in order; what must see all rows, or makes
+more or fewer of them, is a `GlobalStep`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
+
+from pydantic import Field
+
+from raypipe.errors import InputError, RowError
+from raypipe.row import RESERVED, Values
+from raypipe.step import Columns, Output, Runs, Shape, Source, Unit
+from raypipe.step import Step as Base
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+T = TypeVar("T")
+RuntimeParameter = Annotated[T, "an option that `run(parameters=…)` may change, as all may"]
+StepInput = Annotated[list[dict[str, Any]], "rows"]
+StepOutput = Iterator[list[dict[str, Any]]]
+GeneratorStepOutput = Iterator[tuple[list[dict[str, Any]], bool]]
+StepColumns = Sequence[str] | Mapping[str, bool]
+"""Column names, or whether each is required by name."""
+
+
+class _Declared(Base):
+    """What all of them say of themselves: `inputs` and `outputs`."""
+
+    @property
+    def inputs(self) -> StepColumns:
+        """Columns that are read."""
+        return []
+
+    @property
+    def outputs(self) -> StepColumns:
+        """Columns that are written."""
+        return []
+
+    def load(self) -> None:
+        """Called once in each worker before the first rows."""
+
+    def process(self, *inputs: Any) -> Iterator[Any]:
+        """Yields rows. What several `yield`s give is taken together."""
+        raise NotImplementedError
+
+    def open(self) -> None:
+        self.load()
+
+    def required(self) -> tuple[str, ...]:
+        """The columns without which it cannot work."""
+        declared = self.inputs
+        if isinstance(declared, Mapping):
+            return tuple(name for name, is_required in declared.items() if is_required)
+        return tuple(declared)
+
+    def writes(self) -> dict[str, str]:
+        return dict.fromkeys(self.outputs, "")
+
+
+class Step(_Declared):
+    """A step with `process(self, inputs)`: it is given up to `input_batch_size` rows and yields as many.
+
+    A batch that raises is given again row by row, so that one bad row fails alone.
+    """
+
+    runs: ClassVar[Runs] = Runs.THREAD
+    is_given_batches: ClassVar[bool] = True
+
+    def reads(self) -> tuple[str, ...]:
+        return self.required()
+
+    def needs(self) -> Columns:
+        return None
+
+    def changes(self) -> Columns:
+        return None
+
+    def process_batch_in_thread(self, rows: Sequence[Values]) -> list[Output]:
+        given = [dict(row) for row in rows]
+        made = [row for part in self.process(given) for row in part]
+        if len(made) != len(rows):
+            problem = f"process gave {len(made)} rows for {len(rows)}; a step gives as many as it gets"
+            raise RowError(f"{problem}: expand lists with ExpandColumns, or write a GlobalStep", kind="output")
+        return [
+            {name: value for name, value in new.items() if name not in old or old[name] is not value}
+            for old, new in zip(rows, made, strict=True)
+        ]
+
+    def process_row_in_thread(self, row: Values) -> Output:
+        return self.process_batch_in_thread([row])[0]
+
+
+class GlobalStep(_Declared):
+    """A step with `process(self, inputs)` that is given all rows at once and yields any rows."""
+
+    runs: ClassVar[Runs] = Runs.THREAD
+    is_given_all: ClassVar[bool] = True
+
+    @property
+    def shape(self) -> Shape:
+        return Shape.SCATTER
+
+    def reads(self) -> tuple[str, ...]:
+        return ("rows",)
+
+    def consumes(self) -> tuple[str, ...]:
+        return ("rows",)
+
+    def columns_after(self, columns: Columns) -> Columns:
+        return None
+
+    def changes(self) -> Columns:
+        return None
+
+    def process_row_in_thread(self, row: Values) -> Output:
+        return [row for part in self.process([dict(row) for row in row["rows"]]) for row in part]
+
+
+class GeneratorStep(Source):
+    """A source with `process(self, offset=0)` that yields `(rows, is_last)`; it also ends where it yields no more."""
+
+    batch_size: int = Field(default=50, ge=1)
+
+    @property
+    def outputs(self) -> StepColumns:
+        """Columns that are written."""
+        return []
+
+    def load(self) -> None:
+        """Called once before the first rows."""
+
+    def process(self, offset: int = 0) -> GeneratorStepOutput:
+        raise NotImplementedError
+
+    def columns(self) -> Columns:
+        return tuple(self.outputs) or None
+
+    def units(self) -> list[Unit]:
+        return [Unit("")]
+
+    def read(self, unit: Unit) -> Iterator[pa.Table]:
+        from raypipe.steps.tabulating import table_of
+
+        self.load()
+        number = 0
+        for given in self.process(offset=0):
+            rows, is_last = _checked(given)
+            names = tuple(name for name in dict.fromkeys(name for row in rows for name in row) if name not in RESERVED)
+            if rows:
+                start = number
+                yield table_of(rows, names, lambda index, start=start: f"row {start + index + 1}")
+                number += len(rows)
+            if is_last:
+                return
+
+
+def _checked(given: Any) -> tuple[list[Mapping[str, Any]], bool]:
+    if isinstance(given, tuple) and len(cast("tuple[Any, ...]", given)) == 2:
+        rows, is_last = cast("tuple[Any, Any]", given)
+        if isinstance(rows, list | tuple) and all(isinstance(row, Mapping) for row in cast("list[Any]", rows)):
+            return list(cast("list[Mapping[str, Any]]", rows)), bool(is_last)
+    raise InputError("a GeneratorStep yields (rows, is_last), the rows as a list of mappings; mend its process")
