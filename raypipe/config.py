@@ -35,6 +35,8 @@ class StepSpec(BaseModel):
     type: str
     name: str | None = None
     after: list[str] | None = None
+    routes: list[dict[str, Any]] = Field(default_factory=list)
+    """Choices among the steps behind it: `to` names them, the other options are those of a routing."""
 
     @field_validator("after", mode="before")
     @classmethod

@@ -9,11 +9,14 @@ from contextvars import Token
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
 
+import orjson
+
 from raypipe.branching import routing_batch_function, routing_function, sample_n_steps
 from raypipe.building import build, name_steps
 from raypipe.chat import LLM
-from raypipe.config import PipelineSpec, place, read_spec
-from raypipe.errors import SpecError, Violation, nearest
+from raypipe.config import PipelineSpec, read_spec
+from raypipe.deserialization import collected_from
+from raypipe.errors import SpecError, Violation
 from raypipe.execution.setup import Watch
 from raypipe.graph import Graph
 from raypipe.limits import Caps
@@ -23,7 +26,6 @@ from raypipe.results import Result
 from raypipe.run import Engine, RunOptions, check_models, retry_plan, run_plan
 from raypipe.serialization import described, to_yaml
 from raypipe.step import Collector, Runs, Source, Step, collecting
-from raypipe.steps import resolve
 
 __all__ = ["DryRun", "Pipeline", "RunArguments", "routing_batch_function", "routing_function", "sample_n_steps"]
 
@@ -225,12 +227,23 @@ class Pipeline:
         """`retry` with its options as a value."""
         return retry_plan(self.validate(), self.to_yaml().encode(), options, kinds, watch)
 
-    def dry_run(self, rows: int = 1, *, live: bool = False) -> DryRun:
-        """The first source rows through every step in this process, into a folder that is not kept.
+    def dry_run(
+        self,
+        rows: int = 1,
+        *,
+        live: bool = False,
+        batch_size: int | None = None,
+        parameters: Parameters | None = None,
+        dataset: Any = None,
+    ) -> DryRun:
+        """The first source rows (`rows`, or `batch_size`) through every step in this process, into a folder not kept.
 
-        Models are replaced by the offline stand-in and nothing is spent, unless `live`.
+        Models are replaced by the offline stand-in and nothing is spent, unless `live`. `parameters` and `dataset` are
+        those of `run`.
         """
-        graph = self.graph()
+        rows = rows if batch_size is None else batch_size
+        changed = self if dataset is None else self.with_dataset(dataset)
+        graph = changed.with_parameters(parameters or {}).graph()
         models = {name: step.llm for name, step in graph.steps.items() if step.llm is not None}
         played = graph if live else _with_models(graph, lambda _: LLM(REHEARSAL))
         with tempfile.TemporaryDirectory(prefix="raypipe-") as folder:
@@ -251,26 +264,28 @@ class Pipeline:
     def from_spec(cls, spec: PipelineSpec, base: Path) -> Pipeline:
         """The pipeline of a file that was read; `base` is the folder that its relative paths start from."""
         pipeline = cls(spec.name, spec.description)
-        problems: list[Violation] = []
-        models = _models(spec, problems)
-        with pipeline:
-            made = [_step(number, spec, models, base, problems) for number in range(len(spec.steps))]
-            by_name = {one.name: step for one, step in zip(spec.steps, made, strict=True) if one.name and step}
-            for number, step in enumerate(made):
-                for above in _above(number, spec, made, by_name, problems):
-                    if step is not None:
-                        above.connect(step)
-        if problems:
-            raise SpecError(violations=problems)
+        pipeline._collected = collected_from(spec, base)
         return pipeline
 
     def to_yaml(self) -> str:
         """The pipeline as a file; functions are named by their dotted paths."""
         return to_yaml(described(self.name, self.description, self._collected))
 
-    def save(self, path: str | Path) -> None:
-        """Write `to_yaml()` to a file."""
-        Path(path).write_text(self.to_yaml(), encoding="utf-8")
+    from_yaml = from_json = from_file
+
+    def dump(self) -> dict[str, Any]:
+        """The pipeline as the plain mapping that a file holds."""
+        return described(self.name, self.description, self._collected)
+
+    def save(self, path: str | Path, format: str | None = None) -> None:
+        """Write it to a file, as JSON when `format` or the file's name says so, else as YAML. Raises SpecError."""
+        target = Path(path)
+        if format not in (None, "json", "yaml") or target.is_dir():
+            problem = "is a folder; name a file in it" if target.is_dir() else f"format is json or yaml, not {format!r}"
+            raise SpecError(violations=[Violation(str(path), problem)])
+        is_json = format == "json" or (format is None and target.suffix == ".json")
+        text = orjson.dumps(self.dump(), option=orjson.OPT_INDENT_2).decode() if is_json else self.to_yaml()
+        target.write_text(text, encoding="utf-8")
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, {len(self.steps)} steps)"
@@ -302,64 +317,3 @@ def _with_models(graph: Graph, choose: Callable[[LLM], LLM]) -> Graph:
     finally:
         collecting.reset(token)
     return Graph(steps, graph.edges, graph.flows)
-
-
-def _models(spec: PipelineSpec, problems: list[Violation]) -> dict[str, LLM]:
-    models: dict[str, LLM] = {}
-    for name, options in spec.models.items():
-        try:
-            models[name] = LLM(**options)
-        except (SpecError, TypeError) as error:
-            problems.append(Violation(f"model {name!r}", str(error).removeprefix("LLM: ")))
-    return models
-
-
-def _step(
-    number: int, spec: PipelineSpec, models: dict[str, LLM], base: Path, problems: list[Violation]
-) -> Step | None:
-    one = spec.steps[number]
-    where = place(number, one.name)
-    try:
-        kind = resolve(one.type)
-        options = one.options
-        if "llm" in options:
-            options["llm"] = _llm(options["llm"], spec, models, where)
-        if "base_dir" in kind.model_fields:
-            options.setdefault("base_dir", str(base))
-        return kind(**options)
-    except SpecError as error:
-        problems.extend(v if one.name and one.name in v.where else Violation(where, str(v)) for v in error.violations)
-    except TypeError as error:
-        problems.append(Violation(where, f"has an option that cannot be read: {error}"))
-    return None
-
-
-def _llm(said: Any, spec: PipelineSpec, models: dict[str, LLM], where: str) -> LLM | None:
-    if isinstance(said, str) and said in spec.models:
-        return models.get(said) or LLM(REHEARSAL)
-    if isinstance(said, str) and "/" in said:
-        return LLM(said)
-    if isinstance(said, dict):
-        return LLM(**{str(name): value for name, value in said.items()})
-    hint = nearest(str(said), list(spec.models))
-    raise SpecError(violations=[Violation(where, f"option 'llm': there is no model {said!r}{hint}")])
-
-
-def _above(
-    number: int,
-    spec: PipelineSpec,
-    made: Sequence[Step | None],
-    by_name: dict[str, Step],
-    problems: list[Violation],
-) -> list[Step]:
-    """The steps that step `number` comes after."""
-    one = spec.steps[number]
-    if one.after is None:
-        previous = made[number - 1] if number and not isinstance(made[number], Source) else None
-        return [previous] if previous is not None else []
-    names = [other.name for other in spec.steps if other.name]
-    for name in one.after:
-        if name not in names:
-            where = place(number, one.name)
-            problems.append(Violation(where, f"option 'after': there is no step {name!r}{nearest(name, names)}"))
-    return [by_name[name] for name in one.after if name in by_name]

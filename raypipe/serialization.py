@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from raypipe.branching import Routing
 from raypipe.building import name_steps
 from raypipe.chat import LLM
 from raypipe.step import Collector, Step
@@ -26,6 +27,9 @@ def described(name: str, description: str, collected: Collector) -> dict[str, An
         entry: dict[str, Any] = {"name": own, "type": _type_name(type(step))}
         if above != ([previous] if previous is not None else []):
             entry["after"] = above
+        routes = [_route(routing, steps, names) for upstream, routing, steps in collected.routes if upstream is step]
+        if routes:
+            entry["routes"] = routes
         if step.llm is not None:
             entry["llm"] = _model_name(step.llm, models)
         steps.append(entry | _options(step))
@@ -36,6 +40,11 @@ def described(name: str, description: str, collected: Collector) -> dict[str, An
     if models:
         plain["models"] = {own: _plain(llm.model_dump(exclude_defaults=True)) for own, llm in models.items()}
     return plain | {"steps": steps}
+
+
+def _route(routing: Routing, steps: Sequence[Step], names: Mapping[int, str]) -> dict[str, Any]:
+    plain = _plain(routing.model_dump(exclude_defaults=True))
+    return {"to": [names[id(step)] for step in steps], **plain}
 
 
 def to_yaml(plain: Mapping[str, Any]) -> str:

@@ -209,6 +209,17 @@ def info(
 
 
 @app.command()
+def draw(
+    spec: Spec,
+    out: Annotated[Path, typer.Option(help="File to write: .svg, .png or .mmd.")] = Path("pipeline.svg"),
+    set: Settings = None,
+) -> None:
+    """Draw the graph into a file."""
+    with ReportedErrors():
+        _print([_pipeline(spec, None, set, None, None).draw(out)])
+
+
+@app.command()
 def failures(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder.", show_default=False)]) -> None:
     """Say why rows failed, by step and kind."""
     with ReportedErrors():

@@ -1,0 +1,171 @@
+"""Options that are given when a pipeline is run, datasets that are, and pipelines as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from datasets import Dataset, DatasetDict
+
+from raypipe.errors import SpecError
+from raypipe.models import LLM, AzureOpenAILLM, OpenAILLM
+from raypipe.pipeline import Pipeline, sample_n_steps
+from raypipe.steps import KeepColumns, LoadDataFromDicts, LoadDataFromHub, TextGeneration, make_generator_step
+from tests.books import user_rows
+from tests.loopback import serve
+
+ROWS = [{"instruction": f"prompt {number}"} for number in range(3)]
+
+
+def asking(url: str = "http://127.0.0.1:1/v1") -> Pipeline:
+    with Pipeline("asking") as pipeline:
+        LoadDataFromDicts(ROWS, name="seed") >> TextGeneration("answers", llm=OpenAILLM("gpt-4o", base_url=url))
+    return pipeline
+
+
+def test_options_are_changed_deep_inside_and_the_pipeline_stays_as_it_is(tmp_path: Path) -> None:
+    with serve() as server:
+        pipeline = asking(server.base_url)
+        parameters = {"answers": {"llm": {"generation_kwargs": {"temperature": 0.5, "max_new_tokens": 7}}}}
+        pipeline.run(tmp_path / "out", engine="local", parameters=parameters)
+        body = server.requests[0].body
+    assert (body["temperature"], body["max_completion_tokens"]) == (0.5, 7)
+    assert pipeline.steps[1].llm == OpenAILLM("gpt-4o", base_url=server.base_url)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"answer": {}}, "parameters: there is no step 'answer' (did you mean 'answers'?)"),
+        ({"answers": {"templat": "x"}}, "there is no parameter 'templat' (did you mean 'template'?)"),
+        ({"answers": {"num_generations": "many"}}, "option 'num_generations': "),
+        ({"answers": {"llm": {"temperatur": 1}}}, "unknown option 'temperatur' (did you mean 'temperature'?)"),
+        (
+            {"answers": {"llm": {"generation_kwargs": {"temprature": 1}}}},
+            "generation_kwargs: unknown parameter 'temprature' (did you mean 'temperature'?); other fields",
+        ),
+    ],
+    ids=["step", "parameter", "type", "model's parameter", "generation parameter"],
+)
+def test_unknown_parameters_are_refused_with_the_nearest(tmp_path: Path, parameters: Any, said: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        asking().run(tmp_path / "out", engine="local", parameters=parameters)
+    assert said in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_required_parameter_that_is_missing_comes_with_the_lines_to_write() -> None:
+    with Pipeline("loading") as pipeline:
+        LoadDataFromHub(name="load") >> KeepColumns(columns=["n"])
+    with pytest.raises(SpecError, match=r'pipeline.run\(parameters=\{"load": \{"repo_id": '):
+        pipeline.graph()
+
+
+def test_what_parameters_there_are_can_be_asked() -> None:
+    info = {one["name"]: one for one in asking().get_runtime_parameters_info()["answers"]}
+    assert info["num_generations"] == {"name": "num_generations", "optional": True, "value": 1}
+    inner = {one["name"]: one for one in info["llm"]["runtime_parameters_info"]}
+    assert inner["temperature"] == {"name": "temperature", "optional": True, "value": None}
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [ROWS, pd.DataFrame(ROWS), pa.Table.from_pylist(ROWS), Dataset.from_list(ROWS)],
+    ids=["list", "pandas", "arrow", "datasets"],
+)
+def test_a_dataset_is_the_source_of_the_first_steps(tmp_path: Path, dataset: Any) -> None:
+    with Pipeline("given") as pipeline:
+        KeepColumns("kept", columns=["instruction"]) >> KeepColumns("end", columns=["instruction"])
+    result = pipeline.run(tmp_path / "out", engine="local", dataset=dataset)
+    assert user_rows(result["end"]) == ROWS
+    assert len(pipeline.steps) == 2
+
+
+def test_other_rows_of_a_dataset_are_other_rows(tmp_path: Path) -> None:
+    with Pipeline("given") as pipeline:
+        KeepColumns("kept", columns=["instruction"])
+    for rows in (ROWS, [{"instruction": "new"}]):
+        assert user_rows(pipeline.run(tmp_path / "out", engine="local", dataset=rows)["kept"]) == rows
+
+
+def test_a_path_is_a_dataset_too(tmp_path: Path) -> None:
+    pd.DataFrame(ROWS).to_csv(tmp_path / "rows.csv", index=False)
+    step = make_generator_step(str(tmp_path / "rows.csv"), output_mappings={"instruction": "prompt"})
+    assert step.columns_after(None) == ("prompt",)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [(7, "is a int; give a list"), (DatasetDict({"train": Dataset.from_list(ROWS)}), r"choose one, .*\['train'\]")],
+    ids=["number", "splits"],
+)
+def test_what_is_no_dataset_is_refused(dataset: Any, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        make_generator_step(dataset)
+
+
+def test_a_dataset_beside_a_loader_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="the pipeline has 'seed'; leave one of them out"):
+        asking().run(tmp_path / "out", dataset=ROWS)
+
+
+def test_a_dry_run_keeps_the_users_parameters() -> None:
+    dry = asking().dry_run(batch_size=2, parameters={"answers": {"num_generations": 3}})
+    assert dry.manifest["steps"]["seed"]["rows_in"] == 2
+    assert dry.manifest["steps"]["answers"]["rows_out"] == 6
+
+
+def test_a_step_may_forget_its_calls(tmp_path: Path) -> None:
+    with serve() as server:
+        for use_cache, seen in ((True, 3), (True, 3), (False, 6), (False, 9)):
+            asking(server.base_url).run(
+                tmp_path / "out", engine="local", parameters={"answers": {"use_cache": use_cache}}
+            )
+            assert len(server.requests) == seen
+        asking(server.base_url).run(tmp_path / "out", engine="local", use_cache=False)
+        assert len(server.requests) == 12
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+def test_a_saved_pipeline_comes_back_with_routes_mappings_and_conditions(tmp_path: Path, suffix: str) -> None:
+    with Pipeline("saved", description="all of it") as pipeline:
+        one = KeepColumns("one", columns=["instruction"])
+        two = KeepColumns("two", columns=["instruction"], when="instruction != 'x'")
+        end = TextGeneration("end", llm=LLM("offline/m", temperature=0.5), output_mappings={"generation": "answer"})
+        LoadDataFromDicts(ROWS, name="seed") >> sample_n_steps(1, seed=4) >> [one, two] >> end
+    path = tmp_path / f"pipeline.{suffix}"
+    pipeline.save(path)
+    loaded = Pipeline.from_file(path)
+    assert loaded.dump() == pipeline.dump()
+    assert loaded.graph().steps == pipeline.graph().steps
+    assert loaded.graph().edges == pipeline.graph().edges
+    [seed] = [step for step in loaded.dump()["steps"] if step["name"] == "seed"]
+    assert seed["routes"] == [{"to": ["one", "two"], "sample": 1, "seed": 4}]
+
+
+def test_saving_into_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="is a folder; name a file in it"):
+        asking().save(tmp_path)
+
+
+def test_a_key_is_never_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = OpenAILLM("gpt-4o", api_key="canary-secret", base_url="http://127.0.0.1:1/v1")
+    assert llm.api_key_env is not None
+    monkeypatch.delenv(llm.api_key_env)
+    with Pipeline("secret") as pipeline:
+        LoadDataFromDicts(ROWS) >> TextGeneration(llm=llm)
+    assert "canary" not in pipeline.to_yaml() + repr(pipeline) + repr(llm)
+
+
+def test_azure_is_reached_at_its_resource(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "https://here.openai.azure.com/")
+    llm = AzureOpenAILLM("my-deployment")
+    assert (llm.base_url, llm.api_key_env) == ("https://here.openai.azure.com/openai/v1", "AZURE_OPENAI_API_KEY")
+
+
+def test_a_pipeline_is_drawn(tmp_path: Path) -> None:
+    assert "answers" in Path(asking().draw(tmp_path / "graph.svg")).read_text()
+    assert (asking()._repr_svg_() or "").startswith("<svg")
