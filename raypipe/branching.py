@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, PrivateAttr
 
 from raypipe.errors import RowError, SpecError, Violation
+from raypipe.naming import imported
 from raypipe.row import LINEAGE, ROW_ID, Values
 from raypipe.spec import Spec
-from raypipe.step import Columns, Output, Runs, Step, collecting, imported, join
+from raypipe.step import Columns, Output, Runs, Step, collecting, join
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,8 +14,9 @@ from itertools import pairwise
 from raypipe.branching import Meet, Route, Routing
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.graph import Edge, Flow, Graph
+from raypipe.naming import imported, snake_case
 from raypipe.row import RESERVED
-from raypipe.step import Aggregate, Callback, Columns, Runs, Shape, Source, Step, collecting, imported, snake_case
+from raypipe.step import Aggregate, Callback, Columns, Runs, Shape, Source, Step, collecting
 
 MODEL_NAME = "model_name"
 Choice = tuple[str, Routing, tuple[str, ...]]

@@ -213,11 +213,13 @@ def _pools(graph: Graph) -> tuple[dict[str, Pool], dict[str, str]]:
     pool_of: dict[str, str] = {}
     for name in graph.order:
         step = graph.steps[name]
-        if step.is_given_batches:
+        if step.is_given_batches and step.resources.replicas > 1:
             pools[name] = Pool(name, None, step.resources.replicas, 1, step.input_batch_size)
             pool_of[name] = name
         elif step.runs is Runs.THREAD or (step.runs is Runs.ROW and step.llm is None):
-            pools[THREADS] = _widened(pools.get(THREADS) or Pool(THREADS, None, 1, THREADS_CONCURRENCY), step)
+            shared = _widened(pools.get(THREADS) or Pool(THREADS, None, 1, THREADS_CONCURRENCY), step)
+            rows = step.input_batch_size if step.is_given_batches else 1
+            pools[THREADS] = replace(shared, rows_a_call=max(shared.rows_a_call, rows))
             pool_of[name] = THREADS
         elif step.runs is Runs.ROW and step.llm is not None:
             pool_of[name] = own = _pool_for(step.llm, pools)

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from raypipe.chat import LLM, Caller
 from raypipe.errors import SpecError, Violation
+from raypipe.naming import imported
 from raypipe.row import Values
 from raypipe.spec import Spec
 
@@ -373,31 +374,3 @@ class Callback(Step):
         assert self._call is not None
         made = self._call([dict(item) for item in row[self.rows]])
         return [made] if isinstance(made, Mapping) else list(made)
-
-
-def imported(path: str) -> Any:
-    """The object that a dotted path names: `package.module:name` or `package.module.name`.
-
-    Raises SpecError when there is none.
-    """
-    import importlib
-
-    module, colon, name = path.partition(":")
-    if not colon:
-        module, _, name = path.rpartition(".")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        problem = f"nothing to import there ({error}); write package.module:name"
-        raise SpecError(violations=[Violation(f"dotted path {path!r}", problem)]) from None
-    except (ArithmeticError, LookupError, NameError, OSError, RuntimeError, SyntaxError, TypeError) as error:
-        problem = f"cannot be imported ({type(error).__name__}: {error}); mend the module"
-        raise SpecError(violations=[Violation(f"dotted path {path!r}", problem)]) from None
-    return found
-
-
-def snake_case(name: str) -> str:
-    """`TextGeneration` → `text_generation`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

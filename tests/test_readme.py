@@ -47,3 +47,13 @@ def test_the_function_with_several_calls_is_a_step() -> None:
     from raypipe.models import LLM
 
     assert isinstance(names["debate"]("debated", llm=LLM("offline/stand-in")), Step)  # type: ignore[operator]
+
+
+def test_the_branches_meet_in_two_answers_for_each_row(tmp_path: Path) -> None:
+    from raypipe.models import LLM
+
+    [program] = [program for program in PROGRAMS if "sample_n_steps" in program]
+    names: dict[str, object] = {"LLM": LLM}
+    exec(program, names)
+    result = names["pipeline"].run(tmp_path / "out", engine="local")  # type: ignore[attr-defined]
+    assert [len(row["generations"]) for row in result["grouped"].to_arrow().to_pylist()] == [2, 2]

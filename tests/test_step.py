@@ -7,8 +7,9 @@ import threading
 import pytest
 
 from raypipe.errors import SpecError
+from raypipe.naming import imported, snake_case
 from raypipe.pipeline import Pipeline
-from raypipe.step import Aggregate, imported, snake_case
+from raypipe.step import Aggregate
 from raypipe.steps import KeepColumns, LoadDataFromDicts
 
 

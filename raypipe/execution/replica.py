@@ -123,6 +123,8 @@ class Replica:
         self._queues: dict[str, deque[_Item]] = {name: deque() for name in setup.steps}
         self._mailboxes: dict[str, _Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._with_batch: set[str] = set()
+        """Steps that have a batch: they are given one at a time, so that they need not be safe for threads."""
         self._most_tasks = setup.pool.concurrency * (1 if setup.pool.llm is None else _TASKS_A_PERMIT)
         self._halted_for = ""
         self._begun: dict[tuple[str, tuple[int, int]], float] = {}
@@ -252,8 +254,10 @@ class Replica:
                 return
             step, queue = self._steps[name], self._queues[name]
             try:
-                if step.runs is Runs.THREAD:
-                    share = await self._share(step, queue)
+                if step.is_given_batches:
+                    await self._run_batch(name, step, queue)
+                elif step.runs is Runs.THREAD:
+                    share = min(_MOST_ROWS_A_THREAD, -(-len(queue) // self._setup.pool.concurrency))
                     await self._run_in_thread(name, step, [queue.popleft() for _ in range(share)])
                 else:
                     await self._run_row(name, step, queue.popleft())
@@ -262,18 +266,20 @@ class Replica:
             except OSError as error:
                 self._stop_for(InfrastructureError(f"worker {self.name!r} cannot go on: {error}"))
 
-    async def _share(self, step: Step, queue: deque[_Item]) -> int:
-        """How many of the rows that wait go to a thread together."""
-        if not step.is_given_batches:
-            return min(_MOST_ROWS_A_THREAD, -(-len(queue) // self._setup.pool.concurrency))
+    async def _run_batch(self, name: str, step: Step, queue: deque[_Item]) -> None:
+        self._with_batch.add(name)
         if len(queue) < step.input_batch_size:
             await asyncio.sleep(FLUSH_S)  # others may be on their way
-        return min(step.input_batch_size, len(queue))
+        try:
+            share = min(step.input_batch_size, len(queue))
+            await self._run_in_thread(name, step, [queue.popleft() for _ in range(share)])
+        finally:
+            self._with_batch.discard(name)
 
     def _next_step(self) -> str:
-        """The deepest step for which rows wait; empty when none do."""
+        """The deepest step for which rows wait and that can take them; empty when there is none."""
         for name, queue in self._queues.items():
-            if queue:
+            if queue and name not in self._with_batch:
                 return name
         return ""
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from raypipe.errors import SpecError, Violation, nearest
+from raypipe.naming import imported
 from raypipe.step import Step as AnyStep
-from raypipe.step import imported
 
 if TYPE_CHECKING:
     from raypipe.branching import Meet
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from raypipe.steps.classifying import TextClassification
     from raypipe.steps.columns import KeepColumns
     from raypipe.steps.combining import CombineColumns, CombineOutputs, GroupColumns
+    from raypipe.steps.dedup import MinHashDedup
     from raypipe.steps.evolving import EvolInstruct
     from raypipe.steps.file_system_loader import LoadDataFromFileSystem
     from raypipe.steps.filtering import Filter
@@ -76,6 +77,7 @@ REGISTRY: dict[str, str] = {
     "LoadHubDataset": "raypipe.steps.hub_loaders:LoadDataFromHub",
     "Meet": "raypipe.branching:Meet",
     "MergeColumns": "raypipe.steps.merging_columns:MergeColumns",
+    "MinHashDedup": "raypipe.steps.dedup:MinHashDedup",
     "PreferencePair": "raypipe.steps.preference:PreferencePair",
     "SelfInstruct": "raypipe.steps.instructing:SelfInstruct",
     "StructuredGeneration": "raypipe.steps.structured_generation:StructuredGeneration",
@@ -127,6 +129,7 @@ __all__ = [
     "LoadHubDataset",
     "Meet",
     "MergeColumns",
+    "MinHashDedup",
     "PreferencePair",
     "RuntimeParameter",
     "SelfInstruct",

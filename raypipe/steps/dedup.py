@@ -11,9 +11,45 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Literal
 
-from raypipe.errors import InputError
+from pydantic import Field
 
+from raypipe.errors import InputError
+from raypipe.steps.batching import GlobalStep, StepInput, StepOutput
+
+KEEP = "keep_row_after_minhash_filtering"
 _WORD = re.compile(r"\w+|[^\w\s]")
+
+
+class MinHashDedup(GlobalStep):
+    """Says of each row, in the column `keep_row_after_minhash_filtering`, whether its `text` repeats no earlier one.
+
+    Options as for `minhash_keep`. Drop the others with `Filter(keep="keep_row_after_minhash_filtering")`.
+    """
+
+    num_perm: int = Field(default=128, ge=2)
+    seed: int = 1
+    tokenizer: Literal["words", "ngrams"] = "words"
+    n: int = Field(default=5, ge=1)
+    threshold: float = Field(default=0.9, gt=0, lt=1)
+
+    @property
+    def inputs(self) -> list[str]:
+        return ["text"]
+
+    @property
+    def outputs(self) -> list[str]:
+        return [KEEP]
+
+    def process(self, inputs: StepInput) -> StepOutput:  # pyright: ignore[reportIncompatibleMethodOverride]
+        keep = minhash_keep(
+            [row["text"] for row in inputs],
+            num_perm=self.num_perm,
+            seed=self.seed,
+            tokenizer=self.tokenizer,
+            n=self.n,
+            threshold=self.threshold,
+        )
+        yield [{**row, KEEP: is_kept} for row, is_kept in zip(inputs, keep, strict=True)]
 
 
 def minhash_keep(
@@ -34,7 +70,9 @@ def minhash_keep(
     try:
         library: Any = import_module("datasketch")
     except ImportError:
-        raise InputError("near duplicates need the package 'datasketch'; install it: pip install datasketch") from None
+        raise InputError(
+            "near duplicates need the package 'datasketch'; install it: pip install 'raypipe[dedup]'"
+        ) from None
     index = library.MinHashLSH(threshold=threshold, num_perm=num_perm)
     present = {place: text for place, text in enumerate(texts) if text is not None}
     tokens = (_tokens(text, tokenizer, n) for text in present.values())

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Self
 from pydantic import model_validator
 
 from raypipe.errors import SpecError, Violation
+from raypipe.naming import imported
 from raypipe.row import Values
-from raypipe.step import Columns, Output, Runs, Shape, Step, imported
+from raypipe.step import Columns, Output, Runs, Shape, Step
 from raypipe.steps.templates import Expression, compile_expression
 
 _PATH_WITH_COLON = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")

@@ -10,7 +10,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import new_class
-from typing import Any, ClassVar, cast, overload
+from typing import Any, ClassVar, Literal, TypedDict, Unpack, cast, overload
 
 from raypipe.chat import LLM, Caller
 from raypipe.errors import RowError, SpecError, Violation
@@ -113,28 +113,25 @@ class FunctionStep(Step):
         return 'return for example {"answer": …}'
 
 
+class StepOptions(TypedDict, total=False):
+    """What `step` may be told."""
+
+    inputs: Sequence[str] | None
+    """Columns that the function is given; by default all."""
+    outputs: OutputNames | None
+    """Columns that it returns, or their types by name."""
+    llm: LLM | None
+    scatter: bool
+    filter: bool
+    step_type: Literal["normal", "global", "generator"]
+
+
 @overload
-def step(function: Function, /) -> type[FunctionStep]: ...
+def step(function: Function, /) -> type[Any]: ...
 @overload
+def step(**options: Unpack[StepOptions]) -> Callable[[Function], type[Any]]: ...
 def step(
-    *,
-    inputs: Sequence[str] | None = None,
-    outputs: OutputNames | None = None,
-    llm: LLM | None = None,
-    scatter: bool = False,
-    filter: bool = False,
-    step_type: str | None = None,
-) -> Callable[[Function], type[Any]]: ...
-def step(  # noqa: PLR0913 - each parameter says one thing of the step
-    function: Function | None = None,
-    /,
-    *,
-    inputs: Sequence[str] | None = None,
-    outputs: OutputNames | None = None,
-    llm: LLM | None = None,
-    scatter: bool = False,
-    filter: bool = False,
-    step_type: str | None = None,
+    function: Function | None = None, /, **options: Unpack[StepOptions]
 ) -> type[Any] | Callable[[Function], type[Any]]:
     """Make a step class of a function; used bare or called.
 
@@ -149,14 +146,18 @@ def step(  # noqa: PLR0913 - each parameter says one thing of the step
     """
 
     def made(function: Function) -> type[Any]:
-        if step_type is not None or takes_rows(function):
-            return batch_step(function, inputs, outputs, step_type or "normal")
+        inputs, outputs = options.get("inputs"), options.get("outputs")
+        scatter, filter = options.get("scatter", False), options.get("filter", False)
+        if "step_type" in options or takes_rows(function):
+            return batch_step(function, inputs, outputs, options.get("step_type", "normal"))
         signature = Signature.of(function)
         if scatter and filter:
             raise unsound(function, "scatter and filter exclude each other; return an empty list to drop the row")
         named = None if inputs is None else tuple(inputs)
         scatters = scatter or signature.yields
-        declared = Declaration(named, output_types(function, outputs), llm, scatters, filter, signature.asks)
+        declared = Declaration(
+            named, output_types(function, outputs), options.get("llm"), scatters, filter, signature.asks
+        )
         return _class_of(function, declared)
 
     return made if function is None else made(function)

@@ -5,7 +5,8 @@ I do not know how it is given then.
 
 from __future__ import annotations
 
-from raypipe.step import Step, snake_case
+from raypipe.naming import snake_case
+from raypipe.step import Step
 
 
 def missing_option(step: Step, option: str) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import orjson
 
 from raypipe.errors import RowError, SpecError, Violation, nearest
-from raypipe.step import imported
+from raypipe.naming import imported
 from raypipe.steps.repairing import repaired
 
 Parser = Callable[[str], Any]

@@ -16,7 +16,7 @@ from pydantic.errors import PydanticUserError
 
 from raypipe.chat import Caller, Completion, Request, Schema
 from raypipe.errors import RowError
-from raypipe.step import imported
+from raypipe.naming import imported
 from raypipe.steps.parsing import read_json
 from raypipe.steps.schemas import Node, closed, unsound
 

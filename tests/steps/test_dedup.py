@@ -7,7 +7,10 @@ import sys
 import pytest
 
 from raypipe.errors import InputError
+from raypipe.pipeline import Pipeline
+from raypipe.steps import Filter, LoadDataFromDicts, MinHashDedup
 from raypipe.steps.dedup import minhash_keep
+from tests.books import user_rows
 
 SENTENCE = "The quick brown fox jumps over the lazy dog while the old cat sleeps in the warm sun of a long afternoon."
 
@@ -62,5 +65,13 @@ def test_the_same_seed_says_the_same():
 
 def test_the_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasketch", None)
-    with pytest.raises(InputError, match="pip install datasketch"):
+    with pytest.raises(InputError, match="pip install .raypipe.dedup."):
         minhash_keep(["x"])
+
+
+def test_the_step_says_it_of_every_row(tmp_path):
+    rows = [{"text": text, "n": n} for n, text in enumerate(["one two three", "four", "three two one"])]
+    with Pipeline("deduplicated") as pipeline:
+        LoadDataFromDicts(rows) >> MinHashDedup() >> Filter("kept", keep="keep_row_after_minhash_filtering")
+    result = pipeline.run(tmp_path / "out", engine="local")
+    assert [row["n"] for row in user_rows(result["kept"])] == [0, 1]
