@@ -65,7 +65,7 @@ def test_the_same_seed_says_the_same():
 
 def test_the_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasketch", None)
-    with pytest.raises(InputError, match="pip install .raypipe.dedup."):
+    with pytest.raises(InputError, match=r"pip install .raypipe.dedup."):
         minhash_keep(["x"])
 
 
