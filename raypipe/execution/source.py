@@ -6,13 +6,16 @@ unit, so it does not depend on where the row stands. Rows between stages carry t
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raypipe.errors import InputError, RaypipeError
 from raypipe.execution.families import grouped
 from raypipe.identity import canonical_json, group_identity, source_identity
 from raypipe.row import ANCESTORS, LINEAGE, PATH, POSITION, RESERVED, ROW_ID
@@ -30,7 +33,7 @@ def identified(source: Source, unit: Unit, number: int, only: frozenset[bytes] |
     """
     seen: dict[bytes, int] = {}
     position = number * _UNIT_POSITIONS
-    for read in source.read(unit):
+    for read in _tables(source, unit):
         table = read.drop_columns([name for name in read.column_names if name in RESERVED])
         named = table if source.identity is None else table.select(list(source.identity))
         ids: list[bytes] = []
@@ -43,6 +46,34 @@ def identified(source: Source, unit: Unit, number: int, only: frozenset[bytes] |
         made = _with_lineage(table, ids, range(position, position + len(ids)))
         yield made if only is None else made.filter(pa.array([one in only for one in ids], pa.bool_()))
         position += len(ids)
+
+
+def _tables(source: Source, unit: Unit) -> Iterator[pa.Table]:
+    """What a source reads. Raises InputError for whatever its code raises."""
+    tables = iter(source.read(unit))
+    while True:
+        with _Reading(source):
+            table = next(tables, None)
+        if table is None:
+            return
+        yield table
+
+
+class _Reading:
+    """Turns what a source of a user's own raises into one sentence."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, RaypipeError):
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(frame.filename).name}:{frame.lineno}"
+            name = self._source.name or type(self._source).__name__
+            raise InputError(f"step {name!r} cannot read its rows: {type(error).__name__}: {error} ({where})") from None
 
 
 def _said(value: Any) -> Any:

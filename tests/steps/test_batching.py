@@ -175,6 +175,30 @@ def test_a_generator_that_yields_something_else_is_refused(tmp_path: Path) -> No
         pipeline.run(tmp_path / "out", engine="local")
 
 
+def test_a_generator_that_raises_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
+    class Broken(GeneratorStep):
+        def process(self, offset: int = 0) -> Any:
+            yield [{"n": 1}], False
+            raise ValueError("no more")
+
+    with Pipeline("broken") as pipeline:
+        Broken("numbers") >> KeepColumns(columns=["n"])
+    with pytest.raises(InputError, match=r"step 'numbers' cannot read its rows: ValueError: no more \(test_batching"):
+        pipeline.run(tmp_path / "out", engine="local")
+
+
+def test_a_global_step_that_raises_is_a_failure(tmp_path: Path) -> None:
+    @step(outputs=["total"], step_type="global")
+    def broken(rows: StepInput) -> Any:
+        raise ValueError("cannot add")
+        yield rows
+
+    _, result = run(tmp_path, broken)
+    [(where, kind, message, _)] = failed(result)
+    assert (where, kind, message.partition(" (")[0]) == ("broken_0", "exception", "ValueError: cannot add")
+    assert result.exit_code == 3
+
+
 def test_functions_are_steps_of_each_kind(tmp_path: Path) -> None:
     with Pipeline("functions") as pipeline:
         counting(count=3) >> added(amount=10, input_batch_size=2) >> [summed(), KeepColumns("kept", columns=["n", "m"])]
