@@ -123,6 +123,8 @@ class Replica:
         self._queues: dict[str, deque[_Item]] = {name: deque() for name in setup.steps}
         self._mailboxes: dict[str, _Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._working = 0
+        """Coroutines that still look for rows."""
         self._with_batch: set[str] = set()
         """Steps that have a batch: they are given one at a time, so that they need not be safe for threads."""
         self._most_tasks = setup.pool.concurrency * (1 if setup.pool.llm is None else _TASKS_A_PERMIT)
@@ -237,34 +239,40 @@ class Replica:
 
     def _begin(self, count: int) -> None:
         """Start coroutines, then twice as many as long as rows still wait: one is enough for rows that need no call."""
-        for _ in range(min(count, self._most_tasks - len(self._tasks))):
-            if not self._next_step():
-                return
+        while count and self._can_begin():
+            count -= 1
+            self._working += 1
             task = asyncio.create_task(self._work())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        if self._next_step() and len(self._tasks) < self._most_tasks:
-            asyncio.get_running_loop().call_soon(self._begin, 2 * count)
+            if not count:
+                asyncio.get_running_loop().call_soon(self._begin, 2 * self._working)
+
+    def _can_begin(self) -> bool:
+        return self._fatal is None and self._working < self._most_tasks and bool(self._next_step())
 
     async def _work(self) -> None:
         """Row after row until none waits."""
-        while self._fatal is None:
-            name = self._next_step()
-            if not name:
-                return
-            step, queue = self._steps[name], self._queues[name]
-            try:
-                if step.is_given_batches:
-                    await self._run_batch(name, step, queue)
-                elif step.runs is Runs.THREAD:
-                    share = min(_MOST_ROWS_A_THREAD, -(-len(queue) // self._setup.pool.concurrency))
-                    await self._run_in_thread(name, step, [queue.popleft() for _ in range(share)])
-                else:
-                    await self._run_row(name, step, queue.popleft())
-            except RaypipeError as error:
-                self._stop_for(error)
-            except OSError as error:
-                self._stop_for(InfrastructureError(f"worker {self.name!r} cannot go on: {error}"))
+        try:
+            while self._fatal is None and (name := self._next_step()):
+                await self._take_from(name)
+        except RaypipeError as error:
+            self._stop_for(error)
+        except OSError as error:
+            self._stop_for(InfrastructureError(f"worker {self.name!r} cannot go on: {error}"))
+        finally:
+            # Now, not once the loop has told that the task is done: rows that come until then would find nobody.
+            self._working -= 1
+
+    async def _take_from(self, name: str) -> None:
+        step, queue = self._steps[name], self._queues[name]
+        if step.is_given_batches:
+            await self._run_batch(name, step, queue)
+        elif step.runs is Runs.THREAD:
+            share = min(_MOST_ROWS_A_THREAD, -(-len(queue) // self._setup.pool.concurrency))
+            await self._run_in_thread(name, step, [queue.popleft() for _ in range(share)])
+        else:
+            await self._run_row(name, step, queue.popleft())
 
     async def _run_batch(self, name: str, step: Step, queue: deque[_Item]) -> None:
         self._with_batch.add(name)
