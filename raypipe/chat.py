@@ -66,6 +66,8 @@ class LLM(Spec):
     connect_timeout_s: float = Field(default=10.0, gt=0)
     read_timeout_s: float | None = Field(default=None, gt=0)
     """Longest silence of an endpoint before and while it answers; by default `timeout_s`."""
+    hedge_after_s: float | None = Field(default=None, gt=0)
+    """Send a call a second time when it has no answer after so long, and take the first answer; both are paid."""
     max_tries: int = Field(default=5, gt=0)
     """Most times one call is sent when it fails in a way that may pass."""
     price: tuple[float, float] | None = None

@@ -61,6 +61,7 @@ class Desk:
     cost_of: Callable[[Usage], Amount]
     """What an answered call took."""
     total: Tally = field(default_factory=Tally)
+    hedge_after_s: float | None = None
     forgotten: frozenset[str] = frozenset()
     """Steps whose earlier calls are not reused."""
     on_the_way: dict[bytes, asyncio.Future[Completion]] = field(default_factory=lambda: {})
@@ -170,7 +171,7 @@ class RowCaller:
                 desk.total.sent += 1
                 sent = time.monotonic()
                 try:
-                    completion = await desk.model.complete(payload)
+                    completion = await self._completion(payload, need)
                 except CallError as error:
                     caught = error
                 else:
@@ -188,6 +189,38 @@ class RowCaller:
                 desk.judge(caught, began)
                 raise caught
             await desk.limiter.sleep(pause)
+
+    async def _completion(self, payload: Mapping[str, Any], need: Amount) -> Completion:
+        """Of a call that is hedged, the first answer."""
+        desk = self._desk
+        if desk.hedge_after_s is None:
+            return await desk.model.complete(payload)
+        calls = {asyncio.create_task(desk.model.complete(payload))}
+        try:
+            done, _ = await asyncio.wait(calls, timeout=desk.hedge_after_s)
+            if not done:
+                calls.add(asyncio.create_task(self._second(payload, need)))
+            while True:
+                done, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+                answered = [call for call in done if call.exception() is None]
+                if answered or not pending:
+                    return (answered or list(done))[0].result()
+                calls = pending
+        finally:
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _second(self, payload: Mapping[str, Any], need: Amount) -> Completion:
+        desk = self._desk
+        async with desk.limiter.permit(need) as permit:
+            # One of the two answers is not waited for.
+            for counts in (self.tally, desk.total):
+                counts.sent += 1
+                counts.tries += 1
+            completion = await desk.model.complete(payload)
+            permit.spent = desk.cost_of(completion.usage)
+            return completion
 
 
 class NoModel:

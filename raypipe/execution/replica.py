@@ -143,6 +143,7 @@ class Replica:
         worst = WorstCase(llm, self._setup.caps)
         known = CallReader(self._index)
         desk = Desk(model, llm.label, log, known, limiter, llm.max_tries, worst.of, worst.taken)
+        desk.hedge_after_s = llm.hedge_after_s
         desk.forgotten = frozenset(name for name, step in self._steps.items() if not step.use_cache)
         return desk
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from raypipe.errors import InfrastructureError, InputError
+from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.row import Values
-from raypipe.steps import LoadDataFromDicts, LoadDataFromFiles, step
+from raypipe.steps import LoadDataFromDicts, LoadDataFromFiles, TextGeneration, step
 from tests.acceptance.chain import answer, asked, chain, topics
 from tests.books import assert_balanced, failed, user_rows
-from tests.loopback import serve
+from tests.loopback import SILENCE, serve
 
 
 @step(inputs=["number"], outputs={"half": float})
@@ -131,3 +132,15 @@ def unusual(row: Values) -> dict[str, Any]:
 def misnamed(row: Values) -> dict[Any, Any]:
     """Columns that cannot be."""
     return {"_row_id": "mine"} if row["number"] % 2 else {1: 2}
+
+
+def test_a_call_without_an_answer_is_hedged_when_that_is_asked_for(tmp_path: Path) -> None:
+    with serve(answer=answer, script=[SILENCE]) as server:
+        llm = LLM("openai/loopback", base_url=server.base_url, hedge_after_s=0.2)
+        with Pipeline("hedged") as pipeline:
+            LoadDataFromDicts([{"topic": "rivers"}]) >> TextGeneration("asked", llm=llm, template="{{ topic }}")
+        result = pipeline.run(tmp_path / "out", engine="local")
+        assert len(server.requests) == 2
+    assert len(result["asked"]) == 1
+    counts = result.manifest["steps"]["asked"]
+    assert (counts["calls_sent"], counts["calls_unanswered"]) == (2, 1)
