@@ -19,7 +19,7 @@ from raypipe.errors import RowError, SpecError, Violation
 from raypipe.naming import imported
 from raypipe.row import LINEAGE, ROW_ID, Values
 from raypipe.spec import Spec
-from raypipe.step import Columns, Output, Runs, Step, collecting, join
+from raypipe.step import Columns, Output, Runs, Shape, Step, collecting, join
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,12 +98,18 @@ def _differs(one: Any, other: Any) -> Any:
     if one.type.equals(other.type):
         try:
             is_null = pc.or_(pc.is_null(one), pc.is_null(other))
-            return pc.if_else(is_null, pc.xor(pc.is_null(one), pc.is_null(other)), pc.not_equal(one, other))
+            differs = pc.if_else(is_null, pc.xor(pc.is_null(one), pc.is_null(other)), pc.not_equal(one, other))
+            if str(one.type) not in ("float", "double", "halffloat"):
+                return differs
+            are_nan = pc.and_(pc.is_nan(one), pc.is_nan(other))
+            return pc.and_(differs, pc.invert(pc.fill_null(are_nan, False)))
         except NotImplementedError:  # lists and structs
             pass
     import pyarrow as pa
 
-    return pa.chunked_array([[a != b for a, b in zip(one.to_pylist(), other.to_pylist(), strict=True)]], pa.bool_())
+    return pa.chunked_array(
+        [[repr(a) != repr(b) for a, b in zip(one.to_pylist(), other.to_pylist(), strict=True)]], pa.bool_()
+    )
 
 
 def _alike(one: Any, other: Any) -> tuple[Any, Any]:
@@ -124,7 +130,9 @@ def _alike(one: Any, other: Any) -> tuple[Any, Any]:
 class Route(Step):
     """Says for each row which of the steps behind it the row goes to. Put in by itself behind a step that is routed.
 
-    `random` is seeded with the row's identity while the function is called, so a row takes the same way in every run.
+    `random` is seeded with the row's identity while the function is called, so a row takes the same way in every run
+    (as far as no other function of the pipeline draws from `random` at that moment). A row that goes nowhere is
+    filtered.
     """
 
     runs: ClassVar[Runs] = Runs.THREAD
@@ -135,6 +143,10 @@ class Route(Step):
     """For each step it chooses among, by its name, where rows enter it."""
 
     _function: Callable[..., Any] | None = PrivateAttr(default=None)
+
+    @property
+    def shape(self) -> Shape:
+        return Shape.FILTER
 
     def needs(self) -> Columns:
         return None if self.routing.sees == "row" else ()
@@ -155,12 +167,22 @@ class Route(Step):
         assert self._function is not None
         identity, steps = row[ROW_ID], list(self.targets)
         seen = {name: value for name, value in row.items() if name != ROW_ID}
-        with _Seeded(identity + self.routing.salt):
-            chosen = self._function(seen, steps) if self.routing.sees == "row" else self._function(steps)
-        return {ROUTE: self._checked(chosen)}
+        seed = identity + self.routing.salt
+        if self.routing.sample is not None:
+            names = self._checked(random.Random(seed).sample(steps, self.routing.sample))
+        else:
+            with _Seeded(seed):
+                names = self._checked(
+                    self._function(seen, steps) if self.routing.sees == "row" else self._function(steps)
+                )
+        return {ROUTE: names} if names else None
 
     def _checked(self, chosen: Any) -> list[str]:
-        names: list[str] = [chosen] if isinstance(chosen, str) else list(chosen or ())
+        if chosen is None:
+            raise RowError(
+                "the routing function chose nothing; it returns names of steps, or [] for none", kind="routing"
+            )
+        names: list[str] = [chosen] if isinstance(chosen, str) else list(chosen)
         for name in names:
             if name not in self.targets:
                 listed = ", ".join(repr(target) for target in self.targets)

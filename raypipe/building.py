@@ -44,10 +44,25 @@ def build(
             problem = "has no step before it; put one, or run the pipeline with dataset=…"
             problems.append(Violation(f"routing to {', '.join(repr(names[id(step)]) for step in targets)}", problem))
         elif id(upstream) in known:
+            problems.extend(
+                _route_violations(names[id(upstream)], [names[id(step)] for step in targets], pairs, choices)
+            )
             choices.append((names[id(upstream)], routing, tuple(names[id(step)] for step in targets)))
     if problems:
         raise SpecError(violations=problems)
     return _sound(*_expanded(named, pairs, choices), named)
+
+
+def _route_violations(
+    name: str, targets: Sequence[str], edges: Sequence[Edge], others: Sequence[Choice]
+) -> Iterator[Violation]:
+    """Targets that no edge leads to, or that two routings share: rows would be lost on the way."""
+    where = f"routing after {name!r}"
+    for target in targets:
+        if (name, target) not in edges:
+            yield Violation(where, f"chooses {target!r}, which does not come after it; join them with `>>` or `after`")
+        if any(upstream == name and target in shared for upstream, _, shared in others):
+            yield Violation(where, f"chooses {target!r}, and so does another routing of the step; leave one out")
 
 
 def name_steps(steps: Sequence[Step]) -> tuple[dict[int, str], list[Violation]]:
@@ -91,6 +106,10 @@ def _expanded(
             routes |= {(name, target): own for target in targets}
     finally:
         collecting.reset(token)
+    taken = [name for chain in chains.values() for name in chain if name in steps and chain != chains[name]]
+    if taken or set(routes.values()) & set(steps):
+        name = (taken or sorted(set(routes.values()) & set(steps)))[0]
+        raise SpecError(violations=[Violation(f"step {name!r}", "has the name of a step put in by itself; rename it")])
     return nodes, inner + [(routes.get((a, b), chains[a][-1]), chains[b][0]) for a, b in edges]
 
 

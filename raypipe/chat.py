@@ -89,11 +89,13 @@ class LLM(Spec):
             return fields
         given: dict[str, Any] = dict(cast("Mapping[str, Any]", fields))
         wanted: Mapping[str, Any] = given.pop("generation_kwargs") or {}
-        extra = {**given.get("extra", {}), **wanted.get("extra_body", {})}
+        extra = {**given.get("extra", {}), **(wanted.get("extra_body") or {})}
         for name, value in wanted.items():
             own = _GENERATION_FIELDS.get(name, name)
             if own in ("temperature", "top_p", "max_tokens", "seed", "stop"):
                 given[own] = (value,) if own == "stop" and isinstance(value, str) else value
+                if own == "stop" and value is None:
+                    given[own] = ()
             elif own in _SENT_AS_IT_IS:
                 extra[name] = value
             elif name != "extra_body":

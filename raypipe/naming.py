@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 from raypipe.errors import SpecError, Violation
@@ -34,3 +35,11 @@ def imported(path: str) -> Any:
 def snake_case(name: str) -> str:
     """`TextGeneration` → `text_generation`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def is_importable(kind: type) -> bool:
+    """Whether another process finds a class under its own name."""
+    found: Any = sys.modules.get(kind.__module__) if kind.__module__ != "__main__" else None
+    for part in kind.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is kind

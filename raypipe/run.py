@@ -20,7 +20,7 @@ from raypipe.execution.setup import Outcome, RunSetup, Watch
 from raypipe.execution.stopping import ASKED, Stop
 from raypipe.folder import RunFolder
 from raypipe.limits import Amount, Caps
-from raypipe.models import check_model
+from raypipe.models import check_model, is_held_key
 from raypipe.plan import Plan, inbox
 from raypipe.prices import cost_usd
 from raypipe.results import Result
@@ -60,6 +60,7 @@ def run_plan(plan: Plan, spec: bytes, options: RunOptions, watch: Watch | None =
     """
     check_models(plan)
     check_caps(plan, options.caps)
+    _check_keys(plan, options)
     folder = RunFolder(options.out)
     stop = Stop()
     with stop.on_signals(), folder.held():
@@ -138,6 +139,14 @@ def check_caps(plan: Plan, caps: Caps) -> None:
     unknown = [llm for llm in asked if cost_usd(llm, 1000, 1000) is None]
     if unknown:
         raise SpecError(violations=[Violation(f"model {llm.label!r}", problem) for llm in unknown])
+
+
+def _check_keys(plan: Plan, options: RunOptions) -> None:
+    """Raises SpecError for a key that only this process has, where workers are elsewhere."""
+    held = [pool.llm for pool in plan.pools.values() if pool.llm is not None and is_held_key(pool.llm.api_key_env)]
+    if options.address is not None and held:
+        problem = "was given a key that only this process has; set it in the cluster's environment, name it api_key_env"
+        raise SpecError(violations=[Violation(f"model {llm.label!r}", problem) for llm in held])
 
 
 def check_models(plan: Plan) -> None:

@@ -10,6 +10,7 @@ import yaml
 from raypipe.branching import Routing
 from raypipe.building import name_steps
 from raypipe.chat import LLM
+from raypipe.errors import SpecError, Violation
 from raypipe.step import Collector, Step
 
 _NOT_WRITTEN = {"name", "llm", "base_dir"}
@@ -18,6 +19,9 @@ _NOT_WRITTEN = {"name", "llm", "base_dir"}
 def described(name: str, description: str, collected: Collector) -> dict[str, Any]:
     """The plain mapping that a file holds."""
     names, _ = name_steps(collected.steps)
+    if any(upstream is None for upstream, _, _ in collected.routes):
+        problem = "has no step before it, so it cannot be written down; put a loader there"
+        raise SpecError(violations=[Violation("routing", problem)])
     models: dict[str, LLM] = {}
     steps: list[dict[str, Any]] = []
     previous: str | None = None

@@ -63,7 +63,9 @@ class Desk:
     total: Tally = field(default_factory=Tally)
     hedge_after_s: float | None = None
     forgotten: frozenset[str] = frozenset()
-    """Steps whose earlier calls are not reused."""
+    """Steps for which calls of earlier runs are not reused."""
+    known_of_this_run: CallReader | None = None
+    """What this run has logged, once rows are redone."""
     on_the_way: dict[bytes, asyncio.Future[Completion]] = field(default_factory=lambda: {})
     """Calls being made, by key: a row that is redone meanwhile takes their answer."""
     _hopeless: int = 0
@@ -130,7 +132,8 @@ class RowCaller:
         ordinal = self._asked.get((asked, sample), 0)
         self._asked[asked, sample] = ordinal + 1
         key = call_key(self._step, self._row, ordinal, sample, asked)
-        found = desk.known.find(key) if self._step not in desk.forgotten else None
+        known = desk.known_of_this_run if self._step in desk.forgotten else desk.known
+        found = known.find(key) if known is not None else None
         if found is None and key in desk.on_the_way:
             try:
                 found = await asyncio.shield(desk.on_the_way[key])
@@ -195,15 +198,17 @@ class RowCaller:
         desk = self._desk
         if desk.hedge_after_s is None:
             return await desk.model.complete(payload)
+        has_begun = asyncio.Event()
         calls = {asyncio.create_task(desk.model.complete(payload))}
         try:
             done, _ = await asyncio.wait(calls, timeout=desk.hedge_after_s)
             if not done:
-                calls.add(asyncio.create_task(self._second(payload, need)))
+                calls.add(asyncio.create_task(self._second(payload, need, has_begun)))
             while True:
                 done, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
                 answered = [call for call in done if call.exception() is None]
-                if answered or not pending:
+                # A second call that still waits for a permit may wait for this one's: nobody may wait for both.
+                if answered or not pending or not has_begun.is_set():
                     return (answered or list(done))[0].result()
                 calls = pending
         finally:
@@ -211,9 +216,11 @@ class RowCaller:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
 
-    async def _second(self, payload: Mapping[str, Any], need: Amount) -> Completion:
+    async def _second(self, payload: Mapping[str, Any], need: Amount, has_begun: asyncio.Event) -> Completion:
         desk = self._desk
         async with desk.limiter.permit(need) as permit:
+            has_begun.set()
+            permit.spent = need  # unless its answer says less: it is paid for whether that is waited for or not
             # One of the two answers is not waited for.
             for counts in (self.tally, desk.total):
                 counts.sent += 1

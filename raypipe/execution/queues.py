@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,8 +74,9 @@ class StepQueue:
     def for_worker(self, rows: pa.Table) -> pa.Table:
         """The columns that the step's method is given, and the row's identity."""
         if self._wire is None:
-            hidden = [name for name in rows.column_names if name in _INTERNAL or name in self._names]
-            return _renamed(rows.drop_columns(hidden), self._names)
+            hidden = [name for name in rows.column_names if name in _INTERNAL]
+            own = [name for name in self._names if name not in self._names.values()]
+            return _renamed(_without(rows.drop_columns(hidden), own), self._names)
         wanted = {name: self._names.get(name, name) for name in self._wire}
         columns = {
             name: rows.column(column) if column in rows.column_names else pa.nulls(rows.num_rows)
@@ -86,8 +87,14 @@ class StepQueue:
 
 def _renamed(rows: pa.Table, names: Mapping[str, str]) -> pa.Table:
     """The columns that a step calls otherwise, by the step's names."""
-    own = {column: name for name, column in names.items()}
-    return rows.rename_columns([own.get(column, column) for column in rows.column_names]) if own else rows
+    if not names:
+        return rows
+    kept = {name: rows.column(name) for name in rows.column_names if name not in names.values()}
+    return pa.table(kept | {name: rows.column(column) for name, column in names.items()})
+
+
+def _without(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+    return rows.drop_columns([name for name in columns if name in rows.column_names]) if columns else rows
 
 
 _INTERNAL = frozenset({"_ancestors", "_position", "_path", "_batch", "_attempt"})
@@ -147,19 +154,20 @@ class Outbox:
         again = rows.column(ATTEMPT).to_numpy().any()
         return Chunk(number, step, sent, losses if again else 0)
 
-    def inputs(self, chunk: np.ndarray, index: np.ndarray) -> pa.Table:
-        """The rows at these places, in this order; they stay held."""
+    def inputs(self, chunk: np.ndarray, index: np.ndarray, without: Sequence[str] = ()) -> pa.Table:
+        """The rows at these places, in this order, without some columns; they stay held."""
         if not len(chunk):
             held = next(iter(self._held.values()))
             return held.rows.slice(0, 0)
         numbers = np.unique(chunk)
         if len(numbers) == 1:
-            return self._held[int(numbers[0])].rows.take(pa.array(index))
+            return _without(self._held[int(numbers[0])].rows, without).take(pa.array(index))
         order = np.argsort(chunk, kind="stable")
         starts = np.searchsorted(chunk[order], numbers)
         groups = np.split(index[order], starts[1:])
         tables = [
-            self._held[int(number)].rows.take(pa.array(group)) for number, group in zip(numbers, groups, strict=True)
+            _without(self._held[int(number)].rows, without).take(pa.array(group))
+            for number, group in zip(numbers, groups, strict=True)
         ]
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,17 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from raypipe.calllog import CallIndex, CallReader, index_with_segments
+from raypipe.calllog import CallIndex, CallReader, index_with_segments, load_index
 from raypipe.chat import LLM, Caller
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
 from raypipe.execution.caller import Desk, Log, NoModel, RowCaller, Tally
 from raypipe.execution.costs import WorstCase
+from raypipe.execution.outcomes import failure_of, misfit, misnamed
 from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, Results, Vitals
 from raypipe.limits import Caps, Limiter
 from raypipe.limits.limiter import Grants
 from raypipe.models import open_model
 from raypipe.plan import Pool
-from raypipe.row import RESERVED, ROW_ID, Failure, Values
+from raypipe.row import ROW_ID, Values
 from raypipe.step import Output, Runs, Shape, Step
 
 _LONGEST_POLL_S = 5.0
@@ -210,6 +210,10 @@ class Replica:
             self._known_losses = losses
             index = index_with_segments(self._index, self._setup.calls, self._setup.owner)
             self._desk.known = CallReader(index)
+            if self._desk.forgotten:
+                nothing = load_index(self._setup.calls, known=False)
+                recent = index_with_segments(nothing, self._setup.calls, self._setup.owner)
+                self._desk.known_of_this_run = CallReader(recent)
 
     def vitals(self) -> Vitals:
         held = len(self._begun) + sum(len(queue) for queue in self._queues.values())
@@ -333,9 +337,9 @@ class Replica:
         mailbox = self._mailboxes[item.sender]
         results = mailbox.results[name]
         if type(output) is dict and name not in self._scatters:
-            problem = _misnamed(cast("dict[Any, Any]", output))
+            problem = misnamed(cast("dict[Any, Any]", output))
         else:
-            problem = _misfit(step, output)
+            problem = misfit(step, output)
         if problem is not None:
             results.failed(item.place, problem, tally)
         elif output is None:
@@ -353,7 +357,7 @@ class Replica:
         if step.on_error == "null":
             mailbox.results[name].done(item.place, (dict.fromkeys(step.writes()),), tally)
         else:
-            mailbox.results[name].failed(item.place, _failure(error, tally), tally)
+            mailbox.results[name].failed(item.place, failure_of(error, tally.sent), tally)
         if step.on_error == "stop":
             self._halted_for = f"step {name!r} stops the run for a row that failed: {error}"
             if self._desk is not None:
@@ -372,35 +376,3 @@ def _process_row(step: Step, row: Values) -> Any:
     with _Boundary() as boundary:
         return step.process_row_in_thread(row)
     return boundary.error
-
-
-def _misfit(step: Step, output: Any) -> Failure | None:
-    """Why an output is not what the step's shape promises."""
-    rows = isinstance(output, Sequence) and not isinstance(output, str)
-    if step.shape is Shape.SCATTER:
-        fits = rows and all(isinstance(row, Mapping) for row in output)
-        promised = "a list of mappings"
-    else:
-        fits = isinstance(output, Mapping) or (output is None and step.shape is Shape.FILTER)
-        promised = "a mapping of column names to values"
-    if not fits:
-        return Failure("output", f"the step returned {type(output).__name__}, not {promised}")
-    made: Any = output if rows else [output or {}]
-    return next((problem for row in made if (problem := _misnamed(row)) is not None), None)
-
-
-def _misnamed(row: Mapping[Any, Any]) -> Failure | None:
-    for name in row:
-        if type(name) is not str:
-            return Failure("output", f"the step returned the column {name!r}; column names are text")
-        if name in RESERVED:
-            return Failure("output", f"the step returned the column {name!r}, a name kept for lineage; rename it")
-    return None
-
-
-def _failure(error: Exception, tally: Tally) -> Failure:
-    if isinstance(error, RowError):
-        return Failure(error.kind, str(error), tally.sent)
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return Failure("exception", f"{type(error).__name__}: {error}{place}", tally.sent)

@@ -106,7 +106,7 @@ class Router:
         """The rows a step made: their input's columns, the outputs, and lineage; and each one's input."""
         chunk, index, child = (column.to_numpy() for column in answer.places.columns)
         one_each = answer.places.select(_ORIGIN).equals(answer.ended.select(_ORIGIN))
-        rows = inputs if one_each else outbox.inputs(chunk, index)
+        rows = inputs if one_each else outbox.inputs(chunk, index, planned.step.consumes())
         names = planned.step.output_mappings
         for column in answer.made.column_names:
             rows = _with_column(rows, str(names.get(column, column)), answer.made.column(column))

@@ -73,7 +73,8 @@ class _Reading:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(frame.filename).name}:{frame.lineno}"
             name = self._source.name or type(self._source).__name__
-            raise InputError(f"step {name!r} cannot read its rows: {type(error).__name__}: {error} ({where})") from None
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise InputError(f"step {name!r} cannot read its rows: {said} ({where})") from None
 
 
 def _said(value: Any) -> Any:

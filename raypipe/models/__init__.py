@@ -21,6 +21,7 @@ from raypipe.models.named import (
     OpenAILLM,
     TogetherLLM,
     VertexAILLM,
+    is_held_key,
     vLLM,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "TogetherLLM",
     "VertexAILLM",
     "check_model",
+    "is_held_key",
     "open_model",
     "vLLM",
 ]

@@ -21,6 +21,7 @@ __all__ = [
     "OpenAILLM",
     "TogetherLLM",
     "VertexAILLM",
+    "is_held_key",
     "vLLM",
 ]
 
@@ -56,10 +57,18 @@ def _named(provider: str, called: str) -> Any:
     return made
 
 
+_HELD = "RAYPIPE_KEY_"
+
+
+def is_held_key(name: str | None) -> bool:
+    """Whether a key was given to this process alone."""
+    return name is not None and name.startswith(_HELD)
+
+
 def _kept_key(key: Any) -> str:
     """The environment variable that holds a key from now on."""
     text = key.get_secret_value() if hasattr(key, "get_secret_value") else str(key)
-    name = f"RAYPIPE_KEY_{blake2b(text.encode(), digest_size=4).hexdigest().upper()}"
+    name = f"{_HELD}{blake2b(text.encode(), digest_size=4).hexdigest().upper()}"
     os.environ[name] = text
     return name
 

@@ -74,7 +74,6 @@ REGISTRY: dict[str, str] = {
     "LoadDataFromFileSystem": "raypipe.steps.file_system_loader:LoadDataFromFileSystem",
     "LoadDataFromFiles": "raypipe.steps.loaders:LoadDataFromFiles",
     "LoadDataFromHub": "raypipe.steps.hub_loaders:LoadDataFromHub",
-    "LoadHubDataset": "raypipe.steps.hub_loaders:LoadDataFromHub",
     "Meet": "raypipe.branching:Meet",
     "MergeColumns": "raypipe.steps.merging_columns:MergeColumns",
     "MinHashDedup": "raypipe.steps.dedup:MinHashDedup",
@@ -88,6 +87,7 @@ REGISTRY: dict[str, str] = {
 """Where each step type stands."""
 
 _EXPORTS = REGISTRY | {
+    "LoadHubDataset": "raypipe.steps.hub_loaders:LoadDataFromHub",
     "GeneratorStep": "raypipe.steps.batching:GeneratorStep",
     "GeneratorStepOutput": "raypipe.steps.batching:GeneratorStepOutput",
     "GlobalStep": "raypipe.steps.batching:GlobalStep",

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast, get_type_hints
 from pydantic import create_model
 
 from raypipe.errors import SpecError, Violation
+from raypipe.naming import is_importable
 from raypipe.steps.batching import GeneratorStep, GlobalStep, Step, StepColumns, StepInput
 from raypipe.steps.signatures import unsound
 
@@ -62,20 +63,28 @@ def _class_of(function: Callable[..., Any], inputs: Sequence[str], outputs: Sequ
         raise unsound(function, f"has a parameter {clash!r}, which is an option of every step; rename it")
     hints = _hints(function)
     fields = {name: (hints.get(name, Any), ... if one.default is _UNTOLD else one.default) for name, one in own.items()}
+    is_starred = any(one.kind is one.VAR_POSITIONAL for one in _inputs_of(function))
     takes_offset = "offset" in inspect.signature(function).parameters
 
     def process(self: Any, *given: Any, offset: int = 0) -> Iterator[Any]:
         options = {name: getattr(self, name) for name in own}
-        return function(*given, **options, **({"offset": offset} if takes_offset else {}))
+        positional = given if is_starred else ()
+        named = {} if is_starred or not rows else {rows[0]: given[0]}
+        return function(*positional, **named, **options, **({"offset": offset} if takes_offset else {}))
 
-    made = create_model(function.__name__, __base__=kind, __module__=function.__module__, **cast("Any", fields))
+    def reduced(self: Any, protocol: Any) -> Any:
+        if is_importable(type(self)):
+            return super(made, self).__reduce_ex__(protocol)
+        return _restored, (function, inputs, outputs, step_type, self.__getstate__())
+
+    made: Any = create_model(function.__name__, __base__=kind, __module__=function.__module__, **cast("Any", fields))
     made.__qualname__, made.__doc__ = function.__qualname__, function.__doc__
     for name, value in {
         "process": process,
         "inputs": property(lambda self: list(inputs)),
         "outputs": property(lambda self: list(outputs)),
         "function": staticmethod(function),
-        "__reduce_ex__": lambda self, _: (_restored, (function, inputs, outputs, step_type, self.__getstate__())),
+        "__reduce_ex__": reduced,
     }.items():
         setattr(made, name, value)
     return made

@@ -7,6 +7,7 @@ more or fewer of them, is a `GlobalStep`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
 
 from pydantic import Field
@@ -81,15 +82,13 @@ class Step(_Declared):
         return None
 
     def process_batch_in_thread(self, rows: Sequence[Values]) -> list[Output]:
-        given = [dict(row) for row in rows]
+        # Copies: what it changes in its rows must neither be missed nor stay when the rows are tried apart.
+        given = deepcopy([dict(row) for row in rows])
         made = [row for part in self.process(given) for row in part]
         if len(made) != len(rows):
             problem = f"process gave {len(made)} rows for {len(rows)}; a step gives as many as it gets"
             raise RowError(f"{problem}: expand lists with ExpandColumns, or write a GlobalStep", kind="output")
-        return [
-            {name: value for name, value in new.items() if name not in old or old[name] is not value}
-            for old, new in zip(rows, made, strict=True)
-        ]
+        return [{**old, **new} for old, new in zip(rows, made, strict=True)]
 
     def process_row_in_thread(self, row: Values) -> Output:
         return self.process_batch_in_thread([row])[0]

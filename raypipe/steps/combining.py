@@ -60,6 +60,8 @@ class GroupColumns(Meet):
         from raypipe.arrays import carried
 
         made = super().meet(parents, branches)
+        replaced = {*self._names, *self._names.values()}
+        made = made.drop_columns([name for name in made.column_names if name in replaced])
         for column, name in self._names.items():
             lists: list[list[Any]] = [[] for _ in range(parents.num_rows)]
             for branch in branches:
@@ -68,7 +70,6 @@ class GroupColumns(Meet):
                     for row, (value, is_there) in enumerate(zip(values, there, strict=True)):
                         if is_there:
                             lists[row].append(value)
-            made = made.drop_columns([old for old in (column, name) if old in made.column_names])
             made = made.append_column(name, carried(lists, ""))
         return made
 

@@ -7,13 +7,13 @@ against what it declared, so a misspelt column fails the row instead of growing 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import new_class
 from typing import Any, ClassVar, Literal, TypedDict, Unpack, cast, overload
 
 from raypipe.chat import LLM, Caller
 from raypipe.errors import RowError, SpecError, Violation
+from raypipe.naming import is_importable
 from raypipe.row import Values
 from raypipe.step import Columns, Output, Runs, Shape, Step
 from raypipe.steps.batch_functions import batch_step, takes_rows
@@ -40,7 +40,7 @@ class FunctionStep(Step):
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A step whose class a worker cannot import travels as its function."""
         kind = type(self)
-        if _is_importable(kind):
+        if is_importable(kind):
             return super().__reduce_ex__(protocol)
         return _restored, (kind.function, kind.declared, self.__getstate__())
 
@@ -174,13 +174,6 @@ def _class_of(function: Function, declared: Declaration) -> type[FunctionStep]:
     }
     made = new_class(function.__name__, (FunctionStep,), exec_body=lambda body: body.update(namespace))
     return cast(type[FunctionStep], made)
-
-
-def _is_importable(kind: type) -> bool:
-    found: Any = sys.modules.get(kind.__module__) if kind.__module__ != "__main__" else None
-    for part in kind.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is kind
 
 
 def _restored(function: Function, declared: Declaration, state: Any) -> FunctionStep:

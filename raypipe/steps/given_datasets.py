@@ -37,8 +37,11 @@ class LoadDataFromArrow(Source):
     def read(self, unit: Unit) -> Iterator[pa.Table]:
         import pyarrow as pa
 
-        for batch in self.table.to_batches():
+        for batch in self.table.to_batches(max_chunksize=_BATCH_ROWS):
             yield pa.Table.from_batches([batch])
+
+
+_BATCH_ROWS = 1024
 
 
 def make_generator_step(
@@ -53,6 +56,8 @@ def make_generator_step(
 
     `pipeline` and `batch_size` change nothing. Raises SpecError for anything else.
     """
+    from raypipe.arrays import ARROW_ERRORS
+
     given: dict[str, Any] = {"output_mappings": dict(output_mappings or {})} | ({"name": name} if name else {})
     if isinstance(dataset, str | Path):
         from raypipe.steps.loaders import LoadDataFromFiles
@@ -62,7 +67,14 @@ def make_generator_step(
         from raypipe.steps.loaders import LoadDataFromDicts
 
         return LoadDataFromDicts(data=cast("Sequence[Mapping[str, Any]]", dataset), **given)
-    return LoadDataFromArrow(table=_table(dataset), **given)
+    try:
+        return LoadDataFromArrow(table=_table(dataset), **given)
+    except ARROW_ERRORS as error:
+        said = str(error).partition("\n")[0]
+        problem = (
+            f"is a {type(dataset).__name__} that is no table of one type a column ({said}); mend it, or write files"
+        )
+        raise SpecError(violations=[Violation("dataset", problem)]) from None
 
 
 def _table(dataset: Any) -> pa.Table:

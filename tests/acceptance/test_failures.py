@@ -144,3 +144,12 @@ def test_a_call_without_an_answer_is_hedged_when_that_is_asked_for(tmp_path: Pat
     assert len(result["asked"]) == 1
     counts = result.manifest["steps"]["asked"]
     assert (counts["calls_sent"], counts["calls_unanswered"]) == (2, 1)
+
+
+def test_hedged_calls_that_wait_for_each_others_permits_end(tmp_path: Path) -> None:
+    with serve(answer=answer, script=[500], latency_s=0.5) as server:
+        llm = LLM("openai/loopback", base_url=server.base_url, hedge_after_s=0.1, concurrency=1)
+        with Pipeline("hedged") as pipeline:
+            LoadDataFromDicts([{"topic": "rivers"}]) >> TextGeneration("asked", llm=llm, template="{{ topic }}")
+        result = pipeline.run(tmp_path / "out", engine="local")
+    assert len(result["asked"]) == 1

@@ -151,9 +151,9 @@ def test_what_nobody_expected_ends_in_70_in_one_sentence(command: Command, tmp_p
 def test_what_breaks_while_it_runs_is_told_once(command: Command, tmp_path: Path):
     (tmp_path / "broken.py").write_text(_BROKEN_READ)
     result = command("run", "broken.py", "--engine", "local")
-    assert result.exit_code == 70
+    assert result.exit_code == 1
     assert result.output.count("\n") == 1
-    assert "(RuntimeError: no way out)" in result.stderr
+    assert "step 'seed' cannot read its rows: RuntimeError: no way out (broken.py:" in result.stderr
 
 
 def test_a_traceback_shows_when_it_is_asked_for(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

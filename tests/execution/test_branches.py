@@ -218,3 +218,46 @@ def test_columns_are_grouped_under_a_name_of_their_own_by_default(tmp_path: Path
     assert user_rows(run(pipeline, tmp_path)["met"]) == [{"n": 0, "grouped_a": [0, 0]}]
     with pytest.raises(SpecError, match="output_columns names 2 columns for 1"):
         GroupColumns(columns=["a"], output_columns=["b", "c"])
+
+
+def test_a_row_that_is_routed_nowhere_is_counted_and_no_choice_is_a_failure(tmp_path: Path) -> None:
+    @routing_function
+    def some(row: Any, steps: list[str]) -> Any:
+        return [] if row["n"] == 0 else steps[:1] if row["n"] == 1 else None
+
+    with Pipeline("routed") as pipeline:
+        seed(ROWS[:4]) >> some >> [one("one"), other("other")]
+    result = run(pipeline, tmp_path)
+    counts = result.manifest["steps"]["seed_route"]
+    assert (counts["rows_out"], counts["rows_filtered"], counts["rows_failed"]) == (1, 1, 2)
+
+
+def test_a_step_with_the_name_of_one_put_in_by_itself_is_refused() -> None:
+    with Pipeline("names") as pipeline:
+        met = KeepColumns("met", columns=["a"])
+        seed() >> [one("one"), other("met_meet")] >> met
+    with pytest.raises(SpecError, match="step 'met_meet': has the name of a step put in by itself; rename it"):
+        pipeline.graph()
+
+
+def test_a_route_in_a_file_needs_its_edges() -> None:
+    with Pipeline("routed") as pipeline:
+        start, first, second = seed(), one("one"), other("other")
+        start >> sample_n_steps(1) >> [first, second]
+        pipeline._collected.edges.pop()
+    with pytest.raises(SpecError, match="chooses 'other', which does not come after it"):
+        pipeline.graph()
+
+
+def test_a_value_that_is_not_a_number_is_not_changed_by_a_branch_that_leaves_it(tmp_path: Path) -> None:
+    @step
+    def left(row: Any) -> Any:
+        return {"n": row["n"]}
+
+    @step(outputs={"n": float})
+    def mended(row: Any) -> Any:
+        return {"n": 5.0}
+
+    with Pipeline("nan") as pipeline:
+        seed([{"n": float("nan")}]) >> [mended("mended"), left("left")] >> CombineOutputs("met")
+    assert user_rows(run(pipeline, tmp_path)["met"]) == [{"n": 5.0}]

@@ -249,3 +249,31 @@ def test_classes_and_functions_of_a_function_reach_workers(tmp_path: Path) -> No
         Numbers(count=3) >> Local() >> inner(amount=4) >> KeepColumns("end", columns=["n", "m", "k"])
     result = pipeline.run(tmp_path / "out")
     assert user_rows(result["end"]) == [{"n": n, "m": 3 * n, "k": n + 4} for n in range(3)]
+
+
+def test_what_a_batch_leaves_and_what_it_changes_in_place_is_kept(tmp_path: Path) -> None:
+    class Stripped(Step):
+        @property
+        def outputs(self) -> list[str]:
+            return ["text"]
+
+        def process(self, inputs: StepInput) -> Any:
+            for row in inputs:
+                row["text"] = row["text"].strip()
+                row["tags"].append("seen")
+            yield inputs
+
+    with Pipeline("kept") as pipeline:
+        rows = [{"text": text, "tags": ["a"]} for text in (" a ", "b", "c ")]
+        LoadDataFromDicts(rows) >> Stripped()
+    result = pipeline.run(tmp_path / "out", engine="local")
+    assert user_rows(result["stripped_0"]) == [{"text": text, "tags": ["a", "seen"]} for text in "abc"]
+
+
+def test_the_rows_may_stand_anywhere_among_the_parameters(tmp_path: Path) -> None:
+    @step(outputs=["m"])
+    def scaled(factor: int, rows: StepInput) -> Any:
+        yield [{**row, "m": row["n"] * factor} for row in rows]
+
+    _, result = run(tmp_path, lambda: scaled(factor=3), rows=2)
+    assert user_rows(result["scaled_0"]) == [{"n": 0, "m": 0}, {"n": 1, "m": 3}]
