@@ -290,6 +290,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), answers_of(standing))
     standing.endpoint = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("HF_ENDPOINT", standing.endpoint)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # tests of loaders may have said otherwise
     threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     yield standing
     server.shutdown()
