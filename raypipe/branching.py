@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 from raypipe.errors import RowError, SpecError, Violation
 from raypipe.naming import imported
@@ -40,6 +40,16 @@ class Branch:
     """Columns that the branch may have changed; `None` where that cannot be known."""
 
 
+def columns_of_all(branches: Sequence[Columns]) -> Columns:
+    """The columns that rows have who come from several steps; unknown where one step's are."""
+    found: dict[str, None] = {}
+    for columns in branches:
+        if columns is None:
+            return None
+        found.update(dict.fromkeys(columns))
+    return tuple(found)
+
+
 class Meet(Step):
     """The branches of each row come together.
 
@@ -55,12 +65,7 @@ class Meet(Step):
 
     def columns_of(self, branches: Sequence[Columns]) -> Columns:
         """Columns behind the step, given those of its branches."""
-        found: dict[str, None] = {}
-        for columns in branches:
-            if columns is None:
-                return None
-            found.update(dict.fromkeys(columns))
-        return tuple(found)
+        return columns_of_all(branches)
 
     def meet(self, parents: pa.Table, branches: Sequence[Branch]) -> pa.Table:
         """One row for each row of `parents`, the rows as they were before they parted, lineage included."""
@@ -219,6 +224,12 @@ class Routing(Spec):
     seed: int = 0
     sees: Literal["steps", "row"] = "steps"
     """Whether the function is given the names of the steps, or the row and the names."""
+
+    @model_validator(mode="after")
+    def _says_how(self) -> Self:
+        if (self.function is None) == (self.sample is None):
+            raise ValueError("a routing has either a function or a sample; give one of them")
+        return self
 
     @property
     def salt(self) -> bytes:

@@ -11,14 +11,13 @@ from difflib import get_close_matches
 from graphlib import CycleError
 from itertools import pairwise
 
-from raypipe.branching import Meet, Route, Routing
+from raypipe.branching import Meet, Route, Routing, columns_of_all
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.graph import Edge, Flow, Graph
 from raypipe.naming import imported, snake_case
-from raypipe.row import RESERVED
+from raypipe.row import MODEL_NAME, RESERVED
 from raypipe.step import Aggregate, Callback, Columns, Runs, Shape, Source, Step, collecting
 
-MODEL_NAME = "model_name"
 Choice = tuple[str, Routing, tuple[str, ...]]
 """A step, its routing, and the steps behind it that it chooses among."""
 
@@ -218,7 +217,7 @@ def _flow_before(flows: dict[str, Flow], step: Step, above: Sequence[str]) -> Fl
     """The rows that come to a step; their columns are unknown where its place is unsound."""
     if not above:
         return Flow(() if step.runs is Runs.SOURCE else None)
-    columns = Meet.columns_of(Meet.model_construct(), [flows[one].columns for one in above])
+    columns = columns_of_all([flows[one].columns for one in above])
     return Flow(columns, flows[above[0]].open_scatters)
 
 

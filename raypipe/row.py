@@ -22,6 +22,8 @@ BATCH = "_batch"
 """Number of the batch of source rows the row comes from; only while a stage runs."""
 ATTEMPT = "_attempt"
 """How many workers died while they held the row; only while a stage runs."""
+MODEL_NAME = "model_name"
+"""Column of the model that answered; a user's as any other."""
 SOURCE_ID = "_source_id"
 PARENT_ID = "_parent_id"
 

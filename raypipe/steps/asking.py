@@ -13,10 +13,8 @@ from pydantic import Field
 
 from raypipe.chat import Caller, Request
 from raypipe.errors import RowError, SpecError, Violation
-from raypipe.row import Values
+from raypipe.row import MODEL_NAME, Values
 from raypipe.step import Output, Shape, Step
-
-MODEL_NAME = "model_name"
 
 
 class AskingStep(Step):

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from raypipe.errors import InputError, nearest
-from raypipe.row import RESERVED, ROW_ID
+from raypipe.steps.reading import user_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def columns_of(place: Place, split: str) -> tuple[str, ...] | None:
         with _library(place):
             first = next(iter(dataset.with_format("arrow").iter(batch_size=1)), None)
         names = None if first is None else cast("list[str]", first.column_names)
-    return None if names is None else tuple(_user_columns(place, names))
+    return None if names is None else tuple(user_columns(place, names))
 
 
 def count_rows(place: Place, split: str) -> int | None:
@@ -131,7 +131,7 @@ def tables(place: Place, split: str, streaming: bool, batch_rows: int) -> Iterat
         if table is None:
             return
         # The schema's metadata describes the columns to the library; it would be wrong for what steps make of them.
-        yield table.select(_user_columns(place, table.column_names)).replace_schema_metadata(None)
+        yield table.select(user_columns(place, table.column_names)).replace_schema_metadata(None)
 
 
 def _opened(place: Place, split: str, streaming: bool) -> Any:
@@ -175,12 +175,3 @@ def _library(place: Place) -> Generator[Any]:
 def _reason(error: BaseException) -> str:
     cause = error.__cause__ or error
     return f"{type(cause).__name__}: {str(cause).strip()}".split("\n", maxsplit=1)[0]
-
-
-def _user_columns(place: Place, names: list[str]) -> list[str]:
-    """Without lineage in what a run wrote; elsewhere its names may not be used."""
-    kept = [name for name in names if name not in RESERVED]
-    if len(kept) < len(names) and ROW_ID not in names:
-        taken = next(name for name in names if name in RESERVED)
-        raise InputError(f"{place} has the column {taken!r}, a name kept for lineage; rename it")
-    return kept

@@ -47,13 +47,13 @@ def read_tables(path: str, batch_rows: int) -> Iterator[Any]:
             table = next(tables, None)
         if table is None:
             return
-        yield table.select(_user_columns(path, table.column_names))
+        yield table.select(user_columns(f"file {path!r}", table.column_names))
 
 
 def columns_of(path: str) -> list[str]:
     """Columns of the rows, from the footer, the header or the first lines. Raises InputError."""
     with _readable(path):
-        return _user_columns(path, FORMATS[kind_of(path)].names(path))
+        return user_columns(f"file {path!r}", FORMATS[kind_of(path)].names(path))
 
 
 def count_rows(path: str, limit: int) -> int:
@@ -70,10 +70,10 @@ def _readable(path: str) -> Generator[None]:
         raise InputError(f"file {path!r} cannot be read ({error}); check that it is there and whole") from None
 
 
-def _user_columns(path: str, names: list[str]) -> list[str]:
+def user_columns(where: object, names: list[str]) -> list[str]:
     """Without lineage in what a run wrote; elsewhere its names may not be used."""
     kept = [name for name in names if name not in RESERVED]
     if len(kept) < len(names) and ROW_ID not in names:
         taken = next(name for name in names if name in RESERVED)
-        raise InputError(f"file {path!r} has the column {taken!r}, a name kept for lineage; rename it")
+        raise InputError(f"{where} has the column {taken!r}, a name kept for lineage; rename it")
     return kept

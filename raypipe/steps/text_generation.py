@@ -23,7 +23,7 @@ from pydantic import (
 
 from raypipe.chat import Caller
 from raypipe.errors import SpecError, Violation
-from raypipe.row import Values
+from raypipe.row import MODEL_NAME, Values
 from raypipe.step import Output, Shape, Step
 from raypipe.steps.outputs import Outputs, Wanted, from_structure, from_text
 from raypipe.steps.parsing import Parser, parser
@@ -31,7 +31,6 @@ from raypipe.steps.row_program import Ending, RowProgram
 from raypipe.steps.structured import Structure, structure_of
 from raypipe.steps.templates import compile_template, variables
 
-MODEL_NAME = "model_name"
 _DEFAULT_TEMPLATE = "{{ instruction }}"
 
 _FROM_FILES = frozenset(("template", "template_file", "structured_output", "base_dir"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from raypipe.branching import Routing
 from raypipe.errors import SpecError
 from raypipe.pipeline import Pipeline, routing_batch_function, routing_function, sample_n_steps
 from raypipe.results import Result
@@ -261,3 +262,9 @@ def test_a_value_that_is_not_a_number_is_not_changed_by_a_branch_that_leaves_it(
     with Pipeline("nan") as pipeline:
         seed([{"n": float("nan")}]) >> [mended("mended"), left("left")] >> CombineOutputs("met")
     assert user_rows(run(pipeline, tmp_path)["met"]) == [{"n": 5.0}]
+
+
+@pytest.mark.parametrize("options", [{}, {"function": "a:b", "sample": 1}], ids=["neither", "both"])
+def test_a_routing_says_how_it_chooses(options: Any) -> None:
+    with pytest.raises(SpecError, match="either a function or a sample"):
+        Routing(**options)
