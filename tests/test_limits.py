@@ -140,6 +140,17 @@ def test_once_halted_no_call_leaves_and_those_in_flight_end() -> None:
     assert ended == pytest.approx(5.0, abs=0.1)
 
 
+def test_it_closes_at_the_moment_at_which_there_are_news() -> None:
+    async def work() -> None:
+        limiter = limiter_of(1)
+        async with limiter.permit():
+            await asyncio.sleep(1.0)
+            limiter.refused(None)
+            await limiter.close()
+
+    run(asyncio.wait_for(work(), 60.0))
+
+
 def test_an_authority_that_is_gone_ends_every_wait() -> None:
     class Gone:
         async def lease(self, report: Any) -> Lease:

@@ -259,7 +259,8 @@ class Conductor:
     async def _exchange(self, lane: Lane, chunks: list[Chunk]) -> Reply:
         worker = lane.worker
         try:
-            return await asyncio.wait_for(worker.exchange(self._setup.name, chunks), SILENT_S)
+            async with asyncio.timeout(SILENT_S):
+                return await worker.exchange(self._setup.name, chunks)
         except TimeoutError:
             problem = f"worker {worker.name!r} gave no sign of life for {SILENT_S:.0f} s"
             raise ReplicaLostError(problem) from None

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import uuid4
 
 from raypipe.chat import Terms
@@ -145,7 +146,8 @@ class Limiter:
     async def sleep(self, pause_s: float) -> None:
         """Wait, but no longer than calls are sent at all."""
         try:
-            await asyncio.wait_for(self._halted.wait(), pause_s)
+            async with asyncio.timeout(pause_s):
+                await self._halted.wait()
         except TimeoutError:
             return
         raise HaltedError(self.halted_for)
@@ -206,7 +208,10 @@ class Limiter:
                 await asyncio.sleep(lease.again_s)
             else:
                 await asyncio.sleep(_SOONEST_S)
-                await _within(self._news.wait(), lease.again_s)
+                with suppress(TimeoutError):
+                    # Not `wait_for`: in Python 3.11 it forgets that it was cancelled when news come at that moment.
+                    async with asyncio.timeout(lease.again_s):
+                        await self._news.wait()
 
     def _report(self) -> Report:
         counted, self._counted = self._counted, _Counted()
@@ -248,10 +253,3 @@ class Limiter:
             self.halt(lease.exhausted)
         else:
             self._move()
-
-
-async def _within(work: Coroutine[Any, Any, Any], seconds: float) -> None:
-    try:
-        await asyncio.wait_for(work, seconds)
-    except TimeoutError:
-        return

@@ -92,7 +92,8 @@ class RemoteGrants:
 
     async def lease(self, report: Report) -> Lease:
         try:
-            return await asyncio.wait_for(self.actor.lease.remote(report), _LEASE_TIMEOUT_S)
+            async with asyncio.timeout(_LEASE_TIMEOUT_S):
+                return await self.actor.lease.remote(report)
         except (RayError, TimeoutError) as error:
             said = (str(error).strip() or "it gave no answer").splitlines()[0]
             raise InfrastructureError(f"the worker that keeps the run's limits is gone: {said}") from None
@@ -195,7 +196,8 @@ class RemotePool:
             raise InfrastructureError(f"worker {lost.name!r} was lost {_MOST_REPLACEMENTS} times; see its log for why")
         worker = replace(lost, actor=start_replica(lost.setup, self.index, self.authority, is_substitute=True))
         try:
-            await asyncio.wait_for(worker.actor.open.remote(), _START_TIMEOUT_S)
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await worker.actor.open.remote()
         except RayTaskError as error:
             raise unwrapped(error) from None
         except RayError as error:
