@@ -6,15 +6,21 @@ Three chained steps with a model of their own each, log-normal latency (mean 0.5
 ideal is simulated with the very latencies that the server gave: a tandem of three stations of 256 slots that
 hand a row on without delay and are never idle while a row waits. The share is its makespan over the measured one,
 first arrival to last answer as the server saw them; `busy` is the mean share of slots in use in the middle half.
+`bare` is the same chain as plain aiohttp coroutines that keep and log nothing: what this machine allows at all.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import heapq
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+
+import aiohttp
+import orjson
+import uvloop
 
 from benchmarks.server import Server, serve
 from raypipe.models import LLM
@@ -37,6 +43,28 @@ def _pipeline(base_url: str, rows: int, replicas: int) -> Pipeline:
             step >> following
             step = following
     return pipeline
+
+
+async def _bare(base_url: str, rows: int) -> None:
+    queues: list[asyncio.Queue[int]] = [asyncio.Queue() for _ in range(STEPS + 1)]
+    for row in range(rows):
+        queues[0].put_nowait(row)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def work(step: int) -> None:
+            while True:
+                row = await queues[step].get()
+                prompt = [{"role": "user", "content": f"{step}/{row} answer this"}]
+                body = orjson.dumps({"model": f"model-{step}", "messages": prompt})
+                async with session.post(f"{base_url}/chat/completions", data=body) as response:
+                    assert orjson.loads(await response.read())["choices"][0]["message"]["content"]
+                queues[step + 1].put_nowait(row)
+
+        tasks = [asyncio.create_task(work(step)) for step in range(STEPS) for _ in range(SLOTS)]
+        for _ in range(rows):
+            await queues[STEPS].get()
+        for task in tasks:
+            task.cancel()
 
 
 def _served(log: Path) -> dict[tuple[int, int], tuple[float, float, float]]:
@@ -72,9 +100,12 @@ def _busy(served: dict[tuple[int, int], tuple[float, float, float]], step: int) 
 
 def _measure(server: Server, log: Path, folder: Path, rows: int, engine: str, replicas: int) -> None:
     server.flush()
-    pipeline = _pipeline(server.base_url, rows, replicas)
-    result = pipeline.run(folder / f"{engine}-{replicas}", engine=engine)  # type: ignore[arg-type]
-    assert len(result[f"step{STEPS - 1}"]) == rows
+    if engine == "bare":
+        uvloop.run(_bare(server.base_url, rows))
+    else:
+        pipeline = _pipeline(server.base_url, rows, replicas)
+        result = pipeline.run(folder / f"{engine}-{replicas}", engine=engine)  # type: ignore[arg-type]
+        assert len(result[f"step{STEPS - 1}"]) == rows
     server.flush()
     served = _served(log)
     measured = max(ended for _, ended, _ in served.values()) - min(arrived for arrived, _, _ in served.values())
@@ -86,7 +117,7 @@ def _measure(server: Server, log: Path, folder: Path, rows: int, engine: str, re
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", choices=["local", "ray"], nargs="+", default=["local", "ray"])
+    parser.add_argument("--engine", choices=["bare", "local", "ray"], nargs="+", default=["bare", "local", "ray"])
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rows", type=int, default=8000)
     chosen = parser.parse_args()
@@ -100,7 +131,7 @@ def main() -> None:
             stack.enter_context(session(None))
         print("engine  replicas    rows  ideal_s  measured_s  share  busy")
         for engine in chosen.engine:
-            for replicas in chosen.replicas:
+            for replicas in chosen.replicas if engine != "bare" else [1]:
                 _measure(server, log, folder, chosen.rows, engine, replicas)
 
 

@@ -16,6 +16,7 @@ import uvloop
 
 from raypipe.errors import InfrastructureError, StoppedError
 from raypipe.execution.batches import BatchResult
+from raypipe.execution.collection import rare_collection
 from raypipe.execution.conductor import Conductor, ConductorSetup
 from raypipe.execution.replica import Replica
 from raypipe.execution.scribe import Scribe
@@ -89,6 +90,7 @@ class _Run:
     def work(self) -> None:
         with ExitStack() as stack:
             stack.push(self._note_end)
+            stack.enter_context(rare_collection())
             runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
             runner.run(self._stages())
 

@@ -159,19 +159,13 @@ class Outbox:
         if not len(chunk):
             held = next(iter(self._held.values()))
             return held.rows.slice(0, 0)
-        numbers = np.unique(chunk)
-        if len(numbers) == 1:
-            return _without(self._held[int(numbers[0])].rows, without).take(pa.array(index))
-        order = np.argsort(chunk, kind="stable")
-        starts = np.searchsorted(chunk[order], numbers)
-        groups = np.split(index[order], starts[1:])
-        tables = [
-            _without(self._held[int(number)].rows, without).take(pa.array(group))
-            for number, group in zip(numbers, groups, strict=True)
-        ]
-        back = np.empty(len(order), np.int64)
-        back[order] = np.arange(len(order))
-        return concat(tables).take(pa.array(back))
+        numbers, which = np.unique(chunk, return_inverse=True)
+        tables = [_without(self._held[int(number)].rows, without) for number in numbers]
+        if len(tables) == 1:
+            return tables[0].take(pa.array(index))
+        # One `take` of them all: one for each costs as much for two rows as for hundreds.
+        starts = np.cumsum([0, *(table.num_rows for table in tables[:-1])])
+        return concat(tables).take(pa.array(starts[which] + index))
 
     def ended(self, chunk: np.ndarray, index: np.ndarray) -> pa.Table:
         """The rows at these places; they are no longer with the worker."""

@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raypipe.calllog import CallIndex, index_with_segments
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.batches import BatchResult
+from raypipe.execution.collection import collect_rarely
 from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
 from raypipe.execution.replica import Replica, ReplicaSetup
 from raypipe.execution.scribe import Scribe
@@ -58,6 +59,7 @@ class ReplicaActor:
 
     def __init__(self, setup: ReplicaSetup, index: CallIndex, authority: Any, is_substitute: bool) -> None:
         end_with_node()
+        collect_rarely()
         if is_substitute:
             # Its rows may have been answered before: by the worker that was lost, or for a conductor that was.
             index = index_with_segments(index, setup.calls, setup.owner)
@@ -220,6 +222,7 @@ class ConductorUDF:
     def __init__(self, setup: ConductorSetup, pools: Mapping[str, RemotePool], run: str) -> None:
         setup = replace(setup, name=f"{setup.name}-{uuid4().hex[:8]}")
         end_with_node()
+        collect_rarely()
         self._drain_s = setup.drain_s
         self._loop = uvloop.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="conductor", daemon=True).start()
