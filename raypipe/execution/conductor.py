@@ -21,7 +21,7 @@ from raypipe.execution.batches import Batch, BatchResult, Counts
 from raypipe.execution.queues import Lane, Outbox
 from raypipe.execution.routing import Router
 from raypipe.execution.suspects import Suspects
-from raypipe.execution.wire import SILENT_S, Chunk, Reply, Vitals, Worker
+from raypipe.execution.wire import FED_FLUSH_S, FLUSH_S, SILENT_S, Chunk, Reply, Vitals, Worker
 from raypipe.plan import Stage
 from raypipe.row import ATTEMPT, Failure
 
@@ -193,10 +193,12 @@ class Conductor:
 
     async def _keep_watch(self) -> None:
         """Rows that nobody works on would keep the run waiting for ever."""
-        since: dict[str, float] = {}
+        since: dict[tuple[str, int], float] = {}
         while self._fatal is None:
             await asyncio.sleep(_WATCH_EVERY_S)
-            now, found = asyncio.get_running_loop().time(), dict(self._forgotten())
+            # Where rows have ended meanwhile it is another standstill: each look saw a moment between two exchanges.
+            moved = sum(lane.outbox.ended_rows for lane in self._lanes)
+            now, found = asyncio.get_running_loop().time(), {(what, moved): said for what, said in self._forgotten()}
             since = {what: since.get(what, now) for what in found}
             for what, problem in found.items():
                 if now - since[what] > _LOST_S:
@@ -260,10 +262,19 @@ class Conductor:
         worker = lane.worker
         try:
             async with asyncio.timeout(SILENT_S):
-                return await worker.exchange(self._setup.name, chunks)
+                return await worker.exchange(self._setup.name, chunks, self._flush_s(lane))
         except TimeoutError:
             problem = f"worker {worker.name!r} gave no sign of life for {SILENT_S:.0f} s"
             raise ReplicaLostError(problem) from None
+
+    def _flush_s(self, lane: Lane) -> float:
+        """A worker may gather answers for longer while every step behind those that work there has enough to do."""
+        behind = {after for step in lane.outbox.steps for after in self._router.behind(step)}
+        return FED_FLUSH_S if all(self._is_fed(step) for step in behind) else FLUSH_S
+
+    def _is_fed(self, step: str) -> bool:
+        queue = self._router.queues[step]
+        return bool(queue.rows) or all(lane.outbox.is_fed for lane in self._lanes if lane.pool == queue.pool)
 
     async def _replace(self, pool: Pool, lane: Lane, lost: ReplicaLostError) -> None:
         """Its unfinished rows go back to their queues; those that lost two workers are tried apart, one alone fails."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,7 @@ LONG_QUEUE = 4096
 _LARGEST_CHUNK = 1024
 _LARGEST_WINDOW = 16384
 _AHEAD = 2.0
+_FED = 1.5
 _WELL_FED = 1.25
 """Rows for each call in flight with which a worker can wait for a larger chunk: many small ones cost more."""
 _WORTH_SENDING = 1 / 8
@@ -125,13 +126,24 @@ class Outbox:
         self._held: dict[int, _Held] = {}
         self._rows = 0
         self._next = 0
-        self._ended_since = 0
+        self.ended_rows = 0
+        """Rows that have ended here, ever."""
         self._window = max(1, round(self._concurrency * _AHEAD))
 
     @property
     def rows(self) -> int:
         """Rows that have not ended."""
         return self._rows
+
+    @property
+    def steps(self) -> Iterable[str]:
+        """The steps whose rows it takes."""
+        return self._queues
+
+    @property
+    def is_fed(self) -> bool:
+        """Whether the worker has rows enough for a while."""
+        return self._rows >= self._concurrency * _FED
 
     def fill(self, losses: int = 0) -> list[Chunk]:
         """What the worker should be sent now, the deepest step first; `losses`: workers lost so far."""
@@ -175,6 +187,7 @@ class Outbox:
             held.is_here[index[chunk == number]] = False
             held.left -= int(count)
         self._rows -= rows.num_rows
+        self.ended_rows += rows.num_rows
         self._widen(rows.num_rows)
         return rows
 

@@ -175,9 +175,10 @@ class Replica:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def exchange(self, sender: str, chunks: list[Chunk]) -> Reply:
+    async def exchange(self, sender: str, chunks: list[Chunk], flush_s: float = FLUSH_S) -> Reply:
         """Take new rows of `sender`; come back when some of its rows ended, at the latest after 5 s.
 
+        Answers are gathered for `flush_s`, if there are rows to work on meanwhile.
         A later exchange of the same sender ends an earlier one that still waits.
         """
         mailbox = self._mailboxes.get(sender)
@@ -190,10 +191,17 @@ class Replica:
         if not await mailbox.wait():
             return Reply([], self.vitals())
         if self._tasks and self._fatal is None:
-            await asyncio.sleep(FLUSH_S)
+            await self._gather(flush_s)
         if self._fatal is not None:
             raise self._fatal
         return Reply(mailbox.take(), self.vitals())
+
+    async def _gather(self, flush_s: float) -> None:
+        """Wait for more to tell: for a moment, and up to `flush_s` as long as rows wait to be worked on."""
+        for _ in range(round(flush_s / FLUSH_S)):
+            await asyncio.sleep(FLUSH_S)
+            if self._fatal is not None or not (self._next_step() or len(self._begun) > self.concurrency):
+                return
 
     def _forget_predecessor(self, sender: str) -> None:
         """A second conductor of one stage redoes what the first, which is gone, had here."""
@@ -249,7 +257,6 @@ class Replica:
             self._working += 1
             task = asyncio.create_task(self._work())
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
             if not count:
                 asyncio.get_running_loop().call_soon(self._begin, 2 * self._working)
 
@@ -268,6 +275,7 @@ class Replica:
         finally:
             # Now, not once the loop has told that the task is done: rows that come until then would find nobody.
             self._working -= 1
+            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _take_from(self, name: str) -> None:
         step, queue = self._steps[name], self._queues[name]

@@ -60,13 +60,13 @@ class Router:
 
     def is_congested(self, name: str) -> bool:
         """Whether enough rows wait behind a step; behind the last step none do."""
-        return any(self.queues[after].is_long for after in self._behind(name))
+        return any(self.queues[after].is_long for after in self.behind(name))
 
-    def _behind(self, name: str) -> list[str]:
+    def behind(self, name: str) -> list[str]:
         """The steps with a queue that a step's rows come to next."""
         found: list[str] = []
         for after in self._steps[name].successors:
-            found.extend([after] if after in self.queues else self._behind(after))
+            found.extend([after] if after in self.queues else self.behind(after))
         return found
 
     def enter(self, rows: pa.Table) -> int:

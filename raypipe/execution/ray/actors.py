@@ -60,6 +60,8 @@ class ReplicaActor:
     def __init__(self, setup: ReplicaSetup, index: CallIndex, authority: Any, is_substitute: bool) -> None:
         end_with_node()
         collect_rarely()
+        # The first array imports pandas, where that is installed: 0.3 s in which no answer would be heard later.
+        pa.array([""])
         if is_substitute:
             # Its rows may have been answered before: by the worker that was lost, or for a conductor that was.
             index = index_with_segments(index, setup.calls, setup.owner)
@@ -74,9 +76,9 @@ class ReplicaActor:
             self._opening = asyncio.create_task(self._replica.open())
         await asyncio.shield(self._opening)
 
-    async def exchange(self, sender: str, chunks: list[Chunk]) -> Reply:
+    async def exchange(self, sender: str, chunks: list[Chunk], flush_s: float) -> Reply:
         await self.open()
-        return await self._replica.exchange(sender, chunks)
+        return await self._replica.exchange(sender, chunks, flush_s)
 
     async def halt(self, reason: str) -> None:
         await self._replica.halt(reason)
@@ -166,9 +168,9 @@ class RemoteWorker:
     setup: ReplicaSetup
     actor: Any
 
-    async def exchange(self, sender: str, chunks: list[Chunk]) -> Reply:
+    async def exchange(self, sender: str, chunks: list[Chunk], flush_s: float) -> Reply:
         try:
-            return await self.actor.exchange.remote(sender, chunks)
+            return await self.actor.exchange.remote(sender, chunks, flush_s)
         except RayTaskError as error:
             raise unwrapped(error) from None
         except RayActorError as error:
