@@ -268,7 +268,7 @@ class Conductor:
             raise ReplicaLostError(problem) from None
 
     def _flush_s(self, lane: Lane) -> float:
-        """A worker may gather answers for longer while every step behind those that work there has enough to do."""
+        """A worker may gather answers for longer while every step behind those that work there is at work."""
         behind = {after for step in lane.outbox.steps for after in self._router.behind(step)}
         return FED_FLUSH_S if all(self._is_fed(step) for step in behind) else FLUSH_S
 

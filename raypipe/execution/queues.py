@@ -24,7 +24,8 @@ LONG_QUEUE = 4096
 _LARGEST_CHUNK = 1024
 _LARGEST_WINDOW = 16384
 _AHEAD = 2.0
-_FED = 1.5
+_FED = 0.75
+"""Rows for each call in flight that a worker has once a pipeline has filled, though it hands them on at once."""
 _WELL_FED = 1.25
 """Rows for each call in flight with which a worker can wait for a larger chunk: many small ones cost more."""
 _WORTH_SENDING = 1 / 8
@@ -142,7 +143,7 @@ class Outbox:
 
     @property
     def is_fed(self) -> bool:
-        """Whether the worker has rows enough for a while."""
+        """Whether the worker is about as busy as it can be."""
         return self._rows >= self._concurrency * _FED
 
     def fill(self, losses: int = 0) -> list[Chunk]:
