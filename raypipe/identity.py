@@ -23,7 +23,7 @@ import orjson
 
 VERSION = 1
 SIZE_BYTES = 16
-_FOUR = (4).to_bytes(8, "little")
+_FOUR, _EIGHT = (4).to_bytes(8, "little"), (8).to_bytes(8, "little")
 
 _PERSON = f"raypipe{VERSION}".encode()
 _EXACT_FLOAT = 2.0**53
@@ -32,10 +32,7 @@ _TAGGED = (Decimal, UUID, datetime, date, time, timedelta)
 
 def digest(*parts: bytes) -> bytes:
     """16 bytes that stand for `parts` in this order; part borders count."""
-    hasher = blake2b(digest_size=SIZE_BYTES, person=_PERSON)
-    for part in parts:
-        hasher.update(_sized(part))
-    return hasher.digest()
+    return blake2b(b"".join(map(_sized, parts)), digest_size=SIZE_BYTES, person=_PERSON).digest()
 
 
 @lru_cache(maxsize=1024)
@@ -105,7 +102,9 @@ def source_identity(content: bytes, unit: str, occurrence: int) -> bytes:
     `content` is the canonical JSON of the row (or of its identity columns), `unit` names the
     list or file it stands in, `occurrence` counts equal rows before it in that unit.
     """
-    return digest(b"source", content, unit.encode(), occurrence.to_bytes(8, "little"))
+    hasher = _begun(b"source").copy()
+    hasher.update(_sized(content) + _sized(unit.encode()) + _EIGHT + occurrence.to_bytes(8, "little"))
+    return hasher.digest()
 
 
 def child_identity(parent: bytes, step: str, index: int) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -134,14 +135,12 @@ def write_part(path: Path, table: pa.Table) -> None:
 def output_columns(table: pa.Table) -> pa.Table:
     """User columns, then lineage as it is written to the output (identities as hexadecimal text)."""
     own = [name for name in table.column_names if name not in LINEAGE]
-    ids = [value.hex() for value in table.column(ROW_ID).to_pylist()]
-    ancestors = table.column(ANCESTORS).to_pylist()
+    ids = _hexadecimal(table.column(ROW_ID).combine_chunks())
+    first, last = (_hexadecimal(column) for column in _ends(table.column(ANCESTORS).combine_chunks()))
     lineage = {
-        ROW_ID: pa.array(ids, pa.string()),
-        PARENT_ID: pa.array([above[-1].hex() if above else None for above in ancestors], pa.string()),
-        SOURCE_ID: pa.array(
-            [above[0].hex() if above else own_id for above, own_id in zip(ancestors, ids, strict=True)], pa.string()
-        ),
+        ROW_ID: ids,
+        PARENT_ID: last,
+        SOURCE_ID: first.fill_null(ids),
         POSITION: table.column(POSITION),
         PATH: table.column(PATH),
     }
@@ -151,9 +150,34 @@ def output_columns(table: pa.Table) -> pa.Table:
     return made
 
 
+def _hexadecimal(ids: pa.FixedSizeBinaryArray) -> pa.StringArray:
+    """Identities as text; null where they are, which they may be in an array that begins where its buffers do."""
+    count, width = len(ids), ids.type.byte_width
+    content = ids.buffers()[1]
+    if content is None:
+        return pa.nulls(count, pa.string())
+    octets = np.frombuffer(content, np.uint8)[ids.offset * width : (ids.offset + count) * width]
+    offsets = np.arange(count + 1, dtype=np.int32) * (2 * width)
+    is_valid = ids.buffers()[0] if ids.null_count else None
+    return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(_HEXADECIMAL[octets]), is_valid)
+
+
+_HEXADECIMAL = np.array([f"{octet:02x}".encode() for octet in range(256)])
+
+
+def _ends(lists: pa.ListArray) -> tuple[pa.Array, pa.Array]:
+    """The first and the last item of each list; null where it has none."""
+    offsets = lists.offsets.to_numpy()
+    is_empty = offsets[1:] == offsets[:-1]
+    first, last = (pa.array(at, mask=is_empty) for at in (offsets[:-1], offsets[1:] - 1))
+    return lists.values.take(first), lists.values.take(last)
+
+
 def sorted_by_source(table: pa.Table) -> pa.Table:
     """Rows by source position, then by place among their siblings."""
     if table.num_rows < 2:
+        return table
+    if (np.diff(table.column(POSITION).to_numpy()) > 0).all():
         return table
     positions = table.column(POSITION).to_pylist()
     paths = table.column(PATH).to_pylist()
