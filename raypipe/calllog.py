@@ -286,9 +286,23 @@ def load_index(folder: Path, known: bool = True) -> CallIndex:
 
 
 def index_with_segments(known: CallIndex, folder: Path, owner: str) -> CallIndex:
-    """`known` and all that the workers of `owner` have written since, whether they still live or not."""
+    """`known` and all that the workers of `owner` (`*`: of all) have written since, whether they still live or not."""
     segments = sorted(folder.glob(f"segment-{owner}-*.calls"), key=lambda path: path.stat().st_mtime)
     return _index([*map(Path, known.files), *segments])
+
+
+def rows_asked(folder: Path) -> dict[str, set[str]]:
+    """By step, the identities (hexadecimal) of the rows of which a call stands in `folder`."""
+    found: dict[str, set[str]] = {}
+    for path in folder.glob("calls-*.parquet"):
+        columns = pq.ParquetFile(path).read(["step", "row_id"]).columns
+        for step, row in zip(*(column.to_pylist() for column in columns), strict=True):
+            found.setdefault(step, set()).add(row)
+    for path in folder.glob(f"segment-*{_SEGMENT}"):
+        with path.open("rb") as file:
+            for _, (step, row, *_) in read_segment(file):
+                found.setdefault(step, set()).add(row)
+    return found
 
 
 def _index(paths: Sequence[Path]) -> CallIndex:

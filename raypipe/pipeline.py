@@ -18,6 +18,7 @@ from raypipe.config import PipelineSpec, read_spec
 from raypipe.deserialization import collected_from
 from raypipe.errors import SpecError, Violation
 from raypipe.execution.setup import Watch
+from raypipe.forecast import Forecast, forecast
 from raypipe.graph import Graph
 from raypipe.limits import Caps
 from raypipe.parameters import Parameters, described_options, with_parameters
@@ -252,6 +253,14 @@ class Pipeline:
             samples = {leaf: table.to_arrow().slice(0, 3).to_pylist() for leaf, table in result.items()}
             failures = result.failures.to_arrow().slice(0, 3).to_pylist()
         return DryRun(models, result.manifest, samples, failures)
+
+    def forecast(self, out: str | Path | None = None, calls: str | Path | None = None) -> Forecast:
+        """What `run` with the same `out` and `calls` would reuse and what it would send, and why. Sends nothing.
+
+        Functions of steps are run. Raises SpecError, InputError, InfrastructureError.
+        """
+        folder = Path(out) if out is not None else Path("out") / self.name
+        return forecast(self.validate(), folder, Path(calls) if calls is not None else None)
 
     # Files.
 

@@ -176,12 +176,23 @@ def dry_run(  # noqa: PLR0913 - each parameter is one option of the command
 
 
 @app.command()
-def plan(
-    spec: Spec, input: Input = None, set: Settings = None, model: Models = None, base_url: BaseUrls = None
+def plan(  # noqa: PLR0913 - each parameter is one option of the command
+    spec: Spec,
+    *,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what a run would reuse and send, and why.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; by default out/NAME.")] = None,
+    calls: Annotated[Path | None, typer.Option(metavar="DIR", help="Call log; by default in the run folder.")] = None,
+    input: Input = None,
+    set: Settings = None,
+    model: Models = None,
+    base_url: BaseUrls = None,
 ) -> None:
-    """Print stages, pools and resources. Starts nothing."""
+    """Print stages, pools and resources. Starts nothing and sends nothing."""
     with ReportedErrors():
-        _print([_pipeline(spec, input, set, model, base_url).plan().describe()])
+        pipeline = _pipeline(spec, input, set, model, base_url)
+        _print([pipeline.plan().describe()])
+        if explain:
+            _print(pipeline.forecast(out, calls).describe())
 
 
 @app.command()

@@ -62,6 +62,8 @@ class Desk:
     """What an answered call took."""
     total: Tally = field(default_factory=Tally)
     hedge_after_s: float | None = None
+    unsent: Callable[[Asked], None] | None = None
+    """Told of each call instead of sending it."""
     forgotten: frozenset[str] = frozenset()
     """Steps for which calls of earlier runs are not reused."""
     known_of_this_run: CallReader | None = None
@@ -144,7 +146,13 @@ class RowCaller:
             tally.cached += 1
             desk.total.cached += 1
             return found
-        return await self._sent(key, Asked(self._step, self._row, ordinal, sample), payload)
+        call = Asked(self._step, self._row, ordinal, sample)
+        if desk.unsent is not None:
+            if not self.is_halted:
+                desk.unsent(call)
+            self.is_halted = True
+            raise HaltedError("no call is sent")
+        return await self._sent(key, call, payload)
 
     async def _sent(self, key: bytes, asked: Asked, payload: Mapping[str, Any]) -> Completion:
         desk, tally = self._desk, self.tally

@@ -123,7 +123,7 @@ class _Run:
         authority = Authority(self._setup.caps, self._setup.spent)
         try:
             for stage in self._setup.plan.stages:
-                if self.halted_for:
+                if self.halted_for or self._is_forecast_until_here():
                     break
                 for name, replicas in self._setup.replicas(stage).items():
                     if name not in pools:
@@ -136,6 +136,11 @@ class _Run:
                 for worker in pool.workers:
                     await worker.close()
             log.close()
+
+    def _is_forecast_until_here(self) -> bool:
+        """What a barrier would see is not known while rows before it lack answers."""
+        counts = (counts for result in self.results for counts in result.counts.values())
+        return self._setup.unsent is not None and any(count.rows_unfinished for count in counts)
 
     async def _stage(self, stage: Stage, pools: dict[str, LocalPool]) -> None:
         setup = ConductorSetup("local", stage, self._setup.parts, self._setup.leaves, DRAIN_S)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from raypipe.calllog import CallIndex, CallReader, index_with_segments, load_index
+from raypipe.calllog import Asked, CallIndex, CallReader, index_with_segments, load_index
 from raypipe.chat import LLM, Caller
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
 from raypipe.execution.caller import Desk, Log, NoModel, RowCaller, Tally
@@ -46,6 +46,8 @@ class ReplicaSetup:
     calls: Path
     owner: str
     caps: Caps
+    unsent: Callable[[Asked], None] | None = None
+    """Told of each call instead of sending it."""
 
 
 @dataclass(slots=True)
@@ -144,6 +146,7 @@ class Replica:
         known = CallReader(self._index)
         desk = Desk(model, llm.label, log, known, limiter, llm.max_tries, worst.of, worst.taken)
         desk.hedge_after_s = llm.hedge_after_s
+        desk.unsent = self._setup.unsent
         desk.forgotten = frozenset(name for name, step in self._steps.items() if not step.use_cache)
         return desk
 

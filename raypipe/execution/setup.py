@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raypipe.calllog import CallIndex
+from raypipe.calllog import Asked, CallIndex
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import Snapshot
 from raypipe.execution.replica import ReplicaSetup
@@ -47,6 +47,8 @@ class RunSetup:
     """Read only so many rows of each source."""
     only: frozenset[bytes] | None = None
     """Work only on source rows with these identities."""
+    unsent: Callable[[Asked], None] | None = None
+    """Told of each call instead of sending it, in this process only; stages after unfinished rows are left."""
 
     @property
     def leaves(self) -> frozenset[str]:
@@ -64,4 +66,5 @@ class RunSetup:
             for planned in reversed(list(stage.steps.values()))
             if planned.pool == pool
         }
-        return ReplicaSetup(f"{pool}:{number}", self.plan.pools[pool], steps, self.calls, self.owner, self.caps)
+        name, planned = f"{pool}:{number}", self.plan.pools[pool]
+        return ReplicaSetup(name, planned, steps, self.calls, self.owner, self.caps, self.unsent)
