@@ -53,9 +53,10 @@ class Forecast:
         for name, step in self.steps.items():
             sends = step.to_send.total()
             waits = f", more behind {', '.join(repr(above) for above in self.after[name])}" if self.after[name] else ""
-            yield f"step {name}: {step.reused:,} calls reused, {sends:,} {'row' if sends == 1 else 'rows'} would send{waits}"
-            for reason, rows in step.to_send.items():
-                yield f"  {rows:,}: {reason}"
+            rows = "1 row" if sends == 1 else f"{sends:,} rows"
+            yield f"step {name}: {step.reused:,} calls reused, {rows} would send{waits}"
+            for reason, count in step.to_send.items():
+                yield f"  {count:,}: {reason}"
 
 
 def forecast(plan: Plan, out: Path, calls: Path | None = None) -> Forecast:

@@ -34,6 +34,10 @@ class Pool:
     concurrency: int
     """Calls in flight for each replica."""
     rows_a_call: int = 1
+    cpus: float = 0
+    gpus: float = 0
+    memory: int = 0
+    """What each replica has to itself; memory in bytes."""
 
     @property
     def rows(self) -> int:
@@ -109,7 +113,7 @@ class Plan:
         lines = [f"pipeline {self.name}: {len(self.graph.steps)} steps, {len(self.stages)} stages"]
         for pool in self.pools.values():
             what = pool.llm.uri if pool.llm else "Python functions"
-            lines.append(f"pool {pool.name}: {what}, {pool.replicas} × {pool.concurrency} in flight, 0 GPUs")
+            lines.append(f"pool {pool.name}: {what}, {pool.replicas} × {pool.concurrency} in flight{_kept(pool)}")
         for stage in self.stages:
             origin = "reads" if stage.reads_stage is None else f"groups rows of stage {stage.reads_stage} by"
             lines.append(f"stage {stage.index}: {origin} {stage.entry!r}")
@@ -117,6 +121,14 @@ class Plan:
                 lines.append(f"  {_describe(planned, self.graph)}")
         lines.append(f"writes {', '.join(f'data/{leaf}/' for leaf in self.graph.leaves)}")
         return "\n".join(lines)
+
+
+def _kept(pool: Pool) -> str:
+    """What the workers of a pool have to themselves, all together."""
+    words = [f", {pool.gpus * pool.replicas:g} GPUs"]
+    words += [f", {pool.cpus * pool.replicas:g} CPUs"] if pool.cpus else []
+    words += [f", {pool.memory * pool.replicas / 2**30:.3g} GiB"] if pool.memory else []
+    return "".join(words)
 
 
 def _describe(planned: PlannedStep, graph: Graph) -> str:
@@ -213,8 +225,11 @@ def _pools(graph: Graph) -> tuple[dict[str, Pool], dict[str, str]]:
     pool_of: dict[str, str] = {}
     for name in graph.order:
         step = graph.steps[name]
-        if step.is_given_batches and step.resources.replicas > 1:
-            pools[name] = Pool(name, None, step.resources.replicas, 1, step.input_batch_size)
+        if step.is_given_batches and (step.resources.replicas > 1 or step.resources.are_kept):
+            pools[name] = _widened(Pool(name, None, step.resources.replicas, 1, step.input_batch_size), step)
+            pool_of[name] = name
+        elif step.llm is None and step.resources.are_kept and step.runs in (Runs.THREAD, Runs.ROW):
+            pools[name] = _widened(Pool(name, None, 1, THREADS_CONCURRENCY), step)
             pool_of[name] = name
         elif step.runs is Runs.THREAD or (step.runs is Runs.ROW and step.llm is None):
             shared = _widened(pools.get(THREADS) or Pool(THREADS, None, 1, THREADS_CONCURRENCY), step)
@@ -228,8 +243,10 @@ def _pools(graph: Graph) -> tuple[dict[str, Pool], dict[str, str]]:
 
 
 def _widened(pool: Pool, step: Step) -> Pool:
-    """The pool with as many workers as a step wishes; their calls in flight stay the same in all."""
+    """The pool with as many workers, and as much for each, as a step wishes; calls in flight stay the same in all."""
     wanted = step.resources.replicas
+    kept = {name: max(getattr(pool, name), getattr(step.resources, name)) for name in ("cpus", "gpus", "memory")}
+    pool = replace(pool, **kept)
     if wanted <= pool.replicas:
         return pool
     in_flight = pool.concurrency if pool.llm is None else -(-pool.llm.concurrency // wanted)

@@ -75,9 +75,23 @@ S = TypeVar("S", bound="Step")
 
 
 class StepResources(Spec):
-    """What the workers of a step are given; where several steps share workers, the largest wish counts."""
+    """What the workers of a step are given; where several steps share workers, the largest wish counts.
+
+    Processors, GPUs and memory are kept for each worker by Ray; the `local` engine has one process and keeps nothing.
+    """
 
     replicas: int = Field(default=1, ge=1)
+    cpus: float = Field(default=0, ge=0)
+    """Processors for each worker."""
+    gpus: float = Field(default=0, ge=0)
+    """GPUs for each worker, or a share of one."""
+    memory: int = Field(default=0, ge=0)
+    """Bytes for each worker."""
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether a worker has something to itself."""
+        return bool(self.cpus or self.gpus or self.memory)
 
 
 class Step(Spec):

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from raypipe.chat import LLM
+from raypipe.errors import InfrastructureError
+from raypipe.execution.ray.room import check_room
 from raypipe.pipeline import Pipeline
 from raypipe.plan import THREADS, Plan, inbox
 from raypipe.row import Values
 from raypipe.step import Aggregate, By, Step
-from raypipe.steps import KeepColumns, LoadDataFromDicts, TextGeneration, step
+from raypipe.steps import KeepColumns, LoadDataFromDicts, StepResources, TextGeneration, step
 
 WRITER = LLM("offline/stand-in", temperature=0.5)
 
@@ -31,8 +33,8 @@ def seed(name: str = "seed") -> Step:
     return LoadDataFromDicts([{"a": 1, "kind": "x"}], name=name)
 
 
-def ask(name: str, llm: LLM = WRITER) -> Step:
-    return TextGeneration(name, llm=llm, template="{{ a }}", output=name)
+def ask(name: str, llm: LLM = WRITER, **options: Any) -> Step:
+    return TextGeneration(name, llm=llm, template="{{ a }}", output=name, **options)
 
 
 def nested(by: By) -> Plan:
@@ -113,6 +115,33 @@ def test_several_sources_are_several_stages() -> None:
         ("one", ["one", "left"]),
         ("two", ["two", "right"]),
     ]
+
+
+def test_what_a_step_wants_for_itself_is_its_own_pool() -> None:
+    with Pipeline("wishes") as pipeline:
+        wanting = ask("answer", resources=StepResources(replicas=2, cpus=0.5))
+        seed() >> children("children", resources=StepResources(cpus=2, memory=2**30)) >> children("others") >> wanting
+    pools = pipeline.plan().pools
+    assert (pools["children"].cpus, pools["children"].memory, pools["python"].cpus) == (2, 2**30, 0)
+    assert (pools["offline/stand-in"].replicas, pools["offline/stand-in"].cpus) == (2, 0.5)
+    assert "pool children: Python functions, 1 × 8 in flight, 0 GPUs, 2 CPUs, 1 GiB" in pipeline.plan().describe()
+
+
+def test_workers_that_have_no_room_are_refused() -> None:
+    with Pipeline("wishes") as pipeline:
+        seed() >> ask("answer", resources=StepResources(replicas=2, gpus=0.5))
+    pools = pipeline.plan().pools.values()
+    check_room(pools, {"CPU": 2.0, "GPU": 1.0})
+    with pytest.raises(InfrastructureError, match=r"want 1 GPUs and there are 0 \(offline/stand-in 1\)"):
+        check_room(pools, {"CPU": 2.0})
+
+
+def test_the_last_processor_is_left_to_those_who_read() -> None:
+    with Pipeline("wishes") as pipeline:
+        seed() >> children("children", resources=StepResources(cpus=2))
+    check_room(pipeline.plan().pools.values(), {"CPU": 3.0})
+    with pytest.raises(InfrastructureError, match="want 2 CPUs and there are 1 beside the 1 that reads"):
+        check_room(pipeline.plan().pools.values(), {"CPU": 2.0})
 
 
 def test_a_plan_can_be_printed() -> None:

@@ -145,9 +145,8 @@ def start_replica(setup: ReplicaSetup, index: Any, authority: Any, *, is_substit
     """A new replica actor; it is not opened yet. `index` is a reference to a `CallIndex`."""
     remote = ray.remote(ReplicaActor)
     ours = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 64}
-    return remote.options(num_cpus=0, scheduling_strategy="SPREAD", **ours).remote(
-        setup, index, authority, is_substitute
-    )
+    kept = {"num_cpus": setup.pool.cpus, "num_gpus": setup.pool.gpus, "memory": setup.pool.memory or None}
+    return remote.options(scheduling_strategy="SPREAD", **kept, **ours).remote(setup, index, authority, is_substitute)
 
 
 def unwrapped(error: RayTaskError) -> RaypipeError:

@@ -34,6 +34,7 @@ from raypipe.execution.ray.actors import (
     start_replica,
     unwrapped,
 )
+from raypipe.execution.ray.room import check_room
 from raypipe.execution.ray.session import kill_own_ray, session
 from raypipe.execution.ray.shipping import ship_by_value
 from raypipe.execution.setup import DRAIN_S, Outcome, RunSetup, Watch
@@ -85,7 +86,7 @@ class _Work:
             stack.push(self._note_end)
             stack.enter_context(session(self._address))
             ship_by_value(self._setup.plan)
-            self.outcome = _Driver(self._setup, self._stop).run(self._watch)
+            self.outcome = _Driver(self._setup, self._address, self._stop).run(self._watch)
 
     def _note_end(self, kind: object, error: BaseException | None, trace: object) -> bool:
         self.error = error
@@ -129,8 +130,9 @@ class _Read:
 
 
 class _Driver:
-    def __init__(self, setup: RunSetup, stop: Stop) -> None:
+    def __init__(self, setup: RunSetup, address: str | None, stop: Stop) -> None:
         self._setup = setup
+        self._address = address
         self._stop = stop
         self._index = ray.put(setup.index)
         self._authority: Any = None
@@ -144,6 +146,8 @@ class _Driver:
         watcher = threading.Thread(target=self._watch, args=(watch, stopped), daemon=True)
         watcher.start()
         try:
+            if self._address is None:  # another cluster may grow
+                check_room(self._setup.plan.pools.values(), ray.cluster_resources())
             self._start_authority()
             for stage in self._setup.plan.stages:
                 if self._halted_for():

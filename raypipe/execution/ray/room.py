@@ -1,0 +1,24 @@
+"""I say beforehand when the workers of a plan have no room: Ray would let one that has no place wait for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from raypipe.errors import InfrastructureError
+from raypipe.plan import Pool
+
+_KINDS = {"cpus": ("CPU", "CPUs", 1.0), "gpus": ("GPU", "GPUs", 0.0), "memory": ("memory", "bytes of memory", 0.0)}
+"""By what pools call it: Ray's name, ours, and how much is left to the tasks that read and group."""
+
+
+def check_room(pools: Iterable[Pool], there: Mapping[str, float]) -> None:
+    """Raises InfrastructureError when all workers together want more than is `there`, by Ray's names."""
+    pools = list(pools)
+    for share, (kind, unit, left) in _KINDS.items():
+        wanted = {pool.name: pool.replicas * getattr(pool, share) for pool in pools if getattr(pool, share)}
+        room = max(0.0, there.get(kind, 0.0) - left)
+        if sum(wanted.values()) > room:
+            each = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())
+            beside = f" beside the {left:g} that reads" if left else ""
+            problem = f"the workers want {sum(wanted.values()):g} {unit} and there are {room:g}{beside} ({each})"
+            raise InfrastructureError(f"{problem}; lower `resources` of these steps or use a larger cluster")
