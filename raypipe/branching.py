@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from raypipe.errors import RowError, SpecError, Violation
-from raypipe.naming import imported
+from raypipe.naming import check_allowed, imported
 from raypipe.row import LINEAGE, ROW_ID, Values
 from raypipe.spec import Spec
 from raypipe.step import Columns, Output, Runs, Shape, Step, collecting, join
@@ -229,6 +229,8 @@ class Routing(Spec):
     def _says_how(self) -> Self:
         if (self.function is None) == (self.sample is None):
             raise ValueError("a routing has either a function or a sample; give one of them")
+        if isinstance(self.function, str):
+            check_allowed(self.function)
         return self
 
     @property

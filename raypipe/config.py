@@ -74,14 +74,44 @@ def place(number: int, name: object) -> str:
     return f"step {name!r}" if name else f"step {number + 1} of the file"
 
 
-def read_spec(path: Path) -> PipelineSpec:
-    """The file at `path` (YAML or JSON). Raises SpecError with all violations."""
+_FETCH_TIMEOUT_S = 30.0
+_LARGEST_SPEC_BYTES = 16 << 20
+
+
+def is_url(spec: str | Path) -> bool:
+    """Whether a pipeline is to be fetched."""
+    return isinstance(spec, str) and spec.startswith(("http://", "https://"))
+
+
+def read_spec(path: str | Path) -> PipelineSpec:
+    """The file at `path`, a path or a URL (YAML or JSON). Raises SpecError with all violations."""
+    if is_url(path):
+        return parse_spec(_fetched(str(path)), str(path))
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         said = getattr(error, "strerror", None) or "not a text file"
         raise SpecError(violations=[Violation(str(path), f"cannot be read: {said}")]) from None
     return parse_spec(text, str(path))
+
+
+def _fetched(url: str) -> str:
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(url, timeout=_FETCH_TIMEOUT_S) as answer:
+            content = answer.read(_LARGEST_SPEC_BYTES + 1)
+        if len(content) > _LARGEST_SPEC_BYTES:
+            raise ValueError(f"more than {_LARGEST_SPEC_BYTES >> 20} MiB")
+        return content.decode()
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        said = getattr(error, "reason", None) or error
+        raise SpecError(violations=[Violation(url, f"cannot be fetched: {said}")]) from None
 
 
 def parse_spec(text: str, where: str) -> PipelineSpec:

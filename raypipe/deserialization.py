@@ -13,6 +13,7 @@ from raypipe.branching import Routing
 from raypipe.chat import LLM
 from raypipe.config import PipelineSpec, place
 from raypipe.errors import SpecError, Violation, nearest
+from raypipe.naming import importing_only
 from raypipe.step import Collector, Source, Step, collecting
 from raypipe.steps import resolve
 
@@ -20,8 +21,16 @@ _ANY_MODEL = "offline/stand-in"
 """Stands for a model that could not be made, so that the rest of its step is checked too."""
 
 
-def collected_from(spec: PipelineSpec, base: Path) -> Collector:
-    """Steps, edges and routes; `base` is the folder that relative paths start from. Raises SpecError."""
+def collected_from(spec: PipelineSpec, base: Path, allow_import: Sequence[str] = ()) -> Collector:
+    """Steps, edges and routes; `base` is the folder that relative paths start from.
+
+    Beside our own steps only what stands in the modules `allow_import` is imported. Raises SpecError.
+    """
+    with importing_only(allow_import):
+        return _collected(spec, base)
+
+
+def _collected(spec: PipelineSpec, base: Path) -> Collector:
     problems: list[Violation] = []
     models = _models(spec, problems)
     collector = Collector()

@@ -4,17 +4,44 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from raypipe.errors import SpecError, Violation
+
+_allowed: ContextVar[tuple[str, ...] | None] = ContextVar("allowed", default=None)
+_OWN = ("raypipe.steps", "raypipe.step")
+
+
+@contextmanager
+def importing_only(modules: Sequence[str]) -> Generator[None]:
+    """Inside, names in these modules, in those below them and in our own steps are imported, and no others."""
+    token = _allowed.set((*modules, *_OWN))
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+def check_allowed(path: str) -> None:
+    """Raises SpecError when nothing may be imported from there: a file that says so may be a stranger's."""
+    allowed = _allowed.get()
+    module = path.partition(":")[0] if ":" in path else path.rpartition(".")[0]
+    if allowed is not None and not any(module == one or module.startswith(f"{one}.") for one in allowed):
+        problem = f"a file may not import what it likes; if you trust it, allow {module!r} with --allow-import {module}"
+        raise SpecError(violations=[Violation(f"dotted path {path!r}", problem)])
 
 
 def imported(path: str) -> Any:
     """The object that a dotted path names: `package.module:name` or `package.module.name`.
 
-    Raises SpecError when there is none.
+    Raises SpecError when there is none, or when it may not be imported.
     """
     import importlib
+
+    check_allowed(path)
 
     module, colon, name = path.partition(":")
     if not colon:

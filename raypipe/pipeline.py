@@ -14,7 +14,7 @@ import orjson
 from raypipe.branching import routing_batch_function, routing_function, sample_n_steps
 from raypipe.building import build, name_steps
 from raypipe.chat import LLM
-from raypipe.config import PipelineSpec, read_spec
+from raypipe.config import PipelineSpec, is_url, read_spec
 from raypipe.deserialization import collected_from
 from raypipe.errors import SpecError, Violation
 from raypipe.execution.setup import Watch
@@ -265,15 +265,20 @@ class Pipeline:
     # Files.
 
     @classmethod
-    def from_file(cls, path: str | Path) -> Pipeline:
-        """The pipeline that a YAML or JSON file describes. Raises SpecError with all violations."""
-        return cls.from_spec(read_spec(Path(path)), Path(path).absolute().parent)
+    def from_file(cls, path: str | Path, allow_import: Sequence[str] = ()) -> Pipeline:
+        """The pipeline that a YAML or JSON file (a path or a URL) describes. Raises SpecError with all violations.
+
+        A file names steps of ours; what else it names is imported from the modules `allow_import` alone, since whoever
+        wrote the file would choose what is executed.
+        """
+        base = Path.cwd() if is_url(path) else Path(path).absolute().parent
+        return cls.from_spec(read_spec(path), base, allow_import)
 
     @classmethod
-    def from_spec(cls, spec: PipelineSpec, base: Path) -> Pipeline:
+    def from_spec(cls, spec: PipelineSpec, base: Path, allow_import: Sequence[str] = ()) -> Pipeline:
         """The pipeline of a file that was read; `base` is the folder that its relative paths start from."""
         pipeline = cls(spec.name, spec.description)
-        pipeline._collected = collected_from(spec, base)
+        pipeline._collected = collected_from(spec, base, allow_import)
         return pipeline
 
     def to_yaml(self) -> str:

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from raypipe.chat import LLM, Caller
 from raypipe.errors import SpecError, Violation
-from raypipe.naming import imported
+from raypipe.naming import check_allowed, imported
 from raypipe.row import Values
 from raypipe.spec import Spec
 
@@ -365,6 +365,13 @@ class Callback(Step):
 
     function: str | Callable[[list[dict[str, Any]]], Any] = Field(default="")
     rows: str = "rows"
+
+    @field_validator("function")
+    @classmethod
+    def _may_be_imported(cls, function: Any) -> Any:
+        if isinstance(function, str):
+            check_allowed(function)
+        return function
 
     _call: Callable[[list[dict[str, Any]]], Any] | None = None
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _HELP = """Training datasets from pipelines of language-model calls.
 
-SPEC is a YAML or JSON file, or file.py:name for a Pipeline in a Python file.
+SPEC is a YAML or JSON file or its URL, or file.py:name for a Pipeline in a Python file.
 
 \b
 Exit codes:
@@ -38,7 +38,9 @@ app = typer.Typer(
 
 _ROWS_FAILED = 3
 
-Spec = Annotated[str, typer.Argument(metavar="SPEC", help="YAML or JSON file, or file.py:name.", show_default=False)]
+Spec = Annotated[
+    str, typer.Argument(metavar="SPEC", help="YAML or JSON file or its URL, or file.py:name.", show_default=False)
+]
 Input = Annotated[
     str | None, typer.Option("--input", metavar="PATH", help="Read rows from here; takes the place of the loader.")
 ]
@@ -47,6 +49,10 @@ Settings = Annotated[
 ]
 Models = Annotated[
     list[str] | None, typer.Option("--model", metavar="[NAME=]URI", help="Ask provider/model instead of a model.")
+]
+Imports = Annotated[
+    list[str] | None,
+    typer.Option("--allow-import", metavar="MODULE", help="SPEC may name steps and functions of this module."),
 ]
 BaseUrls = Annotated[
     list[str] | None, typer.Option("--base-url", metavar="[NAME=]URL", help="Reach a model at this address.")
@@ -81,6 +87,7 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
     set: Settings = None,
     model: Models = None,
     base_url: BaseUrls = None,
+    allow_import: Imports = None,
     engine: Annotated[Literal["ray", "local"], typer.Option(help="Ray, or this process alone.")] = "ray",
     address: Annotated[str | None, typer.Option(help="Ray cluster; by default one of its own, here.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the calls made before.")] = False,
@@ -96,8 +103,9 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
     if address is not None and engine == "local":
         raise typer.BadParameter("is for --engine ray", param_hint="--address")
     with ReportedErrors(resume=sys.argv[1:]):
-        pipeline = _pipeline(spec, input, set, model, base_url, small=engine == "local")
+        pipeline = _pipeline(spec, input, set, model, base_url, allow_import, small=engine == "local")
         origin = {"spec": spec, "input": input, "settings": set, "models": model, "base_urls": base_url}
+        origin["allow_import"] = allow_import
         if prices is not None:
             from raypipe.prices import read_prices
 
@@ -129,6 +137,7 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
     set: Settings = None,
     model: Models = None,
     base_url: BaseUrls = None,
+    allow_import: Imports = None,
     engine: Annotated[Literal["ray", "local"], typer.Option(help="Ray, or this process alone.")] = "ray",
     address: Annotated[str | None, typer.Option(help="Ray cluster; by default one of its own, here.")] = None,
 ) -> None:
@@ -143,7 +152,7 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
         before = Result(folder)
         origin = before.manifest.get("origin") or {"spec": str(folder / "pipeline.yaml")}
         os.chdir(origin.get("folder", "."))
-        changed = (("settings", set), ("models", model), ("base_urls", base_url))
+        changed = (("settings", set), ("models", model), ("base_urls", base_url), ("allow_import", allow_import))
         changes = [[*(origin.get(name) or ()), *(more or ())] for name, more in changed]
         pipeline = _pipeline(origin["spec"], origin.get("input"), *changes, small=engine == "local")
         calls = Path(origin["calls"]) if origin.get("calls") else None
@@ -164,10 +173,11 @@ def dry_run(  # noqa: PLR0913 - each parameter is one option of the command
     set: Settings = None,
     model: Models = None,
     base_url: BaseUrls = None,
+    allow_import: Imports = None,
 ) -> None:
     """Try a pipeline on a few rows. A stand-in plays its models, nothing is kept."""
     with ReportedErrors():
-        pipeline = _pipeline(spec, input, set, model, base_url)
+        pipeline = _pipeline(spec, input, set, model, base_url, allow_import)
         from raypipe.cli import reports
 
         made = pipeline.dry_run(rows, live=live)
@@ -186,10 +196,11 @@ def plan(  # noqa: PLR0913 - each parameter is one option of the command
     set: Settings = None,
     model: Models = None,
     base_url: BaseUrls = None,
+    allow_import: Imports = None,
 ) -> None:
     """Print stages, pools and resources. Starts nothing and sends nothing."""
     with ReportedErrors():
-        pipeline = _pipeline(spec, input, set, model, base_url)
+        pipeline = _pipeline(spec, input, set, model, base_url, allow_import)
         _print([pipeline.plan().describe()])
         if explain:
             _print(pipeline.forecast(out, calls).describe())
@@ -197,11 +208,16 @@ def plan(  # noqa: PLR0913 - each parameter is one option of the command
 
 @app.command()
 def validate(
-    spec: Spec, input: Input = None, set: Settings = None, model: Models = None, base_url: BaseUrls = None
+    spec: Spec,
+    input: Input = None,
+    set: Settings = None,
+    model: Models = None,
+    base_url: BaseUrls = None,
+    allow_import: Imports = None,
 ) -> None:
     """Check what can be checked beforehand. Spends nothing."""
     with ReportedErrors():
-        pipeline = _pipeline(spec, input, set, model, base_url)
+        pipeline = _pipeline(spec, input, set, model, base_url, allow_import)
         from raypipe.cli import reports
 
         _print(reports.soundness(pipeline.validate()))
@@ -209,11 +225,16 @@ def validate(
 
 @app.command()
 def info(
-    spec: Spec, input: Input = None, set: Settings = None, model: Models = None, base_url: BaseUrls = None
+    spec: Spec,
+    input: Input = None,
+    set: Settings = None,
+    model: Models = None,
+    base_url: BaseUrls = None,
+    allow_import: Imports = None,
 ) -> None:
     """Describe the steps, their models and columns."""
     with ReportedErrors():
-        pipeline = _pipeline(spec, input, set, model, base_url)
+        pipeline = _pipeline(spec, input, set, model, base_url, allow_import)
         from raypipe.cli import reports
 
         _print(reports.description(pipeline))
@@ -224,10 +245,11 @@ def draw(
     spec: Spec,
     out: Annotated[Path, typer.Option(help="File to write: .svg, .png or .mmd.")] = Path("pipeline.svg"),
     set: Settings = None,
+    allow_import: Imports = None,
 ) -> None:
     """Draw the graph into a file."""
     with ReportedErrors():
-        _print([_pipeline(spec, None, set, None, None).draw(out)])
+        _print([_pipeline(spec, None, set, None, None, allow_import).draw(out)])
 
 
 @app.command()
@@ -240,12 +262,13 @@ def failures(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run fol
         _print(reports.failures(Result(folder)))
 
 
-def _pipeline(
+def _pipeline(  # noqa: PLR0913 - what all commands have in common
     spec: str,
     input: str | None,
     settings: list[str] | None,
     models: list[str] | None,
     base_urls: list[str] | None,
+    allow_import: list[str] | None,
     *,
     small: bool = True,
 ) -> Pipeline:
@@ -255,7 +278,7 @@ def _pipeline(
         leave_pandas_out()
     from raypipe.cli.specs import Wanted, pipeline_of
 
-    pipeline = pipeline_of(Wanted(spec, input, settings or (), models or (), base_urls or ()))
+    pipeline = pipeline_of(Wanted(spec, input, settings or (), models or (), base_urls or (), allow_import or ()))
     collect_from_here()
     return pipeline
 

@@ -20,6 +20,7 @@ from raypipe.config import (
     PipelineSpec,
     Setting,
     StepSpec,
+    is_url,
     read_choice,
     read_setting,
     read_spec,
@@ -28,6 +29,7 @@ from raypipe.config import (
     with_setting,
 )
 from raypipe.errors import SpecError, Violation, nearest
+from raypipe.naming import importing_only
 from raypipe.parameters import made_again
 from raypipe.pipeline import Pipeline
 from raypipe.step import Runs, Step
@@ -43,6 +45,8 @@ class Wanted:
     settings: Sequence[str] = ()
     models: Sequence[str] = ()
     base_urls: Sequence[str] = ()
+    allow_import: Sequence[str] = ()
+    """Modules that a file may import from."""
 
 
 def pipeline_of(wanted: Wanted) -> Pipeline:
@@ -51,8 +55,10 @@ def pipeline_of(wanted: Wanted) -> Pipeline:
         pipeline = _changed(load_pipeline(wanted.spec), wanted)
         choices = _choices(wanted)
     else:
-        path = Path(wanted.spec)
-        pipeline = Pipeline.from_spec(_changed_file(read_spec(path), wanted), path.absolute().parent)
+        with importing_only(wanted.allow_import):
+            spec = _changed_file(read_spec(wanted.spec), wanted)
+        base = Path.cwd() if is_url(wanted.spec) else Path(wanted.spec).absolute().parent
+        pipeline = Pipeline.from_spec(spec, base, wanted.allow_import)
         # A step of a type of one's own may bring a model that the file does not name.
         choices = [choice for choice in _choices(wanted) if not choice.name]
     for choice in choices:
