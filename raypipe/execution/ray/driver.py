@@ -35,7 +35,7 @@ from raypipe.execution.ray.actors import (
     unwrapped,
 )
 from raypipe.execution.ray.room import check_room
-from raypipe.execution.ray.session import kill_own_ray, session
+from raypipe.execution.ray.session import kill_own_ray, session, speak_again
 from raypipe.execution.ray.shipping import ship_by_value
 from raypipe.execution.setup import DRAIN_S, Outcome, RunSetup, Watch
 from raypipe.execution.source import group_of, identified
@@ -67,6 +67,7 @@ def execute(setup: RunSetup, address: str | None, watch: Watch, stop: Stop) -> O
             deadline = min(deadline, time.monotonic() + DRAIN_S + _STOP_TIMEOUT_S)
         if stop.is_at_once or time.monotonic() > deadline:
             kill_own_ray()
+            speak_again()
             raise StoppedError(ASKED)
     if work.error is not None:
         raise work.error

@@ -82,17 +82,29 @@ def session(address: str | None) -> Generator[None]:
             ray.shutdown()
 
 
+_errors: list[int] = []
+"""Standard error, while it is silent."""
+
+
 @contextmanager
 def _without_banner() -> Generator[None]:
     """Ray's native library prints one line about its log level to standard error when it loads."""
     saved, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    _errors.append(saved)
     os.dup2(silent, 2)
     try:
         yield
     finally:
+        _errors.remove(saved)
         os.dup2(saved, 2)
         os.close(saved)
         os.close(silent)
+
+
+def speak_again() -> None:
+    """Another thread has something to say while Ray starts in silence."""
+    for saved in _errors[:1]:
+        os.dup2(saved, 2)
 
 
 def _start(address: str | None) -> None:
