@@ -14,7 +14,7 @@ from itertools import pairwise
 from raypipe.branching import Meet, Route, Routing, columns_of_all
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.graph import Edge, Flow, Graph
-from raypipe.naming import imported, snake_case
+from raypipe.naming import found_at, snake_case
 from raypipe.row import MODEL_NAME, RESERVED
 from raypipe.step import Aggregate, Callback, Columns, Runs, Shape, Source, Step, collecting
 
@@ -135,7 +135,7 @@ def _beginning(name: str, step: Step, several: bool) -> dict[str, Step]:
     if step.is_given_all:
         added[f"{name}_rows"] = Aggregate(by="all", as_rows="rows", columns=list(step.required()) or None)
     if step.when is not None:
-        added[f"{name}_when"] = imported("raypipe.steps.filtering:Filter")(keep=step.when)
+        added[f"{name}_when"] = found_at("raypipe.steps.filtering:Filter")(keep=step.when)
     return added
 
 

@@ -12,13 +12,13 @@ from typing import Any
 from raypipe.errors import SpecError, Violation
 
 _allowed: ContextVar[tuple[str, ...] | None] = ContextVar("allowed", default=None)
-_OWN = ("raypipe.steps", "raypipe.step")
+_OWN = "raypipe.steps"
 
 
 @contextmanager
 def importing_only(modules: Sequence[str]) -> Generator[None]:
-    """Inside, names in these modules, in those below them and in our own steps are imported, and no others."""
-    token = _allowed.set((*modules, *_OWN))
+    """Inside, names in these modules, in those below them and among our steps are imported, and no others."""
+    token = _allowed.set((*modules, _OWN))
     try:
         yield
     finally:
@@ -39,9 +39,13 @@ def imported(path: str) -> Any:
 
     Raises SpecError when there is none, or when it may not be imported.
     """
-    import importlib
-
     check_allowed(path)
+    return found_at(path)
+
+
+def found_at(path: str) -> Any:
+    """`imported`, for a path that is ours."""
+    import importlib
 
     module, colon, name = path.partition(":")
     if not colon:

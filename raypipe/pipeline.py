@@ -16,7 +16,7 @@ from raypipe.building import build, name_steps
 from raypipe.chat import LLM
 from raypipe.config import PipelineSpec, is_url, read_spec
 from raypipe.deserialization import collected_from
-from raypipe.errors import SpecError, Violation
+from raypipe.errors import OutputError, SpecError, Violation
 from raypipe.execution.setup import Watch
 from raypipe.forecast import Forecast, forecast
 from raypipe.graph import Graph
@@ -298,8 +298,15 @@ class Pipeline:
             problem = "is a folder; name a file in it" if target.is_dir() else f"format is json or yaml, not {format!r}"
             raise SpecError(violations=[Violation(str(path), problem)])
         is_json = format == "json" or (format is None and target.suffix == ".json")
-        text = orjson.dumps(self.dump(), option=orjson.OPT_INDENT_2).decode() if is_json else self.to_yaml()
-        target.write_text(text, encoding="utf-8")
+        try:
+            text = orjson.dumps(self.dump(), option=orjson.OPT_INDENT_2).decode() if is_json else self.to_yaml()
+        except TypeError as error:
+            raise SpecError(violations=[Violation(str(path), f"cannot be JSON ({error}); write YAML")]) from None
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, {len(self.steps)} steps)"

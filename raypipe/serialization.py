@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from enum import Enum
 from typing import Any
 
+import numpy as np
 import yaml
 
 from raypipe.branching import Routing
@@ -76,9 +79,18 @@ def _options(step: Step) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
-    if isinstance(value, str | int | float | bool) or value is None:
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    for kind in (str, bytes, int, float):  # what is derived from them as they are
+        if isinstance(value, kind) and not isinstance(value, bool):
+            return kind(value)  # pyright: ignore[reportArgumentType]
+    if isinstance(value, datetime):
+        return datetime.fromisoformat(value.isoformat())
+    if value is None or isinstance(value, bool | date):
         return value
     if callable(value):
         return f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', repr(value))}"

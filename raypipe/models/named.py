@@ -80,7 +80,7 @@ AnthropicLLM = _named("anthropic", "AnthropicLLM")
 GroqLLM = _named("groq", "GroqLLM")
 TogetherLLM = _named("together", "TogetherLLM")
 OllamaLLM = _named("ollama", "OllamaLLM")
-vLLM = _named("vllm", "vLLM")  # noqa: N816
+vLLM = _named("vllm-server", "vLLM")  # noqa: N816
 
 
 def AzureOpenAILLM(model: str, *, base_url: str | None = None, api_key: Any = None, **fields: Any) -> LLM:  # noqa: N802

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from raypipe.errors import SpecError, Violation, nearest
-from raypipe.naming import imported
+from raypipe.naming import found_at, imported
 from raypipe.step import Step as AnyStep
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         FormatTextGenerationSFT,
     )
     from raypipe.steps.functions import step
-    from raypipe.steps.given_datasets import make_generator_step
+    from raypipe.steps.given_datasets import LoadDataFromArrow, make_generator_step
     from raypipe.steps.hub_loaders import LoadDataFromDisk, LoadDataFromHub
     from raypipe.steps.hub_loaders import LoadDataFromHub as LoadHubDataset
     from raypipe.steps.instructing import SelfInstruct
@@ -69,6 +69,7 @@ REGISTRY: dict[str, str] = {
     "GenerateSentencePair": "raypipe.steps.sentence_pairs:GenerateSentencePair",
     "GroupColumns": "raypipe.steps.combining:GroupColumns",
     "KeepColumns": "raypipe.steps.columns:KeepColumns",
+    "LoadDataFromArrow": "raypipe.steps.given_datasets:LoadDataFromArrow",
     "LoadDataFromDicts": "raypipe.steps.loaders:LoadDataFromDicts",
     "LoadDataFromDisk": "raypipe.steps.hub_loaders:LoadDataFromDisk",
     "LoadDataFromFileSystem": "raypipe.steps.file_system_loader:LoadDataFromFileSystem",
@@ -121,6 +122,7 @@ __all__ = [
     "GlobalStep",
     "GroupColumns",
     "KeepColumns",
+    "LoadDataFromArrow",
     "LoadDataFromDicts",
     "LoadDataFromDisk",
     "LoadDataFromFileSystem",
@@ -151,7 +153,7 @@ def __getattr__(name: str) -> Any:
     place = _EXPORTS.get(name)
     if place is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{nearest(name, list(_EXPORTS))}")
-    return imported(place)
+    return found_at(place)
 
 
 def resolve(type_name: str) -> type[AnyStep]:
@@ -163,7 +165,7 @@ def resolve(type_name: str) -> type[AnyStep]:
     if type_name not in REGISTRY and not {".", ":"} & set(type_name):
         hint = nearest(type_name, list(REGISTRY))
         raise SpecError(violations=[Violation(where, f"is unknown{hint}; a type of your own is written module:Class")])
-    found = imported(REGISTRY.get(type_name, type_name))
+    found = found_at(REGISTRY[type_name]) if type_name in REGISTRY else imported(type_name)
     if not (isinstance(found, type) and issubclass(found, AnyStep)):
         problem = f"is no step but a {type(found).__name__}; name a subclass of Step or a function decorated with @step"
         raise SpecError(violations=[Violation(where, problem)])

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raypipe.errors import InputError
 from raypipe.steps.batching import GlobalStep, StepInput, StepOutput
@@ -31,6 +32,18 @@ class MinHashDedup(GlobalStep):
     tokenizer: Literal["words", "ngrams"] = "words"
     n: int = Field(default=5, ge=1)
     threshold: float = Field(default=0.9, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        with suppress(ImportError):
+            library: Any = import_module("datasketch")
+            try:
+                library.MinHashLSH(threshold=self.threshold, num_perm=self.num_perm)
+            except ValueError as error:
+                raise ValueError(
+                    f"threshold {self.threshold} cannot be told with num_perm {self.num_perm}: {error}"
+                ) from None
+        return self
 
     @property
     def inputs(self) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field
 
-from raypipe.errors import SpecError, Violation
+from raypipe.errors import InputError, SpecError, Violation
 from raypipe.row import RESERVED
 from raypipe.step import Columns, Source, Unit
 
@@ -21,18 +21,22 @@ if TYPE_CHECKING:
 
 
 class LoadDataFromArrow(Source):
-    """Rows of a `pyarrow.Table`. They are not written to a pipeline's file."""
+    """Rows of a `pyarrow.Table`. They are not written to a pipeline's file: who reads that gives them again."""
 
-    table: Any = Field(exclude=True, repr=False)
+    table: Any = Field(default=None, exclude=True, repr=False)
 
     def units(self) -> list[Unit]:
+        """Raises InputError when the rows are not there."""
+        if self.table is None:
+            problem = "read rows that a program held, and the file of a pipeline has none of them"
+            raise InputError(f"step {self.name!r} {problem}; name others with --input, or put a loader in its place")
         return [Unit("")]
 
     def columns(self) -> Columns:
-        return tuple(name for name in self.table.column_names if name not in RESERVED)
+        return None if self.table is None else tuple(name for name in self.table.column_names if name not in RESERVED)
 
     def row_count(self) -> int | None:
-        return self.table.num_rows
+        return None if self.table is None else self.table.num_rows
 
     def read(self, unit: Unit) -> Iterator[pa.Table]:
         import pyarrow as pa

@@ -63,9 +63,8 @@ class RowProgram:
 
     def _request(self, row: Values) -> Request:
         message = {"role": "user", "content": self.template.render(row)}
-        if self.system is None:
-            return Request((message,))
-        return Request(({"role": "system", "content": self.system.render(row)}, message))
+        system = "" if self.system is None else self.system.render(row)
+        return Request(({"role": "system", "content": system}, message)) if system else Request((message,))
 
     async def _values(self, request: Request, llm: Caller) -> list[Any]:
         if self.ending.answers == 1:

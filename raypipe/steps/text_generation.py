@@ -6,7 +6,7 @@ declaration shows when it is made, before anything is spent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeGuard
@@ -131,6 +131,11 @@ class TextGeneration(Step):
 
     def _read_structure(self) -> None:
         schema = self.structured_output
+        if isinstance(schema, Mapping) and "schema" in schema and not schema.keys() - {"format", "schema"}:
+            if schema.get("format", "json") != "json":
+                problem = f"format {schema['format']!r} belongs to the step StructuredGeneration, not here"
+                raise SpecError(violations=[Violation("structured_output", problem)])
+            schema = schema["schema"]
         if _is_file(schema):
             try:
                 schema = orjson.loads(self._file_text("structured_output", schema))

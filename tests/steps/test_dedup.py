@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from raypipe.errors import InputError
+from raypipe.errors import InputError, SpecError
 from raypipe.pipeline import Pipeline
 from raypipe.steps import Filter, LoadDataFromDicts, MinHashDedup
 from raypipe.steps.dedup import minhash_keep
@@ -75,3 +75,8 @@ def test_the_step_says_it_of_every_row(tmp_path):
         LoadDataFromDicts(rows) >> MinHashDedup() >> Filter("kept", keep="keep_row_after_minhash_filtering")
     result = pipeline.run(tmp_path / "out", engine="local")
     assert [row["n"] for row in user_rows(result["kept"])] == [0, 1]
+
+
+def test_a_threshold_that_no_signature_can_tell_is_refused_before_anything_runs() -> None:
+    with pytest.raises(SpecError, match=r"threshold 0\.99 cannot be told with num_perm 128"):
+        MinHashDedup(threshold=0.99)
