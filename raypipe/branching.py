@@ -249,7 +249,10 @@ class Routing(Spec):
     def __call__(self, *arguments: Any) -> Any:
         return self.opened()(*arguments)
 
-    def __rrshift__(self, upstream: Step) -> _Routed:
+    def __rrshift__(self, upstream: object) -> _Routed:
+        if not isinstance(upstream, Step):
+            problem = "one step's rows are routed; write `a >> routing >> [c, d]` for each of several"
+            raise SpecError(violations=[Violation("routing", problem)])
         return _Routed(upstream, self)
 
     def __rshift__(self, steps: list[Step]) -> list[Step]:

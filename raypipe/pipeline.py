@@ -16,7 +16,7 @@ from raypipe.building import build, name_steps
 from raypipe.chat import LLM
 from raypipe.config import PipelineSpec, is_url, read_spec
 from raypipe.deserialization import collected_from
-from raypipe.errors import OutputError, SpecError, Violation
+from raypipe.errors import OutputError, SpecError, Violation, nearest
 from raypipe.execution.setup import Watch
 from raypipe.forecast import Forecast, forecast
 from raypipe.graph import Graph
@@ -187,6 +187,10 @@ class Pipeline:
         endpoint or worker cannot be used. In the main thread, Ctrl+C stops new calls and waits for those in flight; a
         second one does not.
         """
+        known = list(RunArguments.__annotations__)
+        unknown = [f"has no option {name!r}{nearest(name, known)}" for name in options if name not in known]
+        if unknown:
+            raise SpecError(violations=[Violation("run", problem) for problem in unknown])
         dataset = options.get("dataset")
         changed = self if dataset is None else self.with_dataset(dataset)
         changed = changed.with_parameters(options.get("parameters") or {})

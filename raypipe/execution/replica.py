@@ -7,6 +7,7 @@ holds up no other. I am a plain class: inside a Ray actor or in this process, th
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -110,7 +111,19 @@ class _Boundary:
         if isinstance(error, Exception):
             self.error = error
             return True
+        if isinstance(error, SystemExit | asyncio.CancelledError) and not _is_cancelled():
+            self.error = RuntimeError(f"the step raised {type(error).__name__} {error}".rstrip())
+            return True
         return False
+
+
+def _is_cancelled() -> bool:
+    """Whether this task is to end, and did not raise what says so by itself."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # a thread without a loop
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 class Replica:
@@ -152,8 +165,14 @@ class Replica:
 
     async def open(self) -> None:
         """Get model and steps ready. Raises RaypipeError when the run cannot go on."""
-        for step in self._steps.values():
-            step.open()
+        for name, step in self._steps.items():
+            with _Boundary() as boundary:
+                step.open()
+            if isinstance(boundary.error, RaypipeError):
+                raise boundary.error
+            if boundary.error is not None:
+                said = f"{type(boundary.error).__name__}: {boundary.error}"
+                raise InfrastructureError(f"step {name!r} cannot be loaded: {said}") from boundary.error
         if self._desk is not None:
             self._desk.log.open()
             await self._desk.model.open()
@@ -276,6 +295,10 @@ class Replica:
         except OSError as error:
             self._stop_for(InfrastructureError(f"worker {self.name!r} cannot go on: {error}"))
         finally:
+            lost = sys.exception()
+            if lost is not None and not _is_cancelled():
+                # A defect, or what no step may raise: its row has no end.
+                self._stop_for(InfrastructureError(f"worker {self.name!r} broke: {type(lost).__name__}: {lost}"))
             # Now, not once the loop has told that the task is done: rows that come until then would find nobody.
             self._working -= 1
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))

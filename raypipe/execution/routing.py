@@ -108,6 +108,10 @@ class Router:
         one_each = answer.places.select(_ORIGIN).equals(answer.ended.select(_ORIGIN))
         rows = inputs if one_each else outbox.inputs(chunk, index, planned.step.consumes())
         names = planned.step.output_mappings
+        if planned.step.is_given_batches:
+            # It gives whole rows: what it reads under a name of its own goes back where it came from.
+            written = planned.step.writes()
+            names = {own: name for own, name in planned.step.input_mappings.items() if own not in written} | names
         for column in answer.made.column_names:
             rows = _with_column(rows, str(names.get(column, column)), answer.made.column(column))
         rows = rows.drop_columns([name for name in planned.step.consumes() if name in rows.column_names])

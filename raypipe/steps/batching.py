@@ -88,7 +88,14 @@ class Step(_Declared):
         if len(made) != len(rows):
             problem = f"process gave {len(made)} rows for {len(rows)}; a step gives as many as it gets"
             raise RowError(f"{problem}: expand lists with ExpandColumns, or write a GlobalStep", kind="output")
-        return [{**old, **new} for old, new in zip(rows, made, strict=True)]
+        outputs: list[Output] = [{**old, **new} for old, new in zip(rows, made, strict=True)]
+        declared = self.outputs
+        wanted = [name for name in declared if not isinstance(declared, Mapping) or declared[name]]
+        for output in outputs:
+            missing = next((name for name in wanted if name not in (output or {})), None)
+            if missing is not None:
+                raise RowError(f"process gave no column {missing!r}, which is one of its outputs", kind="output")
+        return outputs
 
     def process_row_in_thread(self, row: Values) -> Output:
         return self.process_batch_in_thread([row])[0]
