@@ -291,20 +291,6 @@ def index_with_segments(known: CallIndex, folder: Path, owner: str) -> CallIndex
     return _index([*map(Path, known.files), *segments])
 
 
-def rows_asked(folder: Path) -> dict[str, set[str]]:
-    """By step, the identities (hexadecimal) of the rows of which a call stands in `folder`."""
-    found: dict[str, set[str]] = {}
-    for path in folder.glob("calls-*.parquet"):
-        columns = pq.ParquetFile(path).read(["step", "row_id"]).columns
-        for step, row in zip(*(column.to_pylist() for column in columns), strict=True):
-            found.setdefault(step, set()).add(row)
-    for path in folder.glob(f"segment-*{_SEGMENT}"):
-        with path.open("rb") as file:
-            for _, (step, row, *_) in read_segment(file):
-                found.setdefault(step, set()).add(row)
-    return found
-
-
 def _index(paths: Sequence[Path]) -> CallIndex:
     pairs, numbers, rows = [np.empty((0, 2), np.uint64)], [np.empty(0, np.uint16)], [np.empty(0, np.uint32)]
     for number, path in enumerate(paths):

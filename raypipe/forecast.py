@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raypipe.calllog import Asked, index_with_segments, load_index, rows_asked
+import pyarrow.parquet as pq
+
+from raypipe.calllog import Asked, index_with_segments, load_index, read_segment
 from raypipe.execution import local
 from raypipe.execution.batches import Counts
 from raypipe.execution.setup import RunSetup
@@ -63,7 +65,7 @@ def forecast(plan: Plan, out: Path, calls: Path | None = None) -> Forecast:
     """What a run of `plan` into `out` would do. Raises SpecError, InputError, InfrastructureError."""
     folder = RunFolder(out)
     log = (calls or folder.calls).absolute()
-    known = rows_asked(log)
+    known = _rows_asked(log)
     found: defaultdict[str, StepForecast] = defaultdict(StepForecast)
 
     def unsent(asked: Asked) -> None:
@@ -92,3 +94,17 @@ def _reason(plan: Plan, known: Mapping[str, set[str]], asked: Asked) -> str:
     if asked.step not in known:
         return NEW_STEP
     return CHANGED if asked.row.hex() in known[asked.step] else NEW_ROW
+
+
+def _rows_asked(folder: Path) -> dict[str, set[str]]:
+    """By step, the identities (hexadecimal) of the rows of which a call stands in `folder`."""
+    found: dict[str, set[str]] = {}
+    for path in folder.glob("calls-*.parquet"):
+        columns = pq.ParquetFile(path).read(["step", "row_id"]).columns
+        for step, row in zip(*(column.to_pylist() for column in columns), strict=True):
+            found.setdefault(step, set()).add(row)
+    for path in folder.glob("segment-*.calls"):
+        with path.open("rb") as file:
+            for _, (step, row, *_) in read_segment(file):
+                found.setdefault(step, set()).add(row)
+    return found

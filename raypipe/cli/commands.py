@@ -262,23 +262,15 @@ def failures(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run fol
         _print(reports.failures(Result(folder)))
 
 
-def _pipeline(  # noqa: PLR0913 - what all commands have in common
-    spec: str,
-    input: str | None,
-    settings: list[str] | None,
-    models: list[str] | None,
-    base_urls: list[str] | None,
-    allow_import: list[str] | None,
-    *,
-    small: bool = True,
-) -> Pipeline:
+def _pipeline(spec: str, input: str | None, *changes: list[str] | None, small: bool = True) -> Pipeline:
+    """`changes`: what --set, --model, --base-url and --allow-import say, as far as a command has them."""
     from raypipe.cli.start import collect_from_here, leave_pandas_out
 
     if small:
         leave_pandas_out()
     from raypipe.cli.specs import Wanted, pipeline_of
 
-    pipeline = pipeline_of(Wanted(spec, input, settings or (), models or (), base_urls or (), allow_import or ()))
+    pipeline = pipeline_of(Wanted(spec, input, *(change or () for change in changes)))
     collect_from_here()
     return pipeline
 

@@ -10,7 +10,7 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, cast
 from raypipe.calllog import Asked, CallIndex, CallReader, index_with_segments, load_index
 from raypipe.chat import LLM, Caller
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
+from raypipe.execution.boundary import Boundary, is_cancelled, process_rows
 from raypipe.execution.caller import Desk, Log, NoModel, RowCaller, Tally
 from raypipe.execution.costs import WorstCase
 from raypipe.execution.outcomes import failure_of, misfit, misnamed
@@ -99,33 +100,6 @@ def _resolve(waiting: asyncio.Future[bool] | None, value: bool) -> None:
         waiting.set_result(value)
 
 
-class _Boundary:
-    """Holds what a step raised, so that it fails one row and nothing else."""
-
-    error: Exception | None = None
-
-    def __enter__(self) -> _Boundary:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, Exception):
-            self.error = error
-            return True
-        if isinstance(error, SystemExit | asyncio.CancelledError) and not _is_cancelled():
-            self.error = RuntimeError(f"the step raised {type(error).__name__} {error}".rstrip())
-            return True
-        return False
-
-
-def _is_cancelled() -> bool:
-    """Whether this task is to end, and did not raise what says so by itself."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # a thread without a loop
-        return False
-    return task is not None and task.cancelling() > 0
-
-
 class Replica:
     """One worker of a pool, bound to one model."""
 
@@ -166,7 +140,7 @@ class Replica:
     async def open(self) -> None:
         """Get model and steps ready. Raises RaypipeError when the run cannot go on."""
         for name, step in self._steps.items():
-            with _Boundary() as boundary:
+            with Boundary() as boundary:
                 step.open()
             if isinstance(boundary.error, RaypipeError):
                 raise boundary.error
@@ -296,7 +270,7 @@ class Replica:
             self._stop_for(InfrastructureError(f"worker {self.name!r} cannot go on: {error}"))
         finally:
             lost = sys.exception()
-            if lost is not None and not _is_cancelled():
+            if lost is not None and not is_cancelled():
                 # A defect, or what no step may raise: its row has no end.
                 self._stop_for(InfrastructureError(f"worker {self.name!r} broke: {type(lost).__name__}: {lost}"))
             # Now, not once the loop has told that the task is done: rows that come until then would find nobody.
@@ -341,7 +315,7 @@ class Replica:
         tally = caller.tally if caller is not None else Tally()
         output: Output = None
         self._begun[item.sender, item.place] = time.monotonic()
-        with _Boundary() as boundary:
+        with Boundary() as boundary:
             output = await step.process_row(item.row, llm)
         del self._begun[item.sender, item.place]
         if caller is not None and caller.is_halted:
@@ -357,7 +331,7 @@ class Replica:
         now = time.monotonic()
         self._begun.update({(item.sender, item.place): now for item in items})
         outputs = await asyncio.get_running_loop().run_in_executor(
-            self._threads, _process_rows, step, [item.row for item in items]
+            self._threads, process_rows, step, [item.row for item in items]
         )
         for item in items:
             del self._begun[item.sender, item.place]
@@ -397,16 +371,3 @@ class Replica:
             if self._desk is not None:
                 self._desk.limiter.halt(self._halted_for)
         mailbox.tell()
-
-
-def _process_rows(step: Step, rows: Sequence[Values]) -> list[Any]:
-    if step.is_given_batches:
-        with _Boundary():
-            return step.process_batch_in_thread(rows)
-    return [_process_row(step, row) for row in rows]
-
-
-def _process_row(step: Step, row: Values) -> Any:
-    with _Boundary() as boundary:
-        return step.process_row_in_thread(row)
-    return boundary.error

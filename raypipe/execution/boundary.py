@@ -1,0 +1,50 @@
+"""I hold what a step raises, so that it fails one row and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from raypipe.row import Values
+from raypipe.step import Step
+
+
+class Boundary:
+    """Holds what a step raised, so that it fails one row and nothing else."""
+
+    error: Exception | None = None
+
+    def __enter__(self) -> Boundary:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, Exception):
+            self.error = error
+            return True
+        if isinstance(error, SystemExit | asyncio.CancelledError) and not is_cancelled():
+            self.error = RuntimeError(f"the step raised {type(error).__name__} {error}".rstrip())
+            return True
+        return False
+
+
+def is_cancelled() -> bool:
+    """Whether this task is to end, and did not raise what says so by itself."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # a thread without a loop
+        return False
+    return task is not None and task.cancelling() > 0
+
+
+def process_rows(step: Step, rows: Sequence[Values]) -> list[Any]:
+    if step.is_given_batches:
+        with Boundary():
+            return step.process_batch_in_thread(rows)
+    return [_process_row(step, row) for row in rows]
+
+
+def _process_row(step: Step, row: Values) -> Any:
+    with Boundary() as boundary:
+        return step.process_row_in_thread(row)
+    return boundary.error
