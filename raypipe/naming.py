@@ -12,13 +12,12 @@ from typing import Any
 from raypipe.errors import SpecError, Violation
 
 _allowed: ContextVar[tuple[str, ...] | None] = ContextVar("allowed", default=None)
-_OWN = "raypipe.steps"
 
 
 @contextmanager
 def importing_only(modules: Sequence[str]) -> Generator[None]:
-    """Inside, names in these modules, in those below them and among our steps are imported, and no others."""
-    token = _allowed.set((*modules, _OWN))
+    """Inside, dotted paths into these modules and those below them are imported, and no others, ours neither."""
+    token = _allowed.set(tuple(modules))
     try:
         yield
     finally:

@@ -88,6 +88,12 @@ def test_nor_is_what_a_routing_names(stranger: Path) -> None:
     assert not (stranger / "executed").exists()
 
 
+@pytest.mark.parametrize("path", ["raypipe.steps.dedup:import_module", "raypipe.steps.text_generation:Path.unlink"])
+def test_modules_of_ours_are_no_way_around(stranger: Path, path: str) -> None:
+    with pytest.raises(SpecError, match="--allow-import raypipe"):
+        Pipeline.from_file(written(stranger, ASK | {"parse": path}))
+
+
 def test_what_is_allowed_is_imported(stranger: Path) -> None:
     pipeline = Pipeline.from_file(written(stranger, {"name": "own", "type": "stranger:shouted"}), ["stranger"])
     result = pipeline.run(stranger / "out", engine="local")
