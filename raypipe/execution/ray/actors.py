@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
 import ray
 import uvloop
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypipe.calllog import CallIndex, index_with_segments
@@ -57,7 +58,7 @@ def end_with_node() -> None:
 class ReplicaActor:
     """A replica in an actor of its own."""
 
-    def __init__(self, setup: ReplicaSetup, index: CallIndex, authority: Any, is_substitute: bool) -> None:
+    def __init__(self, setup: ReplicaSetup, index: CallIndex, authority: Any, is_substitute: bool = False) -> None:
         end_with_node()
         collect_rarely()
         # The first array imports pandas, where that is installed: 0.3 s in which no answer would be heard later.
@@ -141,12 +142,24 @@ def start_authority(run: str, caps: Caps, spent: Amount) -> Any:
     return ray.remote(Authority).options(**options).remote(caps, spent)
 
 
-def start_replica(setup: ReplicaSetup, index: Any, authority: Any, *, is_substitute: bool = False) -> Any:
+def spread(setups: Sequence[ReplicaSetup]) -> list[Any]:
+    """Where each replica is to live.
+
+    Ray places actors that keep no room of their own at random, so that a node may get them all; these are
+    dealt out in turn. Ray spreads the others.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    at_work = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")] or [here]
+    nodes = sorted(at_work, key=lambda node: (node != here, node))
+    turns = (NodeAffinitySchedulingStrategy(node, soft=False) for node in cycle(nodes))
+    return ["SPREAD" if any((one.pool.cpus, one.pool.gpus, one.pool.memory)) else next(turns) for one in setups]
+
+
+def start_replica(setup: ReplicaSetup, index: Any, authority: Any, place: Any = "SPREAD", **fields: Any) -> Any:
     """A new replica actor; it is not opened yet. `index` is a reference to a `CallIndex`."""
-    remote = ray.remote(ReplicaActor)
-    ours = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 64}
+    ours = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 64, "scheduling_strategy": place}
     kept = {"num_cpus": setup.pool.cpus, "num_gpus": setup.pool.gpus, "memory": setup.pool.memory or None}
-    return remote.options(scheduling_strategy="SPREAD", **kept, **ours).remote(setup, index, authority, is_substitute)
+    return ray.remote(ReplicaActor).options(**kept, **ours).remote(setup, index, authority, **fields)
 
 
 def unwrapped(error: RayTaskError) -> RaypipeError:
@@ -172,7 +185,7 @@ class RemoteWorker:
             return await self.actor.exchange.remote(sender, chunks, flush_s)
         except RayTaskError as error:
             raise unwrapped(error) from None
-        except RayActorError as error:
+        except (RayActorError, ActorUnschedulableError) as error:
             said = str(error).strip().splitlines()[0]
             raise ReplicaLostError(f"worker {self.name!r} is gone: {said}") from None
         except RayError as error:

@@ -30,6 +30,7 @@ from raypipe.execution.ray.actors import (
     RemoteWorker,
     board_of,
     results_of,
+    spread,
     start_authority,
     start_replica,
     unwrapped,
@@ -188,15 +189,16 @@ class _Driver:
         ray.kill(board)
 
     def _open_pools(self, stage: Stage) -> None:
-        for name, replicas in self._setup.replicas(stage).items():
-            if name not in self._pools:
-                workers = [
-                    RemoteWorker(one.name, one.pool.rows, one, start_replica(one, self._index, self._authority))
-                    for one in replicas
-                ]
-                self._pools[name] = RemotePool(workers, self._index, self._authority)
-                for worker in workers:
-                    worker.actor.open.remote()
+        made = {name: found for name, found in self._setup.replicas(stage).items() if name not in self._pools}
+        places = iter(spread([one for replicas in made.values() for one in replicas]))
+        for name, replicas in made.items():
+            workers = [
+                RemoteWorker(one.name, one.pool.rows, one, start_replica(one, self._index, self._authority, place))
+                for one, place in zip(replicas, places, strict=False)
+            ]
+            self._pools[name] = RemotePool(workers, self._index, self._authority)
+            for worker in workers:
+                worker.actor.open.remote()
 
     def _run_stage(self, stage: Stage) -> None:
         rows = self._rows(stage)
