@@ -72,7 +72,7 @@ def _fill(calls: Path, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=1_000_000)
-    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--engine", choices=["local", "ray"], nargs="+", default=["local", "ray"])
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, serve() as server:

@@ -18,7 +18,6 @@ import fcntl
 import os
 import time
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -324,12 +323,19 @@ class CallReader:
         # An item of a memoryview costs a third of an item of the array.
         self._high, self._low = _view(index.high), _view(index.low)
         self._shift, self._starts = _buckets(index.high)
+        self._several = frozenset(index.high[1:][index.high[1:] == index.high[:-1]].tolist())
+        """Keys (their first halves) that may have been logged more than once."""
         self._file, self._row = _view(index.file), _view(index.row)
         self._files: dict[int, pq.ParquetFile] = {}
-        self._groups: OrderedDict[tuple[int, int], list[tuple[Any, ...]]] = OrderedDict()
+        self._groups: dict[tuple[int, int], list[tuple[Any, ...]]] = {}
+        self._near: dict[bytes, tuple[Any, ...]] = {}
+        """What the row groups at hand say, by key: calls that were logged together are asked for together."""
 
     def find(self, key: bytes) -> Completion | None:
         """The completion logged last under `key`, if there is one."""
+        near = self._near.get(key)
+        if near is not None:
+            return _completion(near)
         high = int.from_bytes(key[:8], "big")
         bucket = high >> self._shift
         at = bisect.bisect_right(self._high, high, self._starts[bucket], self._starts[bucket + 1]) - 1
@@ -349,28 +355,29 @@ class CallReader:
                 file.seek(row)
                 content = _frame(file)
             assert content is not None
-            text, finish, tokens_in, tokens_out, model = orjson.loads(content[_KEY_BYTES:])[4:9]
-        else:
-            group, offset = divmod(row, _ROW_GROUP)
-            text, finish, tokens_in, tokens_out, model = self._group(number, group)[offset]
-        return Completion(text, finish, Usage(tokens_in, tokens_out), model)
+            return _completion(orjson.loads(content[_KEY_BYTES:])[4:9])
+        group, offset = divmod(row, _ROW_GROUP)
+        return _completion(self._group(number, group)[offset])
 
     def _group(self, number: int, group: int) -> list[tuple[Any, ...]]:
         place = (number, group)
-        rows = self._groups.get(place)
+        rows = self._groups.pop(place, None)
         if rows is None:
-            file = self._files.get(number)
-            if file is None:
-                file = self._files[number] = pq.ParquetFile(self._index.files[number])
-            names = ["text", "finish_reason", "input_tokens", "output_tokens", "model"]
-            columns = file.read_row_group(group, columns=names).columns
+            if number not in self._files:
+                self._files[number] = pq.ParquetFile(self._index.files[number])
+            names = ["text", "finish_reason", "input_tokens", "output_tokens", "model", "key"]
+            columns = self._files[number].read_row_group(group, columns=names).select(names).columns
             rows = list(zip(*(column.to_pylist() for column in columns), strict=True))
-            self._groups[place] = rows
-            if len(self._groups) > _CACHED_GROUPS:
-                self._groups.popitem(last=False)
-        else:
-            self._groups.move_to_end(place)
+            self._near.update((row[-1], row) for row in rows if int.from_bytes(row[-1][:8]) not in self._several)
+        self._groups[place] = rows
+        if len(self._groups) > _CACHED_GROUPS:
+            for row in self._groups.pop(next(iter(self._groups))):
+                self._near.pop(row[-1], None)
         return rows
+
+
+def _completion(row: Sequence[Any]) -> Completion:
+    return Completion(row[0], row[1], Usage(row[2], row[3]), row[4])
 
 
 def _buckets(high: np.ndarray[Any, Any]) -> tuple[int, Any]:

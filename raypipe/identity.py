@@ -23,7 +23,6 @@ import orjson
 
 VERSION = 1
 SIZE_BYTES = 16
-_FOUR, _EIGHT = (4).to_bytes(8, "little"), (8).to_bytes(8, "little")
 
 _PERSON = f"raypipe{VERSION}".encode()
 _EXACT_FLOAT = 2.0**53
@@ -103,8 +102,13 @@ def source_identity(content: bytes, unit: str, occurrence: int) -> bytes:
     list or file it stands in, `occurrence` counts equal rows before it in that unit.
     """
     hasher = _begun(b"source").copy()
-    hasher.update(_sized(content) + _sized(unit.encode()) + _EIGHT + occurrence.to_bytes(8, "little"))
+    hasher.update(len(content).to_bytes(8, "little") + content + _place(unit, occurrence))
     return hasher.digest()
+
+
+@lru_cache(maxsize=1024)
+def _place(unit: str, occurrence: int) -> bytes:
+    return _sized(unit.encode()) + _sized(occurrence.to_bytes(8, "little"))
 
 
 def child_identity(parent: bytes, step: str, index: int) -> bytes:
@@ -120,9 +124,13 @@ def group_identity(step: str, key: bytes) -> bytes:
 def call_key(step: str, row: bytes, ordinal: int, sample: int, request: bytes) -> bytes:
     """Identity of a model call: where it was asked, and the digest of what is sent."""
     hasher = _begun(b"call", step.encode()).copy()
-    numbers = _FOUR + ordinal.to_bytes(4, "little") + _FOUR + sample.to_bytes(4, "little")
-    hasher.update(_sized(row) + numbers + _sized(request))
+    hasher.update(_sized(row) + _numbers(ordinal, sample) + _sized(request))
     return hasher.digest()
+
+
+@lru_cache(maxsize=1024)
+def _numbers(ordinal: int, sample: int) -> bytes:
+    return _sized(ordinal.to_bytes(4, "little")) + _sized(sample.to_bytes(4, "little"))
 
 
 def request_identity(label: str, payload: Any) -> bytes:

@@ -128,7 +128,7 @@ def write_part(path: Path, table: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     # Read once and removed: what packs fast is better here than what packs well.
-    pq.write_table(table, temporary, compression="lz4", use_dictionary=False)
+    pq.write_table(table, temporary, compression="lz4", use_dictionary=False, write_statistics=False)
     os.replace(temporary, path)
 
 
@@ -136,7 +136,10 @@ def output_columns(table: pa.Table) -> pa.Table:
     """User columns, then lineage as it is written to the output (identities as hexadecimal text)."""
     own = [name for name in table.column_names if name not in LINEAGE]
     ids = _hexadecimal(table.column(ROW_ID).combine_chunks())
-    first, last = (_hexadecimal(column) for column in _ends(table.column(ANCESTORS).combine_chunks()))
+    ancestors = table.column(ANCESTORS).combine_chunks()
+    first = last = pa.nulls(table.num_rows, pa.string())
+    if len(ancestors.values):
+        first, last = (_hexadecimal(column) for column in _ends(ancestors))
     lineage = {
         ROW_ID: ids,
         PARENT_ID: last,

@@ -52,7 +52,7 @@ class ReplicaSetup:
     """Told of each call instead of sending it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Item:
     sender: str
     place: tuple[int, int]
@@ -118,7 +118,7 @@ class Replica:
         """Steps that have a batch: they are given one at a time, so that they need not be safe for threads."""
         self._most_tasks = setup.pool.concurrency * (1 if setup.pool.llm is None else _TASKS_A_PERMIT)
         self._halted_for = ""
-        self._begun: dict[tuple[str, tuple[int, int]], float] = {}
+        self._begun: dict[_Item, float] = {}
         """When each row that is worked on was begun, the oldest first."""
         self._fatal: RaypipeError | None = None
         self._index = index
@@ -314,10 +314,10 @@ class Replica:
         llm: Caller = caller or NoModel(name)
         tally = caller.tally if caller is not None else Tally()
         output: Output = None
-        self._begun[item.sender, item.place] = time.monotonic()
+        self._begun[item] = time.monotonic()
         with Boundary() as boundary:
             output = await step.process_row(item.row, llm)
-        del self._begun[item.sender, item.place]
+        del self._begun[item]
         if caller is not None and caller.is_halted:
             mailbox = self._mailboxes[item.sender]
             mailbox.results[name].unfinished(item.place, tally)
@@ -329,12 +329,12 @@ class Replica:
 
     async def _run_in_thread(self, name: str, step: Step, items: list[_Item]) -> None:
         now = time.monotonic()
-        self._begun.update({(item.sender, item.place): now for item in items})
+        self._begun.update(dict.fromkeys(items, now))
         outputs = await asyncio.get_running_loop().run_in_executor(
             self._threads, process_rows, step, [item.row for item in items]
         )
         for item in items:
-            del self._begun[item.sender, item.place]
+            del self._begun[item]
         for item, output in zip(items, outputs, strict=True):
             if isinstance(output, Exception):
                 self._failed(name, item, output, Tally())

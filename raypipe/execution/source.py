@@ -12,13 +12,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypipe.errors import InputError, RaypipeError
 from raypipe.execution.families import grouped
 from raypipe.identity import canonical_json, group_identity, source_identity
-from raypipe.row import ANCESTORS, LINEAGE, PATH, POSITION, RESERVED, ROW_ID
+from raypipe.row import LINEAGE, POSITION, RESERVED, ROW_ID
 from raypipe.step import Aggregate, Source, Unit
 from raypipe.tables import LINEAGE_SCHEMA, concat, settled, sorted_by_source
 
@@ -37,8 +39,9 @@ def identified(source: Source, unit: Unit, number: int, only: frozenset[bytes] |
         table = read.drop_columns([name for name in read.column_names if name in RESERVED])
         named = table if source.identity is None else table.select(list(source.identity))
         ids: list[bytes] = []
+        is_plain = all(_is_plain(column) for column in named.columns)
         for row in named.to_pylist():
-            content = canonical_json(_said(row))
+            content = orjson.dumps(row, option=orjson.OPT_SORT_KEYS) if is_plain else canonical_json(_said(row))
             first = source_identity(content, unit.name, 0)
             occurrence = seen[first] = seen.get(first, -1) + 1
             ids.append(first if not occurrence else source_identity(content, unit.name, occurrence))
@@ -77,6 +80,12 @@ class _Reading:
             raise InputError(f"step {name!r} cannot read its rows: {said} ({where})") from None
 
 
+def _is_plain(column: pa.ChunkedArray) -> bool:
+    """Whether canonical JSON writes each value as it is: a text or an integer, and no null."""
+    kind = column.type
+    return not column.null_count and (pa.types.is_string(kind) or pa.types.is_integer(kind))
+
+
 def _said(value: Any) -> Any:
     """A value without its nulls: in a table, a row gets null fields from its neighbours."""
     if isinstance(value, dict):
@@ -87,10 +96,16 @@ def _said(value: Any) -> Any:
 
 
 def _with_lineage(table: pa.Table, ids: Sequence[bytes], positions: Sequence[int]) -> pa.Table:
-    nothing: list[list[int]] = [[] for _ in ids]
-    columns = {ROW_ID: ids, ANCESTORS: nothing, POSITION: positions, PATH: nothing}
+    none = pa.array(np.zeros(len(ids) + 1, np.int32))
+    columns = {
+        ROW_ID: pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(ids), [None, pa.py_buffer(b"".join(ids))]),
+        POSITION: pa.array(np.asarray(positions, np.int64)),
+    }
     for field in LINEAGE_SCHEMA:
-        table = table.append_column(field, pa.array(columns[field.name], field.type))
+        column = columns.get(field.name)
+        if column is None:
+            column = pa.ListArray.from_arrays(none, pa.array([], field.type.value_type), type=field.type)
+        table = table.append_column(field, column)
     return table
 
 
