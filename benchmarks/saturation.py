@@ -2,9 +2,9 @@
 
     python -m benchmarks.saturation --engine ray --replicas 2
 
-Three chained steps with a model of their own each, log-normal latency (mean 0.5 s, sigma 0.8), 256 slots a step. The
-ideal is simulated with the very latencies that the server gave: a tandem of three stations of 256 slots that
-hand a row on without delay and are never idle while a row waits. The share is its makespan over the measured one,
+Three chained steps with a model of their own each, log-normal latency (mean 0.5 s unless told, sigma 0.8), 256 slots
+a step. The ideal is simulated with the very latencies that the server gave: a tandem of three stations of 256 slots
+that hand a row on without delay and are never idle while a row waits. The share is its makespan over the measured one,
 first arrival to last answer as the server saw them; `busy` is the mean share of slots in use in the middle half.
 `bare` is the same chain as plain aiohttp coroutines that keep and log nothing: what this machine allows at all.
 """
@@ -120,11 +120,14 @@ def main() -> None:
     parser.add_argument("--engine", choices=["bare", "local", "ray"], nargs="+", default=["bare", "local", "ray"])
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rows", type=int, default=8000)
+    parser.add_argument(
+        "--mean-s", type=float, default=MEAN_S, help="Mean latency; longer ones ask less of the machine."
+    )
     chosen = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         log = folder / "served.tsv"
-        server = stack.enter_context(serve(MEAN_S, SIGMA, str(log)))
+        server = stack.enter_context(serve(chosen.mean_s, SIGMA, str(log)))
         if "ray" in chosen.engine:
             from raypipe.execution.ray.session import session
 

@@ -7,7 +7,7 @@ of rows that were made. A row is named by its chunk and its index in that chunk.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -47,8 +47,27 @@ SILENT_S = 900.0
 """A worker that answers no poll for so long is given up. It may load an engine, or run blocking code of a user's."""
 
 
+class _Shipped:
+    """Travels with its tables in Arrow's own format: pickling one array by array costs twenty times as much."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = [getattr(self, field.name) for field in fields(self)]  # pyright: ignore[reportArgumentType]
+        return _unpacked, (type(self), [_packed(value) if isinstance(value, pa.Table) else value for value in values])
+
+
+def _packed(table: pa.Table) -> pa.Buffer:
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    return stream.getvalue()
+
+
+def _unpacked(kind: type[Any], values: list[Any]) -> Any:
+    return kind(*(pa.ipc.open_stream(one).read_all() if isinstance(one, pa.Buffer) else one for one in values))
+
+
 @dataclass(frozen=True)
-class Chunk:
+class Chunk(_Shipped):
     """Rows of one step, sent to one worker. `number` is the sender's."""
 
     number: int
@@ -59,7 +78,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answer(_Shipped):
     """What one step's rows came to since the last exchange."""
 
     step: str

@@ -12,11 +12,14 @@ from raypipe.limits.budget import Budget
 from raypipe.limits.governor import Governor
 
 _SOONEST_S, _LATEST_S = 0.01, 0.25
+_CALM_AFTER_S, _CALM_S = 5.0, 1.0
+"""An endpoint that has shown no limit for so long is asked about less often."""
 
 
 @dataclass
 class _Endpoint:
     governor: Governor
+    began: float
     reports: dict[str, Report] = field(default_factory=dict[str, Report])
 
     @property
@@ -43,7 +46,7 @@ class Authority:
             self._budget.settle(report.client, report.life, report.ended, report.spent)
         endpoint = self._endpoints.get(report.terms.endpoint)
         if endpoint is None:
-            endpoint = self._endpoints[report.terms.endpoint] = _Endpoint(Governor(report.terms.refuses))
+            endpoint = self._endpoints[report.terms.endpoint] = _Endpoint(Governor(report.terms.refuses), now)
         self._learn(endpoint, report, now)
         return self._answer(endpoint, report, now)
 
@@ -60,7 +63,8 @@ class Authority:
     def _answer(self, endpoint: _Endpoint, report: Report, now: float) -> Lease:
         governor = endpoint.governor
         if self._budget is None and governor.is_free:
-            return Lease(len(report.needs), is_free=True, again_s=_LATEST_S)
+            again_s = _CALM_S if now > endpoint.began + _CALM_AFTER_S else _LATEST_S
+            return Lease(len(report.needs), is_free=True, again_s=again_s)
         window = self._window(endpoint, report)
         room = len(report.needs) if window is None else max(0, window - report.in_flight)
         granted, wait_s = 0, 0.0
