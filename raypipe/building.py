@@ -133,7 +133,8 @@ def _beginning(name: str, step: Step, several: bool) -> dict[str, Step]:
     if several and not isinstance(step, Meet):
         added[f"{name}_meet"] = Meet()
     if step.is_given_all:
-        added[f"{name}_rows"] = Aggregate(by="all", as_rows="rows", columns=list(step.required()) or None)
+        required = [step.input_mappings.get(column, column) for column in step.required()]
+        added[f"{name}_rows"] = Aggregate(by="all", as_rows="rows", columns=required or None)
     if step.when is not None:
         added[f"{name}_when"] = found_at("raypipe.steps.filtering:Filter")(keep=step.when)
     return added
@@ -293,7 +294,7 @@ def _mapping_problems(step: Step) -> Iterator[str]:
     if step.output_mappings:
         outputs = step.columns() if isinstance(step, Source) else tuple(step.writes()) or None
     for kind, mappings, own in (
-        ("input", step.input_mappings, step.needs()),
+        ("input", step.input_mappings, None if step.is_given_all else step.needs()),
         ("output", step.output_mappings, outputs),
     ):
         for name in mappings:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
 
 from pydantic import Field
 
-from raypipe.errors import InputError, RowError
+from raypipe.errors import InputError, RowError, nearest
 from raypipe.row import RESERVED, Values
 from raypipe.step import Columns, Output, Runs, Shape, Source, Unit
 from raypipe.step import Step as Base
@@ -27,6 +27,11 @@ StepOutput = Iterator[list[dict[str, Any]]]
 GeneratorStepOutput = Iterator[tuple[list[dict[str, Any]], bool]]
 StepColumns = Sequence[str] | Mapping[str, bool]
 """Column names, or whether each is required by name."""
+
+_ROWS = "rows"
+"""The column that holds all rows."""
+_ASIDE = "~"
+"""Begins the name of a column whose place another one takes while a `GlobalStep` works; no column of ours has it."""
 
 
 class _Declared(Base):
@@ -61,6 +66,12 @@ class _Declared(Base):
 
     def writes(self) -> dict[str, str]:
         return dict.fromkeys(self.outputs, "")
+
+    def problems(self) -> list[str]:
+        own = list(self.inputs)
+        known = ", ".join(map(repr, own))
+        unknown = [name for name in self.input_mappings if own and name not in own]
+        return [f"has input_mappings for {n!r}, but its inputs are: {known}{nearest(n, own)}" for n in unknown]
 
 
 class Step(_Declared):
@@ -112,10 +123,18 @@ class GlobalStep(_Declared):
         return Shape.SCATTER
 
     def reads(self) -> tuple[str, ...]:
-        return ("rows",)
+        return (_ROWS,)
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if _ROWS in self.input_mappings:
+            found.append(
+                f"has input_mappings for {_ROWS!r}, the name that all rows together have; call its input otherwise"
+            )
+        return found
 
     def consumes(self) -> tuple[str, ...]:
-        return ("rows",)
+        return (_ROWS,)
 
     def columns_after(self, columns: Columns) -> Columns:
         return None
@@ -124,7 +143,34 @@ class GlobalStep(_Declared):
         return None
 
     def process_row_in_thread(self, row: Values) -> Output:
-        return [row for part in self.process([dict(row) for row in row["rows"]]) for row in part]
+        names = self.input_mappings
+        if not names:
+            return [made for part in self.process([dict(one) for one in row[_ROWS]]) for made in part]
+        written = self.writes()
+        kept = [name for name in names if name in written]
+        given = [_mapped(one, names, kept) for one in row[_ROWS]]
+        back = {name: column for name, column in names.items() if name not in written}
+        return [_mapped_back(made, back) for part in self.process(given) for made in part]
+
+
+def _mapped(row: Values, names: Mapping[str, str], written: Sequence[str]) -> dict[str, Any]:
+    """A row with its columns under the step's names. A column that has such a name already is put aside.
+
+    The column behind a name that the step writes anew stays, since the new value does not go back there.
+    """
+    gone = {column for name, column in names.items() if name not in written}
+    kept = {_ASIDE + name if name in names else name: value for name, value in row.items() if name not in gone}
+    return kept | {name: row.get(column) for name, column in names.items()}
+
+
+def _mapped_back(made: Any, names: Mapping[str, str]) -> Any:
+    """A row with its columns under the pipeline's names, and those that were put aside where they were."""
+    if not isinstance(made, Mapping):
+        return made
+    row = cast("Mapping[Any, Any]", made)
+    found = {names.get(name, name): value for name, value in row.items() if not str(name).startswith(_ASIDE)}
+    aside = {str(name).removeprefix(_ASIDE): row[name] for name in row if str(name).startswith(_ASIDE)}
+    return aside | found
 
 
 class GeneratorStep(Source):

@@ -277,3 +277,74 @@ def test_the_rows_may_stand_anywhere_among_the_parameters(tmp_path: Path) -> Non
 
     _, result = run(tmp_path, lambda: scaled(factor=3), rows=2)
     assert user_rows(result["scaled_0"]) == [{"n": 0, "m": 0}, {"n": 1, "m": 3}]
+
+
+class Sorted(GlobalStep):
+    """Reads `key`; gives the rows back in its order, numbered."""
+
+    @property
+    def inputs(self) -> list[str]:
+        return ["key"]
+
+    @property
+    def outputs(self) -> list[str]:
+        return ["rank"]
+
+    def process(self, inputs: StepInput) -> Any:
+        ordered = sorted(inputs, key=lambda row: row["key"])
+        yield [{**row, "rank": rank} for rank, row in enumerate(ordered)]
+
+
+class Shouting(GlobalStep):
+    """Writes the column that it reads."""
+
+    @property
+    def inputs(self) -> list[str]:
+        return ["text"]
+
+    @property
+    def outputs(self) -> list[str]:
+        return ["text"]
+
+    def process(self, inputs: StepInput) -> Any:
+        yield [{**row, "text": row["text"].upper()} for row in inputs]
+
+
+def sent_through(made: Any, rows: list[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
+    with Pipeline("mapped") as pipeline:
+        LoadDataFromDicts(rows, name="seed") >> made()
+    result = pipeline.run(out, engine="local")
+    assert_balanced(pipeline.graph(), result)
+    return user_rows(result["default"])
+
+
+def test_a_global_step_takes_mappings_like_any_other(tmp_path: Path) -> None:
+    rows = [{"n": 2, "key": "kept"}, {"n": 1, "key": "too"}]
+    made = sent_through(
+        lambda: Sorted("sorted", input_mappings={"key": "n"}, output_mappings={"rank": "place"}), rows, tmp_path / "out"
+    )
+    assert made == [{"n": 1, "key": "too", "place": 0}, {"n": 2, "key": "kept", "place": 1}]
+
+
+def test_a_global_step_that_writes_what_it_reads_leaves_the_column_behind_it(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "text": "old"}]
+    mapped = {"input_mappings": {"text": "prompt"}}
+    assert sent_through(lambda: Shouting("s", **mapped), rows, tmp_path / "1") == [{"prompt": "a", "text": "A"}]
+    renamed = mapped | {"output_mappings": {"text": "loud"}}
+    made = sent_through(lambda: Shouting("s", **renamed), [{"prompt": "a"}], tmp_path / "2")
+    assert made == [{"prompt": "a", "loud": "A"}]
+
+
+@pytest.mark.parametrize("kind", [Sorted, Doubled])
+def test_a_mapping_of_a_column_that_a_step_does_not_read_is_refused(kind: Any) -> None:
+    with Pipeline("unsound") as pipeline:
+        LoadDataFromDicts([{"n": 1, "key": 2}]) >> kind(input_mappings={"kee": "n"})
+    with pytest.raises(SpecError, match=r"has input_mappings for 'kee', but its inputs are: '(key|n)'"):
+        pipeline.graph()
+
+
+def test_the_column_that_a_mapping_names_is_required(tmp_path: Path) -> None:
+    with Pipeline("unsound") as pipeline:
+        LoadDataFromDicts([{"n": 1, "key": 2}]) >> Sorted(input_mappings={"key": "m"})
+    with pytest.raises(SpecError, match=r"requires inputs \['m'\]"):
+        pipeline.graph()
