@@ -21,6 +21,7 @@ from raypipe.execution.setup import Watch
 from raypipe.forecast import Forecast, forecast
 from raypipe.graph import Graph
 from raypipe.limits import Caps
+from raypipe.loading import in_groups, load_stages
 from raypipe.parameters import Parameters, described_options, with_parameters
 from raypipe.plan import Plan, plan_graph
 from raypipe.results import Result
@@ -56,6 +57,8 @@ class RunArguments(TypedDict, total=False):
     """Rows for the steps that come after no other: what `make_generator_step` takes."""
     use_cache: bool
     """False: the same as `fresh`."""
+    load_groups: Sequence[Sequence[str | Step]] | str | None
+    """Steps that are loaded together and without others, one group after the other, or `sequential_step_execution`."""
 
 
 class Pipeline:
@@ -207,7 +210,25 @@ class Pipeline:
             options.get("fresh", False) or not options.get("use_cache", True),
             options.get("max_failed_rows", 0),
             caps=caps,
+            load_groups=self._named(options.get("load_groups")),
         )
+
+    def _named(self, groups: Sequence[Sequence[str | Step]] | str | None) -> Any:
+        """Load groups with steps by name; what makes no sense is said when they are applied."""
+        if not groups or isinstance(groups, str):
+            return groups or ()
+        names, _ = name_steps(self.steps)
+        return [[names.get(id(one), str(one)) for one in group] for group in groups]
+
+    def get_load_stages(
+        self, load_groups: Sequence[Sequence[str | Step]] | str | None = None
+    ) -> tuple[list[list[str]], list[list[str]]]:
+        """The steps loaded together, group after group, and of each group those that no other step of it follows.
+
+        Raises SpecError.
+        """
+        plan = in_groups(self.plan(), self._named(load_groups))
+        return load_stages(plan)
 
     def run_with(self, options: RunOptions, watch: Watch | None = None) -> Result:
         """`run` with its options as a value; `watch` is told about twice a second how far it is."""

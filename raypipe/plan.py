@@ -97,6 +97,13 @@ class Stage:
     steps: Mapping[str, PlannedStep]
     """The entry is among them: it does nothing to its rows but passes them on."""
     pools: tuple[str, ...]
+    phases: tuple[frozenset[str], ...] = ()
+    """Steps whose workers are there at the same time, one group after the other; empty when all are."""
+
+    def pools_of(self, phase: frozenset[str]) -> tuple[str, ...]:
+        """The pools that a phase works with; those of the whole stage where it has no phases."""
+        used = {planned.pool for name, planned in self.steps.items() if name in phase}
+        return tuple(name for name in self.pools if name in used) if phase else self.pools
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,9 @@ class Plan:
             lines.append(f"stage {stage.index}: {origin} {stage.entry!r}")
             for planned in list(stage.steps.values())[1:]:
                 lines.append(f"  {_describe(planned, self.graph)}")
+            for number, phase in enumerate(stage.phases, 1):
+                together = ", ".join(name for name in stage.steps if name in phase)
+                lines.append(f"  loaded together, {number} of {len(stage.phases)}: {together}")
         lines.append(f"writes {', '.join(f'data/{leaf}/' for leaf in self.graph.leaves)}")
         return "\n".join(lines)
 

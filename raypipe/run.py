@@ -20,6 +20,7 @@ from raypipe.execution.setup import Outcome, RunSetup, Watch
 from raypipe.execution.stopping import ASKED, Stop
 from raypipe.folder import RunFolder
 from raypipe.limits import Amount, Caps
+from raypipe.loading import LoadGroups, in_groups
 from raypipe.models import check_model, is_held_key
 from raypipe.plan import Plan, inbox
 from raypipe.prices import cost_usd
@@ -50,6 +51,8 @@ class RunOptions:
     """The command line that the plan comes from, kept in the manifest for `raypipe retry`."""
     caps: Caps = field(default_factory=Caps)
     """The most that all runs into `out` may spend."""
+    load_groups: LoadGroups = ()
+    """Steps that are loaded together, one group after the other; none: all that there is room for."""
 
 
 def run_plan(plan: Plan, spec: bytes, options: RunOptions, watch: Watch | None = None) -> Result:
@@ -58,6 +61,7 @@ def run_plan(plan: Plan, spec: bytes, options: RunOptions, watch: Watch | None =
     Raises SpecError, InputError, OutputError, StoppedError or InfrastructureError; whatever was
     completed by then is in the call log, and the same run resumes from there.
     """
+    plan = in_groups(plan, options.load_groups)
     check_models(plan)
     check_caps(plan, options.caps)
     _check_keys(plan, options)

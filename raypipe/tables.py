@@ -123,6 +123,18 @@ def _holds_as_is(kind: pa.DataType) -> bool:
     return isinstance(kind, AsIs)
 
 
+def packed(table: pa.Table) -> pa.Buffer:
+    """A table in Arrow's own format, without what it is a slice of."""
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    return stream.getvalue()
+
+
+def unpacked(content: pa.Buffer) -> pa.Table:
+    return pa.ipc.open_stream(content).read_all()
+
+
 def write_part(path: Path, table: pa.Table) -> None:
     """Write one file so that a reader sees all of it or none. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ import typer
 from raypipe.cli.exits import ReportedErrors
 
 if TYPE_CHECKING:
+    from raypipe.loading import LoadGroups
     from raypipe.pipeline import Pipeline
 
 _HELP = """Training datasets from pipelines of language-model calls.
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 
 _ROWS_FAILED = 3
+_SEQUENTIAL = "sequential_step_execution"
 
 Spec = Annotated[
     str, typer.Argument(metavar="SPEC", help="YAML or JSON file or its URL, or file.py:name.", show_default=False)
@@ -98,6 +100,10 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
     prices: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML: model: [USD per million input, output tokens].")
     ] = None,
+    load_group: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STEP,STEP", help=f"Load these by themselves, group after group; or {_SEQUENTIAL}."),
+    ] = None,
 ) -> None:
     """Run a pipeline and write its datasets. A call that was completed before is not sent again."""
     if address is not None and engine == "local":
@@ -118,6 +124,7 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
         folder = out or Path("out") / pipeline.name
         caps = Caps(max_calls, max_tokens, max_cost_usd)
         options = RunOptions(folder, calls, engine, address, fresh, max_failed_rows, caps=caps)
+        options = replace(options, load_groups=_groups(load_group or []))
         options = replace(options, origin=origin | {"folder": str(Path.cwd()), "calls": calls and str(calls)})
         with watching(pipeline.plan(), engine) as watch:
             result = pipeline.run_with(options, watch)
@@ -260,6 +267,10 @@ def failures(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run fol
         from raypipe.results import Result
 
         _print(reports.failures(Result(folder)))
+
+
+def _groups(named: list[str]) -> LoadGroups:
+    return _SEQUENTIAL if named == [_SEQUENTIAL] else [group.split(",") for group in named]
 
 
 def _pipeline(spec: str, input: str | None, *changes: list[str] | None, small: bool = True) -> Pipeline:

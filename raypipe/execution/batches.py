@@ -84,11 +84,18 @@ class Batch:
     number: int
     on_the_way: int = 0
     counts: defaultdict[str, Counts] = field(default_factory=lambda: defaultdict(Counts))
+    held: defaultdict[str, list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
+    """Rows, on the way too, that wait for a step that is not loaded yet."""
+    held_rows: int = 0
     _rows: defaultdict[str, list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
     _failed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def collect(self, sink: str, rows: pa.Table) -> None:
         self._rows[sink].append(rows)
+
+    def hold(self, step: str, rows: pa.Table) -> None:
+        self.held[step].append(rows)
+        self.held_rows += rows.num_rows
 
     def fail(self, step: str, row: pa.Table, failure: Failure) -> None:
         """`row` is a table of one row."""

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from raypipe.errors import InfrastructureError, OutputError, RaypipeError, ReplicaLostError
 from raypipe.execution.batches import Batch, BatchResult, Counts
+from raypipe.execution.parking import Parked, ended, unparked
 from raypipe.execution.queues import Lane, Outbox
 from raypipe.execution.routing import Router
 from raypipe.execution.suspects import Suspects
@@ -65,6 +66,8 @@ class ConductorSetup:
     """How long calls in flight are waited for when the run is stopped."""
     share: float = 1.0
     """Its share of each worker's window, when several conductors feed the same workers."""
+    phase: frozenset[str] = frozenset()
+    """Steps whose workers are there; all unless some are named."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Conductor:
     def __init__(self, setup: ConductorSetup, pools: Mapping[str, Pool]) -> None:
         self._setup = setup
         self._pools = pools
-        self._router = Router(setup.stage)
+        self._router = Router(setup.stage, setup.phase)
         self._results: dict[int, asyncio.Future[BatchResult]] = {}
         self._vitals: dict[str, Vitals] = {}
         self._lanes: list[Lane] = []
@@ -144,7 +147,25 @@ class Conductor:
             raise self._fatal
         if self.halted_for:
             return BatchResult((), {}, self.halted_for)
-        result = self._results[self._router.enter(rows)] = asyncio.get_running_loop().create_future()
+        return await self._carried(self._router.enter(rows))
+
+    async def resume_batch(self, path: str) -> BatchResult:
+        """Go on with a batch that was put away; its rows are left as they are once the run was halted.
+
+        Raises RaypipeError when the run cannot go on.
+        """
+        if self._fatal is not None:
+            raise self._fatal
+        try:
+            if self.halted_for:
+                return await asyncio.to_thread(ended, path, self._setup.parts, self._setup.leaves, self.halted_for)
+            parked = await asyncio.to_thread(unparked, path)
+        except OSError as error:
+            raise _unwritable(self._setup.parts, error) from None
+        return await self._carried(self._router.enter_parked(parked))
+
+    async def _carried(self, number: int) -> BatchResult:
+        result = self._results[number] = asyncio.get_running_loop().create_future()
         self._settle()
         return await result
 
@@ -189,6 +210,7 @@ class Conductor:
                 rows = queue.take(queue.rows)
                 if rows is not None:
                     self._router.leave(queue.name, rows)
+        self._router.leave_held()
         self._settle()
 
     async def _keep_watch(self) -> None:
@@ -336,14 +358,14 @@ class Conductor:
 
     def _settle(self) -> None:
         """After anything ended: write complete batches, look for work for every worker."""
-        for batch in self._router.take_complete():
+        for batch in (*self._router.take_complete(), *self._router.take_parked()):
             self._start(self._finish(batch, self._results.pop(batch.number)))
         for lane in self._lanes:
             lane.bell.set()
         if not self._router.is_congested(self._setup.stage.entry):
             self._room.set()
 
-    async def _finish(self, batch: Batch, result: asyncio.Future[BatchResult]) -> None:
+    async def _finish(self, batch: Batch | Parked, result: asyncio.Future[BatchResult]) -> None:
         try:
             written = await asyncio.to_thread(batch.write, self._setup.parts, self._setup.leaves)
         except OSError as error:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from raypipe.branching import Branch, Meet
 from raypipe.plan import PlannedStep
-from raypipe.row import ANCESTORS, LINEAGE, PATH, ROW_ID
+from raypipe.row import ANCESTORS, BATCH, LINEAGE, PATH, ROW_ID
 from raypipe.step import Aggregate
 from raypipe.tables import concat
 
@@ -26,12 +26,34 @@ Place = tuple[pa.Table, int]
 @dataclass
 class _Family:
     parent: Place
+    batch: int
     on_the_way: int = 0
     members: list[Place] = field(default_factory=list["Place"])
     branches: dict[str, Place] = field(default_factory=dict[str, "Place"])
     """Of a meeting: the row by the step it came from."""
     is_spoiled: bool = False
     """A row of it was left unfinished, so it never becomes one."""
+
+
+@dataclass(frozen=True)
+class OpenFamilies:
+    """Families that wait for rows, taken out of a conductor's memory."""
+
+    keys: list[bytes]
+    parents: pa.Table
+    states: list[tuple[int, bool]]
+    """Of each: its tokens, and whether it is spoiled."""
+    members: pa.Table | None
+    member_of: list[int]
+    """For each member, the number of its family."""
+    branches: pa.Table | None
+    branch_of: list[tuple[str, int]]
+
+
+def numbered(rows: pa.Table, batch: int) -> pa.Table:
+    """The rows as those of a batch."""
+    column = pa.array(np.full(rows.num_rows, batch, np.int32))
+    return rows.set_column(rows.column_names.index(BATCH), BATCH, column)
 
 
 def families_of(planned: PlannedStep) -> Families:
@@ -56,8 +78,9 @@ class Families:
 
     def opened(self, parents: pa.Table) -> None:
         """A family for each row of `parents`, with one token."""
-        for index, row_id in enumerate(parents.column(ROW_ID).to_pylist()):
-            self._open[row_id] = _Family((parents, index), on_the_way=1)
+        ids, batches = parents.column(ROW_ID).to_pylist(), parents.column(BATCH).to_pylist()
+        for index, (row_id, batch) in enumerate(zip(ids, batches, strict=True)):
+            self._open[row_id] = _Family((parents, index), batch, on_the_way=1)
 
     def moved(self, rows: pa.Table, change: int) -> None:
         """The family of each row gets so many tokens more (or fewer)."""
@@ -79,6 +102,43 @@ class Families:
         """The parents of families that ended incomplete since the last time."""
         spoiled, self._spoiled = self._spoiled, []
         return _taken([family.parent for family in spoiled]) if spoiled else None
+
+    def leave(self, batch: int) -> OpenFamilies | None:
+        """Take a batch's families away as they are, if it has any."""
+        keys = [key for key, family in self._open.items() if family.batch == batch]
+        if not keys:
+            return None
+        left = [self._open.pop(key) for key in keys]
+        members = [(index, place) for index, family in enumerate(left) for place in family.members]
+        branches = [
+            (name, index, place) for index, family in enumerate(left) for name, place in family.branches.items()
+        ]
+        return OpenFamilies(
+            keys,
+            _taken([family.parent for family in left]),
+            [(family.on_the_way, family.is_spoiled) for family in left],
+            _taken([place for _, place in members]) if members else None,
+            [index for index, _ in members],
+            _taken([place for *_, place in branches]) if branches else None,
+            [(name, index) for name, index, _ in branches],
+        )
+
+    def take_in(self, left: OpenFamilies, batch: int) -> None:
+        """Go on with families that were taken away."""
+        parents = numbered(left.parents, batch)
+        families = [
+            _Family((parents, at), batch, on_the_way, is_spoiled=is_spoiled)
+            for at, (on_the_way, is_spoiled) in enumerate(left.states)
+        ]
+        if left.members is not None:
+            members = numbered(left.members, batch)
+            for at, index in enumerate(left.member_of):
+                families[index].members.append((members, at))
+        if left.branches is not None:
+            branches = numbered(left.branches, batch)
+            for at, (name, index) in enumerate(left.branch_of):
+                families[index].branches[name] = (branches, at)
+        self._open.update(zip(left.keys, families, strict=True))
 
     def _keys(self, rows: pa.Table) -> list[bytes]:
         level = self.gather.level

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 import uvloop
@@ -17,7 +18,8 @@ import uvloop
 from raypipe.errors import InfrastructureError, StoppedError
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.collection import rare_collection
-from raypipe.execution.conductor import Conductor, ConductorSetup
+from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
+from raypipe.execution.parking import ended, parked_in
 from raypipe.execution.replica import Replica
 from raypipe.execution.scribe import Scribe
 from raypipe.execution.setup import DRAIN_S, Outcome, RunSetup, Watch
@@ -25,6 +27,7 @@ from raypipe.execution.source import grouped_batches, source_batches
 from raypipe.execution.stopping import ASKED, Stop
 from raypipe.execution.wire import Worker
 from raypipe.limits import Authority
+from raypipe.loading import ALL, kept
 from raypipe.plan import Stage, inbox
 from raypipe.step import Aggregate, Source
 
@@ -58,7 +61,7 @@ def execute(setup: RunSetup, watch: Watch, stop: Stop) -> Outcome:
             if stop.is_asked:
                 run.halt(ASKED)
             if run.conductor is not None:
-                watch([run.conductor.snapshot()])
+                watch(run.snapshots())
     except BaseException:
         run.cancel()
         thread.join(_LEAVE_S)
@@ -83,6 +86,7 @@ class _Run:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self.conductor: Conductor | None = None
+        self._before: list[Snapshot] = []
         self.results: list[BatchResult] = []
         self.error: BaseException | None = None
         self.halted_for = ""
@@ -122,19 +126,20 @@ class _Run:
         log = Scribe(self._setup.calls, self._setup.owner)
         authority = Authority(self._setup.caps, self._setup.spent)
         try:
+            stay = iter(kept(self._setup.plan))
             for stage in self._setup.plan.stages:
                 if self.halted_for or self._is_forecast_until_here():
                     break
-                for name, replicas in self._setup.replicas(stage).items():
-                    if name not in pools:
-                        pools[name] = LocalPool([Replica(one, self._setup.index, log, authority) for one in replicas])
-                        for worker in pools[name].workers:
-                            await worker.open()
-                await self._stage(stage, {name: pools[name] for name in stage.pools})
+                parked: list[str] | None = None
+                for phase in stage.phases or (ALL,):
+                    await self._open_pools(pools, stage, phase, (log, authority))
+                    parked = await self._phase(stage, phase, pools, parked)
+                    await self._close_pools(pools, next(stay))
+                    if self.halted_for:
+                        break
+                self._end(parked or ())
         finally:
-            for pool in pools.values():
-                for worker in pool.workers:
-                    await worker.close()
+            await self._close_pools(pools, ())
             log.close()
 
     def _is_forecast_until_here(self) -> bool:
@@ -142,18 +147,34 @@ class _Run:
         counts = (counts for result in self.results for counts in result.counts.values())
         return self._setup.unsent is not None and any(count.rows_unfinished for count in counts)
 
-    async def _stage(self, stage: Stage, pools: dict[str, LocalPool]) -> None:
-        setup = ConductorSetup("local", stage, self._setup.parts, self._setup.leaves, DRAIN_S)
-        conductor = self.conductor = Conductor(setup, pools)
+    async def _open_pools(
+        self, pools: dict[str, LocalPool], stage: Stage, phase: frozenset[str], shared: tuple[Scribe, Authority]
+    ) -> None:
+        for name, replicas in self._setup.replicas(stage, phase).items():
+            if name not in pools:
+                pools[name] = LocalPool([Replica(one, self._setup.index, *shared) for one in replicas])
+                for worker in pools[name].workers:
+                    await worker.open()
+
+    async def _close_pools(self, pools: dict[str, LocalPool], stay: Sequence[str]) -> None:
+        for name in [name for name in pools if name not in stay]:
+            for worker in pools.pop(name).workers:
+                await worker.close()
+
+    async def _phase(
+        self, stage: Stage, phase: frozenset[str], pools: dict[str, LocalPool], parked: Sequence[str] | None
+    ) -> list[str]:
+        """Carry the batches of a stage, or those put away by the phase before; the ones that are put away now."""
+        setup = ConductorSetup("local", stage, self._setup.parts, self._setup.leaves, DRAIN_S, phase=phase)
+        conductor = self.conductor = Conductor(setup, {name: pools[name] for name in stage.pools_of(phase)})
         conductor.open()
         if self.halted_for:
             conductor.halt(self.halted_for, DRAIN_S)
-        batches = self._batches(stage)
+        began = len(self.results)
         running: set[asyncio.Task[BatchResult]] = set()
         try:
-            while not conductor.halted_for and (rows := await asyncio.to_thread(next, batches, None)) is not None:
-                await conductor.room()
-                running.add(asyncio.create_task(conductor.run_batch(rows)))
+            async for work in self._work(conductor, stage, parked):
+                running.add(asyncio.create_task(work))
                 running = self._keep(running)
             while running:
                 await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -164,6 +185,30 @@ class _Run:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             await conductor.close()
+            self._before.append(replace(conductor.snapshot(), queued={}, vitals={}))
+        return parked_in(self.results[began:])
+
+    async def _work(
+        self, conductor: Conductor, stage: Stage, parked: Sequence[str] | None
+    ) -> AsyncGenerator[Coroutine[Any, Any, BatchResult]]:
+        """Batch after batch, each as soon as there is room for it."""
+        if parked is not None:
+            for path in parked:
+                await conductor.room()
+                yield conductor.resume_batch(path)
+            return
+        batches = self._batches(stage)
+        while not conductor.halted_for and (rows := await asyncio.to_thread(next, batches, None)) is not None:
+            await conductor.room()
+            yield conductor.run_batch(rows)
+
+    def _end(self, parked: Sequence[str]) -> None:
+        """Batches that are not gone on with."""
+        self.results += [ended(path, self._setup.parts, self._setup.leaves, self.halted_for) for path in parked]
+
+    def snapshots(self) -> list[Snapshot]:
+        """What the conductors saw that are through, and what the one at work sees."""
+        return [*self._before, *([] if self.conductor is None else [self.conductor.snapshot()])]
 
     def _keep(self, running: set[asyncio.Task[BatchResult]]) -> set[asyncio.Task[BatchResult]]:
         """Note the results of tasks that are done; the others."""

@@ -6,6 +6,7 @@ together; a batch is complete when nothing of it is on its way.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,13 +15,15 @@ import pyarrow as pa
 
 from raypipe.branching import ROUTE
 from raypipe.execution.batches import Batch, Counts
-from raypipe.execution.families import Families, families_of
+from raypipe.execution.families import Families, families_of, numbered
+from raypipe.execution.parking import Parked
 from raypipe.execution.queues import Outbox, StepQueue
 from raypipe.execution.wire import DONE, FAILED, FILTERED, UNFINISHED, Answer
 from raypipe.identity import child_identity
 from raypipe.plan import PlannedStep, Stage
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, PATH, ROW_ID, Failure
 from raypipe.step import Runs, Shape
+from raypipe.tables import concat
 
 Routes = dict[str, pa.Table]
 """Rows by the step or sink that they go to."""
@@ -49,14 +52,19 @@ class Ended:
 class Router:
     """The rows of one stage that are on their way."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, loaded: frozenset[str] = frozenset()) -> None:
+        """`loaded`: the steps whose workers are there; all unless some are named."""
         self._entry = stage.steps[stage.entry]
         self._steps = stage.steps
         self._batches: dict[int, Batch] = {}
         self._last_batch = 0
         self._families = {name: families_of(step) for name, step in stage.steps.items() if step.gather is not None}
         self.totals: Mapping[str, Counts] = {name: Counts() for name in stage.steps}
-        self.queues = {name: StepQueue(step) for name, step in stage.steps.items() if step.pool is not None}
+        self.queues = {
+            name: StepQueue(step)
+            for name, step in stage.steps.items()
+            if step.pool is not None and (name in loaded or not loaded)
+        }
 
     def is_congested(self, name: str) -> bool:
         """Whether enough rows wait behind a step; behind the last step none do."""
@@ -88,6 +96,36 @@ class Router:
         for batch in complete:
             del self._batches[batch.number]
         return complete
+
+    def take_parked(self) -> list[Parked]:
+        """The batches that only wait for steps that are not loaded, since the last time."""
+        waiting = [batch for batch in self._batches.values() if 0 < batch.on_the_way == batch.held_rows]
+        return [self._parked(batch) for batch in waiting]
+
+    def _parked(self, batch: Batch) -> Parked:
+        del self._batches[batch.number]
+        held = {step: concat(tables) for step, tables in batch.held.items()}
+        left = {name: families.leave(batch.number) for name, families in self._families.items()}
+        batch.held.clear()
+        batch.on_the_way = batch.held_rows = 0
+        return Parked(batch, held, {name: families for name, families in left.items() if families is not None})
+
+    def enter_parked(self, parked: Parked) -> int:
+        """Go on with a batch; its number here."""
+        self._last_batch = number = parked.batch.number = self._last_batch + 1
+        self._batches[number] = parked.batch
+        for name, families in parked.families.items():
+            self._families[name].take_in(families, number)
+        for step, rows in parked.held.items():
+            self._wait(step, numbered(rows, number))
+        return number
+
+    def leave_held(self) -> None:
+        """Rows for steps that are not loaded are left as they are."""
+        for batch in self._batches.values():
+            held, batch.held, batch.held_rows = dict(batch.held), defaultdict(list), 0
+            for step, tables in held.items():
+                self.leave(step, concat(tables))
 
     def take(self, outbox: Outbox, answer: Answer) -> None:
         """Rows that a worker held have ended."""
@@ -209,9 +247,7 @@ class Router:
 
     def _arrive(self, planned: PlannedStep, rows: pa.Table, upstream: str) -> None:
         if planned.pool is not None:
-            self.queues[planned.name].put(rows)
-            for number, count in zip(*np.unique(rows.column(BATCH).to_numpy(), return_counts=True), strict=True):
-                self._batches[int(number)].on_the_way += int(count)
+            self._wait(planned.name, rows)
         elif planned.gather is not None:
             self._count_passed(planned, rows, made=None)
             self._families[planned.name].arrived(rows, upstream)
@@ -221,6 +257,17 @@ class Router:
             made = planned.step.process_table(rows)
             self._count_passed(planned, rows, made)
             self._passed(planned, Ended.of(rows), made)
+
+    def _wait(self, step: str, rows: pa.Table) -> None:
+        """Rows wait for a step: in its queue, or in their batch while it is not loaded."""
+        queue = self.queues.get(step)
+        if queue is not None:
+            queue.put(rows)
+        else:
+            for number, part in _by_batch(rows):
+                self._batches[number].hold(step, part)
+        for number, count in zip(*np.unique(rows.column(BATCH).to_numpy(), return_counts=True), strict=True):
+            self._batches[int(number)].on_the_way += int(count)
 
     def _count_passed(self, planned: PlannedStep, rows: pa.Table, made: pa.Table | None) -> None:
         for number, count in zip(*np.unique(rows.column(BATCH).to_numpy(), return_counts=True), strict=True):

@@ -54,17 +54,19 @@ class RunSetup:
     def leaves(self) -> frozenset[str]:
         return frozenset(self.plan.graph.leaves)
 
-    def replicas(self, stage: Stage) -> dict[str, list[ReplicaSetup]]:
-        """The workers of a stage, by pool."""
-        pools = self.plan.pools
-        return {name: [self._replica(name, number) for number in range(pools[name].replicas)] for name in stage.pools}
+    def replicas(self, stage: Stage, phase: frozenset[str] = frozenset()) -> dict[str, list[ReplicaSetup]]:
+        """The workers of a stage, or of one of its phases, by pool."""
+        pools, names = self.plan.pools, stage.pools_of(phase)
+        return {name: [self._replica(name, number, phase) for number in range(pools[name].replicas)] for name in names}
 
-    def _replica(self, pool: str, number: int) -> ReplicaSetup:
+    def _replica(self, pool: str, number: int, phase: frozenset[str]) -> ReplicaSetup:
+        """Workers with a model serve every step that names it; others are loaded anew in each phase."""
+        some = phase if self.plan.pools[pool].llm is None else frozenset[str]()
         steps = {
             planned.name: planned.step
             for stage in reversed(self.plan.stages)
             for planned in reversed(list(stage.steps.values()))
-            if planned.pool == pool
+            if planned.pool == pool and (planned.name in some or not some)
         }
         name, planned = f"{pool}:{number}", self.plan.pools[pool]
         return ReplicaSetup(name, planned, steps, self.calls, self.owner, self.caps, self.unsent)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from raypipe.arrays import carried, text_of
 from raypipe.execution.caller import Tally
 from raypipe.row import Failure, Values
+from raypipe.tables import packed, unpacked
 
 DONE, FAILED, FILTERED, UNFINISHED = 0, 1, 2, 3
 
@@ -52,18 +53,11 @@ class _Shipped:
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = [getattr(self, field.name) for field in fields(self)]  # pyright: ignore[reportArgumentType]
-        return _unpacked, (type(self), [_packed(value) if isinstance(value, pa.Table) else value for value in values])
-
-
-def _packed(table: pa.Table) -> pa.Buffer:
-    stream = pa.BufferOutputStream()
-    with pa.ipc.new_stream(stream, table.schema) as writer:
-        writer.write_table(table)
-    return stream.getvalue()
+        return _unpacked, (type(self), [packed(value) if isinstance(value, pa.Table) else value for value in values])
 
 
 def _unpacked(kind: type[Any], values: list[Any]) -> Any:
-    return kind(*(pa.ipc.open_stream(one).read_all() if isinstance(one, pa.Buffer) else one for one in values))
+    return kind(*(unpacked(one) if isinstance(one, pa.Buffer) else one for one in values))
 
 
 @dataclass(frozen=True)

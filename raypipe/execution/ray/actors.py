@@ -26,6 +26,7 @@ from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.collection import collect_rarely
 from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
+from raypipe.execution.parking import PARKED
 from raypipe.execution.replica import Replica, ReplicaSetup
 from raypipe.execution.scribe import Scribe
 from raypipe.execution.source import sliced
@@ -266,6 +267,11 @@ class ConductorUDF:
 
     async def _run(self, block: pa.Table) -> list[BatchResult]:
         running: list[asyncio.Task[BatchResult]] = []
+        if PARKED in block.column_names:
+            for path in block.column(PARKED).to_pylist():
+                await self._conductor.room()
+                running.append(asyncio.create_task(self._conductor.resume_batch(path)))
+            block = block.slice(0, 0)
         for rows in sliced(block):
             if self._conductor.halted_for:
                 break

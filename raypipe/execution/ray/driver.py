@@ -5,8 +5,9 @@ from __future__ import annotations
 import pickle
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, cast
 from uuid import uuid4
@@ -22,6 +23,7 @@ from raypipe.errors import InfrastructureError, RaypipeError, StoppedError
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import ConductorSetup
 from raypipe.execution.local import paths_for
+from raypipe.execution.parking import PARKED, ended, parked_in
 from raypipe.execution.ray.actors import (
     BOARD_AFTER_S,
     READ_ERROR,
@@ -35,12 +37,13 @@ from raypipe.execution.ray.actors import (
     start_replica,
     unwrapped,
 )
-from raypipe.execution.ray.room import check_room
+from raypipe.execution.ray.room import check_room, room_in
 from raypipe.execution.ray.session import kill_own_ray, session, speak_again
 from raypipe.execution.ray.shipping import ship_by_value
 from raypipe.execution.setup import DRAIN_S, Outcome, RunSetup, Watch
 from raypipe.execution.source import group_of, identified
 from raypipe.execution.stopping import ASKED, Stop
+from raypipe.loading import ALL, fitted, kept, loaded
 from raypipe.plan import Stage, inbox
 from raypipe.step import Aggregate, Source, Unit
 
@@ -49,6 +52,7 @@ _LOOK_EVERY_S = 0.1
 _STOP_TIMEOUT_S = 20.0
 _CLOSE_TIMEOUT_S = 10.0
 _BLOCKS_AT_ONCE = 4
+_PARKED_A_BLOCK = 8
 _READERS_PER_CPU = 4
 """A reader has one unit after the other: more readers even out units of different sizes, but each is a task."""
 
@@ -131,6 +135,14 @@ class _Read:
             yield pa.table({READ_ERROR: [pickle.dumps(error)]})
 
 
+def _parked_rows(paths: Sequence[str]) -> ray.data.Dataset | None:
+    """The files of batches that were put away, for a conductor to read."""
+    if not paths:
+        return None
+    blocks = [paths[start : start + _PARKED_A_BLOCK] for start in range(0, len(paths), _PARKED_A_BLOCK)]
+    return ray.data.from_arrow([pa.table({PARKED: block}) for block in blocks])
+
+
 class _Driver:
     def __init__(self, setup: RunSetup, address: str | None, stop: Stop) -> None:
         self._setup = setup
@@ -149,14 +161,13 @@ class _Driver:
         watcher.start()
         try:
             if self._address is None:  # another cluster may grow
-                check_room(self._setup.plan.pools.values(), ray.cluster_resources())
+                self._make_fit(ray.cluster_resources())
             self._start_authority()
+            stay = iter(kept(self._setup.plan))
             for stage in self._setup.plan.stages:
                 if self._halted_for():
                     break
-                self._open_pools(stage)
-                self._run_stage(stage)
-            self._close_pools()
+                self._run_stage(stage, stay)
         except RayTaskError as error:
             raise unwrapped(error) from None
         except RayError as error:
@@ -166,6 +177,13 @@ class _Driver:
             watcher.join(_CLOSE_TIMEOUT_S)
             self._kill_actors()
         return Outcome(self._results, self._halted_for())
+
+    def _make_fit(self, there: Mapping[str, float]) -> None:
+        """Load fewer steps together where there is no room for all. Raises InfrastructureError where one has none."""
+        plan = fitted(self._setup.plan, room_in(there))
+        for pools in loaded(plan):
+            check_room([plan.pools[name] for name in pools], there)
+        self._setup = replace(self._setup, plan=plan)
 
     def _halted_for(self) -> str:
         found = next((result.halted_for for result in self._results if result.halted_for), "")
@@ -188,8 +206,23 @@ class _Driver:
                 watch(ray.get(board.snapshots.remote(), timeout=_CLOSE_TIMEOUT_S))
         ray.kill(board)
 
-    def _open_pools(self, stage: Stage) -> None:
-        made = {name: found for name, found in self._setup.replicas(stage).items() if name not in self._pools}
+    def _run_stage(self, stage: Stage, stay: Iterator[Sequence[str]]) -> None:
+        """Phase after phase; what one has put away is the next one's input."""
+        rows, parked = self._rows(stage), list[str]()
+        for number, phase in enumerate(stage.phases or (ALL,)):
+            if number:
+                rows = _parked_rows(parked)
+            if rows is not None:
+                self._open_pools(stage, phase)
+                parked = self._run_phase(stage, phase, rows)
+            self._close_pools(next(stay))
+            if reason := self._halted_for():
+                leaves = self._setup.leaves
+                self._results += [ended(path, self._setup.parts, leaves, reason) for path in parked]
+                return
+
+    def _open_pools(self, stage: Stage, phase: frozenset[str]) -> None:
+        made = {name: one for name, one in self._setup.replicas(stage, phase).items() if name not in self._pools}
         places = iter(spread([one for replicas in made.values() for one in replicas]))
         for name, replicas in made.items():
             workers = [
@@ -200,12 +233,10 @@ class _Driver:
             for worker in workers:
                 worker.actor.open.remote()
 
-    def _run_stage(self, stage: Stage) -> None:
-        rows = self._rows(stage)
-        if rows is None:
-            return
-        pools = {name: self._pools[name] for name in stage.pools}
-        setup = ConductorSetup(f"stage{stage.index}", stage, self._setup.parts, self._setup.leaves, DRAIN_S)
+    def _run_phase(self, stage: Stage, phase: frozenset[str], rows: ray.data.Dataset) -> list[str]:
+        pools = {name: self._pools[name] for name in stage.pools_of(phase)}
+        parts, leaves = self._setup.parts, self._setup.leaves
+        setup = ConductorSetup(f"stage{stage.index}", stage, parts, leaves, DRAIN_S, phase=phase)
         references = rows.map_batches(
             ConductorUDF,
             fn_constructor_args=(setup, pools, self._run),
@@ -219,8 +250,10 @@ class _Driver:
                 max_tasks_in_flight_per_actor=_BLOCKS_AT_ONCE,
             ),
         )
+        began = len(self._results)
         for made in references.iter_batches(batch_size=None, batch_format="pyarrow"):
             self._results.extend(results_of(cast("pa.Table", made)))
+        return parked_in(self._results[began:])
 
     def _rows(self, stage: Stage) -> ray.data.Dataset | None:
         entry = stage.steps[stage.entry].step
@@ -243,9 +276,13 @@ class _Driver:
         )
         return groups.sort("_position") if keys else groups
 
-    def _close_pools(self) -> None:
-        closing = [worker.actor.close.remote() for pool in self._pools.values() for worker in pool.workers]
+    def _close_pools(self, stay: Sequence[str]) -> None:
+        workers = [w.actor for name in self._pools if name not in stay for w in self._pools[name].workers]
+        closing = [actor.close.remote() for actor in workers]
         ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_TIMEOUT_S) if closing else None
+        for actor in workers:
+            ray.kill(actor)
+        self._pools = {name: pool for name, pool in self._pools.items() if name in stay}
 
     def _kill_actors(self) -> None:
         actors = [worker.actor for pool in self._pools.values() for worker in pool.workers]

@@ -11,14 +11,19 @@ _KINDS = {"cpus": ("CPU", "CPUs", 1.0), "gpus": ("GPU", "GPUs", 0.0), "memory": 
 """By what pools call it: Ray's name, ours, and how much is left to the tasks that read and group."""
 
 
+def room_in(there: Mapping[str, float]) -> dict[str, float]:
+    """What workers may keep to themselves, of what is `there` by Ray's names."""
+    return {share: max(0.0, there.get(kind, 0.0) - left) for share, (kind, _, left) in _KINDS.items()}
+
+
 def check_room(pools: Iterable[Pool], there: Mapping[str, float]) -> None:
     """Raises InfrastructureError when all workers together want more than is `there`, by Ray's names."""
     pools = list(pools)
-    for share, (kind, unit, left) in _KINDS.items():
+    room = room_in(there)
+    for share, (_, unit, left) in _KINDS.items():
         wanted = {pool.name: pool.replicas * getattr(pool, share) for pool in pools if getattr(pool, share)}
-        room = max(0.0, there.get(kind, 0.0) - left)
-        if sum(wanted.values()) > room:
+        if sum(wanted.values()) > room[share]:
             each = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())
             beside = f" beside the {left:g} that reads" if left else ""
-            problem = f"the workers want {sum(wanted.values()):g} {unit} and there are {room:g}{beside} ({each})"
+            problem = f"the workers want {sum(wanted.values()):g} {unit} and there are {room[share]:g}{beside} ({each})"
             raise InfrastructureError(f"{problem}; lower `resources` of these steps or use a larger cluster")

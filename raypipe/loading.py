@@ -1,0 +1,139 @@
+"""I decide which steps are loaded together: the groups a user names, or as many steps as there is room for.
+
+A stage whose steps are not all loaded at once has phases. In each, rows are carried as far as the loaded steps take
+them; what waits for others is put away until those are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from raypipe.errors import SpecError, Violation, nearest
+from raypipe.graph import Graph
+from raypipe.plan import Plan, Stage
+
+SEQUENTIAL = "sequential_step_execution"
+LoadGroups = Sequence[Sequence[str]] | Literal["sequential_step_execution"]
+"""Names of steps that are loaded together and by themselves, or one step after the other."""
+
+ALL = frozenset[str]()
+"""The only phase of a stage that has none."""
+
+KEPT = ("cpus", "gpus", "memory")
+"""What a worker may have to itself."""
+
+
+def in_groups(plan: Plan, groups: LoadGroups) -> Plan:
+    """The plan with its steps loaded in groups, one after the other; a step in none is loaded as early as it can be.
+
+    Raises SpecError for groups that cannot be loaded in their order.
+    """
+    if not groups:
+        return plan
+    if isinstance(groups, str):
+        if groups != SEQUENTIAL:
+            problem = f"got {groups!r}; allowed are lists of names of steps, or {SEQUENTIAL!r}"
+            raise SpecError(violations=[Violation("load_groups", problem)])
+        groups = [[name] for name in plan.graph.order]
+    turn = _turns(plan.graph, groups)
+    return replace(plan, stages=tuple(replace(stage, phases=_phases(stage, turn)) for stage in plan.stages))
+
+
+def fitted(plan: Plan, there: Mapping[str, float]) -> Plan:
+    """The plan with as many steps loaded together as there is room for, of each kind in `KEPT`.
+
+    Groups that a user named stay. A step whose workers alone have no room is a group of its own.
+    """
+    if any(stage.phases for stage in plan.stages) or _fits(plan, plan.pools, there):
+        return plan
+    return replace(plan, stages=tuple(replace(stage, phases=_fitting(plan, stage, there)) for stage in plan.stages))
+
+
+def kept(plan: Plan) -> list[tuple[str, ...]]:
+    """For each phase of each stage, in order, the pools whose workers stay for what comes after it."""
+    used = _used(plan)
+    is_grouped = any(stage.phases for stage in plan.stages)
+    found: list[tuple[str, ...]] = []
+    for at in range(1, len(used) + 1):
+        before, after = set[str]().union(*used[:at]), set[str]().union(*used[at:])
+        if is_grouped:
+            # Workers without a model are made for the steps of one phase.
+            before = {name for name in used[at - 1] if plan.pools[name].llm is not None}
+            after = set(used[at]) if at < len(used) else set[str]()
+        found.append(tuple(name for name in plan.pools if name in before & after))
+    return found
+
+
+def loaded(plan: Plan) -> list[tuple[str, ...]]:
+    """For each phase of each stage, in order, the pools whose workers are there."""
+    stay = [(), *kept(plan)]
+    return [tuple(dict.fromkeys((*there, *used))) for there, used in zip(stay, _used(plan), strict=False)]
+
+
+def load_stages(plan: Plan) -> tuple[list[list[str]], list[list[str]]]:
+    """The steps that are at work together, group after group, and of each group those that none of it follows."""
+    groups: list[list[str]] = []
+    for stage in plan.stages:
+        for number, phase in enumerate(stage.phases or (ALL,)):
+            groups.append(
+                [name for name in stage.steps if not phase or name in phase or (name == stage.entry and not number)]
+            )
+    after = plan.graph.successors
+    return groups, [[name for name in group if not set(after[name]) & set(group)] for group in groups]
+
+
+def _used(plan: Plan) -> list[tuple[str, ...]]:
+    return [stage.pools_of(phase) for stage in plan.stages for phase in stage.phases or (ALL,)]
+
+
+def _turns(graph: Graph, groups: Sequence[Sequence[str]]) -> dict[str, int]:
+    """When each step is loaded: those of a group together, others after the last group that they read from."""
+    turn: dict[str, int] = {}
+    problems: list[Violation] = []
+    for number, group in enumerate(groups, 1):
+        where = f"load_groups[{number - 1}]"
+        for name in [group] if isinstance(group, str) else group:
+            if name not in graph.steps:
+                problems.append(Violation(where, f"there is no step {name!r}{nearest(name, list(graph.steps))}"))
+            elif name in turn:
+                problems.append(Violation(where, f"step {name!r} is in two groups; leave it in one"))
+            else:
+                turn[name] = 2 * number - 1
+    listed = set(turn)
+    for name in graph.order:
+        above = {one: turn[one] for one in graph.predecessors[name]}
+        latest = max(above, key=above.__getitem__, default="")
+        if name not in listed:
+            turn[name] = above[latest] + above[latest] % 2 if latest else 0
+        elif latest and above[latest] > turn[name]:
+            problem = f"step {name!r} reads from {latest!r}, which is loaded later; put it into a group after that"
+            problems.append(Violation(f"load_groups[{turn[name] // 2}]", problem))
+    if problems:
+        raise SpecError(violations=problems)
+    return turn
+
+
+def _phases(stage: Stage, turn: Mapping[str, int]) -> tuple[frozenset[str], ...]:
+    working = [name for name, planned in stage.steps.items() if planned.pool is not None]
+    turns = sorted({turn[name] for name in working})
+    found = tuple(frozenset(name for name in working if turn[name] == one) for one in turns)
+    return found if len(found) > 1 else ()
+
+
+def _fitting(plan: Plan, stage: Stage, there: Mapping[str, float]) -> tuple[frozenset[str], ...]:
+    phases: list[list[str]] = [[]]
+    for name, planned in stage.steps.items():
+        if planned.pool is None:
+            continue
+        together = {stage.steps[one].pool or "" for one in (*phases[-1], name)}
+        if phases[-1] and not _fits(plan, together, there):
+            phases.append([])
+        phases[-1].append(name)
+    return tuple(frozenset(phase) for phase in phases) if len(phases) > 1 else ()
+
+
+def _fits(plan: Plan, pools: Collection[str], there: Mapping[str, float]) -> bool:
+    wanted = {kind: sum(plan.pools[name].replicas * getattr(plan.pools[name], kind) for name in pools) for kind in KEPT}
+    return all(wanted[kind] <= there.get(kind, 0.0) or not wanted[kind] for kind in KEPT)
