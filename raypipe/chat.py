@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -77,6 +77,13 @@ class LLM(Spec):
     tokens_per_minute: float | None = Field(default=None, gt=0)
     input_tokens_per_minute: float | None = Field(default=None, gt=0)
     output_tokens_per_minute: float | None = Field(default=None, gt=0)
+    magpie_pre_query_template: str | None = Field(default=None, min_length=1)
+    """How a user's turn begins in the model's chat template: `llama3`, `qwen2`, or the text itself.
+
+    It may be a Jinja template of `messages`, which writes the turns before it too.
+    """
+    use_magpie_template: bool = False
+    """Says what goes without saying: steps that need the template use it, others do not."""
 
     def __init__(self, uri: str = "", /, **fields: Any) -> None:
         """`generation_kwargs` may hold what is sent with each request, in the words of OpenAI or distilabel."""
@@ -112,6 +119,19 @@ class LLM(Spec):
             raise ValueError("a model is written provider/model, for example openai/gpt-4o-mini")
         return uri
 
+    @model_validator(mode="after")
+    def _has_template_to_use(self) -> Self:
+        if self.use_magpie_template and self.magpie_pre_query_template is None:
+            raise ValueError(
+                'use_magpie_template needs the template; give magpie_pre_query_template="llama3", or leave it out'
+            )
+        return self
+
+    @property
+    def pre_query(self) -> str | None:
+        """The template that begins a user's turn; the stand-in, which has no chat template, goes on from any."""
+        return self.magpie_pre_query_template or ("qwen2" if self.provider == "offline" else None)
+
     @property
     def provider(self) -> str:
         return self.uri.partition("/")[0]
@@ -134,11 +154,17 @@ class LLM(Spec):
 class Request(NamedTuple):
     """One thing to ask. Fields left `None` take the model's own setting."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
     schema: Mapping[str, Any] | None = None
     """JSON Schema that the completion must satisfy."""
     temperature: float | None = None
     max_tokens: int | None = None
+    prompt: str | None = None
+    """Instead of messages, a text to go on with as it stands, without chat template; no schema holds what follows."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the completion, besides those of the model."""
+    variant: int | None = None
+    """Tells equal requests of different rows apart: a model with a seed takes another seed for each."""
 
 
 class Usage(NamedTuple):

@@ -82,6 +82,7 @@ class Logged:
     ended: float = 0.0
     status: int = 0
     is_answered: bool = False
+    path: str = ""
 
     @cached_property
     def body(self) -> dict[str, Any]:
@@ -125,8 +126,8 @@ class Loopback:
         }
 
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.path.endswith("/chat/completions"):
-            return await self._chat(request)
+        if request.path.endswith(("/completions", "/api/generate")):
+            return await self._complete(request)
         if request.path == "/log":
             return _json_response(200, self.summary())
         if request.path.endswith("/models"):
@@ -137,9 +138,9 @@ class Loopback:
         await request.read()
         return web.Response(body=_BARE, content_type="application/json")
 
-    async def _chat(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _complete(self, request: web.BaseRequest) -> web.StreamResponse:
         raw = await request.read()
-        logged = Logged(raw, request.headers.get("Authorization", ""), time.monotonic())
+        logged = Logged(raw, request.headers.get("Authorization", ""), time.monotonic(), path=request.path)
         ordinal = len(self.requests)
         self.requests.append(logged)
         self.in_flight += 1
@@ -220,9 +221,16 @@ class Loopback:
 
     def _completion(self, logged: Logged) -> bytes:
         text = self._text(logged)
-        message = {"role": "assistant", "content": text}
-        usage = {"prompt_tokens": -(-len(logged.raw) // 4), "completion_tokens": -(-len(text) // 4)}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        asked, answered = -(-len(logged.raw) // 4), -(-len(text) // 4)
+        if logged.path.endswith("/api/generate"):
+            counts = {"prompt_eval_count": asked, "eval_count": answered}
+            return orjson.dumps({"model": "loopback", "response": text, "done": True, "done_reason": "stop"} | counts)
+        usage = {"prompt_tokens": asked, "completion_tokens": answered}
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
+        if not logged.path.endswith("/chat/completions"):
+            choice |= {"text": text}
+            return orjson.dumps({"object": "text_completion", "model": "loopback", "choices": [choice], "usage": usage})
+        choice |= {"message": {"role": "assistant", "content": text}}
         return orjson.dumps({"object": "chat.completion", "model": "loopback", "choices": [choice], "usage": usage})
 
     def _text(self, logged: Logged) -> str:

@@ -1,4 +1,4 @@
-"""I get completions from any endpoint that speaks OpenAI's chat API.
+"""I get completions from any endpoint that speaks OpenAI's chat API, and from some for prompts without chat template.
 
 I do not know which providers there are (`presets` does), nor when a call may be sent or whether it is tried
 again. All that is the same for every call is made once: a call costs little more than aiohttp itself.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -17,9 +18,10 @@ import orjson
 from yarl import URL
 
 from raypipe.chat import LLM, Completion, Quota, Request, Terms, Usage
-from raypipe.errors import CallError, InfrastructureError, Retry, Violation
+from raypipe.errors import CallError, InfrastructureError, Retry, SpecError, Violation
 from raypipe.models import presets
 from raypipe.models.faults import Endpoint
+from raypipe.models.plain import plain_completion, plain_payload, variant_seed
 from raypipe.models.quotas import declared_quota, named_quota
 
 # aiohttp warns about larger bodies given as bytes.
@@ -30,6 +32,13 @@ _OK = 200
 _BAD_GATEWAY = 502
 _ERRORS = range(400, 600)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class _Door(NamedTuple):
+    """An address to post to, as a URL and as messages name it."""
+
+    url: URL
+    endpoint: Endpoint
 
 
 class OpenAIModel:
@@ -44,9 +53,10 @@ class OpenAIModel:
         self._llm = llm
         self._limit = options.completion_limit or preset.completion_limit
         self._is_strict = options.strict_schema
+        self._seed = preset.seed
         self._constant = self._constant_fields(preset.seed)
-        self._endpoint = Endpoint(llm.label, presets.chat_url(llm), presets.key_env(llm))
-        self._url = URL()
+        self._plain_way: presets.PlainWay | None = presets.plain_way(llm)
+        self._chat = self._plain = _Door(URL(), Endpoint(llm.label, presets.chat_url(llm), presets.key_env(llm)))
         self._session: aiohttp.ClientSession | None = None
         self._headers: Mapping[str, str] = {}
         self._named: tuple[object, Quota] = (None, Quota())
@@ -61,9 +71,11 @@ class OpenAIModel:
         violations = presets.check(self._llm)
         if violations:
             raise InfrastructureError("\n".join(map(str, violations)))
-        key, url = presets.read_key(self._llm), presets.chat_url(self._llm)
-        self._endpoint = Endpoint(self._llm.label, url, presets.key_env(self._llm), key)
-        self._url = URL(url)
+        key = presets.read_key(self._llm)
+        chat = Endpoint(self._llm.label, presets.chat_url(self._llm), presets.key_env(self._llm), key)
+        self._chat = _Door(URL(chat.url), chat)
+        plain_url = presets.plain_url(self._llm)
+        self._plain = self._chat if plain_url is None else _Door(URL(plain_url), replace(chat, url=plain_url))
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S),
             timeout=aiohttp.ClientTimeout(
@@ -71,7 +83,7 @@ class OpenAIModel:
             ),
             headers=_headers(key),
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=_proxy_for(self._url),
+            proxy=_proxy_for(self._chat.url),
         )
 
     async def close(self) -> None:
@@ -86,10 +98,18 @@ class OpenAIModel:
             quota = named_quota(self._headers, self._llm.provider)
             self._named = self._headers, quota
         refuses = not presets.PRESETS[self._llm.provider].queues
-        return Terms(self._endpoint.identity, refuses, declared_quota(self._llm).over(quota))
+        return Terms(self._chat.endpoint.identity, refuses, declared_quota(self._llm).over(quota))
 
     def payload(self, request: Request) -> dict[str, Any]:
-        """The request body; what the request leaves open is taken from the `LLM`."""
+        """The request body; what the request leaves open is taken from the `LLM`.
+
+        Raises SpecError for a prompt where the endpoint takes conversations only.
+        """
+        if request.prompt is not None:
+            if self._plain_way is None:
+                problem = presets.no_plain_prompts(self._llm)
+                raise SpecError(violations=[Violation(f"model {self._llm.label!r}", problem)])
+            return plain_payload(self._llm, request, self._plain_way, self._seed)
         body = {**self._constant, "messages": list(request.messages)}
         if request.temperature is not None:
             body["temperature"] = request.temperature
@@ -97,7 +117,10 @@ class OpenAIModel:
             body[self._limit] = request.max_tokens
         if request.schema is not None:
             body["response_format"] = _response_format(request.schema, self._is_strict)
-        return body
+        if request.stop:
+            body["stop"] = [*self._llm.stop, *request.stop]
+        own_seed = variant_seed(self._llm, request)
+        return body if own_seed is None else body | {self._seed: own_seed}
 
     async def complete(self, payload: Mapping[str, Any]) -> Completion:
         """Send it once. Raises CallError, classified; never retries."""
@@ -105,17 +128,18 @@ class OpenAIModel:
         if session is None:
             raise InfrastructureError(f"model {self._llm.label!r} is not open")
         body = orjson.dumps(payload, default=dict)
+        door = self._plain if "prompt" in payload else self._chat
         try:
             async with session.post(
-                self._url, data=body if len(body) < _LARGE_BYTES else io.BytesIO(body), allow_redirects=False
+                door.url, data=body if len(body) < _LARGE_BYTES else io.BytesIO(body), allow_redirects=False
             ) as response:
                 answer = await response.read()
                 self._headers = response.headers
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._broken(error) from None
+            raise self._broken(door.endpoint, error) from None
         if response.status != _OK:
-            raise self._endpoint.refusal(response.status, response.headers, answer)
-        return self._completion(answer)
+            raise door.endpoint.refusal(response.status, response.headers, answer)
+        return self._completion(answer) if door is self._chat else self._plain_completion(answer)
 
     def _constant_fields(self, seed: str) -> dict[str, Any]:
         llm = self._llm
@@ -138,10 +162,16 @@ class OpenAIModel:
             usage = content.get("usage")
             model = content.get("model")
         except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
-            raise self._without_choice(answer) from None
+            raise _without_choice(self._chat.endpoint, answer) from None
         if type(text) is not str:
             text = self._unusual_text(message, finish_reason)
         return Completion(text, finish_reason, _usage(usage), model or self._llm.model)
+
+    def _plain_completion(self, answer: bytes) -> Completion:
+        try:
+            return plain_completion(orjson.loads(answer), self._llm.model)
+        except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+            raise _without_choice(self._plain.endpoint, answer) from None
 
     def _unusual_text(self, message: dict[str, Any], finish_reason: str) -> str:
         refusal, content = message.get("refusal"), message.get("content")
@@ -149,38 +179,39 @@ class OpenAIModel:
             reason = (
                 f"refused to answer: {str(refusal)[:300]}" if refusal else "answered nothing: its filter stopped it"
             )
-            raise self._endpoint.error(reason, "refused", Retry.NEVER)
+            raise self._chat.endpoint.error(reason, "refused", Retry.NEVER)
         if isinstance(content, list):
             parts = cast("list[dict[str, Any]]", content)
             return "".join(str(part.get("text") or "") for part in parts)
         return ""
 
-    def _without_choice(self, answer: bytes) -> CallError:
-        try:
-            error: Any = orjson.loads(answer)["error"]
-        except (orjson.JSONDecodeError, LookupError, TypeError):
-            problem = f"answered with {len(answer)} bytes that hold no completion"
-            return self._endpoint.error(problem, "broken_answer")
-        # OpenRouter reports a failure behind it as status 200 with the real status inside.
-        code: Any = cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
-        return self._endpoint.refusal(code if code in _ERRORS else _BAD_GATEWAY, {}, answer)
-
-    def _broken(self, error: Exception) -> CallError:
+    def _broken(self, endpoint: Endpoint, error: Exception) -> CallError:
         said = type(error).__name__
         if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return self._endpoint.error(
+            return endpoint.error(
                 f"took no connection within {self._llm.connect_timeout_s:g} s; check base_url", "unreachable"
             )
         if isinstance(error, aiohttp.SocketTimeoutError) and self._llm.read_timeout_s is not None:
             problem = f"was silent for {self._llm.read_timeout_s:g} s; raise read_timeout_s if answers take that long"
-            return self._endpoint.error(problem, "timeout")
+            return endpoint.error(problem, "timeout")
         if isinstance(error, TimeoutError):
             problem = f"gave no answer within {self._llm.timeout_s:g} s; raise timeout_s if answers take that long"
-            return self._endpoint.error(problem, "timeout")
+            return endpoint.error(problem, "timeout")
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerFingerprintMismatch):
             problem = f"cannot be reached ({said}: {error}); check base_url and that the server runs"
-            return self._endpoint.error(problem, "unreachable")
-        return self._endpoint.error(f"broke off its answer ({said})", "broken_answer")
+            return endpoint.error(problem, "unreachable")
+        return endpoint.error(f"broke off its answer ({said})", "broken_answer")
+
+
+def _without_choice(endpoint: Endpoint, answer: bytes) -> CallError:
+    try:
+        error: Any = orjson.loads(answer)["error"]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        problem = f"answered with {len(answer)} bytes that hold no completion"
+        return endpoint.error(problem, "broken_answer")
+    # OpenRouter reports a failure behind it as status 200 with the real status inside.
+    code: Any = cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
+    return endpoint.refusal(code if code in _ERRORS else _BAD_GATEWAY, {}, answer)
 
 
 def _headers(key: str) -> dict[str, str]:

@@ -16,6 +16,9 @@ from raypipe.errors import SpecError, Violation
 from raypipe.spec import Spec
 
 CompletionLimit = Literal["max_tokens", "max_completion_tokens"]
+PlainWay = Literal["completions", "ollama"]
+"""OpenAI's `/completions`, or Ollama's own `/api/generate`, whose `/completions` puts the chat template around a prompt
+all the same (https://github.com/ollama/ollama/issues/12636)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class Preset:
     """A server of one's own: it lets calls wait where a provider would refuse them."""
     host_env: str | None = None
     """Environment variable that replaces scheme, host and port of the address."""
+    plain: PlainWay | None = None
+    """How it is given a prompt without chat template; `None`: it takes none."""
 
 
 PRESETS: dict[str, Preset] = {
@@ -52,14 +57,16 @@ PRESETS: dict[str, Preset] = {
     ),
     "anthropic": Preset("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"),
     "groq": Preset("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
-    "together": Preset("https://api.together.xyz/v1", "TOGETHER_API_KEY"),
+    "together": Preset("https://api.together.xyz/v1", "TOGETHER_API_KEY", plain="completions"),
     "deepseek": Preset("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
     "openrouter": Preset("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
-    "ollama": Preset("http://localhost:11434/v1", host_env="OLLAMA_HOST", queues=True),
-    "vllm-server": Preset("http://localhost:8000/v1", "VLLM_API_KEY", is_key_optional=True, queues=True),
+    "ollama": Preset("http://localhost:11434/v1", host_env="OLLAMA_HOST", queues=True, plain="ollama"),
+    "vllm-server": Preset(
+        "http://localhost:8000/v1", "VLLM_API_KEY", is_key_optional=True, queues=True, plain="completions"
+    ),
 }
 
-OWN_FIELDS = ("messages", "model", "n", "stream")
+OWN_FIELDS = ("messages", "model", "n", "prompt", "stream")
 """Request fields that `extra` must leave alone: one answer is asked for and read, whole."""
 
 _CHAT_PATH = "/chat/completions"
@@ -86,6 +93,37 @@ def chat_url(llm: LLM) -> str:
     return base_url(llm) + _CHAT_PATH
 
 
+def plain_url(llm: LLM) -> str | None:
+    """Address that a prompt without chat template is posted to; `None` for an endpoint that takes none."""
+    way, address = plain_way(llm), base_url(llm)
+    if way == "ollama":
+        return address.removesuffix("/v1") + "/api/generate"
+    return None if way is None else address + "/completions"
+
+
+def plain_way(llm: LLM) -> PlainWay | None:
+    """How the model is given a prompt without chat template; `None` where it is not."""
+    return "completions" if _is_own_openai(llm) else PRESETS[llm.provider].plain
+
+
+def no_plain_prompts(llm: LLM) -> str:
+    """Why a model that has no `plain_url` cannot write a user's turn, and which can."""
+    able = ", ".join(f"{name}/…" for name, preset in PRESETS.items() if preset.plain)
+    return (
+        f"{llm.provider} takes whole conversations only, so its models cannot go on with a text as it stands, which "
+        f"Magpie needs; take {able} or, at an endpoint of your own that has /completions, openai/… with base_url"
+    )
+
+
+def _is_own_openai(llm: LLM) -> bool:
+    """Whether another server than OpenAI's or Azure's is asked in OpenAI's way."""
+    try:
+        host = urlsplit(base_url(llm)).hostname or ""
+    except ValueError:
+        return False
+    return llm.provider == "openai" and not host.endswith((".openai.com", ".azure.com"))
+
+
 def key_env(llm: LLM) -> str | None:
     """Name of the environment variable that holds the key, if there is one."""
     return llm.api_key_env or PRESETS[llm.provider].key_env
@@ -104,6 +142,8 @@ def check(llm: LLM) -> list[Violation]:
     for name in OWN_FIELDS:
         if name in llm.extra:
             problems.append(f"extra must not set {name!r}, which is decided by the request; leave it out")
+    if llm.magpie_pre_query_template is not None and plain_url(llm) is None:
+        problems.append(no_plain_prompts(llm))
     return [Violation(where, problem) for problem in problems] + check_options(llm, OpenAIOptions)
 
 

@@ -75,7 +75,12 @@ class OfflineModel:
 
     def payload(self, request: Request) -> dict[str, Any]:
         """The request as an OpenAI body; what the request leaves open is taken from the `LLM`."""
-        body = {**self._constant, "messages": list(request.messages)}
+        said = {"messages": list(request.messages)} if request.prompt is None else {"prompt": request.prompt}
+        body = {**self._constant, **said}
+        if request.stop:
+            body["stop"] = [*self._llm.stop, *request.stop]
+        if request.variant is not None:
+            body["seed"] = (self._llm.seed or 0) + request.variant
         if request.temperature is not None:
             body["temperature"] = request.temperature
         if request.max_tokens is not None:
@@ -89,7 +94,7 @@ class OfflineModel:
         key = digest(canonical_json(payload))
         await self._wait(key)
         self._fail(key)
-        prompt = Prompt.of(payload["messages"])
+        prompt = Prompt.of(payload["messages"]) if "messages" in payload else Prompt.of_text(payload["prompt"])
         return self._completion(payload, prompt, self._text(payload, prompt, int.from_bytes(key[12:])))
 
     async def _wait(self, key: bytes) -> None:

@@ -23,6 +23,24 @@ integration|comparison|innovation|future directions
 )
 """64 things that can be said to belong to nearly any subject."""
 
+_TOPICS = (
+    "gardening",
+    "tax law",
+    "Python",
+    "sleep",
+    "volcanoes",
+    "chess",
+    "bread",
+    "travel",
+    "statistics",
+    "poetry",
+    "batteries",
+    "nutrition",
+    "city planning",
+    "music theory",
+    "first aid",
+    "databases",
+)
 _QUESTIONS = (
     "How should a beginner approach {aspect} in {subject}?",
     "Why would an expert care about {aspect} in {subject}?",
@@ -73,6 +91,11 @@ _STRIDE = 23
 
 def aspect(turn: int) -> str:
     return ASPECTS[turn * _STRIDE % len(ASPECTS)]
+
+
+def topic(turn: int) -> str:
+    """Something that people ask about."""
+    return _TOPICS[turn % len(_TOPICS)]
 
 
 def phrase(subject: str, turn: int) -> str:

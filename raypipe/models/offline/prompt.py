@@ -31,6 +31,10 @@ _NOUN = re.compile(rf"\b(?:{_NUMBER}|(?:list|lists|set) of)\s+(?:[a-z-]+\s+){{0,
 _INTEGER = re.compile(r"(?<![\w.,-])\d{1,4}(?!\w|[.,]\d)")
 _NUMBER_WORD = re.compile(rf"\b(?:{'|'.join(_NUMBERS)})\b", re.IGNORECASE)
 
+_MARK = re.compile(r"<\|?[^<>|\s]{1,40}\|?>")
+_ROLE = re.compile(r"^(system|user|assistant|model|human)\b\W*", re.IGNORECASE)
+_USERS = ("user", "human")
+
 _EMPTY = """
 a about above after again all also an and another answer answers any approach approaches are aren't array as ask
 asked asks assistant at be because been before beginner being below best better between both but by can cannot
@@ -62,6 +66,16 @@ class Prompt:
     """The last message of the user."""
     system: str = ""
     all_text: str = ""
+    is_users_turn: bool = False
+    """Whether it ends where the user would speak."""
+
+    @classmethod
+    def of_text(cls, text: str) -> Prompt:
+        """A conversation in the words of a chat template."""
+        parts = [part.strip() for part in _MARK.split(text)]
+        said = [found for part in parts if (found := _ROLE.sub("", part))]
+        is_users_turn = next((part for part in reversed(parts) if part), "").rstrip(": ").lower().endswith(_USERS)
+        return cls(said[-1] if said else "", all_text=text, is_users_turn=is_users_turn)
 
     @classmethod
     def of(cls, messages: Sequence[Mapping[str, Any]]) -> Prompt:

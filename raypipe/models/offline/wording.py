@@ -53,6 +53,8 @@ Form = Callable[[Prompt, int], str | None]
 
 def answer(prompt: Prompt, turn: int) -> str:
     """A plausible answer; equal arguments give equal texts."""
+    if prompt.is_users_turn:
+        return _instruction(prompt, turn)
     for form in _FORMS:
         text = form(prompt, turn)
         if text is not None:
@@ -74,6 +76,12 @@ def json_object(prompt: Prompt, turn: int) -> dict[str, Any]:
     """An object with the keys that the prompt quotes, or with `answer`."""
     keys = dict.fromkeys(_JSON_KEY.findall(prompt.wording)) or {"answer": None}
     return {key: _value(key, prompt, turn) for key in keys}
+
+
+def _instruction(prompt: Prompt, turn: int) -> str:
+    """What a user might say next, about what was said or, at the beginning, about anything."""
+    make = phrases.question if turn % 2 else phrases.task
+    return make(prompt.subject if prompt.user else phrases.topic(turn // 2), turn // 2)
 
 
 def _prose(prompt: Prompt, turn: int) -> str:

@@ -1,0 +1,64 @@
+"""I write a prompt that goes to the model as it stands, and read what comes back.
+
+I do not know HTTP, nor what the prompt is for. A request that bounds its completion nowhere gets a bound here: OpenAI's
+API ends such completions after 16 tokens, Ollama's never.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from raypipe.chat import LLM, Completion, Request, Usage
+from raypipe.models.presets import PlainWay
+
+MOST_TOKENS = 1024
+"""Longest completion where neither the model nor the request says one."""
+
+_SEEDS = 2**31
+
+
+def variant_seed(llm: LLM, request: Request) -> int | None:
+    """The seed of a request of its own; `None` where the model's is right."""
+    if request.variant is None or llm.seed is None:
+        return None
+    return (llm.seed + request.variant) % _SEEDS
+
+
+def plain_payload(llm: LLM, request: Request, way: PlainWay, seed: str = "seed") -> dict[str, Any]:
+    """The request body; `seed` is the provider's name of that field."""
+    own_seed = variant_seed(llm, request)
+    fields: dict[str, Any] = {
+        "temperature": llm.temperature if request.temperature is None else request.temperature,
+        "top_p": llm.top_p,
+        "max_tokens": request.max_tokens or llm.max_tokens or MOST_TOKENS,
+        seed: llm.seed if own_seed is None else own_seed,
+        "stop": [*llm.stop, *request.stop] or None,
+    }
+    fields = {name: value for name, value in fields.items() if value is not None} | llm.extra
+    if way == "ollama":
+        fields["num_predict"] = fields.pop("max_tokens")
+        return {"model": llm.model, "prompt": request.prompt, "raw": True, "stream": False, "options": fields}
+    # A template says itself how a text begins; vLLM would put the beginning there a second time.
+    opening = {"add_special_tokens": False} if llm.provider == "vllm-server" else {}
+    return {"model": llm.model, **opening, **fields, "prompt": request.prompt}
+
+
+def plain_completion(answer: Mapping[str, Any], model: str) -> Completion:
+    """What the endpoint answered. Raises LookupError, TypeError or AttributeError for what is no completion."""
+    name = answer.get("model") or model
+    if "response" in answer:
+        counts = (answer.get("prompt_eval_count"), answer.get("eval_count"))
+        return Completion(_text(answer["response"]), answer.get("done_reason") or "stop", _usage(*counts), name)
+    choice = answer["choices"][0]
+    counted = answer.get("usage") or {}
+    usage = _usage(counted.get("prompt_tokens"), counted.get("completion_tokens"))
+    return Completion(_text(choice["text"]), choice.get("finish_reason") or "stop", usage, name)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _usage(asked: Any, answered: Any) -> Usage:
+    return Usage(*(count if type(count) is int else 0 for count in (asked, answered)))
