@@ -6,7 +6,7 @@ meet) into steps of their own, and follow the columns from step to step.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from graphlib import CycleError
 from itertools import pairwise
@@ -16,6 +16,7 @@ from raypipe.errors import SpecError, Violation, nearest
 from raypipe.graph import Edge, Flow, Graph
 from raypipe.naming import found_at, snake_case
 from raypipe.row import MODEL_NAME, RESERVED
+from raypipe.spec import late_problem
 from raypipe.step import Aggregate, Callback, Columns, Runs, Shape, Source, Step, collecting
 
 Choice = tuple[str, Routing, tuple[str, ...]]
@@ -36,6 +37,9 @@ def build(
         problems.append(Violation(repr(end.name), "is joined here but was made outside this pipeline block"))
     for pair in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
         problems.append(Violation(f"edge {pair[0]!r} >> {pair[1]!r}", "is written twice; remove one"))
+    lacking = list(_lacking({names[id(step)]: step for step in steps}))
+    if lacking:  # what a step reads and writes may follow from what it lacks
+        raise SpecError(violations=[*problems, *lacking])
     named = _naming_models({names[id(step)]: step for step in steps}, pairs)
     choices: list[Choice] = []
     for upstream, routing, targets in routes:
@@ -50,6 +54,14 @@ def build(
     if problems:
         raise SpecError(violations=problems)
     return _sound(*_expanded(named, pairs, choices), named)
+
+
+def _lacking(steps: Mapping[str, Step]) -> Iterator[Violation]:
+    """Options without a default that nobody has given yet."""
+    for name, step in steps.items():
+        for option in sorted(step.late):
+            if getattr(step, option) is None:
+                yield Violation(f"step {name!r}", late_problem(name, option))
 
 
 def _route_violations(
@@ -151,6 +163,8 @@ def _ending(name: str, step: Step) -> dict[str, Step]:
 
 
 def _sound(steps: dict[str, Step], edges: list[Edge], own: Collection[str]) -> Graph:
+    # A step that was given no name is called in messages as the pipeline calls it.
+    steps = {name: step if step.name else step.model_copy(update={"name": name}) for name, step in steps.items()}
     graph = Graph(steps, tuple(edges))
     problems = [*_shape_violations(graph)]
     try:

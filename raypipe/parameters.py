@@ -88,7 +88,8 @@ def described_options(made: Spec) -> list[dict[str, Any]]:
         if name == "name":
             continue
         value = getattr(made, name)
-        own: dict[str, Any] = {"name": field.alias or name, "optional": not field.is_required()}
+        is_required = field.is_required() or name in type(made).late
+        own: dict[str, Any] = {"name": field.alias or name, "optional": not is_required}
         if isinstance(value, Spec):
             found.append(own | {"runtime_parameters_info": described_options(value)})
         else:

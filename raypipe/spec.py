@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from raypipe.errors import SpecError, Violation, nearest
+
+
+class Late:
+    """Annotates an option that must be given, though not yet when the thing is made."""
+
+
+def late_problem(name: str, option: str) -> str:
+    """What is unsound about the step `name` as long as it lacks `option`, and what to write."""
+    return (
+        f'needs the option {option!r}; give it here or write pipeline.run(parameters={{"{name}": {{"{option}": …}}}})'
+    )
 
 
 class Spec(BaseModel):
@@ -20,6 +32,20 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
+    late: ClassVar[frozenset[str]] = frozenset()
+    """Options that must be given before the run; none of them stands for `None`."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        inherited = {name for name in cls.late if cls.model_fields[name].default is None}
+        found = {name: field for name, field in cls.model_fields.items() if field.is_required() and _is_late(field)}
+        cls.late = frozenset(inherited | {name for name, field in found.items() if not _may_be_none(field)})
+        for field in found.values():
+            field.default = None
+        if found:
+            cls.model_rebuild(force=True)
+
     def __init__(self, **fields: Any) -> None:
         try:
             super().__init__(**fields)
@@ -27,6 +53,15 @@ class Spec(BaseModel):
             where = type(self).__name__ + (f" {fields['name']!r}" if fields.get("name") else "")
             known = [field.alias or name for name, field in type(self).model_fields.items()]
             raise SpecError(violations=violations(error, where, known)) from None
+
+
+def _is_late(field: FieldInfo) -> bool:
+    forms = [field.metadata, *(getattr(form, "__metadata__", ()) for form in get_args(field.annotation))]
+    return any(isinstance(mark, Late) for marks in forms for mark in marks)
+
+
+def _may_be_none(field: FieldInfo) -> bool:
+    return type(None) in get_args(field.annotation)
 
 
 def violations(error: ValidationError, where: str, known: Sequence[str] = ()) -> list[Violation]:

@@ -9,11 +9,23 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict
+from typer.testing import CliRunner
 
+from raypipe.cli.commands import app
 from raypipe.errors import SpecError
 from raypipe.models import LLM, AzureOpenAILLM, OpenAILLM
 from raypipe.pipeline import Pipeline, sample_n_steps
-from raypipe.steps import KeepColumns, LoadDataFromDicts, LoadDataFromHub, TextGeneration, make_generator_step
+from raypipe.steps import (
+    KeepColumns,
+    LoadDataFromDicts,
+    LoadDataFromHub,
+    RuntimeParameter,
+    Step,
+    StepInput,
+    TextGeneration,
+    make_generator_step,
+    step,
+)
 from tests.books import user_rows
 from tests.loopback import serve
 
@@ -169,3 +181,99 @@ def test_azure_is_reached_at_its_resource(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_pipeline_is_drawn(tmp_path: Path) -> None:
     assert "answers" in Path(asking().draw(tmp_path / "graph.svg")).read_text()
     assert (asking()._repr_svg_() or "").startswith("<svg")
+
+
+class Scaled(Step):
+    """Has an option that must be given, and one that may."""
+
+    factor: RuntimeParameter[int]
+    offset: RuntimeParameter[int | None]
+    sign: RuntimeParameter[int] = 1
+
+    @property
+    def inputs(self) -> list[str]:
+        return ["n"]
+
+    @property
+    def outputs(self) -> list[str]:
+        return [f"times_{self.factor + 0}"]
+
+    def process(self, inputs: StepInput) -> Any:
+        yield [{**row, self.outputs[0]: self.sign * self.factor * row["n"] + (self.offset or 0)} for row in inputs]
+
+
+class ScaledMore(Scaled):
+    """Has it from its base."""
+
+
+class ScaledTwice(Scaled):
+    """Gives it a default."""
+
+    factor: RuntimeParameter[int] = 2
+
+
+@step(inputs=["n"], outputs=["m"])
+def scaled(rows: StepInput, factor: RuntimeParameter[int]) -> Any:
+    yield [{**row, "m": factor * row["n"]} for row in rows]
+
+
+def scaling(kind: Any, **options: Any) -> Pipeline:
+    with Pipeline("scaling") as pipeline:
+        LoadDataFromDicts([{"n": 1}, {"n": 2}], name="seed") >> kind(**options)
+    return pipeline
+
+
+NEEDED = """step 'scaled_0': needs the option 'factor'; \
+give it here or write pipeline.run(parameters={"scaled_0": {"factor": …}})"""
+
+
+@pytest.mark.parametrize(("kind", "column"), [(Scaled, "times_3"), (ScaledMore, "times_3"), (scaled, "m")])
+def test_a_parameter_without_default_is_given_when_the_pipeline_is_run(
+    engine: Any, tmp_path: Path, kind: Any, column: str
+) -> None:
+    pipeline = scaling(kind, name="late")
+    result = pipeline.run(tmp_path / "out", engine=engine, parameters={"late": {"factor": "3"}})
+    assert [row[column] for row in user_rows(result["late"])] == [3, 6]
+
+
+@pytest.mark.parametrize("kind", [Scaled, scaled])
+def test_a_parameter_that_nobody_gives_comes_with_the_lines_to_write(tmp_path: Path, kind: Any) -> None:
+    pipeline = scaling(kind)
+    for tried in (pipeline.graph, pipeline.validate, pipeline.dry_run, lambda: pipeline.run(tmp_path / "out")):
+        with pytest.raises(SpecError) as caught:
+            tried()
+        assert str(caught.value) == NEEDED
+    assert not (tmp_path / "out").exists()
+
+
+def test_whether_a_parameter_must_be_given_can_be_asked() -> None:
+    for kind, is_required in ((Scaled, True), (scaled, True), (ScaledMore, True), (ScaledTwice, False)):
+        pipeline = scaling(kind)
+        [info] = [info for name, info in pipeline.get_runtime_parameters_info().items() if name != "seed"]
+        optional = {one["name"]: one["optional"] for one in info}
+        assert optional["factor"] is not is_required
+        assert all(optional.get(name, True) for name in ("offset", "sign"))
+
+
+@pytest.mark.parametrize("kind", [Scaled, scaled])
+def test_a_pipeline_that_lacks_a_parameter_can_be_saved_and_is_given_it_after_loading(
+    tmp_path: Path, kind: Any
+) -> None:
+    scaling(kind, name="late").save(tmp_path / "late.yaml")
+    loaded = Pipeline.from_file(tmp_path / "late.yaml", allow_import=[__name__])
+    with pytest.raises(SpecError, match="needs the option 'factor'"):
+        loaded.graph()
+    result = loaded.run(tmp_path / "out", engine="local", parameters={"late": {"factor": 2}})
+    assert [list(row.values())[-1] for row in user_rows(result["late"])] == [2, 4]
+    loaded.with_parameters({"late": {"factor": 5}}).save(tmp_path / "given.yaml")
+    Pipeline.from_file(tmp_path / "given.yaml", allow_import=[__name__]).graph()
+
+
+@pytest.mark.parametrize("command", ["validate", "plan", "run"])
+def test_the_command_line_says_which_parameter_is_missing(tmp_path: Path, command: str) -> None:
+    scaling(Scaled).save(tmp_path / "late.yaml")
+    called = [command, str(tmp_path / "late.yaml"), "--allow-import", __name__]
+    found = CliRunner().invoke(app, called)
+    assert found.exit_code == 1
+    assert NEEDED in found.stderr
+    assert CliRunner().invoke(app, ["validate", *called[1:], "--set", "scaled_0.factor=3"]).exit_code == 0

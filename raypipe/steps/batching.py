@@ -14,6 +14,7 @@ from pydantic import Field
 
 from raypipe.errors import InputError, RowError, nearest
 from raypipe.row import RESERVED, Values
+from raypipe.spec import Late
 from raypipe.step import Columns, Output, Runs, Shape, Source, Unit
 from raypipe.step import Step as Base
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 T = TypeVar("T")
-RuntimeParameter = Annotated[T, "an option that `run(parameters=…)` may change, as all may"]
+RuntimeParameter = Annotated[T, Late()]
+"""An option without a default that `run(parameters=…)` may give; all may be changed there."""
 StepInput = Annotated[list[dict[str, Any]], "rows"]
 StepOutput = Iterator[list[dict[str, Any]]]
 GeneratorStepOutput = Iterator[tuple[list[dict[str, Any]], bool]]

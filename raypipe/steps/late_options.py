@@ -6,6 +6,7 @@ I do not know how it is given then.
 from __future__ import annotations
 
 from raypipe.naming import snake_case
+from raypipe.spec import late_problem
 from raypipe.step import Step
 
 
@@ -13,6 +14,4 @@ def missing_option(step: Step, option: str) -> list[str]:
     """What is unsound about a step without a value for `option`, and what to write."""
     if getattr(step, option) not in (None, "", []):
         return []
-    name = step.name or f"{snake_case(type(step).__name__)}_0"
-    late = f'pipeline.run(parameters={{"{name}": {{"{option}": …}}}})'
-    return [f"needs the option {option!r}; give it here or write {late}"]
+    return [late_problem(step.name or f"{snake_case(type(step).__name__)}_0", option)]

@@ -181,10 +181,12 @@ def test_a_generator_that_raises_ends_the_run_with_a_sentence(tmp_path: Path) ->
             yield [{"n": 1}], False
             raise ValueError("no more")
 
-    with Pipeline("broken") as pipeline:
-        Broken("numbers") >> KeepColumns(columns=["n"])
-    with pytest.raises(InputError, match=r"step 'numbers' cannot read its rows: ValueError: no more \(test_batching"):
-        pipeline.run(tmp_path / "out", engine="local")
+    for name, called in (("numbers", "numbers"), (None, "broken_0")):
+        with Pipeline("broken") as pipeline:
+            Broken(name) >> KeepColumns(columns=["n"])
+        said = rf"step '{called}' cannot read its rows: ValueError: no more \(test_batching"
+        with pytest.raises(InputError, match=said):
+            pipeline.run(tmp_path / "out", engine="local")
 
 
 def test_a_global_step_that_raises_is_a_failure(tmp_path: Path) -> None:
