@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raypipe.branching import routing_function
+from raypipe.loading import SEQUENTIAL
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from raypipe.step import Aggregate, Step
@@ -161,19 +162,25 @@ CHOICES = st.tuples(st.sampled_from(KINDS), st.integers(0, 11), st.integers(0, 1
 
 
 @settings(max_examples=40)
-@given(choices=st.lists(CHOICES, min_size=1, max_size=12), count=st.sampled_from([1, 2, 9, 30]))
-def test_a_random_graph_on_local(tmp_path_factory: pytest.TempPathFactory, choices: list[Any], count: int) -> None:
+@given(
+    choices=st.lists(CHOICES, min_size=1, max_size=12),
+    count=st.sampled_from([1, 2, 9, 30]),
+    groups=st.sampled_from([None, SEQUENTIAL]),
+)
+def test_a_random_graph_on_local(
+    tmp_path_factory: pytest.TempPathFactory, choices: list[Any], count: int, groups: str | None
+) -> None:
     nodes, rows = graph_of(choices), source_rows(count)
     pipeline = pipeline_of(nodes, rows)
-    result = pipeline.run(tmp_path_factory.mktemp("random") / "out", engine="local")
+    result = pipeline.run(tmp_path_factory.mktemp("random") / "out", engine="local", load_groups=groups)
     assert_as_the_reference_says(result, nodes, rows)
     assert_balanced(pipeline.graph(), result)
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("seed", range(2))
-def test_random_graphs_on_ray(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "groups"), [(0, None), (1, None), (1, SEQUENTIAL)])
+def test_random_graphs_on_ray(tmp_path: Path, seed: int, groups: str | None) -> None:
     rng, rows = random.Random(seed), source_rows(1100)
     choices = [
         (rng.choice(KINDS), rng.randrange(12), rng.randrange(12), rng.randrange(256), rng.random() < 0.3)
@@ -181,6 +188,6 @@ def test_random_graphs_on_ray(tmp_path: Path, seed: int) -> None:
     ]
     nodes = graph_of(choices)
     pipeline = pipeline_of(nodes, rows)
-    result = pipeline.run(tmp_path / "out", max_failed_rows=2**40)
+    result = pipeline.run(tmp_path / "out", max_failed_rows=2**40, load_groups=groups)
     assert_as_the_reference_says(result, nodes, rows)
     assert_balanced(pipeline.graph(), result)
