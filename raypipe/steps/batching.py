@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from inspect import getattr_static, isfunction
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
 
 from pydantic import Field
@@ -17,6 +18,7 @@ from raypipe.row import RESERVED, Values
 from raypipe.spec import Late
 from raypipe.step import Columns, Output, Runs, Shape, Source, Unit
 from raypipe.step import Step as Base
+from raypipe.steps.signatures import call_problem
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,7 +75,19 @@ class _Declared(Base):
         own = list(self.inputs)
         known = ", ".join(map(repr, own))
         unknown = [name for name in self.input_mappings if own and name not in own]
-        return [f"has input_mappings for {n!r}, but its inputs are: {known}{nearest(n, own)}" for n in unknown]
+        found = [f"has input_mappings for {n!r}, but its inputs are: {known}{nearest(n, own)}" for n in unknown]
+        return found + _process_problems(type(self), _Declared.process, "process(self, inputs)", [])
+
+
+def _process_problems(kind: type[Any], unwritten: Any, form: str, *given: Any, **named: Any) -> list[str]:
+    """Why the `process` of a class cannot be called as it will be."""
+    if kind.process is unwritten:
+        return [f"has no method process; write {form}"]
+    process = getattr_static(kind, "process")
+    if not isfunction(process):  # a static method, or what a library made of it
+        return []
+    problem = call_problem(process, form, None, *given, **named)
+    return [] if problem is None else [problem]
 
 
 class Step(_Declared):
@@ -193,6 +207,9 @@ class GeneratorStep(Source):
 
     def columns(self) -> Columns:
         return tuple(self.outputs) or None
+
+    def problems(self) -> list[str]:
+        return _process_problems(type(self), GeneratorStep.process, "process(self, offset=0)", offset=0)
 
     def units(self) -> list[Unit]:
         return [Unit("")]

@@ -85,3 +85,14 @@ def unsound(function: Any, problem: str) -> SpecError:
     """The error of a function that cannot become a step."""
     name = getattr(function, "__qualname__", repr(function))
     return SpecError(violations=[Violation(f"@step {name}", problem)])
+
+
+def call_problem(method: Callable[..., Any], form: str, *given: Any, **named: Any) -> str | None:
+    """Why a method cannot be called with these arguments (`self` among them); `form` is how to write it."""
+    signature = inspect.signature(method)
+    written = f"{method.__name__}({', '.join(map(str, signature.parameters))})"
+    try:
+        signature.bind(*given, **named)
+    except TypeError as error:
+        return f"{written} cannot be called ({error}); write {form}, and make options of the step of what else it needs"
+    return f"{written} is async, and nobody awaits it; write a plain {form}" if is_async(method) else None

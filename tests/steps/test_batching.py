@@ -350,3 +350,86 @@ def test_the_column_that_a_mapping_names_is_required(tmp_path: Path) -> None:
         LoadDataFromDicts([{"n": 1, "key": 2}]) >> Sorted(input_mappings={"key": "m"})
     with pytest.raises(SpecError, match=r"requires inputs \['m'\]"):
         pipeline.graph()
+
+
+class NoRows(Step):
+    def process(self) -> Any:
+        yield []
+
+
+class NoSelf(Step):
+    def process(inputs: StepInput) -> Any:  # noqa: N805
+        yield inputs
+
+
+class TwoInputs(Step):
+    def process(self, one: StepInput, other: StepInput) -> Any:
+        yield one
+
+
+class NeedsMore(GlobalStep):
+    def process(self, inputs: StepInput, *, factor: int) -> Any:
+        yield inputs
+
+
+class Awaited(Step):
+    async def process(self, inputs: StepInput) -> Any:
+        yield inputs
+
+
+class Unwritten(GlobalStep):
+    """Says what it does nowhere."""
+
+
+class NoOffset(GeneratorStep):
+    def process(self) -> Any:
+        yield [{"n": 1}], True
+
+
+class TakesRows(GeneratorStep):
+    def process(self, inputs: StepInput, offset: int = 0) -> Any:
+        yield inputs, True
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (NoRows, r"process\(self\) cannot be called .*write process\(self, inputs\)"),
+        (NoSelf, r"process\(inputs\) cannot be called .*write process\(self, inputs\)"),
+        (TwoInputs, r"process\(self, one, other\) cannot be called .*'other'.*write process\(self, inputs\)"),
+        (NeedsMore, r"process\(self, inputs, factor\) cannot be called .*'factor'.*make options of the step"),
+        (Awaited, r"process\(self, inputs\) is async"),
+        (Unwritten, r"has no method process; write process\(self, inputs\)"),
+        (NoOffset, r"process\(self\) cannot be called .*'offset'.*write process\(self, offset=0\)"),
+        (TakesRows, r"process\(self, inputs, offset\) cannot be called .*'inputs'"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_process_that_cannot_be_called_is_refused_beforehand(kind: Any, said: str) -> None:
+    with Pipeline("wrong") as pipeline:
+        wrong = kind("wrong")
+        if issubclass(kind, GeneratorStep):
+            wrong >> KeepColumns(columns=["n"])
+        else:
+            LoadDataFromDicts([{"n": 1}]) >> wrong
+    with pytest.raises(SpecError, match=f"step 'wrong': {said}"):
+        pipeline.validate()
+
+
+def test_a_process_may_be_written_in_other_ways(tmp_path: Path) -> None:
+    class Static(Step):
+        @staticmethod
+        def process(inputs: StepInput) -> Any:
+            yield inputs
+
+    class WithDefaults(GlobalStep):
+        def process(self, rows: StepInput, factor: int = 2, **others: Any) -> Any:
+            yield [{**row, "n": factor * row["n"]} for row in rows]
+
+    class AnyOptions(GeneratorStep):
+        def process(self, **options: Any) -> Any:
+            yield [{"n": options["offset"] + 1}], True
+
+    with Pipeline("ways") as pipeline:
+        AnyOptions() >> Static() >> WithDefaults()
+    assert user_rows(pipeline.run(tmp_path / "out", engine="local")["default"]) == [{"n": 2}]
