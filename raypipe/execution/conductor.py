@@ -179,6 +179,11 @@ class Conductor:
             self._start(_halted(lane.worker, reason))
         self._start(self._drain(drain_s))
 
+    async def drained(self, reason: str) -> None:
+        """Halt, and wait until every batch is through: a call in flight is paid for, its answer is to be kept."""
+        self.halt(reason, self._setup.drain_s)
+        await asyncio.gather(*self._results.values(), return_exceptions=True)
+
     async def _drain(self, drain_s: float) -> None:
         """Wait for calls in flight, and a moment for the steps behind them; then leave the other rows."""
         loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import uvloop
 
-from raypipe.errors import InfrastructureError, StoppedError
+from raypipe.errors import InfrastructureError, InputError, StoppedError
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.collection import rare_collection
 from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
@@ -198,7 +198,14 @@ class _Run:
                 yield conductor.resume_batch(path)
             return
         batches = self._batches(stage)
-        while not conductor.halted_for and (rows := await asyncio.to_thread(next, batches, None)) is not None:
+        while not conductor.halted_for:
+            try:
+                rows = await asyncio.to_thread(next, batches, None)
+            except InputError:
+                await conductor.drained("the input cannot be read")
+                raise
+            if rows is None:
+                return
             await conductor.room()
             yield conductor.run_batch(rows)
 

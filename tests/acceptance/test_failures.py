@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from raypipe.errors import InfrastructureError, InputError
 from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.row import Values
-from raypipe.steps import LoadDataFromDicts, LoadDataFromFiles, TextGeneration, step
+from raypipe.steps import GeneratorStep, LoadDataFromDicts, LoadDataFromFiles, TextGeneration, step
 from tests.acceptance.chain import answer, asked, chain, topics
 from tests.books import assert_balanced, failed, user_rows
 from tests.loopback import SILENCE, serve
@@ -60,6 +62,19 @@ def test_a_refused_key_ends_the_run_quickly(engine: Any, tmp_path: Path) -> None
     assert "\n" not in str(caught.value)
 
 
+class Slowly(GeneratorStep):
+    """Gives what it has read before it meets a broken line."""
+
+    path: str
+
+    def process(self, offset: int = 0) -> Any:
+        for line in Path(self.path).read_text().splitlines()[offset:]:
+            if not line.endswith("}"):
+                time.sleep(0.7)
+                raise InputError(f"{self.path}: {line!r} is not JSON")
+            yield [orjson.loads(line)], False
+
+
 def test_a_malformed_input_is_named_with_its_line(engine: Any, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join([*(f'{{"number": {number}}}' for number in range(200)), '{"number": 200', ""]))
@@ -71,6 +86,24 @@ def test_a_malformed_input_is_named_with_its_line(engine: Any, tmp_path: Path) -
     assert "rows.jsonl', line 201 is not JSON" in said
     assert "\n" not in said
     assert "ray" not in said.lower().replace(str(tmp_path), "")
+
+
+def test_calls_in_flight_are_kept_when_the_input_breaks(engine: Any, tmp_path: Path) -> None:
+    rows = [*(f'{{"topic": "topic {number}"}}' for number in range(20)), '{"topic": ']
+    with serve(answer=answer, latency_s=1.0) as server:
+        for broken in (True, False):
+            path = tmp_path / "rows.jsonl"
+            path.write_text("\n".join(rows if broken else rows[:-1]))
+            with Pipeline("asks") as pipeline:
+                llm = LLM("openai/loopback", base_url=server.base_url, concurrency=32)
+                asking = TextGeneration("asks", llm=llm, template="{{ topic }}", output="answer")
+                Slowly(path=str(path), name="seed") >> asking
+            if broken:
+                with pytest.raises(InputError):
+                    pipeline.run(tmp_path / "out", engine=engine)
+                assert server.requests or engine == "ray", "Ray hands on what a source gives in large blocks"
+        assert len(pipeline.run(tmp_path / "out", engine=engine)["asks"]) == 20
+        assert len(server.requests) == 20
 
 
 def test_passing_errors_of_a_server_lose_no_row(engine: Any, tmp_path: Path) -> None:

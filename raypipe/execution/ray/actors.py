@@ -256,6 +256,7 @@ class ConductorUDF:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         if READ_ERROR in block.column_names:
+            asyncio.run_coroutine_threadsafe(self._conductor.drained("the input cannot be read"), self._loop).result()
             return _output([(None, block.column(READ_ERROR).drop_null()[0].as_py())])
         work: Future[list[BatchResult]] = asyncio.run_coroutine_threadsafe(self._run(block), self._loop)
         error = work.exception()
