@@ -20,6 +20,7 @@ from raypipe.errors import OutputError, SpecError, Violation, nearest
 from raypipe.execution.setup import Watch
 from raypipe.forecast import Forecast, forecast
 from raypipe.graph import Graph
+from raypipe.identity import canonical_json, digest
 from raypipe.limits import Caps
 from raypipe.loading import in_groups, load_stages
 from raypipe.parameters import Parameters, described_options, with_parameters
@@ -84,6 +85,16 @@ class Pipeline:
     @property
     def steps(self) -> Sequence[Step]:
         return tuple(self._collected.steps)
+
+    def folder(self, out: str | Path | None = None) -> Path:
+        """The run folder: `out`, or one under `out/` called as the pipeline, or as its steps when it has no name."""
+        if out is not None:
+            return Path(out)
+        if self._name:
+            return Path("out") / self._name
+        names, _ = name_steps(self.steps)
+        edges = sorted([names[id(above)], names[id(below)]] for above, below in self._collected.edges)
+        return Path("out") / f"pipeline-{digest(canonical_json([sorted(names.values()), edges])).hex()[:8]}"
 
     def graph(self) -> Graph:
         """The sound graph. Raises SpecError with all violations."""
@@ -203,7 +214,7 @@ class Pipeline:
         log = options.get("calls")
         caps = Caps(options.get("max_calls"), options.get("max_tokens"), options.get("max_cost_usd"))
         return RunOptions(
-            Path(out) if out is not None else Path("out") / self.name,
+            self.folder(out),
             Path(log) if log is not None else None,
             options.get("engine", "ray"),
             options.get("address"),
@@ -246,8 +257,7 @@ class Pipeline:
 
         Raises as `run`, and InputError when nothing was committed there; nothing is changed then.
         """
-        folder = Path(out) if out is not None else Path("out") / self.name
-        return self.retry_with(RunOptions(folder, engine=engine, address=address), kinds)
+        return self.retry_with(RunOptions(self.folder(out), engine=engine, address=address), kinds)
 
     def retry_with(self, options: RunOptions, kinds: Collection[str] = (), watch: Watch | None = None) -> Result:
         """`retry` with its options as a value."""
@@ -284,8 +294,7 @@ class Pipeline:
 
         Functions of steps are run. Raises SpecError, InputError, InfrastructureError.
         """
-        folder = Path(out) if out is not None else Path("out") / self.name
-        return forecast(self.validate(), folder, Path(calls) if calls is not None else None)
+        return forecast(self.validate(), self.folder(out), Path(calls) if calls is not None else None)
 
     # Files.
 

@@ -15,6 +15,9 @@ import pytest
 
 from raypipe.errors import OutputError
 from raypipe.folder import RunFolder, write_whole
+from raypipe.pipeline import Pipeline
+from raypipe.step import Step
+from raypipe.steps import KeepColumns, LoadDataFromDicts
 
 HOLD = """
 import sys, time
@@ -131,3 +134,20 @@ def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
     write_whole(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_pipelines_without_a_name_have_folders_of_their_own() -> None:
+    def unnamed(*names: str) -> Pipeline:
+        with Pipeline() as pipeline:
+            above: Step = LoadDataFromDicts([{"number": 1}], name="seed")
+            for name in names:
+                below = KeepColumns(name, columns=["number"])
+                above.connect(below)
+                above = below
+        return pipeline
+
+    one, other = unnamed("kept").folder(), unnamed("kept", "again").folder()
+    assert one != other
+    assert one == unnamed("kept").folder()
+    assert one.parent == Path("out")
+    assert unnamed("kept").folder("here") == Path("here")

@@ -121,7 +121,7 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
         from raypipe.limits import Caps
         from raypipe.run import RunOptions
 
-        folder = out or Path("out") / pipeline.name
+        folder = pipeline.folder(out)
         caps = Caps(max_calls, max_tokens, max_cost_usd)
         options = RunOptions(folder, calls, engine, address, fresh, max_failed_rows, caps=caps)
         options = replace(options, load_groups=_groups(load_group or []))
