@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from raypipe.errors import RowError, SpecError, Violation
-from raypipe.naming import check_allowed, imported
+from raypipe.naming import imported, imported_function
 from raypipe.row import LINEAGE, ROW_ID, Values
 from raypipe.spec import Spec
 from raypipe.step import Columns, Output, Runs, Shape, Step, collecting, join
@@ -230,7 +230,7 @@ class Routing(Spec):
         if (self.function is None) == (self.sample is None):
             raise ValueError("a routing has either a function or a sample; give one of them")
         if isinstance(self.function, str):
-            check_allowed(self.function)
+            imported_function(self.function)
         return self
 
     @property

@@ -13,7 +13,7 @@ from raypipe.branching import Routing
 from raypipe.chat import LLM
 from raypipe.config import PipelineSpec, place
 from raypipe.errors import SpecError, Violation, nearest
-from raypipe.naming import importing_only
+from raypipe.naming import imported_function, importing_only
 from raypipe.step import Collector, Source, Step, collecting
 from raypipe.steps import resolve
 
@@ -69,7 +69,7 @@ def _routes(
         try:
             found.append((step, Routing(**options), [by_name[name] for name in targets]))
         except SpecError as error:
-            problems.extend(Violation(where, violation.problem) for violation in error.violations)
+            problems.extend(_own_violations(where, error))
     return found
 
 
@@ -81,6 +81,24 @@ def _models(spec: PipelineSpec, problems: list[Violation]) -> dict[str, LLM]:
         except (SpecError, TypeError) as error:
             problems.append(Violation(f"model {name!r}", str(error).removeprefix("LLM: ")))
     return models
+
+
+def _own_violations(where: str, error: SpecError) -> list[Violation]:
+    """The violations of an option, by its place in the file; of what it names, the name is said too."""
+    return [Violation(where, str(v) if v.where.startswith("dotted path") else v.problem) for v in error.violations]
+
+
+def _check_functions(step: Step, where: str, problems: list[Violation]) -> None:
+    """What steps are made of later is imported now: later nobody knows that a file said so."""
+    try:
+        if isinstance(step.callback, str):
+            imported_function(step.callback)
+        if isinstance(step.when, str):
+            from raypipe.steps.filtering import predicate
+
+            predicate(step.when)
+    except SpecError as error:
+        problems.extend(Violation(where, str(violation)) for violation in error.violations)
 
 
 def _step(
@@ -95,11 +113,14 @@ def _step(
             options["llm"] = _llm(options["llm"], spec, models, where)
         if "base_dir" in kind.model_fields:
             options.setdefault("base_dir", str(base))
-        return kind(**options)
+        made = kind(**options)
     except SpecError as error:
         problems.extend(v if one.name and one.name in v.where else Violation(where, str(v)) for v in error.violations)
     except TypeError as error:
         problems.append(Violation(where, f"has an option that cannot be read: {error}"))
+    else:
+        _check_functions(made, where, problems)
+        return made
     return None
 
 

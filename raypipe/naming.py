@@ -42,6 +42,15 @@ def imported(path: str) -> Any:
     return found_at(path)
 
 
+def imported_function(path: str) -> Any:
+    """`imported`, where only something that can be called will do. Raises SpecError."""
+    found = imported(path)
+    if not callable(found):
+        problem = f"is a {type(found).__name__}, which cannot be called; name a function"
+        raise SpecError(violations=[Violation(f"dotted path {path!r}", problem)])
+    return found
+
+
 def found_at(path: str) -> Any:
     """`imported`, for a path that is ours."""
     import importlib

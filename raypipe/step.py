@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from raypipe.chat import LLM, Caller
 from raypipe.errors import SpecError, Violation
-from raypipe.naming import check_allowed, imported
+from raypipe.naming import imported, imported_function
 from raypipe.row import Values
 from raypipe.spec import Spec
 
@@ -368,9 +368,9 @@ class Callback(Step):
 
     @field_validator("function")
     @classmethod
-    def _may_be_imported(cls, function: Any) -> Any:
+    def _is_there(cls, function: Any) -> Any:
         if isinstance(function, str):
-            check_allowed(function)
+            imported_function(function)
         return function
 
     _call: Callable[[list[dict[str, Any]]], Any] | None = None

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
-from raypipe.errors import SpecError, Violation
-from raypipe.naming import imported
+from raypipe.errors import SpecError
+from raypipe.naming import imported_function
 from raypipe.row import Values
 from raypipe.step import Columns, Output, Runs, Shape, Step
 from raypipe.steps.templates import Expression, compile_expression
@@ -67,15 +67,8 @@ def predicate(keep: str | Predicate) -> Predicate:
 @lru_cache(maxsize=256)
 def _named(text: str) -> Predicate:
     if _PATH_WITH_COLON.fullmatch(text):
-        return _callable(text)
+        return imported_function(text)
     if _PATH_WITH_DOTS.fullmatch(text):
         with suppress(SpecError):
-            return _callable(text)
+            return imported_function(text)
     return compile_expression(text)
-
-
-def _callable(path: str) -> Predicate:
-    found = imported(path)
-    if not callable(found):
-        raise SpecError(violations=[Violation(path, f"is a {type(found).__name__}, which cannot be called")])
-    return found

@@ -69,8 +69,10 @@ def written(folder: Path, *steps: dict[str, Any]) -> Path:
         [ASK | {"structured_output": "stranger:schema"}],
         [{"name": "keep", "type": "Filter", "keep": "stranger:long"}],
         [{"name": "own", "type": "Callback", "function": "stranger:all_rows"}],
+        [ASK | {"custom": "stranger:all_rows"}],
+        [ASK | {"when": "stranger:long"}],
     ],
-    ids=["type", "parser", "dotted parser", "schema", "predicate", "callback"],
+    ids=["type", "parser", "dotted parser", "schema", "predicate", "callback", "custom", "when"],
 )
 def test_what_a_file_names_is_not_executed(stranger: Path, steps: list[dict[str, Any]]) -> None:
     path = written(stranger, *steps)
@@ -132,3 +134,31 @@ def test_a_url_that_is_not_there_is_said(command: Command, site: str) -> None:
     result = command("info", f"{site}/other.yaml")
     assert (result.exit_code, result.stdout) == (1, "")
     assert f"{site}/other.yaml: cannot be fetched: " in result.stderr
+
+
+WRONG_PATHS = {
+    "stranger:missing": "nothing to import there (module 'stranger' has no attribute 'missing')",
+    "nowhere:first": "nothing to import there (No module named 'nowhere')",
+    "stranger:schema": "is a dict, which cannot be called",
+}
+
+
+@pytest.mark.parametrize(("path", "said"), WRONG_PATHS.items())
+@pytest.mark.parametrize("place", ["routes", "custom", "when", "function"])
+def test_a_function_that_is_not_there_is_said_beforehand(
+    command: Command, stranger: Path, place: str, path: str, said: str
+) -> None:
+    seed, ask = dict(SEED), dict(ASK)
+    if place == "routes":
+        seed["routes"] = [{"to": ["ask"], "function": path}]
+    elif place == "function":
+        ask = {"name": "ask", "type": "Callback", "function": path}
+    else:
+        ask[place] = path
+    spec = stranger / "spec.yaml"
+    spec.write_text(yaml.safe_dump({"name": "strange", "steps": [seed, ask]}))
+    allowed = ["--allow-import", "stranger", "--allow-import", "nowhere"]
+    found = command("validate", spec, *allowed)
+    assert found.exit_code == 1
+    assert f"dotted path {path!r}: {said}" in found.stderr
+    assert f"step {'seed' if place == 'routes' else 'ask'!r}" in found.stderr
