@@ -142,6 +142,9 @@ def _naming_models(steps: dict[str, Step], edges: Sequence[Edge]) -> dict[str, S
 
 def _beginning(name: str, step: Step, several: bool) -> dict[str, Step]:
     added: dict[str, Step] = {}
+    source = step.own_source()
+    if source is not None:
+        added[f"{name}_source"] = source
     if several and not isinstance(step, Meet):
         added[f"{name}_meet"] = Meet()
     if step.is_given_all:

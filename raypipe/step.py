@@ -197,6 +197,9 @@ class Step(Spec):
         """Columns that a row may have otherwise behind the step; `None` where that cannot be known."""
         return tuple(self.gives())
 
+    def own_source(self) -> Source | None:
+        """What makes the rows of a step that begins a pipeline though it reads none; most steps have none."""
+
     def problems(self) -> list[str]:
         """What is unsound about the step itself, one sentence each; asked once the graph is complete."""
         return []

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from raypipe.steps.instructing import SelfInstruct
     from raypipe.steps.judging import UltraFeedback
     from raypipe.steps.loaders import LoadDataFromDicts, LoadDataFromFiles
+    from raypipe.steps.magpie import Magpie, MagpieGenerator
     from raypipe.steps.merging_columns import ExpandColumns, MergeColumns
     from raypipe.steps.preference import PreferencePair
     from raypipe.steps.sampling import DataSampler
@@ -75,6 +76,8 @@ REGISTRY: dict[str, str] = {
     "LoadDataFromFileSystem": "raypipe.steps.file_system_loader:LoadDataFromFileSystem",
     "LoadDataFromFiles": "raypipe.steps.loaders:LoadDataFromFiles",
     "LoadDataFromHub": "raypipe.steps.hub_loaders:LoadDataFromHub",
+    "Magpie": "raypipe.steps.magpie:Magpie",
+    "MagpieGenerator": "raypipe.steps.magpie:MagpieGenerator",
     "Meet": "raypipe.branching:Meet",
     "MergeColumns": "raypipe.steps.merging_columns:MergeColumns",
     "MinHashDedup": "raypipe.steps.dedup:MinHashDedup",
@@ -129,6 +132,8 @@ __all__ = [
     "LoadDataFromFiles",
     "LoadDataFromHub",
     "LoadHubDataset",
+    "Magpie",
+    "MagpieGenerator",
     "Meet",
     "MergeColumns",
     "MinHashDedup",

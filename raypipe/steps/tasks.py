@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from raypipe.steps.evolving import EvolInstruct
     from raypipe.steps.instructing import SelfInstruct
     from raypipe.steps.judging import UltraFeedback
+    from raypipe.steps.magpie import Magpie, MagpieGenerator
     from raypipe.steps.sentence_pairs import GenerateSentencePair
     from raypipe.steps.structured_generation import StructuredGeneration
     from raypipe.steps.text_generation import TextGeneration
@@ -24,6 +25,8 @@ __all__ = [
     "ChatGeneration",
     "EvolInstruct",
     "GenerateSentencePair",
+    "Magpie",
+    "MagpieGenerator",
     "SelfInstruct",
     "StructuredGeneration",
     "TextClassification",
