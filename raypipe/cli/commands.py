@@ -56,6 +56,10 @@ Imports = Annotated[
     list[str] | None,
     typer.Option("--allow-import", metavar="MODULE", help="SPEC may name steps and functions of this module."),
 ]
+Groups = Annotated[
+    list[str] | None,
+    typer.Option(metavar="STEP,STEP", help=f"Load these by themselves, group after group; or {_SEQUENTIAL}."),
+]
 BaseUrls = Annotated[
     list[str] | None, typer.Option("--base-url", metavar="[NAME=]URL", help="Reach a model at this address.")
 ]
@@ -100,10 +104,7 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
     prices: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML: model: [USD per million input, output tokens].")
     ] = None,
-    load_group: Annotated[
-        list[str] | None,
-        typer.Option(metavar="STEP,STEP", help=f"Load these by themselves, group after group; or {_SEQUENTIAL}."),
-    ] = None,
+    load_group: Groups = None,
 ) -> None:
     """Run a pipeline and write its datasets. A call that was completed before is not sent again."""
     if address is not None and engine == "local":
@@ -128,9 +129,7 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
         options = replace(options, origin=origin | {"folder": str(Path.cwd()), "calls": calls and str(calls)})
         with watching(pipeline.plan(), engine) as watch:
             result = pipeline.run_with(options, watch)
-        first, *others = summary(result)
-        typer.secho(first, bold=True, color=_color())
-        _print(others)
+        _print_summary(*summary(result))
         if result.failed_rows:
             typer.secho(failed_rows(result), fg=typer.colors.RED, color=_color())
     raise typer.Exit(result.exit_code)
@@ -187,7 +186,7 @@ def dry_run(  # noqa: PLR0913 - each parameter is one option of the command
         pipeline = _pipeline(spec, input, set, model, base_url, allow_import)
         from raypipe.cli import reports
 
-        made = pipeline.dry_run(rows, live=live)
+        made = pipeline.dry_run(batch_size=rows, live=live)
         _print(reports.dry_run(pipeline, made, rows, live))
     raise typer.Exit(_ROWS_FAILED if made.failures else 0)
 
@@ -289,6 +288,11 @@ def _pipeline(spec: str, input: str | None, *changes: list[str] | None, small: b
 def _color() -> bool | None:
     """Whether to colour; `None`: as the terminal can. https://no-color.org"""
     return False if os.environ.get("NO_COLOR") else None
+
+
+def _print_summary(first: str, *others: str) -> None:
+    typer.secho(first, bold=True, color=_color())
+    _print(others)
 
 
 def _print(lines: Iterable[str]) -> None:
