@@ -25,7 +25,7 @@ from raypipe.limits import Caps
 from raypipe.loading import in_groups, load_stages
 from raypipe.parameters import Parameters, described_options, with_parameters
 from raypipe.plan import Plan, plan_graph
-from raypipe.results import Result
+from raypipe.results import DryRun, Result
 from raypipe.run import Engine, RunOptions, check_models, retry_plan, run_plan
 from raypipe.serialization import described, to_yaml
 from raypipe.step import Collector, Runs, Source, Step, collecting
@@ -264,30 +264,22 @@ class Pipeline:
         return retry_plan(self.validate(), self.to_yaml().encode(), options, kinds, watch)
 
     def dry_run(
-        self,
-        rows: int = 1,
-        *,
-        live: bool = False,
-        batch_size: int | None = None,
-        parameters: Parameters | None = None,
-        dataset: Any = None,
+        self, parameters: Parameters | None = None, batch_size: int = 1, dataset: Any = None, *, live: bool = False
     ) -> DryRun:
-        """The first source rows (`rows`, or `batch_size`) through every step in this process, into a folder not kept.
+        """The first `batch_size` rows of each source through every step in this process, into a folder not kept.
 
         Models are replaced by the offline stand-in and nothing is spent, unless `live`. `parameters` and `dataset` are
-        those of `run`.
+        those of `run`; what comes back is a mapping of leaf to rows like that of `run`.
         """
-        rows = rows if batch_size is None else batch_size
         changed = self if dataset is None else self.with_dataset(dataset)
         graph = changed.with_parameters(parameters or {}).graph()
         models = {name: step.llm for name, step in graph.steps.items() if step.llm is not None}
         played = graph if live else _with_models(graph, lambda _: LLM(REHEARSAL))
         with tempfile.TemporaryDirectory(prefix="raypipe-") as folder:
-            options = RunOptions(Path(folder) / "out", engine="local", source_rows=rows, max_failed_rows=2**62)
+            options = RunOptions(Path(folder) / "out", engine="local", source_rows=batch_size, max_failed_rows=2**62)
             result = run_plan(plan_graph(played, self.name), b"", options)
-            samples = {leaf: table.to_arrow().slice(0, 3).to_pylist() for leaf, table in result.items()}
-            failures = result.failures.to_arrow().slice(0, 3).to_pylist()
-        return DryRun(models, result.manifest, samples, failures)
+            rows = {leaf: table.to_arrow() for leaf, table in result.items()}
+            return DryRun(models, result.manifest, rows, result.failures.to_arrow())
 
     def forecast(self, out: str | Path | None = None, calls: str | Path | None = None) -> Forecast:
         """What `run` with the same `out` and `calls` would reuse and what it would send, and why. Sends nothing.
@@ -344,22 +336,6 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, {len(self.steps)} steps)"
-
-
-class DryRun:
-    """What a dry run found: the models that a real run calls, counts per step, some rows, some failures."""
-
-    def __init__(
-        self,
-        models: dict[str, LLM],
-        manifest: dict[str, Any],
-        samples: dict[str, list[dict[str, Any]]],
-        failures: list[dict[str, Any]],
-    ) -> None:
-        self.models = models
-        self.manifest = manifest
-        self.samples = samples
-        self.failures = failures
 
 
 def _with_models(graph: Graph, choose: Callable[[LLM], LLM]) -> Graph:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset, DatasetDict
 
+    from raypipe.chat import LLM
+
+_SHOWN_ROWS = 3
+
 
 class Rows:
     """A folder of rows as Parquet, or as a saved Hugging Face dataset, read when asked."""
@@ -54,6 +58,56 @@ class Rows:
 
     def __repr__(self) -> str:
         return f"Rows({str(self.path)!r})"
+
+
+class HeldRows(Rows):
+    """Rows in memory, of which no file is left."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def to_arrow(self) -> pa.Table:
+        return self._table
+
+    def to_datasets(self) -> Dataset:
+        from raypipe.distiset import dataset_of_table
+
+        return dataset_of_table(self._table)
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def __repr__(self) -> str:
+        return f"HeldRows({len(self)})"
+
+
+class DryRun(Mapping[str, Rows]):
+    """What a dry run found: leaf name → rows, as in `Result`; the models that a real run calls, counts, failures."""
+
+    def __init__(
+        self, models: dict[str, LLM], manifest: dict[str, Any], rows: Mapping[str, pa.Table], failures: pa.Table
+    ) -> None:
+        self.models = models
+        self.manifest = manifest
+        self.failures: list[dict[str, Any]] = failures.slice(0, _SHOWN_ROWS).to_pylist()
+        self._rows = dict(rows)
+
+    @property
+    def samples(self) -> dict[str, list[dict[str, Any]]]:
+        """Some rows of each leaf."""
+        return {leaf: table.slice(0, _SHOWN_ROWS).to_pylist() for leaf, table in self._rows.items()}
+
+    def __getitem__(self, leaf: str) -> Rows:
+        return HeldRows(self._rows[next(iter(self._rows)) if leaf == "default" and len(self) == 1 else leaf])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"DryRun(leaves={list(self)})"
 
 
 class Result(Mapping[str, Rows]):

@@ -130,6 +130,20 @@ def test_a_dry_run_keeps_the_users_parameters() -> None:
     assert dry.manifest["steps"]["answers"]["rows_out"] == 6
 
 
+def test_a_dry_run_gives_rows_by_leaf_like_a_run() -> None:
+    pipeline = asking()
+    dry = pipeline.dry_run({"answers": {"output_mappings": {"generation": "answer"}}}, 2)
+    assert list(dry) == ["answers"]
+    assert [list(row) for row in user_rows(dry["default"])] == [["instruction", "answer"]] * 2
+    assert dry["answers"]["train"]["instruction"] == ["prompt 0", "prompt 1"]
+    assert list(dry["answers"].to_pandas()["instruction"]) == ["prompt 0", "prompt 1"]
+    assert len(dry["default"]) == 2
+    assert [row["instruction"] for row in dry.samples["answers"]] == ["prompt 0", "prompt 1"]
+    with pytest.raises(KeyError):
+        dry["seed"]
+    assert [step.output_mappings for step in pipeline.steps] == [{}, {}]
+
+
 def test_a_step_may_forget_its_calls(tmp_path: Path) -> None:
     with serve() as server:
         for use_cache, seen in ((True, 3), (True, 3), (False, 6), (False, 9)):

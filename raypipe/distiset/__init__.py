@@ -7,6 +7,18 @@ from __future__ import annotations
 
 from raypipe.distiset.card import Committed, card
 from raypipe.distiset.hub import Upload, push
-from raypipe.distiset.saving import check_saved, dataset_of, row_count, save, split, table_of
+from raypipe.distiset.saving import check_saved, dataset_of, dataset_of_table, row_count, save, split, table_of
 
-__all__ = ["Committed", "Upload", "card", "check_saved", "dataset_of", "push", "row_count", "save", "split", "table_of"]
+__all__ = [
+    "Committed",
+    "Upload",
+    "card",
+    "check_saved",
+    "dataset_of",
+    "dataset_of_table",
+    "push",
+    "row_count",
+    "save",
+    "split",
+    "table_of",
+]

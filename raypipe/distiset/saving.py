@@ -35,7 +35,12 @@ def dataset_of(folder: Path) -> Dataset:
         with _without_bars(datasets):
             return datasets.Dataset.from_parquet([str(part) for part in parts])
     # The reader of `datasets` stops at a file whose only row group is empty.
-    return datasets.Dataset(table_of(folder))
+    return dataset_of_table(table_of(folder))
+
+
+def dataset_of_table(table: pa.Table) -> Dataset:
+    """Rows in memory. Raises SpecError when `datasets` is not installed."""
+    return _datasets().Dataset(table)
 
 
 @contextmanager
