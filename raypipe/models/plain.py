@@ -16,6 +16,8 @@ MOST_TOKENS = 1024
 """Longest completion where neither the model nor the request says one."""
 
 _SEEDS = 2**31
+_MOST_STOPS = 4
+"""As in OpenAI's API; vLLM refuses more as well."""
 
 
 def variant_seed(llm: LLM, request: Request) -> int | None:
@@ -33,7 +35,7 @@ def plain_payload(llm: LLM, request: Request, way: PlainWay, seed: str = "seed")
         "top_p": llm.top_p,
         "max_tokens": request.max_tokens or llm.max_tokens or MOST_TOKENS,
         seed: llm.seed if own_seed is None else own_seed,
-        "stop": [*llm.stop, *request.stop] or None,
+        "stop": _stops(llm, request) or None,
     }
     fields = {name: value for name, value in fields.items() if value is not None} | llm.extra
     if way == "ollama":
@@ -42,6 +44,11 @@ def plain_payload(llm: LLM, request: Request, way: PlainWay, seed: str = "seed")
     # A template says itself how a text begins; vLLM would put the beginning there a second time.
     opening = {"add_special_tokens": False} if llm.provider == "vllm-server" else {}
     return {"model": llm.model, **opening, **fields, "prompt": request.prompt}
+
+
+def _stops(llm: LLM, request: Request) -> list[str]:
+    """Those of the request come after the model's, as far as there is room."""
+    return list(dict.fromkeys([*llm.stop, *request.stop]))[: max(_MOST_STOPS, len(llm.stop))]
 
 
 def plain_completion(answer: Mapping[str, Any], model: str) -> Completion:

