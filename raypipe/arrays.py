@@ -160,7 +160,10 @@ def carried(values: Sequence[Any], type_name: str = "") -> pa.Array:
     return as_is(values)
 
 
-def _is_of_one_kind(values: Iterable[Any]) -> bool:
+def _is_of_one_kind(values: Sequence[Any]) -> bool:
+    types = set(map(type, values)) - {type(None)}
+    if list not in types:
+        return len(types) < 2 and types <= _PLAIN
     kinds = {_kind(value) for value in values if value is not None}
     return len(kinds) < 2 and None not in kinds
 

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +36,8 @@ _LONGEST_POLL_S = 5.0
 _TASKS_A_PERMIT = 2
 """Row coroutines for each call that may be in flight, so that one which waits for the log keeps no permit idle."""
 _MOST_ROWS_A_THREAD = 1024
+_WORTH_TELLING = 256
+"""Rows for which an exchange is worth its cost though more might come: a worker that rests waits for new ones."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ class _Mailbox:
         self.results = {name: Results(step.writes()) for name, step in steps.items()}
         self.has_news = False
         self._waiting: asyncio.Future[bool] | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many have ended."""
+        return sum(map(len, self.results.values()))
 
     async def wait(self) -> bool:
         """Whether there is news; False when a later exchange took this one's place or time ran out."""
@@ -112,6 +120,8 @@ class Replica:
         self._queues: dict[str, deque[_Item]] = {name: deque() for name in setup.steps}
         self._mailboxes: dict[str, _Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._rested = asyncio.Event()
+        """Nothing is worked on and there is much to tell: no use in gathering more."""
         self._working = 0
         """Coroutines that still look for rows."""
         self._with_batch: set[str] = set()
@@ -195,7 +205,10 @@ class Replica:
     async def _gather(self, flush_s: float) -> None:
         """Wait for more to tell: for a moment, and up to `flush_s` as long as rows wait to be worked on."""
         for _ in range(round(flush_s / FLUSH_S)):
-            await asyncio.sleep(FLUSH_S)
+            self._rested.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_S):
+                    await self._rested.wait()
             if self._fatal is not None or not (self._next_step() or len(self._begun) > self.concurrency):
                 return
 
@@ -239,7 +252,7 @@ class Replica:
 
     def _enqueue(self, sender: str, chunk: Chunk) -> None:
         queue = self._queues[chunk.step]
-        ids = chunk.table.column(ROW_ID).to_pylist()
+        ids = chunk.table.column(ROW_ID).to_numpy().tolist()  # `to_pylist` takes twenty times as long
         table = chunk.table if self._steps[chunk.step].is_told_identity else chunk.table.drop_columns([ROW_ID])
         rows = table.to_pylist() if table.num_columns else [{} for _ in ids]
         for index, (row_id, row) in enumerate(zip(ids, rows, strict=True)):
@@ -276,6 +289,8 @@ class Replica:
             # Now, not once the loop has told that the task is done: rows that come until then would find nobody.
             self._working -= 1
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            if not self._begun and any(mailbox.rows >= _WORTH_TELLING for mailbox in self._mailboxes.values()):
+                self._rested.set()
 
     async def _take_from(self, name: str) -> None:
         step, queue = self._steps[name], self._queues[name]
@@ -335,25 +350,24 @@ class Replica:
         )
         for item in items:
             del self._begun[item]
+        tally = Tally()
         for item, output in zip(items, outputs, strict=True):
             if isinstance(output, Exception):
-                self._failed(name, item, output, Tally())
+                self._failed(name, item, output, tally)
             else:
-                self._ended(name, step, item, output, Tally())
+                self._ended(name, step, item, output, tally)
 
     def _ended(self, name: str, step: Step, item: _Item, output: Output, tally: Tally) -> None:
         mailbox = self._mailboxes[item.sender]
         results = mailbox.results[name]
-        if type(output) is dict and name not in self._scatters:
-            problem = misnamed(cast("dict[Any, Any]", output))
-        else:
-            problem = misfit(step, output)
+        is_plain = type(output) is dict and name not in self._scatters
+        problem = misnamed(cast("dict[Any, Any]", output)) if is_plain else misfit(step, output)
         if problem is not None:
             results.failed(item.place, problem, tally)
+        elif is_plain or isinstance(output, Mapping):
+            results.done(item.place, (cast("dict[str, Any]", output),), tally)
         elif output is None:
             results.filtered(item.place, tally)
-        elif isinstance(output, Mapping):
-            results.done(item.place, (output,), tally)
         else:
             results.done(item.place, output, tally)
         mailbox.tell()
