@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, overload
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from raypipe.chat import LLM, Caller
 from raypipe.errors import SpecError, Violation
-from raypipe.naming import imported, imported_function
+from raypipe.naming import imported, is_there
 from raypipe.row import Values
 from raypipe.spec import Spec
 
@@ -209,6 +209,9 @@ class Step(Spec):
     def open(self) -> None:
         """Called once in each worker before the first row."""
 
+    def close(self) -> None:
+        """Called once in each worker that was opened, after the last row."""
+
     async def process_row(self, row: Values, llm: Caller) -> Output:
         """Runs.ROW. Raises `RowError` for a row that cannot pass."""
         raise NotImplementedError
@@ -366,15 +369,8 @@ class Callback(Step):
 
     runs: ClassVar[Runs] = Runs.THREAD
 
-    function: str | Callable[[list[dict[str, Any]]], Any] = Field(default="")
+    function: Annotated[str | Callable[[list[dict[str, Any]]], Any], AfterValidator(is_there)] = Field(default="")
     rows: str = "rows"
-
-    @field_validator("function")
-    @classmethod
-    def _is_there(cls, function: Any) -> Any:
-        if isinstance(function, str):
-            imported_function(function)
-        return function
 
     _call: Callable[[list[dict[str, Any]]], Any] | None = None
 
@@ -383,6 +379,9 @@ class Callback(Step):
         return Shape.SCATTER
 
     def reads(self) -> tuple[str, ...]:
+        return (self.rows,)
+
+    def consumes(self) -> tuple[str, ...]:
         return (self.rows,)
 
     def columns_after(self, columns: Columns) -> Columns:

@@ -152,7 +152,8 @@ class Router:
             names = {own: name for own, name in planned.step.input_mappings.items() if own not in written} | names
         for column in answer.made.column_names:
             rows = _with_column(rows, str(names.get(column, column)), answer.made.column(column))
-        rows = rows.drop_columns([name for name in planned.step.consumes() if name in rows.column_names])
+        gone = set(planned.step.consumes()) - {str(names.get(column, column)) for column in answer.made.column_names}
+        rows = rows.drop_columns([name for name in rows.column_names if name in gone])
         copies = planned.step.copies
         if copies > 1:
             rows = rows.take(pa.array(np.repeat(np.arange(rows.num_rows), copies)))
