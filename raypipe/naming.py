@@ -51,6 +51,13 @@ def imported_function(path: str) -> Any:
     return found
 
 
+def is_there(function: Any) -> Any:
+    """What was given for a function, if it can be called: an option's validator. Raises SpecError."""
+    if isinstance(function, str):
+        imported_function(function)
+    return function
+
+
 def found_at(path: str) -> Any:
     """`imported`, for a path that is ours."""
     import importlib

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from raypipe.arrays import type_named
+from raypipe.execution.source import tables_of
 from raypipe.graph import Graph
 from raypipe.row import RESERVED
 from raypipe.step import Aggregate, Source
@@ -51,6 +52,6 @@ def _source_types(source: Source) -> dict[str, pa.DataType]:
 
 def _read_types(source: Source) -> dict[str, pa.DataType]:
     for unit in source.units():
-        for table in source.read(unit):
+        for table in tables_of(source, unit):
             return {f.name: f.type for f in table.schema if f.name not in RESERVED}
     return {name: pa.string() for name in source.columns() or ()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,15 @@ def is_cancelled() -> bool:
     except RuntimeError:  # a thread without a loop
         return False
     return task is not None and task.cancelling() > 0
+
+
+def close_step(name: str, step: Step) -> None:
+    """Let a step give back what it holds; its rows are done, so what it raises is logged and changes none of them."""
+    with Boundary() as boundary:
+        step.close()
+    if boundary.error is not None:
+        said = f"{type(boundary.error).__name__}: {boundary.error}"
+        logging.getLogger("raypipe").warning("step %r could not be unloaded: %s", name, said)
 
 
 def process_rows(step: Step, rows: Sequence[Values]) -> list[Any]:

@@ -20,7 +20,7 @@ from typing import Any, cast
 from raypipe.calllog import Asked, CallIndex, CallReader, index_with_segments, load_index
 from raypipe.chat import LLM, Caller
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
-from raypipe.execution.boundary import Boundary, is_cancelled, process_rows
+from raypipe.execution.boundary import Boundary, close_step, is_cancelled, process_rows
 from raypipe.execution.caller import Desk, Log, NoModel, RowCaller, Tally
 from raypipe.execution.costs import WorstCase
 from raypipe.execution.outcomes import failure_of, misfit, misnamed
@@ -116,6 +116,7 @@ class Replica:
         self.concurrency = setup.pool.rows
         self._setup = setup
         self._steps = setup.steps
+        self._opened: dict[str, Step] = {}
         self._scatters = frozenset(name for name, step in setup.steps.items() if step.shape is Shape.SCATTER)
         self._queues: dict[str, deque[_Item]] = {name: deque() for name in setup.steps}
         self._mailboxes: dict[str, _Mailbox] = {}
@@ -157,6 +158,7 @@ class Replica:
             if boundary.error is not None:
                 said = f"{type(boundary.error).__name__}: {boundary.error}"
                 raise InfrastructureError(f"step {name!r} cannot be loaded: {said}") from boundary.error
+            self._opened[name] = step
         if self._desk is not None:
             self._desk.log.open()
             await self._desk.model.open()
@@ -180,6 +182,8 @@ class Replica:
             await self._desk.model.close()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+        while self._opened:
+            close_step(*self._opened.popitem())
 
     async def exchange(self, sender: str, chunks: list[Chunk], flush_s: float = FLUSH_S) -> Reply:
         """Take new rows of `sender`; come back when some of its rows ended, at the latest after 5 s.

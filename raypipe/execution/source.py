@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypipe.errors import InputError, RaypipeError
+from raypipe.execution.boundary import close_step
 from raypipe.execution.families import grouped
 from raypipe.identity import canonical_json, group_identity, source_identity
 from raypipe.row import LINEAGE, POSITION, RESERVED, ROW_ID
@@ -35,7 +36,7 @@ def identified(source: Source, unit: Unit, number: int, only: frozenset[bytes] |
     """
     seen: dict[bytes, int] = {}
     position = number * _UNIT_POSITIONS
-    for read in _tables(source, unit):
+    for read in tables_of(source, unit):
         table = read.drop_columns([name for name in read.column_names if name in RESERVED])
         named = table if source.identity is None else table.select(list(source.identity))
         ids: list[bytes] = []
@@ -51,15 +52,18 @@ def identified(source: Source, unit: Unit, number: int, only: frozenset[bytes] |
         position += len(ids)
 
 
-def _tables(source: Source, unit: Unit) -> Iterator[pa.Table]:
+def tables_of(source: Source, unit: Unit) -> Iterator[pa.Table]:
     """What a source reads. Raises InputError for whatever its code raises."""
     tables = iter(source.read(unit))
-    while True:
-        with _Reading(source):
-            table = next(tables, None)
-        if table is None:
-            return
-        yield table
+    try:
+        while True:
+            with _Reading(source):
+                table = next(tables, None)
+            if table is None:
+                return
+            yield table
+    finally:
+        close_step(source.name or type(source).__name__, source)
 
 
 class _Reading:
@@ -159,4 +163,13 @@ def grouped_batches(paths: Sequence[str], name: str, step: Aggregate) -> Iterato
         yield concat(some)
 
 
-__all__ = ["BATCH_ROWS", "LINEAGE", "group_of", "grouped_batches", "identified", "sliced", "source_batches"]
+__all__ = [
+    "BATCH_ROWS",
+    "LINEAGE",
+    "group_of",
+    "grouped_batches",
+    "identified",
+    "sliced",
+    "source_batches",
+    "tables_of",
+]

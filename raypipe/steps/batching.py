@@ -11,7 +11,7 @@ from copy import deepcopy
 from inspect import getattr_static, isfunction
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from raypipe.errors import InputError, RowError, nearest
 from raypipe.row import RESERVED, Values
@@ -54,12 +54,18 @@ class _Declared(Base):
     def load(self) -> None:
         """Called once in each worker before the first rows."""
 
+    def unload(self) -> None:
+        """Called once in each worker that was loaded, after the last rows; what it raises changes no result."""
+
     def process(self, *inputs: Any) -> Iterator[Any]:
         """Yields rows. What several `yield`s give is taken together."""
         raise NotImplementedError
 
     def open(self) -> None:
         self.load()
+
+    def close(self) -> None:
+        self.unload()
 
     def required(self) -> tuple[str, ...]:
         """The columns without which it cannot work."""
@@ -199,8 +205,18 @@ class GeneratorStep(Source):
         """Columns that are written."""
         return []
 
+    _is_loaded: bool = PrivateAttr(default=False)
+
     def load(self) -> None:
         """Called once before the first rows."""
+
+    def unload(self) -> None:
+        """Called once after the last rows that are wanted; what it raises changes no result."""
+
+    def close(self) -> None:
+        if self._is_loaded:
+            self._is_loaded = False
+            self.unload()
 
     def process(self, offset: int = 0) -> GeneratorStepOutput:
         raise NotImplementedError
@@ -218,6 +234,7 @@ class GeneratorStep(Source):
         from raypipe.steps.tabulating import table_of
 
         self.load()
+        self._is_loaded = True
         number = 0
         for given in self.process(offset=0):
             rows, is_last = _checked(given)
