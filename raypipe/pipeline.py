@@ -27,7 +27,7 @@ from raypipe.parameters import Parameters, described_options, with_parameters
 from raypipe.plan import Plan, plan_graph
 from raypipe.results import DryRun, Result
 from raypipe.run import Engine, RunOptions, check_models, retry_plan, run_plan
-from raypipe.serialization import described, to_yaml
+from raypipe.serialization import described, not_json, to_yaml, unfindable
 from raypipe.step import Collector, Runs, Source, Step, collecting
 
 __all__ = ["DryRun", "Pipeline", "RunArguments", "routing_batch_function", "routing_function", "sample_n_steps"]
@@ -318,12 +318,19 @@ class Pipeline:
         return described(self.name, self.description, self._collected)
 
     def save(self, path: str | Path, format: str | None = None) -> None:
-        """Write it to a file, as JSON when `format` or the file's name says so, else as YAML. Raises SpecError."""
+        """Write it to a file, as JSON when `format` or the file's name says so, else as YAML.
+
+        Raises SpecError for what could not be read back: functions of no module, values that JSON does not have.
+        """
         target = Path(path)
         if format not in (None, "json", "yaml") or target.is_dir():
             problem = "is a folder; name a file in it" if target.is_dir() else f"format is json or yaml, not {format!r}"
             raise SpecError(violations=[Violation(str(path), problem)])
+        if lost := unfindable(self._collected):
+            raise SpecError(violations=lost)
         is_json = format == "json" or (format is None and target.suffix == ".json")
+        if is_json and (said := next(not_json(self.dump()), "")):
+            raise SpecError(violations=[Violation(str(path), f"cannot be JSON ({said}); write YAML")])
         try:
             text = orjson.dumps(self.dump(), option=orjson.OPT_INDENT_2).decode() if is_json else self.to_yaml()
         except TypeError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime
 from enum import Enum
@@ -15,6 +16,7 @@ from raypipe.branching import Routing
 from raypipe.building import name_steps
 from raypipe.chat import LLM
 from raypipe.errors import SpecError, Violation
+from raypipe.naming import found_at
 from raypipe.step import Collector, Step
 
 _NOT_WRITTEN = {"name", "llm", "base_dir"}
@@ -107,3 +109,55 @@ def _plain(value: Any) -> Any:
     if callable(value):
         return f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', repr(value))}"
     return str(value)
+
+
+def unfindable(collected: Collector) -> list[Violation]:
+    """What stands in no module that another program could import: a file can name it, and nobody can read the file."""
+    names, _ = name_steps(collected.steps)
+    found: list[Violation] = []
+    for step in collected.steps:
+        held = [type(step), *_functions(step.model_dump(exclude=_NOT_WRITTEN))]
+        found += [Violation(f"step {names[id(step)]!r}", _cannot_be_found(one)) for one in held if not _is_found(one)]
+    for upstream, routing, _ in collected.routes:
+        if callable(routing.function) and not _is_found(routing.function):
+            where = f"routing after {names[id(upstream)]!r}" if upstream is not None else "routing"
+            found.append(Violation(where, _cannot_be_found(routing.function)))
+    return found
+
+
+def _functions(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _functions(item)
+    elif callable(value):
+        yield value
+
+
+def _is_found(held: Any) -> bool:
+    """Whether its dotted path leads to it, or to what a decorator made of it."""
+    module, name = getattr(held, "__module__", None), getattr(held, "__qualname__", "")
+    if module == "__main__" or not module or not name:
+        return False
+    with suppress(SpecError):
+        found = found_at(f"{module}:{name}")
+        return found is held or getattr(found, "function", None) is held
+    return False
+
+
+def _cannot_be_found(held: Any) -> str:
+    said = f"{getattr(held, '__module__', '')}:{getattr(held, '__qualname__', repr(held))}"
+    return f"{said} cannot be imported by who reads the file; define it at the top of a module and import it from there"
+
+
+def not_json(value: Any, place: str = "") -> Iterator[str]:
+    """What JSON would say otherwise, each by its place: dates, and numbers that are none."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from not_json(item, f"{place}.{name}" if place else str(name))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from not_json(item, f"{place}[{index}]")
+    elif isinstance(value, date) or (isinstance(value, float) and not math.isfinite(value)):
+        yield f"{place} is {value!r}"

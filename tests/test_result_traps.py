@@ -6,7 +6,7 @@ import copy
 import json
 import socket
 import sys
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -241,16 +241,49 @@ def test_a_step_of_a_module_is_written_by_its_place_and_found_there(tmp_path: Pa
     assert [row["doubled"] for row in user_rows(again["twice"])] == [0, 2, 4]
 
 
-def test_a_step_that_is_not_there_when_a_file_is_read_is_named_with_what_to_write(tmp_path: Path) -> None:
+def test_what_no_other_program_can_import_is_refused_when_it_is_saved(tmp_path: Path) -> None:
     @step(inputs=["n"], outputs=["m"])
     def local(row: Values) -> dict[str, Any]:
         return {"m": row["n"]}
 
     with Pipeline("local") as pipeline:
-        numbers(1) >> local("inner")
-    pipeline.save(tmp_path / "local.yaml")
-    with pytest.raises(SpecError, match=r"<locals>\.local.*write package\.module:name"):
-        Pipeline.from_file(tmp_path / "local.yaml", allow_import=[__name__])
+        numbers(1) >> local("inner") >> KeepColumns("kept", columns=["n"], when=lambda row: True)
+    with pytest.raises(SpecError) as caught:
+        pipeline.save(tmp_path / "local.yaml")
+    said = [str(violation) for violation in caught.value.violations]
+    assert [one.partition(":")[0] for one in said] == ["step 'inner'", "step 'kept'"]
+    assert "<locals>.local cannot be imported by who reads the file" in said[0]
+    assert not (tmp_path / "local.yaml").exists()
+    assert len(run(pipeline, tmp_path / "out")["kept"]) == 1
+
+
+def test_a_step_of_the_program_that_is_run_is_refused_when_it_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doubled, "__module__", "__main__")
+    with Pipeline("main") as pipeline:
+        numbers(1) >> doubled("twice")
+    with pytest.raises(SpecError, match="step 'twice': __main__:doubled cannot be imported"):
+        pipeline.save("main.yaml")
+
+
+def test_a_step_that_is_not_there_when_a_file_is_read_is_named_with_what_to_write(tmp_path: Path) -> None:
+    with Pipeline("own") as pipeline:
+        numbers(3) >> doubled("twice")
+    path = tmp_path / "own.yaml"
+    path.write_text(pipeline.to_yaml().replace(":doubled", ":tripled"))
+    with pytest.raises(SpecError, match=r"tripled.*write package\.module:name"):
+        Pipeline.from_file(path, allow_import=[__name__])
+
+
+@pytest.mark.parametrize("value", [date(2020, 1, 2), datetime(2020, 1, 2, 3), float("nan"), float("inf")], ids=repr)
+def test_values_that_json_does_not_have_are_refused_there_and_exact_in_yaml(tmp_path: Path, value: Any) -> None:
+    with Pipeline("odd") as pipeline:
+        LoadDataFromDicts([{"x": 1}, {"x": value}], name="seed") >> KeepColumns("kept", columns=["x"])
+    with pytest.raises(SpecError, match=r"cannot be JSON \(steps\[0\]\.data\[1\]\.x is .*; write YAML"):
+        pipeline.save(tmp_path / "odd.json")
+    assert not (tmp_path / "odd.json").exists()
+    pipeline.save(tmp_path / "odd.yaml")
+    [_, again] = Pipeline.from_file(tmp_path / "odd.yaml").steps[0].model_dump()["data"]
+    assert repr(again["x"]) == repr(value)
 
 
 @pytest.fixture
