@@ -14,7 +14,8 @@ from pydantic import Field
 from raypipe.chat import Caller, Request
 from raypipe.errors import RowError, SpecError, Violation
 from raypipe.row import MODEL_NAME, Values
-from raypipe.step import Output, Shape, Step
+from raypipe.step import Columns, Output, Shape, Step
+from raypipe.steps.heard import METADATA, Heard, Keeping
 
 
 class AskingStep(Step):
@@ -29,6 +30,10 @@ class AskingStep(Step):
     """The answers to a row stay in it: its new columns become lists."""
     add_model_name: bool = True
     """Adds the column `model_name`."""
+    add_raw_output: bool = False
+    """Keeps the text of the answer as `raw_output_<step>` in the column `distilabel_metadata`."""
+    add_raw_input: bool = False
+    """Keeps the messages that were sent as `raw_input_<step>` there."""
 
     def answer_types(self) -> dict[str, str]:
         """The columns of one answer and their Arrow types."""
@@ -43,8 +48,24 @@ class AskingStep(Step):
         several = self.num_generations > 1 and not self.group_generations
         return Shape.SCATTER if self.scattered or several else Shape.MAP
 
+    @property
+    def keeping(self) -> Keeping:
+        """What is kept of its calls."""
+        return Keeping(self.name or type(self).__name__, self.add_raw_output, self.add_raw_input)
+
+    @property
+    def sends_schema(self) -> bool:
+        """Whether the model is sent the schema of what it is to answer."""
+        return True
+
+    def needs(self) -> Columns:
+        return (*self.reads(), METADATA) if self.keeping else self.reads()
+
+    def _types(self) -> dict[str, str]:
+        return self.answer_types() | ({METADATA: ""} if self.keeping else {})
+
     def writes(self) -> dict[str, str]:
-        types = self.answer_types()
+        types = self._types()
         if self.scattered:
             types = {name: kind[len("list<") : -1] if _is_list(kind) else kind for name, kind in types.items()}
         if self.group_generations:
@@ -72,17 +93,17 @@ class AskingStep(Step):
         if self.scattered:
             answers = [item for answer in answers for item in self._items(answer)]
         if self.group_generations:
-            answers = [{name: [answer[name] for answer in answers] for name in self.answer_types()}]
+            answers = [{name: [answer[name] for answer in answers] for name in self._types()}]
         if self.add_model_name:
             answers = [{**answer, MODEL_NAME: llm.label} for answer in answers]
         return answers if self.shape is Shape.SCATTER else answers[0]
 
     async def _answers(self, row: Values, llm: Caller) -> list[dict[str, Any]]:
         if self.num_generations == 1:
-            return [await self.answer(row, llm, 0)]
+            return [await self._answer(row, llm, 0)]
         # Answers that are on their way are awaited even after one has failed: they are paid for, and
         # once logged they need not be asked again.
-        asked = (self.answer(row, llm, sample) for sample in range(self.num_generations))
+        asked = (self._answer(row, llm, sample) for sample in range(self.num_generations))
         answers: list[dict[str, Any]] = []
         for found in await asyncio.gather(*asked, return_exceptions=True):
             if isinstance(found, BaseException):
@@ -90,9 +111,27 @@ class AskingStep(Step):
             answers.append(found)
         return answers
 
+    async def _answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
+        keeping = self.keeping
+        if not keeping and self.sends_schema:
+            return await self.answer(row, llm, sample)
+        heard = Heard(llm, self.sends_schema)
+        return await self.answer(row, heard, sample) | keeping.columns(row, heard)
+
     def _items(self, answer: dict[str, Any]) -> list[dict[str, Any]]:
         lists = {name: answer[name] for name, kind in self.answer_types().items() if _is_list(kind)}
         return [{**answer, **dict(zip(lists, parts, strict=True))} for parts in zip(*lists.values(), strict=True)]
+
+
+class FormStep(AskingStep):
+    """Base of the steps whose answers have one form, said by a schema."""
+
+    use_default_structured_output: bool = True
+    """The schema is sent to the model; False: it is asked in words, and its answer is held against the schema."""
+
+    @property
+    def sends_schema(self) -> bool:
+        return self.use_default_structured_output
 
 
 def question(prompt: str, system: str = "") -> Request:

@@ -13,11 +13,11 @@ from pydantic import Field, create_model
 
 from raypipe.chat import Caller
 from raypipe.row import Values
-from raypipe.steps.asking import AskingStep, question, text_of
+from raypipe.steps.asking import FormStep, question, text_of
 from raypipe.steps.structured import Structure, ask_structured, structure_of
 
 
-class TextClassification(AskingStep):
+class TextClassification(FormStep):
     """Reads `text` and writes `labels`: a text with `n=1`, else a list of at most `n` different texts."""
 
     n: int = Field(default=1, ge=1)

@@ -12,7 +12,7 @@ from pydantic import Field
 from raypipe.chat import Caller
 from raypipe.errors import RowError
 from raypipe.row import Values
-from raypipe.steps.asking import AskingStep, question, text_of
+from raypipe.steps.asking import FormStep, question, text_of
 from raypipe.steps.structured import ask_structured
 
 _CRITERIA = (
@@ -27,7 +27,7 @@ _SCHEMA = {
 }
 
 
-class SelfInstruct(AskingStep):
+class SelfInstruct(FormStep):
     """Reads `input`, a topic or a piece of text, and writes `instructions`: a list of at most `num_instructions`."""
 
     num_instructions: int = Field(default=5, ge=1)

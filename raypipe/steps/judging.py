@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from raypipe.chat import Caller
 from raypipe.errors import RowError
 from raypipe.row import Values
-from raypipe.steps.asking import AskingStep, question, text_of
+from raypipe.steps.asking import FormStep, question, text_of
 from raypipe.steps.structured import Structure, ask_structured, structure_of
 
 Aspect = Literal["helpfulness", "honesty", "instruction-following", "truthfulness", "overall-rating"]
@@ -55,7 +55,7 @@ _PARTS = {
 """What of a verdict goes into a column."""
 
 
-class UltraFeedback(AskingStep):
+class UltraFeedback(FormStep):
     """Reads `instruction` and the list `generations`; writes the lists `ratings` (1 to 5) and `rationales`.
 
     The lists have an item for each generation, in order: null for a generation that is null and where the judge

@@ -7,6 +7,7 @@ rendering and one parse.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from raypipe.chat import Caller, Request
 from raypipe.errors import RowError
 from raypipe.row import Values
 from raypipe.step import Output
+from raypipe.steps.heard import METADATA, Heard, Keeping
 from raypipe.steps.outputs import Outputs
 from raypipe.steps.parsing import Parser
 from raypipe.steps.structured import Structure, ask_structured, cut
@@ -29,6 +31,8 @@ class Ending(NamedTuple):
     grouped: bool = False
     """All answers go into one row, as lists."""
     model_column: str | None = None
+    keeping: Keeping | None = None
+    """What of the calls is kept."""
 
 
 _ONE_ROW = Ending()
@@ -50,13 +54,16 @@ class RowProgram:
         ending = self.ending
         if ending == _ONE_ROW:
             return self.outputs.row(await self._value(self._request(row), llm, 0))
-        values = await self._values(self._request(row), llm)
-        if ending.scattered:
-            made = [columns for value in values for columns in self.outputs.rows(value)]
-        else:
-            made = [self.outputs.row(value) for value in values]
+        llms = [llm if ending.keeping is None else Heard(llm) for _ in range(ending.answers)]
+        values = await self._values(self._request(row), llms)
+        made = [
+            {**columns, **(ending.keeping.columns(row, one) if ending.keeping and isinstance(one, Heard) else {})}
+            for value, one in zip(values, llms, strict=True)
+            for columns in (self.outputs.rows(value) if ending.scattered else [self.outputs.row(value)])
+        ]
         if ending.grouped:
-            made = [{name: [columns[name] for columns in made] for name in self.outputs.types}]
+            names = [*self.outputs.types, *([METADATA] if ending.keeping else [])]
+            made = [{name: [columns[name] for columns in made] for name in names}]
         if ending.model_column is not None:
             made = [{**columns, ending.model_column: llm.label} for columns in made]
         return made if ending.scattered or len(made) > 1 else made[0]
@@ -66,12 +73,12 @@ class RowProgram:
         system = "" if self.system is None else self.system.render(row)
         return Request(({"role": "system", "content": system}, message)) if system else Request((message,))
 
-    async def _values(self, request: Request, llm: Caller) -> list[Any]:
-        if self.ending.answers == 1:
-            return [await self._value(request, llm, 0)]
+    async def _values(self, request: Request, llms: Sequence[Caller]) -> list[Any]:
+        if len(llms) == 1:
+            return [await self._value(request, llms[0], 0)]
         # Answers that are on their way are awaited even after one has failed: they are paid for, and
         # once logged they need not be asked again.
-        asked = (self._value(request, llm, sample) for sample in range(self.ending.answers))
+        asked = (self._value(request, llm, sample) for sample, llm in enumerate(llms))
         values = await asyncio.gather(*asked, return_exceptions=True)
         for value in values:
             if isinstance(value, BaseException):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from raypipe.chat import Caller
 from raypipe.errors import RowError
 from raypipe.row import Values
-from raypipe.steps.asking import AskingStep, question, text_of
+from raypipe.steps.asking import FormStep, question, text_of
 from raypipe.steps.structured import ask_structured
 
 Action = Literal["paraphrase", "semantically-similar", "query", "answer"]
@@ -31,7 +31,7 @@ _EASY = "A reader sees at once that it does not belong to the anchor."
 _HARD = "It shares words, subject or form with the anchor, so that only a careful reader sees that it does not belong."
 
 
-class GenerateSentencePair(AskingStep):
+class GenerateSentencePair(FormStep):
     """Reads `anchor` and writes `positive`, with `triplet` also `negative`."""
 
     action: Action

@@ -24,7 +24,8 @@ from pydantic import (
 from raypipe.chat import Caller
 from raypipe.errors import SpecError, Violation
 from raypipe.row import MODEL_NAME, Values
-from raypipe.step import Output, Shape, Step
+from raypipe.step import Columns, Output, Shape, Step
+from raypipe.steps.heard import METADATA, Keeping
 from raypipe.steps.outputs import Outputs, Wanted, from_structure, from_text
 from raypipe.steps.parsing import Parser, parser
 from raypipe.steps.row_program import Ending, RowProgram
@@ -73,6 +74,10 @@ class TextGeneration(Step):
     """Columns that take the parts of the value: a mapping's by key, a tuple's or list's in order."""
     add_model_name: bool | None = None
     """Adds the column `model_name`; by default where a step behind it reads that column."""
+    add_raw_output: bool = False
+    """Keeps the text of the answer as `raw_output_<step>` in the column `distilabel_metadata`."""
+    add_raw_input: bool = False
+    """Keeps the messages that were sent as `raw_input_<step>` there."""
     base_dir: str | None = Field(default=None, exclude=True, repr=False)
     """Folder that files are relative to, by default the working directory."""
 
@@ -177,8 +182,15 @@ class TextGeneration(Step):
     def reads(self) -> tuple[str, ...]:
         return self._reads
 
+    @property
+    def _keeping(self) -> Keeping:
+        return Keeping(self.name or type(self).__name__, self.add_raw_output, self.add_raw_input)
+
+    def needs(self) -> Columns:
+        return (*self._reads, METADATA) if self._keeping else self._reads
+
     def writes(self) -> dict[str, str]:
-        types = dict(self._wanted_outputs().types)
+        types = dict(self._wanted_outputs().types) | ({METADATA: ""} if self._keeping else {})
         if self.group_generations:
             types = {name: f"list<{kind}>" if kind else "" for name, kind in types.items()}
         return types | ({MODEL_NAME: "string"} if self.add_model_name else {})
@@ -207,7 +219,9 @@ class TextGeneration(Step):
         system = None if self.system_prompt is None else compile_template(self.system_prompt)
         template, outputs = compile_template(self._text), self._wanted_outputs()
         model_column = MODEL_NAME if self.add_model_name else None
-        ending = Ending(self.num_generations, self.scattered, self.group_generations, model_column)
+        ending = Ending(
+            self.num_generations, self.scattered, self.group_generations, model_column, self._keeping or None
+        )
         return RowProgram(template, system, self._structure, self._parser(), outputs, ending)
 
     async def process_row(self, row: Values, llm: Caller) -> Output:
