@@ -381,6 +381,9 @@ class Callback(Step):
     def reads(self) -> tuple[str, ...]:
         return (self.rows,)
 
+    def consumes(self) -> tuple[str, ...]:
+        return (self.rows,)
+
     def columns_after(self, columns: Columns) -> Columns:
         return None
 
