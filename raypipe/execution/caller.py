@@ -94,7 +94,7 @@ class RowCaller:
     its identity when calls with other wordings are put in front of it.
     """
 
-    __slots__ = ("_asked", "_desk", "_row", "_step", "is_halted", "tally")
+    __slots__ = ("_asked", "_desk", "_row", "_step", "_waited_s", "_waiting_since", "is_halted", "tally")
 
     def __init__(self, desk: Desk, step: str, row: bytes) -> None:
         self._desk = desk
@@ -104,10 +104,18 @@ class RowCaller:
         self.tally = Tally()
         self.is_halted = False
         """Whether a call of this row was not sent because no call is sent any more."""
+        self._waited_s = 0.0
+        self._waiting_since: float | None = None
 
     @property
     def label(self) -> str:
         return self._desk.label
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds in which its call waited to be sent, or to be tried again, up to now."""
+        since = self._waiting_since
+        return self._waited_s + (0.0 if since is None else time.monotonic() - since)
 
     async def __call__(
         self,
@@ -176,8 +184,10 @@ class RowCaller:
         """The answer, logged. The permit is kept until then, so that no more calls are at risk than permits exist."""
         desk, patience, began = self._desk, Patience(self._desk.max_tries), time.monotonic()
         need = desk.worst(payload)
+        self._waiting_since = time.monotonic()
         while True:
             async with desk.limiter.permit(need) as permit:
+                self._waited_s, self._waiting_since = self.waited_s, None
                 self.tally.sent += 1
                 desk.total.sent += 1
                 sent = time.monotonic()
@@ -199,6 +209,7 @@ class RowCaller:
             if pause is None:
                 desk.judge(caught, began)
                 raise caught
+            self._waiting_since = time.monotonic()
             await desk.limiter.sleep(pause)
 
     async def _completion(self, payload: Mapping[str, Any], need: Amount) -> Completion:

@@ -87,6 +87,7 @@ REGISTRY: dict[str, str] = {
     "TextClassification": "raypipe.steps.classifying:TextClassification",
     "TextGeneration": "raypipe.steps.text_generation:TextGeneration",
     "UltraFeedback": "raypipe.steps.judging:UltraFeedback",
+    "WorkflowStep": "raypipe.workflows.workflow_step:WorkflowStep",
 }
 """Where each step type stands."""
 

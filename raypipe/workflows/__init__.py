@@ -1,0 +1,38 @@
+"""I speak Dria's words for what one row does: a small graph of tasks with a memory, each task a question to the model.
+
+I do not know how rows are run. `WorkflowStep` makes a step of a pipeline of me.
+"""
+
+from __future__ import annotations
+
+from raypipe.workflows.building import WorkflowBuilder
+from raypipe.workflows.conditions import Condition, ConditionBuilder, Expression
+from raypipe.workflows.memory import GetAll, Input, Insert, Output, Peek, Pop, Push, Read, Size, String, Write
+from raypipe.workflows.prompts import get_abs_path
+from raypipe.workflows.tasks import Edge, Operator, Task
+from raypipe.workflows.workflow import Workflow
+from raypipe.workflows.workflow_step import WorkflowStep
+
+__all__ = [
+    "Condition",
+    "ConditionBuilder",
+    "Edge",
+    "Expression",
+    "GetAll",
+    "Input",
+    "Insert",
+    "Operator",
+    "Output",
+    "Peek",
+    "Pop",
+    "Push",
+    "Read",
+    "Size",
+    "String",
+    "Task",
+    "Workflow",
+    "WorkflowBuilder",
+    "WorkflowStep",
+    "Write",
+    "get_abs_path",
+]

@@ -1,0 +1,99 @@
+"""I write a workflow as plain data and read it again, in the form of Dria's files.
+
+I do not know whether what I read is sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from raypipe.steps.structured import structure_of
+from raypipe.workflows.conditions import Condition, Expression
+from raypipe.workflows.memory import Input, Output, Reading, Writing
+from raypipe.workflows.tasks import Edge, Limits, Operator, Task
+
+if TYPE_CHECKING:
+    from raypipe.workflows.workflow import Workflow
+
+Plain = dict[str, Any]
+
+
+def to_dict(workflow: Workflow) -> Plain:
+    """The workflow as plain data; a pydantic class becomes its JSON Schema."""
+    limits, returned = workflow.limits, workflow.return_value
+    return {
+        "config": {"max_steps": limits.max_steps, "max_time": limits.max_time, "max_tokens": limits.max_tokens},
+        "external_memory": dict(workflow.memory),
+        "tasks": [_task(task) for task in workflow.tasks],
+        "steps": [_edge(edge) for edge in workflow.edges],
+        "return_value": list(returned) if isinstance(returned, tuple) else returned,
+    }
+
+
+def parts_of(plain: Mapping[str, Any]) -> Plain:
+    """The fields of the workflow that `plain` describes. Raises LookupError, TypeError or ValueError."""
+    returned = plain.get("return_value")
+    return {
+        "tasks": tuple(_task_of(task) for task in plain["tasks"]),
+        "edges": tuple(_edge_of(edge) for edge in plain["steps"]),
+        "memory": dict(plain.get("external_memory") or {}),
+        "return_value": tuple(returned) if isinstance(returned, list) else returned,
+        "limits": Limits(**plain.get("config", {})),
+    }
+
+
+def _task(task: Task) -> Plain:
+    plain = {
+        "id": task.id,
+        "operator": task.operator.value,
+        "messages": [dict(message) for message in task.messages],
+        "inputs": [_input(one) for one in task.inputs],
+        "outputs": [{"type": one.writing.value, "key": one.key, "value": "__result"} for one in task.outputs],
+    }
+    return plain if task.schema is None else plain | {"schema": task.schema.json_schema}
+
+
+def _task_of(plain: Plain) -> Task:
+    return Task(
+        plain["id"],
+        tuple(dict(message) for message in plain["messages"]),
+        Operator(plain.get("operator", Operator.GENERATION)),
+        tuple(_input_of(one) for one in plain.get("inputs", ())),
+        tuple(Output(Writing(one["type"]), one["key"]) for one in plain.get("outputs", ())),
+        structure_of(plain["schema"]) if plain.get("schema") is not None else None,
+    )
+
+
+def _input(wanted: Input) -> Plain:
+    value: Plain = {"type": wanted.reading.value, "key": wanted.key}
+    if wanted.reading is Reading.PEEK:
+        value["index"] = wanted.index
+    return {"name": wanted.key, "value": value, "required": wanted.required}
+
+
+def _input_of(plain: Plain) -> Input:
+    value = plain["value"]
+    return Input(Reading(value["type"]), value["key"], plain.get("required", True), value.get("index", -1))
+
+
+def _edge(edge: Edge) -> Plain:
+    plain: Plain = {"source": edge.source, "target": edge.target}
+    if edge.condition is not None:
+        condition = edge.condition
+        plain["condition"] = {
+            "input": _input(condition.input),
+            "expression": condition.expression.value,
+            "expected": condition.expected,
+            "target_if_not": condition.target_if_not,
+        }
+    return plain if edge.fallback is None else plain | {"fallback": edge.fallback}
+
+
+def _edge_of(plain: Plain) -> Edge:
+    said = plain.get("condition")
+    condition = None
+    if said is not None:
+        wanted, expression = _input_of(said["input"]), Expression(said["expression"])
+        condition = Condition(wanted, expression, said["expected"], said.get("target_if_not"))
+    return Edge(plain["source"], plain["target"], condition, plain.get("fallback"))

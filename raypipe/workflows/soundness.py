@@ -1,0 +1,183 @@
+"""I say everything that is wrong with a workflow, before anything is spent on it.
+
+I do not know how it was made: by a builder or from a file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from raypipe.errors import SpecError, Violation, nearest
+from raypipe.workflows.memory import OF_STACKS, Input, Reading, Writing
+from raypipe.workflows.prompts import computed
+from raypipe.workflows.tasks import END, Edge, Limits, Operator, Task
+
+if TYPE_CHECKING:
+    from raypipe.workflows.workflow import Workflow
+
+_CALLING = (Operator.FUNCTION_CALLING, Operator.FUNCTION_CALLING_RAW)
+_ROLES = ("system", "user", "assistant", "tool")
+_WHERE = "workflow"
+
+
+def check(workflow: Workflow, known: Iterable[Violation] = ()) -> None:
+    """Raises SpecError with `known` and all that is wrong with the workflow."""
+    problems = [*known, *violations(workflow)]
+    if problems:
+        raise SpecError(violations=problems)
+
+
+def violations(workflow: Workflow) -> list[Violation]:
+    """All that is wrong with the workflow."""
+    problems = [Violation(_WHERE, problem) for problem in (*_limits(workflow.limits), *_memory(workflow))]
+    for task in workflow.tasks:
+        where = f"task {task.id!r}"
+        problems += [Violation(where, problem) for problem in (*_task(task), *_bindings(task, workflow))]
+    return [*problems, *_flow(workflow), *_returned(workflow)]
+
+
+def _limits(limits: Limits) -> Iterator[str]:
+    for name, value in (("max_time", limits.max_time), ("max_steps", limits.max_steps)):
+        if not _is_positive(value):
+            yield f"{name} must be a number above 0, got {value!r}"
+    if limits.max_tokens is not None and not _is_positive(limits.max_tokens):
+        yield f"max_tokens must be a number above 0, or None, got {limits.max_tokens!r}"
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _memory(workflow: Workflow) -> Iterator[str]:
+    if not workflow.tasks:
+        yield "has no tasks; add one with generative_step"
+    for key in sorted(workflow.stacks & (workflow.written(Writing.WRITE) | _texts(workflow))):
+        yield f"memory key {key!r} is text in one place and a stack in another; give them different names"
+    ids = Counter(task.id for task in workflow.tasks)
+    for name in (name for name, count in ids.items() if count > 1):
+        yield f"has {ids[name]} tasks with the id {name!r}; give each an id of its own"
+
+
+def _texts(workflow: Workflow) -> set[str]:
+    """Keys with an initial text."""
+    return {key for key, value in workflow.memory.items() if not isinstance(value, list)}
+
+
+def _task(task: Task) -> Iterator[str]:
+    if not isinstance(task.id, str) or not task.id or task.id == END:  # pyright: ignore[reportUnnecessaryIsInstance]
+        yield f"an id is a text other than {END!r}"
+    for message in task.messages:
+        if message.get("role") not in _ROLES or not isinstance(message.get("content"), str):
+            yield f'msg_history: a message is {{"role": {" | ".join(_ROLES)}, "content": text}}, got {dict(message)!r}'
+    if task.operator in _CALLING and task.schema is not None:
+        yield f"has a schema, which is for {Operator.GENERATION.name}; {task.operator.name} answers with a call"
+    yield from _operator(task.operator)
+    for output in task.outputs:
+        if output.writing is Writing.INSERT:
+            yield f"inserts into {output.key!r}, but there is no search memory here; use Push and GetAll"
+    names = Counter(wanted.key for wanted in task.inputs)
+    for name in (name for name, count in names.items() if count > 1):
+        yield f"has {names[name]} inputs for {{{{{name}}}}}; leave one"
+
+
+def _operator(operator: Operator) -> Iterator[str]:
+    name = operator.name
+    if operator in _CALLING:
+        yield f"{name}: a workflow calls no tools here; let the model write the call as JSON with schema=…"
+    elif operator is Operator.SEARCH:
+        yield f"{name}: no search of the web is reached from here; search in a step before, and read what it found"
+    elif operator is not Operator.GENERATION:
+        yield f"{name} is no operator of a task here; use {Operator.GENERATION.name}"
+
+
+def _bindings(task: Task, workflow: Workflow) -> Iterator[str]:
+    """What a task's inputs say of keys that are not there, or hold something else."""
+    known = sorted(workflow.keys)
+    bound = {wanted.key for wanted in task.inputs}
+    missing = [name for name in task.placeholders() if name not in bound]
+    for name in missing:
+        yield f"missing required input {name!r}: nothing gives {{{{{name}}}}} a value{nearest(name, known)}"
+    for wanted in task.inputs:
+        yield from _binding(wanted, workflow)
+    for message in task.messages:
+        for name, text in computed(str(message.get("content"))).items():
+            if name in known:
+                yield f"{text} computes something, and a placeholder is only a name; write {{{{{name}}}}}"
+
+
+def _binding(wanted: Input, workflow: Workflow) -> Iterator[str]:
+    if wanted.reading is Reading.STRING:
+        return
+    known, form = sorted(workflow.keys), wanted.reading.name.title().replace("_", "")
+    if wanted.key not in known:
+        hint = nearest(wanted.key, known)
+        yield f"missing required input {wanted.key!r}: {form}.new({wanted.key!r}) finds no such memory key{hint}"
+    elif (wanted.reading in OF_STACKS) is not (wanted.key in workflow.stacks):
+        held = "a stack; use GetAll, Pop, Peek or Size" if wanted.key in workflow.stacks else "text; use Read"
+        yield f"{form}.new({wanted.key!r}): the key holds {held}"
+
+
+def _flow(workflow: Workflow) -> Iterator[Violation]:
+    ids = list(dict.fromkeys(task.id for task in workflow.tasks))
+    for edge in workflow.edges:
+        where = f"edge {edge.source!r} → {edge.target!r}"
+        yield from (Violation(where, problem) for problem in (*_ends(edge, ids), *_condition(edge, workflow)))
+    sources = {edge.source for edge in workflow.edges}
+    for one in ids:
+        if one not in sources:
+            problem = f"has no outgoing edges; add Edge(source={one!r}, target={END!r}) to the flow"
+            yield Violation(f"task {one!r}", problem)
+    yield from _never_taken(workflow)
+    reached = _reached(workflow)
+    if sources <= set(ids):
+        for one in (one for one in ids if one in sources and one not in reached):
+            problem = f"is never reached from {workflow.start!r}, where the first edge begins; add an edge to it"
+            yield Violation(f"task {one!r}", problem)
+
+
+def _ends(edge: Edge, ids: list[str]) -> Iterator[str]:
+    if edge.source not in ids:
+        yield f"source: there is no task {edge.source!r}{nearest(edge.source, ids)}"
+    for what, task in edge.ends().items():
+        if task not in ids and task != END:
+            yield f"{what}: there is no task {task!r}{nearest(task, [*ids, END])}"
+
+
+def _condition(edge: Edge, workflow: Workflow) -> Iterator[str]:
+    if edge.condition is None:
+        return
+    problem = edge.condition.problem()
+    if problem is not None:
+        yield f"condition: {problem}"
+    for problem in _binding(edge.condition.input, workflow):
+        yield f"condition: {problem}"
+
+
+def _never_taken(workflow: Workflow) -> Iterator[Violation]:
+    decided: set[str] = set()
+    for edge in workflow.edges:
+        if edge.source in decided:
+            problem = f"is never taken: an edge of {edge.source!r} before it always decides; remove one"
+            yield Violation(f"edge {edge.source!r} → {edge.target!r}", problem)
+        if edge.decides:
+            decided.add(edge.source)
+
+
+def _reached(workflow: Workflow) -> set[str]:
+    reached: set[str] = set()
+    ahead = [workflow.start] if workflow.edges else []
+    while ahead:
+        one = ahead.pop()
+        if one not in reached:
+            reached.add(one)
+            ahead += [task for edge in workflow.edges if edge.source == one for task in edge.ends().values()]
+    return reached
+
+
+def _returned(workflow: Workflow) -> Iterator[Violation]:
+    written = sorted(workflow.written(Writing.WRITE) | workflow.written(Writing.PUSH))
+    for key in workflow.returned():
+        if key not in written:
+            yield Violation("return value", f"no task writes {key!r}{nearest(key, written)}")

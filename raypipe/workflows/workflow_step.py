@@ -1,0 +1,180 @@
+"""I make a step of a workflow: a row's columns are its memory, its return value a new column.
+
+I do not know what the workflow asks.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import Field, field_serializer, field_validator
+
+from raypipe.chat import Caller
+from raypipe.errors import RowError, SpecError
+from raypipe.naming import imported_function
+from raypipe.row import Values
+from raypipe.step import Columns, Output, Shape, Step
+from raypipe.steps.parsing import as_json_list
+from raypipe.steps.schemas import arrow_type
+from raypipe.workflows.building import WorkflowBuilder
+from raypipe.workflows.workflow import Workflow
+
+_ROW = "row"
+
+
+class WorkflowStep(Step):
+    """Runs a workflow for each row; every task is a call, so a row that was interrupted goes on inside it.
+
+    Columns fill the memory keys of the same name. With `.scatter()` the return value is a list, or text that holds a
+    JSON list, and each of its items a row.
+    """
+
+    workflow: Any
+    """A `Workflow`, what `Workflow.to_dict` gave, a `.json` file of it relative to `base_dir`, or a function (or its
+    dotted path) that makes one for each row: its parameters are columns, or the only one is `row` and gets them all."""
+    inputs: list[str] | None = None
+    """Columns that are given; by default a function's parameters, and for a workflow all that it has keys for."""
+    output: str | None = None
+    """The column that takes the return value; by default each returned key is a column."""
+    base_dir: str | None = Field(default=None, exclude=True, repr=False)
+    """Folder that files are relative to, by default the working directory."""
+
+    def __init__(self, name: str | None = None, /, **fields: Any) -> None:
+        workflow, folder = fields.get("workflow"), fields.get("base_dir") or "."
+        if isinstance(workflow, str) and workflow.endswith(".json"):
+            fields["workflow"] = Workflow.load(Path(folder) / workflow)
+        super().__init__(name, **fields)
+
+    @field_validator("workflow")
+    @classmethod
+    def _is_workflow(cls, given: Any) -> Any:
+        if isinstance(given, WorkflowBuilder):
+            return given.build()
+        if isinstance(given, Mapping):
+            return Workflow.from_dict(cast("Mapping[str, Any]", given))
+        if isinstance(given, str):
+            imported_function(given)
+        elif not isinstance(given, Workflow) and not callable(given):
+            raise ValueError(f"is a Workflow or a function that makes one for a row, got {type(given).__name__}")
+        return given
+
+    @field_serializer("workflow")
+    def _written(self, workflow: Any) -> Any:
+        return workflow.to_dict() if isinstance(workflow, Workflow) else workflow
+
+    @property
+    def shape(self) -> Shape:
+        return Shape.SCATTER if self.scattered else Shape.MAP
+
+    def reads(self) -> tuple[str, ...]:
+        if self.inputs is not None:
+            return tuple(self.inputs)
+        if isinstance(self.workflow, Workflow):
+            return tuple(key for key, value in self.workflow.memory.items() if value is None)
+        if _takes_row(self._parameters):
+            return ()
+        return tuple(name for name, parameter in self._parameters.items() if parameter.default is parameter.empty)
+
+    def needs(self) -> Columns:
+        return None if self.inputs is None else tuple(self.inputs)
+
+    def writes(self) -> dict[str, str]:
+        if self.output is not None:
+            returned = self._fixed.returned() if self._fixed is not None else ()
+            return {self.output: self._type(returned[0]) if len(returned) == 1 and not self.scattered else ""}
+        keys = self._fixed.returned() if self._fixed is not None else ()
+        return {key: "" if self.scattered else self._type(key) for key in keys}
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        if self.llm is None:
+            found.append('asks a model but has none; give it llm=LLM("provider/model")')
+        if not self.writes():
+            found.append('has no column for the return value; give it output="…"')
+        if self.scattered and len(self.writes()) > 1:
+            found.append('scatter needs one list, but several keys are returned; give it output="…" and one key')
+        if self._fixed is not None:
+            unknown = [name for name in self.inputs or () if name not in self._fixed.keys]
+            listed = ", ".join(sorted(self._fixed.keys))
+            found += [f"inputs: the workflow has no memory key {name!r} (it has: {listed})" for name in unknown]
+        return found
+
+    async def process_row(self, row: Values, llm: Caller) -> Output:
+        workflow = self._fixed
+        longest = self.llm.max_tokens if self.llm is not None else None
+        if workflow is None:
+            value = await self._made_for(row).run(llm, longest=longest)
+        else:
+            names = self.inputs if self.inputs is not None else workflow.memory.keys() & row.keys()
+            given = {name: row[name] for name in names}
+            value = await workflow.run(llm, given, longest=longest)
+        return self._rows(value) if self.scattered else self._columns(value)
+
+    def _made_for(self, row: Values) -> Workflow:
+        """The workflow that the function makes of a row's own values."""
+        given = row if self.inputs is None else {name: row[name] for name in self.inputs}
+        try:
+            made = self._function(given) if _takes_row(self._parameters) else self._function(**self._named(given))
+        except SpecError as error:
+            raise RowError(f"the row's workflow is unsound: {error}", kind="workflow") from None
+        made = made.build() if isinstance(made, WorkflowBuilder) else made
+        if not isinstance(made, Workflow):
+            problem = f"the function made a {type(made).__name__}, not a Workflow; return builder.build()"
+            raise RowError(problem, kind="workflow")
+        return made
+
+    def _named(self, row: Values) -> Values:
+        """The columns that are parameters; all of them where the function takes what comes."""
+        if any(one.kind is one.VAR_KEYWORD for one in _all_parameters(self._function)):
+            return row
+        return {name: row[name] for name in self._parameters if name in row}
+
+    @property
+    def _fixed(self) -> Workflow | None:
+        return self.workflow if isinstance(self.workflow, Workflow) else None
+
+    @cached_property
+    def _function(self) -> Callable[..., Any]:
+        return imported_function(self.workflow) if isinstance(self.workflow, str) else self.workflow
+
+    @cached_property
+    def _parameters(self) -> dict[str, inspect.Parameter]:
+        plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        return {one.name: one for one in _all_parameters(self._function) if one.kind in plain}
+
+    def _type(self, key: str) -> str:
+        workflow = self._fixed
+        if workflow is None or key in workflow.stacks:
+            return ""
+        structures = [task.schema for task in workflow.tasks for output in task.outputs if output.key == key]
+        kinds = {"string" if one is None else arrow_type(one.json_schema, one.json_schema) for one in structures}
+        return kinds.pop() if len(kinds) == 1 else ""
+
+    def _columns(self, value: Any) -> dict[str, Any]:
+        if self.output is not None:
+            return {self.output: value}
+        names = tuple(self.writes())
+        return (
+            dict(value)
+            if self._fixed is not None and isinstance(self._fixed.return_value, tuple)
+            else {names[0]: value}
+        )
+
+    def _rows(self, value: Any) -> Sequence[Values]:
+        items: Any = as_json_list(value) if isinstance(value, str) else value
+        if not isinstance(items, list):
+            raise RowError(f"scatter needs a list, but the workflow returned a {type(value).__name__}", kind="parse")
+        column = next(iter(self.writes()))
+        return [{column: item} for item in cast("list[Any]", items)]
+
+
+def _all_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
+
+
+def _takes_row(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return list(parameters) == [_ROW]
