@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any, ClassVar, Self
 
@@ -19,8 +18,7 @@ from raypipe.row import Values
 from raypipe.step import Columns, Output, Runs, Shape, Step
 from raypipe.steps.templates import Expression, compile_expression
 
-_PATH_WITH_COLON = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-_PATH_WITH_DOTS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 Predicate = Callable[[Values], Any]
 
@@ -31,7 +29,7 @@ class Filter(Step):
     runs: ClassVar[Runs] = Runs.THREAD
 
     keep: str | Callable[[Values], Any]
-    """A Jinja expression over the columns, the dotted path of a function of the row, or the function."""
+    """A Jinja expression over the columns, a function of the row by its path (`module:name`), or the function."""
 
     @model_validator(mode="after")
     def _is_predicate(self) -> Self:
@@ -66,9 +64,6 @@ def predicate(keep: str | Predicate) -> Predicate:
 
 @lru_cache(maxsize=256)
 def _named(text: str) -> Predicate:
-    if _PATH_WITH_COLON.fullmatch(text):
+    if _PATH.fullmatch(text):
         return imported_function(text)
-    if _PATH_WITH_DOTS.fullmatch(text):
-        with suppress(SpecError):
-            return imported_function(text)
     return compile_expression(text)

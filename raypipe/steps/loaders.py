@@ -47,6 +47,8 @@ class LoadDataFromDicts(Source):
     """Rows from a list of mappings; a column that a row does not have is null in it."""
 
     data: Annotated[list[Mapping[str, Any]], PlainValidator(_rows)]
+    batch_size: int = Field(default=50, ge=1)
+    """Changes nothing: rows go on as they are read."""
 
     def __init__(self, data: Sequence[Mapping[str, Any]] | None = None, /, **fields: Any) -> None:
         given: dict[str, Any] = {} if data is None else {"data": data}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raypipe.execution.source import BATCH_ROWS, sliced, source_batches
+from raypipe.pipeline import Pipeline
 from raypipe.row import POSITION, ROW_ID
 from raypipe.step import Source
 from raypipe.steps import LoadDataFromDicts
@@ -64,3 +67,11 @@ def test_a_limit_takes_the_first_rows() -> None:
 
 def test_nothing_is_cut_into_nothing() -> None:
     assert list(sliced(pa.table({"a": pa.array([], pa.int64())}))) == []
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_many_rows_of_a_program_go_to_ray(tmp_path: Path) -> None:
+    with Pipeline("large") as pipeline:
+        LoadDataFromDicts([{"text": f"{number}" * 200} for number in range(4000)], name="seed", batch_size=10)
+    assert len(pipeline.run(tmp_path / "out")["seed"]) == 4000

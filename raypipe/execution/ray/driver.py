@@ -105,7 +105,8 @@ class Units(Datasource):
     def __init__(self, source: Source, units: Sequence[Unit], readers: int, only: frozenset[bytes] | None) -> None:
         super().__init__()
         self._only = only
-        self._source = source
+        # Not in each task: rows that a program holds itself would travel with every one of them.
+        self._source = ray.put(source)
         self._readers = readers
         self._units = list(enumerate(units))
 
@@ -122,15 +123,16 @@ class Units(Datasource):
 class _Read:
     """Reads some units; an error of the input is a row of its own, since Ray Data adds its words to what is raised."""
 
-    def __init__(self, source: Source, units: Sequence[tuple[int, Unit]], only: frozenset[bytes] | None) -> None:
+    def __init__(self, source: ray.ObjectRef, units: Sequence[tuple[int, Unit]], only: frozenset[bytes] | None) -> None:
         self._source = source
         self._only = only
         self._units = units
 
     def __call__(self) -> Iterable[pa.Table]:
+        source: Source = ray.get(self._source)
         try:
             for number, unit in self._units:
-                yield from identified(self._source, unit, number, self._only)
+                yield from identified(source, unit, number, self._only)
         except RaypipeError as error:
             yield pa.table({READ_ERROR: [pickle.dumps(error)]})
 
