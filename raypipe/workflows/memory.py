@@ -5,12 +5,11 @@ I do not know which task reads or writes me.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
-
-import orjson
 
 from raypipe.errors import RowError, nearest
 
@@ -136,14 +135,12 @@ class Insert:
 
 
 def shown(value: Any) -> str:
-    """A value as a placeholder shows it: text as it is, what is no text as JSON, nothing as empty text."""
-    if isinstance(value, str):
-        return value
+    """A value as a placeholder shows it: lists and objects as JSON, nothing as empty text."""
     if value is None:
         return ""
-    if isinstance(value, bool | int | float):
+    if not isinstance(value, list | tuple | Mapping):
         return str(value)
-    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 class Memory(NamedTuple):

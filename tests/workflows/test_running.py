@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import date
 
 import pytest
 from pydantic import BaseModel
@@ -53,7 +54,16 @@ def asking(prompt, memory=None, **options):
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [("tea", "tea"), (3, "3"), (2.5, "2.5"), (True, "True"), (["x", 'ü "y"'], '["x","ü \\"y\\""]'), ([], "[]")],
+    [
+        ("tea", "tea"),
+        (3, "3"),
+        (2.5, "2.5"),
+        (True, "True"),
+        (2**70, str(2**70)),
+        (["x", 'ü "y"'], '["x","ü \\"y\\""]'),
+        ([], "[]"),
+        ([date(2026, 1, 2), 2**70], f'["2026-01-02",{2**70}]'),
+    ],
 )
 def test_what_a_placeholder_shows(value, shown):
     assert run(asking("<{{v}}>", {"v": value}), " answer\n") == ("answer", [f"<{shown}>"])

@@ -101,6 +101,30 @@ def test_a_limit_fails_its_row(tmp_path: Any) -> None:
     assert "without coming to its end (max_steps=4)" in failures[0]["message"]
 
 
+def test_time_is_up_for_a_row_whose_call_takes_too_long(tmp_path: Any) -> None:
+    plain = judged().to_dict()
+    plain["config"]["max_time"] = 0.2
+    with serve(answer=answer, latency_s=30) as server:
+        result = pipeline_of(server.base_url, TOPICS, workflow=plain).run(tmp_path, engine="local", max_failed_rows=5)
+        assert len(server.requests) == 5
+    said = "the workflow was not through after 0.2 s, in task 'write' (max_time=0.2); raise it with set_max_time"
+    assert {row["message"] for row in result.failures.to_arrow().to_pylist()} == {said}
+
+
+def test_rows_that_wait_for_each_other_have_time(tmp_path: Any) -> None:
+    """Under a rate limit the last call is sent long after its row's time would be up."""
+    builder = WorkflowBuilder(topic=None).generative_step("say: {{topic}}", outputs=[Write.new("text")])
+    workflow = builder.set_max_time(0.5).set_return_value("text").build()
+    with serve(answer=answer) as server:
+        llm = LLM("openai/loopback", base_url=server.base_url, concurrency=8, requests_per_minute=240)
+        with Pipeline("waiting") as pipeline:
+            LoadDataFromDicts([{"topic": f"t{n}"} for n in range(12)]) >> WorkflowStep(
+                "work", llm=llm, workflow=workflow
+            )
+        result = pipeline.run(tmp_path, engine="local")
+    assert len(rows_of(result, "text")) == 12
+
+
 @pytest.mark.parametrize("options", [{"inputs": ["topic", "n"]}, {}], ids=["named", "by signature"])
 def test_a_workflow_made_for_each_row(options: Any, tmp_path: Any) -> None:
     rows = [{"topic": "x", "n": 1}, {"topic": "y", "n": 3}]
