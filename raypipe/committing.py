@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,9 @@ class Commit:
         self._check_sources(manifest)
         (folder.work / "data").mkdir()
         for leaf in self._plan.graph.leaves:
-            rows = self._write(outcome, leaf, f"data/{leaf}", leaf_schema(self._plan.graph, leaf))
+            rows = self._write(outcome, leaf, f"data/{leaf}", partial(leaf_schema, self._plan.graph, leaf))
             manifest["leaves"][leaf] = {"rows": rows, "path": f"data/{leaf}"}
-        empty = output_columns(failure_table([])).schema
-        manifest["failures"]["rows"] = self._write(outcome, FAILURES, "failures", empty)
+        manifest["failures"]["rows"] = self._write(outcome, FAILURES, "failures", _schema_of_failures)
         if outcome.halted_for and _ended(manifest) < _ended(before):
             folder.clear()
             return False
@@ -53,11 +53,12 @@ class Commit:
         folder.clear()
         return True
 
-    def _write(self, outcome: Outcome, sink: str, name: str, empty: pa.Schema) -> int:
+    def _write(self, outcome: Outcome, sink: str, name: str, empty: Callable[[], pa.Schema]) -> int:
+        """`empty`: the schema where there is no row. To know it, a source may have to be read."""
         parts = _parts(outcome, sink)
         if self._retried is not None:
             parts = merged_parts(self.folder.path / name, parts, self._retried, self.folder.work / "merged" / name)
-        return write_dataset(parts, self.folder.work / name, empty)
+        return write_dataset(parts, self.folder.work / name, pa.schema([]) if parts else empty())
 
     def _check_sources(self, manifest: Mapping[str, Any]) -> None:
         if self._retried is None:
@@ -76,6 +77,10 @@ class Commit:
         retries = [*before.get("retries", []), retry | {"source_rows": len(self._retried)}]
         current = {name: manifest[name] for name in ("leaves", "failures", "versions")}
         return before | current | {"retries": retries}
+
+
+def _schema_of_failures() -> pa.Schema:
+    return output_columns(failure_table([])).schema
 
 
 def _ended(manifest: Mapping[str, Any]) -> int:

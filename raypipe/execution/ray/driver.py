@@ -50,7 +50,7 @@ from raypipe.step import Aggregate, Source, Unit
 _WATCH_EVERY_S = 0.5
 _LOOK_EVERY_S = 0.1
 _STOP_TIMEOUT_S = 20.0
-_CLOSE_TIMEOUT_S = 10.0
+_CLOSE_TIMEOUT_S, _LEAVE_S = 10.0, 2.0
 _BLOCKS_AT_ONCE = 4
 _PARKED_A_BLOCK = 8
 _READERS_PER_CPU = 4
@@ -287,7 +287,11 @@ class _Driver:
         self._pools = {name: pool for name, pool in self._pools.items() if name in stay}
 
     def _kill_actors(self) -> None:
+        """What a run that broke has left; its workers get a moment to put away what their steps loaded."""
         actors = [worker.actor for pool in self._pools.values() for worker in pool.workers]
+        with suppress(RayError):
+            closing = [actor.close.remote() for actor in actors]
+            ray.wait(closing, num_returns=len(closing), timeout=_LEAVE_S) if closing else None
         for actor in actors if self._authority is None else [*actors, self._authority]:
             with suppress(RayError):
                 ray.kill(actor)
