@@ -14,7 +14,7 @@ import orjson
 from raypipe.branching import routing_batch_function, routing_function, sample_n_steps
 from raypipe.building import build, name_steps
 from raypipe.chat import LLM
-from raypipe.config import PipelineSpec, is_url, read_spec
+from raypipe.config import PipelineSpec, is_url, read_spec, spec_of
 from raypipe.deserialization import collected_from
 from raypipe.errors import OutputError, SpecError, Violation, nearest
 from raypipe.execution.setup import Watch
@@ -70,6 +70,7 @@ class Pipeline:
         self.description = description
         self._collected = Collector()
         self._tokens: list[Token[Collector | None]] = []
+        self._address: str | None = None
 
     def __enter__(self) -> Self:
         self._tokens.append(collecting.set(self._collected))
@@ -193,6 +194,11 @@ class Pipeline:
             collecting.reset(token)
         return self.replaced(changed)
 
+    def ray(self, ray_head_node_url: str | None = None) -> Self:
+        """Run on the Ray cluster at this address, where a run names no other; by itself a pipeline starts Ray here."""
+        self._address = ray_head_node_url
+        return self
+
     def run(self, out: str | Path | None = None, **options: Unpack[RunArguments]) -> Result:
         """Run and commit to the folder `out` (by default `out/<name>`); completed calls are not sent again.
 
@@ -211,13 +217,13 @@ class Pipeline:
         return changed.run_with(self._options(out, options))
 
     def _options(self, out: str | Path | None, options: RunArguments) -> RunOptions:
-        log = options.get("calls")
+        log, engine = options.get("calls"), options.get("engine", "ray")
         caps = Caps(options.get("max_calls"), options.get("max_tokens"), options.get("max_cost_usd"))
         return RunOptions(
             self.folder(out),
             Path(log) if log is not None else None,
-            options.get("engine", "ray"),
-            options.get("address"),
+            engine,
+            options.get("address", self._address if engine == "ray" else None),
             options.get("fresh", False) or not options.get("use_cache", True),
             options.get("max_failed_rows", 0),
             caps=caps,
@@ -299,6 +305,11 @@ class Pipeline:
         """
         base = Path.cwd() if is_url(path) else Path(path).absolute().parent
         return cls.from_spec(read_spec(path), base, allow_import)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any], allow_import: Sequence[str] = ()) -> Pipeline:
+        """The pipeline that `dump` gave as a mapping; relative paths start from the working directory."""
+        return cls.from_spec(spec_of(plain, "the mapping"), Path.cwd(), allow_import)
 
     @classmethod
     def from_spec(cls, spec: PipelineSpec, base: Path, allow_import: Sequence[str] = ()) -> Pipeline:

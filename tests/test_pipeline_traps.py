@@ -761,3 +761,13 @@ def test_an_option_of_a_run_that_there_is_not_is_refused(tmp_path: Path) -> None
 def test_several_steps_are_not_routed_together() -> None:
     with Pipeline("several"), pytest.raises(SpecError, match="one step's rows are routed"):
         [LoadDataFromDicts([{"n": 1}]), LoadDataFromDicts([{"n": 2}])] >> sample_n_steps(1)  # type: ignore[operator]
+
+
+def test_a_pipeline_comes_back_from_what_it_dumps_and_runs_where_it_is_told(tmp_path: Path) -> None:
+    with Pipeline("kept") as pipeline:
+        LoadDataFromDicts([{"n": 1}, {"n": 2}], name="seed") >> KeepColumns("kept", columns=["n"])
+    again = Pipeline.from_dict(pipeline.dump())
+    assert again.dump() == pipeline.dump()
+    assert len(again.ray("127.0.0.1:1").run(tmp_path / "out", engine="local")["default"]["train"]) == 2
+    with pytest.raises(InfrastructureError, match=r"127\.0\.0\.1:1"):
+        again.run(tmp_path / "other")
