@@ -165,6 +165,8 @@ class Request(NamedTuple):
     """Texts that end the completion, besides those of the model."""
     variant: int | None = None
     """Tells equal requests of different rows apart: a model with a seed takes another seed for each."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Functions of which the model calls one: `{"name": …, "description": …, "parameters": JSON Schema}`."""
 
 
 class Usage(NamedTuple):
@@ -174,8 +176,15 @@ class Usage(NamedTuple):
     output_tokens: int = 0
 
 
+TOOL_CALLS = "tool_calls"
+"""The `finish_reason` of a completion that calls tools."""
+
+
 class Completion(NamedTuple):
-    """What a model answered. `finish_reason` is `stop`, `length`, or the provider's own word."""
+    """What a model answered. `finish_reason` is `stop`, `length`, or the provider's own word.
+
+    Where it calls tools, `finish_reason` is `tool_calls` and the text `[{"name": …, "arguments": {…}}]` as JSON.
+    """
 
     text: str
     finish_reason: str = "stop"

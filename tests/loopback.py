@@ -230,7 +230,11 @@ class Loopback:
         if not logged.path.endswith("/chat/completions"):
             choice |= {"text": text}
             return orjson.dumps({"object": "text_completion", "model": "loopback", "choices": [choice], "usage": usage})
-        choice |= {"message": {"role": "assistant", "content": text}}
+        if b'"tools"' in logged.raw and text.startswith("["):
+            choice["finish_reason"] = "tool_calls"
+            choice |= {"message": {"role": "assistant", "content": None, "tool_calls": _calls(text)}}
+        else:
+            choice |= {"message": {"role": "assistant", "content": text}}
         return orjson.dumps({"object": "chat.completion", "model": "loopback", "choices": [choice], "usage": usage})
 
     def _text(self, logged: Logged) -> str:
@@ -240,7 +244,20 @@ class Loopback:
             schema = logged.body["response_format"]["json_schema"]["schema"]
             value = value_for(schema, Prompt.of(logged.body["messages"]), zlib.crc32(logged.raw))
             return orjson.dumps(value).decode()
+        if b'"tools"' in logged.raw:
+            tool = logged.body["tools"][0]["function"]
+            value = value_for(tool["parameters"], Prompt.of(logged.body["messages"]), zlib.crc32(logged.raw))
+            return orjson.dumps([{"name": tool["name"], "arguments": value}]).decode()
         return f"Answer {zlib.crc32(logged.raw):08x}."
+
+
+def _calls(text: str) -> list[dict[str, Any]]:
+    """Calls of tools, as OpenAI's API writes them."""
+    calls = [(call["name"], orjson.dumps(call["arguments"]).decode()) for call in orjson.loads(text)]
+    return [
+        {"id": f"call_{n}", "type": "function", "function": {"name": name, "arguments": arguments}}
+        for n, (name, arguments) in enumerate(calls)
+    ]
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from raypipe.models import presets
 from raypipe.models.faults import Endpoint
 from raypipe.models.plain import plain_completion, plain_payload, variant_seed
 from raypipe.models.quotas import declared_quota, named_quota
+from raypipe.models.tool_calls import TOOL_CALLS, calls_text, offered
 
 # aiohttp warns about larger bodies given as bytes.
 _LARGE_BYTES = 2**20
@@ -119,6 +120,8 @@ class OpenAIModel:
             body["response_format"] = _response_format(request.schema, self._is_strict)
         if request.stop:
             body["stop"] = [*self._llm.stop, *request.stop]
+        if request.tools:
+            body = offered(request.tools) | body
         own_seed = variant_seed(self._llm, request)
         return body if own_seed is None else body | {self._seed: own_seed}
 
@@ -139,7 +142,7 @@ class OpenAIModel:
             raise self._broken(door.endpoint, error) from None
         if response.status != _OK:
             raise door.endpoint.refusal(response.status, response.headers, answer)
-        return self._completion(answer) if door is self._chat else self._plain_completion(answer)
+        return self._completion(answer, "tools" in payload) if door is self._chat else self._plain_completion(answer)
 
     def _constant_fields(self, seed: str) -> dict[str, Any]:
         llm = self._llm
@@ -152,7 +155,7 @@ class OpenAIModel:
         }
         return {"model": llm.model} | {name: value for name, value in fields.items() if value is not None} | llm.extra
 
-    def _completion(self, answer: bytes) -> Completion:
+    def _completion(self, answer: bytes, may_call: bool) -> Completion:
         try:
             content = orjson.loads(answer)
             choice = content["choices"][0]
@@ -161,6 +164,9 @@ class OpenAIModel:
             finish_reason = choice.get("finish_reason") or "stop"
             usage = content.get("usage")
             model = content.get("model")
+            if may_call and message.get("tool_calls"):
+                text = calls_text(message["tool_calls"])
+                finish_reason = finish_reason if finish_reason == "length" else TOOL_CALLS
         except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
             raise _without_choice(self._chat.endpoint, answer) from None
         if type(text) is not str:

@@ -10,15 +10,18 @@ from raypipe.workflows.conditions import Condition, ConditionBuilder, Expression
 from raypipe.workflows.memory import GetAll, Input, Insert, Output, Peek, Pop, Push, Read, Size, String, Write
 from raypipe.workflows.prompts import get_abs_path
 from raypipe.workflows.tasks import Edge, Operator, Task
+from raypipe.workflows.tools import CustomTool, HttpRequestTool
 from raypipe.workflows.workflow import Workflow
 from raypipe.workflows.workflow_step import WorkflowStep
 
 __all__ = [
     "Condition",
     "ConditionBuilder",
+    "CustomTool",
     "Edge",
     "Expression",
     "GetAll",
+    "HttpRequestTool",
     "Input",
     "Insert",
     "Operator",

@@ -19,6 +19,7 @@ from raypipe.workflows.memory import Input, Output, Read, Reading
 from raypipe.workflows.prompts import calling_folder, read_prompt
 from raypipe.workflows.soundness import check
 from raypipe.workflows.tasks import END, Edge, Limits, Operator, Task
+from raypipe.workflows.tools import CustomTool
 from raypipe.workflows.workflow import Workflow
 
 
@@ -51,6 +52,7 @@ class WorkflowBuilder:
         self._tasks: list[Task] = []
         self._edges: list[Edge] = []
         self._limits = Limits()
+        self._tools: list[CustomTool] = []
         self._return_value: str | tuple[str, ...] | None = None
 
     def generative_step(
@@ -111,18 +113,26 @@ class WorkflowBuilder:
 
     def set_tools(self, tools: Sequence[str]) -> Self:
         """Dria's tools, which are not here: the workflow is refused when it is built."""
-        problem = (
-            f"set_tools({list(tools)!r}): a node's tools are not here; do it in a step, or let the model write JSON"
-        )
+        problem = f"set_tools({list(tools)!r}): a node's tools are not here; add your own with add_custom_tool"
         return self._note("workflow", problem)
 
-    def add_custom_tool(self, tool: Any) -> Self:
-        """Dria's tools, which are not here: the workflow is refused when it is built."""
-        return self._note("workflow", "add_custom_tool: a workflow calls no tools here; let the model write JSON")
+    def add_custom_tool(self, tool: CustomTool | type[CustomTool] | Sequence[CustomTool]) -> Self:
+        """A function of yours, or several, that tasks with FUNCTION_CALLING or FUNCTION_CALLING_RAW may call."""
+        given: list[Any] = list(tool) if isinstance(tool, list | tuple) else [tool]
+        for one in given:
+            if isinstance(one, type) and issubclass(one, CustomTool):
+                self._tools.append(one.model_construct())
+            elif isinstance(one, CustomTool):
+                self._tools.append(one)
+            else:
+                problem = f"add_custom_tool: a {type(one).__name__} is not executed here; write a CustomTool"
+                self._note("workflow", problem)
+        return self
 
     def build(self) -> Workflow:
         """The workflow. Raises SpecError with all that is wrong with it."""
-        draft = Workflow(tuple(self._tasks), self._flow(), deepcopy(self._memory), self._return_value, self._limits)
+        memory, tools = deepcopy(self._memory), tuple(self._tools)
+        draft = Workflow(tuple(self._tasks), self._flow(), memory, self._return_value, self._limits, tools)
         workflow = replace(draft, tasks=tuple(_bound(task, draft) for task in draft.tasks))
         check(workflow, self._problems)
         return workflow

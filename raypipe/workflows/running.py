@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from raypipe.chat import Caller, Completion, Request
 from raypipe.errors import RowError, nearest
-from raypipe.steps.structured import ask_structured
+from raypipe.steps.structured import ask_structured, cut
 from raypipe.workflows.memory import KIND, Memory, shown
 from raypipe.workflows.prompts import filled
-from raypipe.workflows.tasks import END, Edge, Limits, Task
+from raypipe.workflows.tasks import CALLING, END, Edge, Limits, Operator, Task
+from raypipe.workflows.tools import calls_of, executed
 
 if TYPE_CHECKING:
     from raypipe.workflows.workflow import Workflow
@@ -148,7 +149,23 @@ class Run:
         if task.schema is not None:
             value, _ = await ask_structured(cast(Caller, self._meter), request, task.schema)
             return value
+        if task.operator in CALLING:
+            return await self._called(task, request)
         return (await self._meter.complete(request)).text.strip()
+
+    async def _called(self, task: Task, request: Request) -> str:
+        """The calls as JSON, or what they gave: of one its text, of several a JSON list."""
+        tools = self._workflow.tools
+        asked = request._replace(tools=tuple(tool.declaration() for tool in tools))
+        completion = await self._meter.complete(asked)
+        try:
+            calls = calls_of(completion.text, tools)
+        except RowError as error:
+            raise cut(asked, completion) or error from None
+        if task.operator is Operator.FUNCTION_CALLING_RAW:
+            return shown(calls)
+        given = [await executed(call, tools) for call in calls]
+        return given[0] if len(given) == 1 else shown(given)
 
     def _edges(self, source: str) -> list[Edge]:
         return [edge for edge in self._workflow.edges if edge.source == source]

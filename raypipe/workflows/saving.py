@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from raypipe.naming import imported
 from raypipe.steps.structured import structure_of
 from raypipe.workflows.conditions import Condition, Expression
 from raypipe.workflows.memory import Input, Output, Reading, Writing
 from raypipe.workflows.tasks import Edge, Limits, Operator, Task
+from raypipe.workflows.tools import CustomTool
 
 if TYPE_CHECKING:
     from raypipe.workflows.workflow import Workflow
@@ -22,13 +24,14 @@ Plain = dict[str, Any]
 def to_dict(workflow: Workflow) -> Plain:
     """The workflow as plain data; a pydantic class becomes its JSON Schema."""
     limits, returned = workflow.limits, workflow.return_value
-    return {
+    plain = {
         "config": {"max_steps": limits.max_steps, "max_time": limits.max_time, "max_tokens": limits.max_tokens},
         "external_memory": dict(workflow.memory),
         "tasks": [_task(task) for task in workflow.tasks],
         "steps": [_edge(edge) for edge in workflow.edges],
         "return_value": list(returned) if isinstance(returned, tuple) else returned,
     }
+    return plain | {"custom_tools": [_tool(tool) for tool in workflow.tools]} if workflow.tools else plain
 
 
 def parts_of(plain: Mapping[str, Any]) -> Plain:
@@ -40,7 +43,20 @@ def parts_of(plain: Mapping[str, Any]) -> Plain:
         "memory": dict(plain.get("external_memory") or {}),
         "return_value": tuple(returned) if isinstance(returned, list) else returned,
         "limits": Limits(**plain.get("config", {})),
+        "tools": tuple(_tool_of(tool) for tool in plain.get("custom_tools", ())),
     }
+
+
+def _tool(tool: CustomTool) -> Plain:
+    kind = type(tool)
+    return {"class": f"{kind.__module__}:{kind.__qualname__}", "name": tool.name, "description": tool.description}
+
+
+def _tool_of(plain: Plain) -> CustomTool:
+    kind = imported(plain["class"])
+    if not (isinstance(kind, type) and issubclass(kind, CustomTool)):
+        raise TypeError(f"{plain['class']!r} is no CustomTool")
+    return kind.model_construct(name=plain["name"], description=plain["description"])
 
 
 def _task(task: Task) -> Plain:

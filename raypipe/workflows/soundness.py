@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.workflows.memory import OF_STACKS, Input, Reading, Writing
 from raypipe.workflows.prompts import computed
-from raypipe.workflows.tasks import END, Edge, Limits, Operator, Task
+from raypipe.workflows.tasks import CALLING, END, Edge, Limits, Operator, Task
 
 if TYPE_CHECKING:
     from raypipe.workflows.workflow import Workflow
 
-_CALLING = (Operator.FUNCTION_CALLING, Operator.FUNCTION_CALLING_RAW)
 _ROLES = ("system", "user", "assistant", "tool")
 _WHERE = "workflow"
 
@@ -35,7 +34,11 @@ def violations(workflow: Workflow) -> list[Violation]:
     for task in workflow.tasks:
         where = f"task {task.id!r}"
         problems += [Violation(where, problem) for problem in (*_task(task), *_bindings(task, workflow))]
-    return [*problems, *_flow(workflow), *_returned(workflow)]
+        if task.operator in CALLING and not workflow.tools:
+            problems.append(
+                Violation(where, f"{task.operator.name} has no tools to call; add one with add_custom_tool")
+            )
+    return [*problems, *_tools(workflow), *_flow(workflow), *_returned(workflow)]
 
 
 def _limits(limits: Limits) -> Iterator[str]:
@@ -71,7 +74,7 @@ def _task(task: Task) -> Iterator[str]:
     for message in task.messages:
         if message.get("role") not in _ROLES or not isinstance(message.get("content"), str):
             yield f'msg_history: a message is {{"role": {" | ".join(_ROLES)}, "content": text}}, got {dict(message)!r}'
-    if task.operator in _CALLING and task.schema is not None:
+    if task.operator in CALLING and task.schema is not None:
         yield f"has a schema, which is for {Operator.GENERATION.name}; {task.operator.name} answers with a call"
     yield from _operator(task.operator)
     for output in task.outputs:
@@ -82,13 +85,22 @@ def _task(task: Task) -> Iterator[str]:
         yield f"has {names[name]} inputs for {{{{{name}}}}}; leave one"
 
 
+def _tools(workflow: Workflow) -> Iterator[Violation]:
+    names = Counter(tool.called for tool in workflow.tools)
+    for name in (name for name, count in names.items() if count > 1):
+        yield Violation(f"tool {name!r}", f"is one of {names[name]} of this name; give each a name of its own")
+    for tool in workflow.tools:
+        try:
+            tool.structure()
+        except SpecError as error:
+            yield from (Violation(f"tool {tool.called!r}", violation.problem) for violation in error.violations)
+
+
 def _operator(operator: Operator) -> Iterator[str]:
     name = operator.name
-    if operator in _CALLING:
-        yield f"{name}: a workflow calls no tools here; let the model write the call as JSON with schema=…"
-    elif operator is Operator.SEARCH:
+    if operator is Operator.SEARCH:
         yield f"{name}: no search of the web is reached from here; search in a step before, and read what it found"
-    elif operator is not Operator.GENERATION:
+    elif operator is not Operator.GENERATION and operator not in CALLING:
         yield f"{name} is no operator of a task here; use {Operator.GENERATION.name}"
 
 

@@ -29,6 +29,10 @@ class Operator(StrEnum):
     END = "end"
 
 
+CALLING = frozenset({Operator.FUNCTION_CALLING, Operator.FUNCTION_CALLING_RAW})
+"""They offer the workflow's tools; the first executes what the model calls, the second gives the calls as JSON."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One question to the model: messages with placeholders, and what becomes of the answer."""

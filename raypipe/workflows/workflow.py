@@ -20,6 +20,7 @@ from raypipe.workflows.memory import Writing
 from raypipe.workflows.running import Run
 from raypipe.workflows.soundness import check
 from raypipe.workflows.tasks import Edge, Limits, Task
+from raypipe.workflows.tools import CustomTool
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Workflow:
     return_value: str | tuple[str, ...] | None = None
     """Keys of what a row gets; by default what the last task that ran was answered."""
     limits: Limits = field(default_factory=Limits)
+    tools: tuple[CustomTool, ...] = ()
+    """What tasks that call functions may call."""
 
     @property
     def start(self) -> str:

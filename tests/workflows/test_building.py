@@ -13,6 +13,7 @@ from raypipe.workflows import (
     Edge,
     Expression,
     GetAll,
+    HttpRequestTool,
     Insert,
     Operator,
     Peek,
@@ -166,12 +167,18 @@ def test_an_unsound_task(options, problem):
 
 def test_a_schema_is_for_generation():
     problems = said(one(operator=Operator.FUNCTION_CALLING, schema=Verdict))
-    assert problems[0].startswith("task 'a': has a schema, which is for GENERATION; FUNCTION_CALLING answers")
+    assert problems == [
+        "task 'a': has a schema, which is for GENERATION; FUNCTION_CALLING answers with a call",
+        "task 'a': FUNCTION_CALLING has no tools to call; add one with add_custom_tool",
+    ]
 
 
-def test_tools_are_refused():
+def test_tools_of_a_node_are_refused():
     assert "set_tools(['jina']): a node's tools are not here" in said(one().set_tools(["jina"]))[0]
-    assert "add_custom_tool: a workflow calls no tools here" in said(one().add_custom_tool(object()))[0]
+    assert (
+        "a HttpRequestTool is not executed here; write a CustomTool"
+        in said(one().add_custom_tool(HttpRequestTool(url="http://x")))[0]
+    )
     assert "SEARCH: no search of the web" in said(WorkflowBuilder().search_step("tea", n_results=5))[0]
 
 

@@ -22,6 +22,7 @@ from raypipe.models.offline import wording
 from raypipe.models.offline.prompt import Prompt
 from raypipe.models.offline.schema import value_for
 from raypipe.models.presets import check_options
+from raypipe.models.tool_calls import TOOL_CALLS, offered
 from raypipe.spec import Spec
 
 _CHARS_PER_TOKEN = 4
@@ -83,6 +84,8 @@ class OfflineModel:
             body["seed"] = (self._llm.seed or 0) + request.variant
         if request.temperature is not None:
             body["temperature"] = request.temperature
+        if request.tools:
+            body = offered(request.tools) | body
         if request.max_tokens is not None:
             body["max_tokens"] = request.max_tokens
         if request.schema is not None:
@@ -123,13 +126,17 @@ class OfflineModel:
     def _text(self, payload: Mapping[str, Any], prompt: Prompt, turn: int) -> str:
         answer = _fixed_answer(self._options.answers, prompt, turn)
         if answer is None:
-            answer = self._invented(payload.get("response_format") or {}, prompt, turn)
+            answer = self._invented(payload, prompt, turn)
         text = answer if isinstance(answer, str) else orjson.dumps(answer).decode()
         for mark in payload.get("stop") or ():
             text = text.partition(mark)[0]
         return text
 
-    def _invented(self, response_format: Mapping[str, Any], prompt: Prompt, turn: int) -> Any:
+    def _invented(self, payload: Mapping[str, Any], prompt: Prompt, turn: int) -> Any:
+        if payload.get("tools"):
+            tool = payload["tools"][turn % len(payload["tools"])]["function"]
+            return [{"name": tool["name"], "arguments": value_for(tool["parameters"], prompt, turn)}]
+        response_format = payload.get("response_format") or {}
         kind = response_format.get("type")
         if kind == "json_schema":
             return value_for(response_format["json_schema"]["schema"], prompt, turn)
@@ -140,7 +147,7 @@ class OfflineModel:
         return wording.answer(prompt, turn)
 
     def _completion(self, payload: Mapping[str, Any], prompt: Prompt, text: str) -> Completion:
-        finish_reason, longest = "stop", payload.get("max_tokens")
+        finish_reason, longest = TOOL_CALLS if payload.get("tools") else "stop", payload.get("max_tokens")
         if longest is not None and _tokens(text) > longest:
             text, finish_reason = text[: longest * _CHARS_PER_TOKEN], "length"
         usage = Usage(_tokens(prompt.all_text), _tokens(text))

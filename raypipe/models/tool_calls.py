@@ -1,0 +1,35 @@
+"""I say how tools are offered in OpenAI's chat API, and write the calls of an answer as one text.
+
+I do not know who executes a call. The text is JSON, `[{"name": …, "arguments": {…}}]`, so that an answer with calls is
+logged and found again like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from raypipe.chat import TOOL_CALLS
+
+__all__ = ["TOOL_CALLS", "calls_text", "offered"]
+
+
+def offered(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Fields of a request body that lets the model call one of `tools`, and nothing else."""
+    return {"tools": [{"type": "function", "function": dict(tool)} for tool in tools], "tool_choice": "required"}
+
+
+def calls_text(calls: Sequence[Mapping[str, Any]]) -> str:
+    """The calls of an answer. Raises LookupError or TypeError for what is none."""
+    return orjson.dumps([_call(one["function"]) for one in calls]).decode()
+
+
+def _call(function: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = function.get("arguments") or "{}"
+    if isinstance(arguments, str):
+        with suppress(orjson.JSONDecodeError):  # as the model wrote it: whoever reads the call may repair it
+            arguments = orjson.loads(arguments)
+    return {"name": function["name"], "arguments": arguments}
