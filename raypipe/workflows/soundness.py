@@ -110,7 +110,8 @@ def _bindings(task: Task, workflow: Workflow) -> Iterator[str]:
     bound = {wanted.key for wanted in task.inputs}
     missing = [name for name in task.placeholders() if name not in bound]
     for name in missing:
-        yield f"missing required input {name!r}: nothing gives {{{{{name}}}}} a value{nearest(name, known)}"
+        hint = f"{nearest(name, known)}; for what a row brings, write WorkflowBuilder({name}=None)"
+        yield f"missing required input {name!r}: nothing gives {{{{{name}}}}} a value{hint}"
     for wanted in task.inputs:
         yield from _binding(wanted, workflow)
     for message in task.messages:

@@ -102,10 +102,15 @@ def test_the_last_task_leads_to_the_end_by_itself():
         ({"prompt": None}, "task 'a': has no prompt; give it prompt=… or path=…"),
         ({"prompt": ""}, "task 'a': has no prompt; give it prompt=… or path=…"),
         ({"path": "p.md"}, "task 'a': has both a prompt and a path; leave one"),
-        ({"prompt": "{{x}}"}, "task 'a': missing required input 'x': nothing gives {{x}} a value"),
+        (
+            {"prompt": "{{x}}"},
+            "task 'a': missing required input 'x': nothing gives {{x}} a value; for what a row brings, "
+            "write WorkflowBuilder(x=None)",
+        ),
         (
             {"prompt": "{{topics}}", "memory": {"topic": ""}},
-            "task 'a': missing required input 'topics': nothing gives {{topics}} a value (did you mean 'topic'?)",
+            "task 'a': missing required input 'topics': nothing gives {{topics}} a value (did you mean 'topic'?); "
+            "for what a row brings, write WorkflowBuilder(topics=None)",
         ),
         (
             {"prompt": "{{ topic | upper }}", "memory": {"topic": ""}},
@@ -234,7 +239,8 @@ def test_all_violations_come_at_once():
         "workflow: max_steps must be a number above 0, got 0",
         "workflow: max_tokens must be a number above 0, or None, got -1",
         "workflow: has 2 tasks with the id 'a'; give each an id of its own",
-        "task 'a': missing required input 'x': nothing gives {{x}} a value",
+        "task 'a': missing required input 'x': nothing gives {{x}} a value; for what a row brings, "
+        "write WorkflowBuilder(x=None)",
         "return value: no task writes 'y'",
         "return value: no task writes 'z'",
     ]
