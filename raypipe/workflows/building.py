@@ -22,6 +22,14 @@ from raypipe.workflows.tasks import END, Edge, Limits, Operator, Task
 from raypipe.workflows.tools import CustomTool
 from raypipe.workflows.workflow import Workflow
 
+_FORMS: dict[type[Any], str] = {
+    Edge: "Edge(source, target)",
+    Input: "Read.new(key)",
+    Output: "Write.new(key)",
+    Mapping: '{"role": …, "content": …}',
+}
+"""How what is listed is written."""
+
 
 class TaskOptions(TypedDict, total=False):
     """What else a task may be told."""
@@ -48,6 +56,9 @@ class WorkflowBuilder:
 
     def __init__(self, memory: Mapping[str, Any] | None = None, **more: Any) -> None:
         self._problems: list[Violation] = []
+        if memory is not None and not isinstance(memory, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            self._note("memory", f"is a mapping of names to values, got {memory!r}; write WorkflowBuilder(name=value)")
+            memory = {}
         self._memory = {key: self._initial(key, value) for key, value in ({**(memory or {}), **more}).items()}
         self._tasks: list[Task] = []
         self._edges: list[Edge] = []
@@ -68,11 +79,11 @@ class WorkflowBuilder:
         for option in options.keys() - TaskOptions.__annotations__.keys():
             self._note(where, f"unknown option {option!r}{nearest(option, sorted(TaskOptions.__annotations__))}")
         text = self._prompt(where, prompt, options.get("path"))
-        history = tuple(dict(message) for message in deepcopy(options.get("msg_history") or ()))
+        history = self._listed(where, "msg_history", deepcopy(options.get("msg_history")), Mapping)
         self._tasks.append(
             Task(
                 name,
-                (*history, {"role": "user", "content": text}),
+                (*map(dict, history), {"role": "user", "content": text}),
                 self._operator(where, operator),
                 self._listed(where, "inputs", options.get("inputs"), Input),
                 self._listed(where, "outputs", options.get("outputs"), Output),
@@ -108,7 +119,7 @@ class WorkflowBuilder:
 
     def set_return_value(self, key: str | Sequence[str]) -> Self:
         """What a row gets: the value under a key, or of several keys a mapping."""
-        self._return_value = key if isinstance(key, str) else tuple(key)
+        self._return_value = key if isinstance(key, str) else tuple(key) or None
         return self
 
     def set_tools(self, tools: Sequence[str]) -> Self:
@@ -168,7 +179,7 @@ class WorkflowBuilder:
             self._note(where, "has both a prompt and a path; leave one")
         if prompt:
             return prompt
-        if not path:
+        if not isinstance(path, str | Path) or not path:
             self._note(where, "has no prompt; give it prompt=… or path=…")
             return ""
         try:
@@ -194,7 +205,7 @@ class WorkflowBuilder:
             return None
 
     def _listed(self, where: str, what: str, given: Any, kind: type[Any]) -> tuple[Any, ...]:
-        form = {"Input": "Read.new(key)", "Output": "Write.new(key)"}.get(kind.__name__, "Edge(source, target)")
+        form = _FORMS[kind]
         listed: list[Any] = list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
         for one in listed:
             if not isinstance(one, kind):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
 
-from raypipe.errors import RowError
+from raypipe.errors import RowError, SpecError, Violation, nearest
 from raypipe.workflows.memory import Input, Memory, shown
 
 
@@ -85,6 +85,10 @@ class ConditionBuilder:
     @staticmethod
     def build(input: Input, expression: Expression | str, expected: Any, target_if_not: str | None = None) -> Condition:
         """The edge is taken when `input` compares with `expected` as `expression` says; else on to `target_if_not`."""
+        known = [one.value for one in Expression]
+        if expression not in known:
+            problem = f"there is no expression {expression!r}{nearest(str(expression), known)}"
+            raise SpecError(violations=[Violation("condition", problem)])
         return Condition(input, Expression(expression), shown(expected), target_if_not)
 
 

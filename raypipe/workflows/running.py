@@ -117,7 +117,7 @@ class Run:
 
     def _count(self) -> None:
         most = self._workflow.limits.max_steps
-        if self._steps == most:
+        if self._steps >= most:
             problem = f"the workflow ran {most} tasks without coming to its end (max_steps={most})"
             raise RowError(f"{problem}; raise it with set_max_steps, or see that an edge leads to {END!r}", LIMIT)
         self._steps += 1

@@ -42,15 +42,16 @@ def violations(workflow: Workflow) -> list[Violation]:
 
 
 def _limits(limits: Limits) -> Iterator[str]:
-    for name, value in (("max_time", limits.max_time), ("max_steps", limits.max_steps)):
-        if not _is_positive(value):
-            yield f"{name} must be a number above 0, got {value!r}"
-    if limits.max_tokens is not None and not _is_positive(limits.max_tokens):
-        yield f"max_tokens must be a number above 0, or None, got {limits.max_tokens!r}"
+    if not _is_positive(limits.max_time, int | float):
+        yield f"max_time must be a number above 0, got {limits.max_time!r}"
+    if not _is_positive(limits.max_steps, int):
+        yield f"max_steps must be a whole number above 0, got {limits.max_steps!r}"
+    if limits.max_tokens is not None and not _is_positive(limits.max_tokens, int):
+        yield f"max_tokens must be a whole number above 0, or None, got {limits.max_tokens!r}"
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+def _is_positive(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and value > 0
 
 
 def _memory(workflow: Workflow) -> Iterator[str]:

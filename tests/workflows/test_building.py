@@ -236,8 +236,8 @@ def test_all_violations_come_at_once():
     builder = one("{{x}}").generative_step("q", id="a").set_return_value(["y", "z"]).set_max_steps(0)
     assert said(builder.set_max_tokens(-1).set_max_time(0)) == [
         "workflow: max_time must be a number above 0, got 0",
-        "workflow: max_steps must be a number above 0, got 0",
-        "workflow: max_tokens must be a number above 0, or None, got -1",
+        "workflow: max_steps must be a whole number above 0, got 0",
+        "workflow: max_tokens must be a whole number above 0, or None, got -1",
         "workflow: has 2 tasks with the id 'a'; give each an id of its own",
         "task 'a': missing required input 'x': nothing gives {{x}} a value; for what a row brings, "
         "write WorkflowBuilder(x=None)",
@@ -245,6 +245,20 @@ def test_all_violations_come_at_once():
         "return value: no task writes 'z'",
     ]
     assert said(WorkflowBuilder()) == ["workflow: has no tasks; add one with generative_step"]
+
+
+def test_what_is_of_another_kind():
+    assert said(WorkflowBuilder("tea").generative_step("p")) == [
+        "memory: is a mapping of names to values, got 'tea'; write WorkflowBuilder(name=value)"
+    ]
+    assert said(one(msg_history=["hi"])) == [
+        """task 'a': msg_history are a list of {"role": …, "content": …}, got 'hi'"""
+    ]
+    assert said(one().flow([("a", "_end")])) == ["flow: edges are a list of Edge(source, target), got ('a', '_end')"]
+    assert said(one(prompt=None, path=5)) == ["task 'a': has no prompt; give it prompt=… or path=…"]
+    assert said(one().set_max_steps(2.5)) == ["workflow: max_steps must be a whole number above 0, got 2.5"]
+    with pytest.raises(SpecError, match=r"there is no expression 'Equals' \(did you mean 'Equal'\?\)"):
+        ConditionBuilder.build(Read.new("x"), "Equals", 1)
 
 
 def test_a_prompt_stands_beside_the_program():
