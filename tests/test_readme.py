@@ -57,3 +57,15 @@ def test_the_branches_meet_in_two_answers_for_each_row(tmp_path: Path) -> None:
     exec(program, names)
     result = names["pipeline"].run(tmp_path / "out", engine="local")  # type: ignore[attr-defined]
     assert [len(row["generations"]) for row in result["grouped"].to_arrow().to_pylist()] == [2, 2]
+
+
+def test_a_workflow_writes_for_each_row(tmp_path: Path) -> None:
+    from raypipe.models import LLM
+    from raypipe.steps import LoadDataFromDicts
+
+    [program] = [program for program in PROGRAMS if "WorkflowStep(" in program]
+    names: dict[str, object] = {"Pipeline": Pipeline, "LLM": LLM, "LoadDataFromDicts": LoadDataFromDicts}
+    exec(program, names)
+    result = names["written"].run(tmp_path / "out", engine="local")  # type: ignore[attr-defined]
+    assert [row["topic"] for row in result["writing"].to_arrow().to_pylist()] == ["tides", "volcanoes"]
+    assert result.failed_rows == 0
