@@ -60,8 +60,8 @@ def execute(setup: RunSetup, watch: Watch, stop: Stop) -> Outcome:
                 raise StoppedError(ASKED)
             if stop.is_asked:
                 run.halt(ASKED)
-            if run.conductor is not None:
-                watch(run.snapshots())
+            if snapshots := run.snapshots():
+                watch(snapshots)
     except BaseException:
         run.cancel()
         thread.join(_LEAVE_S)
@@ -185,7 +185,8 @@ class _Run:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             await conductor.close()
-            self._before.append(replace(conductor.snapshot(), queued={}, vitals={}))
+            seen, self.conductor = replace(conductor.snapshot(), queued={}, vitals={}), None
+            self._before.append(seen)
         return parked_in(self.results[began:])
 
     async def _work(
@@ -215,7 +216,8 @@ class _Run:
 
     def snapshots(self) -> list[Snapshot]:
         """What the conductors saw that are through, and what the one at work sees."""
-        return [*self._before, *([] if self.conductor is None else [self.conductor.snapshot()])]
+        at_work = self.conductor
+        return [*self._before, *([] if at_work is None else [at_work.snapshot()])]
 
     def _keep(self, running: set[asyncio.Task[BatchResult]]) -> set[asyncio.Task[BatchResult]]:
         """Note the results of tasks that are done; the others."""
