@@ -125,19 +125,23 @@ def _expanded(
 
 
 def _naming_models(steps: dict[str, Step], edges: Sequence[Edge]) -> dict[str, Step]:
-    """Steps before one that reads `model_name` write it, unless they say otherwise."""
+    """Steps before one that reads `model_name`, or that ask a pool of models, write it, unless they say otherwise."""
     graph = Graph(steps, tuple(edges))
     asked = {above for name, step in steps.items() if MODEL_NAME in step.takes() for above in graph.all_before(name)}
     token = collecting.set(None)
     try:
         return {
             name: step.model_copy(update={"add_model_name": True})
-            if name in asked and getattr(step, "add_model_name", True) is None
+            if getattr(step, "add_model_name", True) is None and (name in asked or _is_pooled(step))
             else step
             for name, step in steps.items()
         }
     finally:
         collecting.reset(token)
+
+
+def _is_pooled(step: Step) -> bool:
+    return step.llm is not None and bool(step.llm.also) and MODEL_NAME not in step.writes()
 
 
 def _beginning(name: str, step: Step, several: bool) -> dict[str, Step]:

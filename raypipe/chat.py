@@ -6,11 +6,11 @@ written to a file; it holds the name of an environment variable, never a secret.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self, cast
+from typing import Annotated, Any, NamedTuple, Protocol, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from raypipe.errors import nearest
 from raypipe.spec import Spec
@@ -84,6 +84,10 @@ class LLM(Spec):
     """
     use_magpie_template: bool = False
     """Says what goes without saying: steps that need the template use it, others do not."""
+    weight: float = Field(default=1.0, gt=0)
+    """In a pool of models: its share of the calls beside the others' weights, as long as all answer."""
+    also: tuple[LLM, ...] = ()
+    """A pool of models: any of these may answer instead, the least loaded first. A list for `llm` makes one."""
 
     def __init__(self, uri: str = "", /, **fields: Any) -> None:
         """`generation_kwargs` may hold what is sent with each request, in the words of OpenAI or distilabel."""
@@ -110,6 +114,42 @@ class LLM(Spec):
                 hint = f"{nearest(name, known)}; other fields of the request go into 'extra_body'"
                 raise ValueError(f"generation_kwargs: unknown parameter {name!r}{hint}")
         return given | ({"extra": extra} if extra else {})
+
+    @classmethod
+    def pool(cls, members: Sequence[LLM]) -> LLM:
+        """A pool of models, of which any may answer. Raises ValueError where there is none."""
+        flat = [one for member in members for one in member.members]
+        if not flat:
+            raise ValueError("a pool of models needs at least one")
+        return flat[0].model_copy(update={"also": tuple(flat[1:])}) if flat[1:] else flat[0]
+
+    @property
+    def members(self) -> tuple[LLM, ...]:
+        """The models of a pool, each by itself; of a single model, itself."""
+        return (self.model_copy(update={"also": ()}), *self.also) if self.also else (self,)
+
+    @property
+    def named_members(self) -> dict[str, LLM]:
+        """The members by their labels; equal labels are numbered."""
+        named: dict[str, LLM] = {}
+        for member in self.members:
+            times = sum(other.uri == member.uri for other in named.values())
+            named[f"{member.uri} #{times + 1}" if times else member.uri] = member
+        return named
+
+    def each(self, changed: Callable[[LLM], LLM]) -> LLM:
+        """The same with every member changed."""
+        return LLM.pool([changed(member) for member in self.members])
+
+    @property
+    def slots(self) -> int:
+        """Most calls in flight to all members, over all replicas."""
+        return sum(member.concurrency for member in self.members)
+
+    @field_validator("also")
+    @classmethod
+    def _is_flat(cls, also: tuple[LLM, ...]) -> tuple[LLM, ...]:
+        return tuple(member for one in also for member in one.members)
 
     @field_validator("uri")
     @classmethod
@@ -147,8 +187,22 @@ class LLM(Spec):
 
     @property
     def label(self) -> str:
-        """`provider/model`, for progress, manifest and output columns."""
-        return self.uri
+        """`provider/model`, of a pool all of them: for progress, manifest and output columns."""
+        return " | ".join(self.named_members) if self.also else self.uri
+
+
+def _pooled(given: Any) -> Any:
+    if not isinstance(given, list | tuple):
+        return given
+    members = cast("Sequence[Any]", given)
+    wrong = next((one for one in members if not isinstance(one, LLM)), None)
+    if wrong is not None:
+        raise ValueError(f'a pool of models is a list of LLM("provider/model"), got {wrong!r} in it')
+    return LLM.pool(members)
+
+
+ModelOrPool = Annotated[LLM, BeforeValidator(_pooled)]
+"""What a step asks: one `LLM`, or a list of them, any of which may answer."""
 
 
 class Request(NamedTuple):
@@ -190,6 +244,8 @@ class Completion(NamedTuple):
     finish_reason: str = "stop"
     usage: Usage = Usage()
     model: str = ""
+    answered_by: str = ""
+    """The label of the `LLM` that answered, where a pool of models was asked; `model` is its provider's word."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,7 +288,10 @@ class Choice:
         return {name: value for name, value in options.items() if name not in _OF_ONE_MODEL} | {"uri": self.value}
 
 
-_OF_ONE_MODEL = ("base_url", "api_key_env", "options", "extra", "magpie_pre_query_template", "use_magpie_template")
+_OF_ONE_MODEL = (
+    *("also", "weight", "base_url", "api_key_env", "options", "extra"),
+    *("magpie_pre_query_template", "use_magpie_template"),
+)
 """Options that belong to the model that was there and not to its replacement."""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from raypipe.branching import Routing
 from raypipe.chat import LLM
@@ -129,6 +129,9 @@ def _llm(said: Any, spec: PipelineSpec, models: dict[str, LLM], where: str) -> L
         return models.get(said) or LLM(_ANY_MODEL)
     if isinstance(said, str) and "/" in said:
         return LLM(said)
+    if isinstance(said, list) and said:
+        members = [_llm(one, spec, models, where) for one in cast("list[Any]", said)]
+        return LLM.pool([one for one in members if one is not None])
     if isinstance(said, dict):
         return LLM(**{str(name): value for name, value in said.items()})
     hint = nearest(str(said), list(spec.models))

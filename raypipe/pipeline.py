@@ -186,9 +186,9 @@ class Pipeline:
         token = collecting.set(None)
         try:
             changed = {
-                names[id(step)]: step.model_copy(update={"llm": llm.model_copy(update={"price": prices[llm.uri]})})
+                names[id(step)]: step.model_copy(update={"llm": llm.each(lambda one: _priced(one, prices))})
                 for step in self.steps
-                if (llm := step.llm) is not None and llm.uri in prices
+                if (llm := step.llm) is not None and any(one.uri in prices for one in llm.members)
             }
         finally:
             collecting.reset(token)
@@ -354,6 +354,10 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, {len(self.steps)} steps)"
+
+
+def _priced(llm: LLM, prices: Mapping[str, tuple[float, float]]) -> LLM:
+    return llm.model_copy(update={"price": prices[llm.uri]}) if llm.uri in prices else llm
 
 
 def _with_models(graph: Graph, choose: Callable[[LLM], LLM]) -> Graph:

@@ -119,7 +119,7 @@ class Plan:
         """The plan as text, one line for each stage, pool and step."""
         lines = [f"pipeline {self.name}: {len(self.graph.steps)} steps, {len(self.stages)} stages"]
         for pool in self.pools.values():
-            what = pool.llm.uri if pool.llm else "Python functions"
+            what = pool.llm.label if pool.llm else "Python functions"
             lines.append(f"pool {pool.name}: {what}, {pool.replicas} × {pool.concurrency} in flight{_kept(pool)}")
         for stage in self.stages:
             origin = "reads" if stage.reads_stage is None else f"groups rows of stage {stage.reads_stage} by"
@@ -259,7 +259,7 @@ def _widened(pool: Pool, step: Step) -> Pool:
     pool = replace(pool, **kept)
     if wanted <= pool.replicas:
         return pool
-    in_flight = pool.concurrency if pool.llm is None else -(-pool.llm.concurrency // wanted)
+    in_flight = pool.concurrency if pool.llm is None else -(-pool.llm.slots // wanted)
     return replace(pool, replicas=wanted, concurrency=in_flight)
 
 
@@ -267,7 +267,8 @@ def _pool_for(llm: LLM, pools: dict[str, Pool]) -> str:
     for pool in pools.values():
         if pool.llm == llm:
             return pool.name
-    taken = sum(pool.llm is not None and pool.llm.uri == llm.uri for pool in pools.values())
-    name = llm.uri if not taken else f"{llm.uri} #{taken + 1}"
-    pools[name] = Pool(name, llm, llm.replicas, -(-llm.concurrency // llm.replicas))
+    taken = sum(pool.llm is not None and pool.llm.label == llm.label for pool in pools.values())
+    name = llm.label if not taken else f"{llm.label} #{taken + 1}"
+    replicas = max(member.replicas for member in llm.members)
+    pools[name] = Pool(name, llm, replicas, -(-llm.slots // replicas))
     return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +42,21 @@ def cost_usd(llm: LLM, input_tokens: int, output_tokens: int) -> float | None:
     except LookupError:
         return None
     return float(price.total_price)
+
+
+def pool_cost_usd(
+    llm: LLM, input_tokens: int, output_tokens: int, by_model: Mapping[str, Mapping[str, int]]
+) -> float | None:
+    """Price of these tokens, of which `by_model` says what each member of a pool of models took."""
+    if not llm.also:
+        return cost_usd(llm, input_tokens, output_tokens)
+    members = llm.named_members
+    costs = [
+        cost_usd(members[name], counts.get("input_tokens", 0), counts.get("output_tokens", 0))
+        for name, counts in by_model.items()
+    ]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if len(known) == len(costs) else None
 
 
 def read_prices(path: Path) -> dict[str, tuple[float, float]]:

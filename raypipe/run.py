@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raypipe.calllog import compact, load_index
+from raypipe.chat import LLM
 from raypipe.committing import Commit
 from raypipe.errors import OutputError, SpecError, StoppedError, Violation
 from raypipe.execution import local
@@ -23,7 +24,7 @@ from raypipe.limits import Amount, Caps
 from raypipe.loading import LoadGroups, in_groups
 from raypipe.models import check_model, is_held_key
 from raypipe.plan import Plan, inbox
-from raypipe.prices import cost_usd
+from raypipe.prices import cost_usd, pool_cost_usd
 from raypipe.results import Result
 from raypipe.spending import Spending
 
@@ -139,7 +140,7 @@ def check_caps(plan: Plan, caps: Caps) -> None:
     if caps.usd is None:
         return
     problem = "has no known price, so its cost cannot be kept under a cap; give it price=(input, output)"
-    asked = [pool.llm for pool in plan.pools.values() if pool.llm is not None]
+    asked = [member for pool in plan.pools.values() if pool.llm is not None for member in pool.llm.members]
     unknown = [llm for llm in asked if cost_usd(llm, 1000, 1000) is None]
     if unknown:
         raise SpecError(violations=[Violation(f"model {llm.label!r}", problem) for llm in unknown])
@@ -147,7 +148,8 @@ def check_caps(plan: Plan, caps: Caps) -> None:
 
 def _check_keys(plan: Plan, options: RunOptions) -> None:
     """Raises SpecError for a key that only this process has, where workers are elsewhere."""
-    held = [pool.llm for pool in plan.pools.values() if pool.llm is not None and is_held_key(pool.llm.api_key_env)]
+    asked = [member for pool in plan.pools.values() if pool.llm is not None for member in pool.llm.members]
+    held = [llm for llm in asked if is_held_key(llm.api_key_env)]
     if options.address is not None and held:
         problem = "was given a key that only this process has; set it in the cluster's environment, name it api_key_env"
         raise SpecError(violations=[Violation(f"model {llm.label!r}", problem) for llm in held])
@@ -157,8 +159,8 @@ def check_models(plan: Plan) -> None:
     """Raises SpecError with everything about models that is wrong and can be known before a call."""
     problems: list[Violation] = []
     for pool in plan.pools.values():
-        if pool.llm is not None:
-            problems.extend(check_model(pool.llm))
+        for llm in pool.llm.members if pool.llm is not None else ():
+            problems.extend(check_model(llm))
     if problems:
         raise SpecError(violations=problems)
 
@@ -206,8 +208,16 @@ def _manifest(plan: Plan, outcome: Outcome, options: RunOptions, started: float)
 
 def _step_figures(plan: Plan, name: str, counts: Counts) -> dict[str, Any]:
     step = plan.graph.steps[name]
-    cost = cost_usd(step.llm, counts.input_tokens, counts.output_tokens) if step.llm is not None else None
-    return asdict(counts) | {"model": step.llm.uri if step.llm else None, "cost_usd": cost}
+    figures = asdict(counts)
+    if not counts.by_model:
+        del figures["by_model"]
+    return figures | {"model": step.llm.label if step.llm else None, "cost_usd": _cost_usd(step.llm, counts)}
+
+
+def _cost_usd(llm: LLM | None, counts: Counts) -> float | None:
+    if llm is None:
+        return None
+    return pool_cost_usd(llm, counts.input_tokens, counts.output_tokens, counts.by_model)
 
 
 def _model_figures(plan: Plan, totals: dict[str, Counts]) -> dict[str, Any]:
@@ -225,9 +235,32 @@ def _model_figures(plan: Plan, totals: dict[str, Counts]) -> dict[str, Any]:
             "calls_unanswered": mine.calls_unanswered,
             "input_tokens": mine.input_tokens,
             "output_tokens": mine.output_tokens,
-            "cost_usd": cost_usd(pool.llm, mine.input_tokens, mine.output_tokens),
+            "cost_usd": _cost_usd(pool.llm, mine),
         }
+        if pool.llm.also:
+            models[pool.name]["members"] = _member_figures(pool.llm, mine)
     return models
+
+
+def _member_figures(llm: LLM, counts: Counts) -> dict[str, Any]:
+    """For each member of a pool: calls sent, answered, and failed over to another; tokens; share of all answers."""
+    answered = max(1, counts.calls_sent - counts.calls_unanswered)
+    found: dict[str, Any] = {}
+    for name, member in llm.named_members.items():
+        did = counts.by_model.get(name, {})
+        sent, unanswered = did.get("sent", 0), did.get("tries", 0)
+        tokens = did.get("input_tokens", 0), did.get("output_tokens", 0)
+        found[name] = {
+            "calls_sent": sent,
+            "calls_cached": did.get("cached", 0),
+            "calls_unanswered": unanswered,
+            "failovers": did.get("failovers", 0),
+            "share": round((sent - unanswered) / answered, 4),
+            "input_tokens": tokens[0],
+            "output_tokens": tokens[1],
+            "cost_usd": cost_usd(member, *tokens),
+        }
+    return found
 
 
 def _version(package: str) -> str | None:

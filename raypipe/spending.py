@@ -18,7 +18,7 @@ from raypipe.plan import Plan
 from raypipe.prices import cost_usd
 
 _SUMMED = ("calls_sent", "input_tokens", "output_tokens")
-_COLUMNS = ["step", "input_tokens", "output_tokens"]
+_COLUMNS = ["step", "model", "input_tokens", "output_tokens"]
 
 
 class Spending:
@@ -60,7 +60,7 @@ class Spending:
         total = Amount()
         for path in sorted((self._calls or Path()).glob("calls-*.parquet")):
             table = pq.read_table(path, columns=_COLUMNS)
-            sums = table.group_by("step").aggregate(
+            sums = table.group_by(["step", "model"]).aggregate(
                 [("input_tokens", "sum"), ("output_tokens", "sum"), ("step", "count")]
             )
             for row in sums.to_pylist():
@@ -70,5 +70,8 @@ class Spending:
     def _amount(self, row: dict[str, Any]) -> Amount:
         step = self._plan.graph.steps.get(row["step"])
         tokens = row["input_tokens_sum"] or 0, row["output_tokens_sum"] or 0
-        usd = cost_usd(step.llm, *tokens) if step is not None and step.llm is not None else None
-        return Amount(row["step_count"], *tokens, usd or 0.0)
+        members = step.llm.members if step is not None and step.llm is not None else ()
+        # What a provider calls its model may not be what it was asked as: then the dearest is taken.
+        named = [llm for llm in members if llm.model == row["model"]]
+        usd = max((cost_usd(llm, *tokens) or 0.0 for llm in named or members), default=0.0)
+        return Amount(row["step_count"], *tokens, usd)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
-from raypipe.chat import LLM, Caller
+from raypipe.chat import Caller, ModelOrPool
 from raypipe.errors import SpecError, Violation
 from raypipe.naming import imported, is_there
 from raypipe.row import Values
@@ -109,7 +109,7 @@ class Step(Spec):
 
     name: str | None = Field(default=None, kw_only=False)
     """By default the class name in snake case and a number."""
-    llm: LLM | None = None
+    llm: ModelOrPool | None = None
     on_error: Literal["fail_row", "null", "stop"] = "fail_row"
     """What a row that cannot pass does: it is a failed row, it goes on with nulls for outputs, or it stops the run."""
     input_mappings: dict[str, str] = Field(default_factory=dict)

@@ -16,7 +16,7 @@ from raypipe.execution.batches import Counts
 from raypipe.execution.conductor import Snapshot
 from raypipe.execution.wire import Vitals
 from raypipe.plan import Plan
-from raypipe.prices import cost_usd
+from raypipe.prices import pool_cost_usd
 from raypipe.step import Runs, Shape
 
 _QUIET_S = 10.0
@@ -95,7 +95,7 @@ class Figures:
         counts, llm, pool = self._counts[name], self._plan.graph.steps[name].llm, self._pools[name]
         if llm is None or pool is None:
             return StepFigures(name, counts, self._waiting.get(name, 0), 0, 0, 0.0, None)
-        cost = cost_usd(llm, counts.input_tokens, counts.output_tokens)
+        cost = pool_cost_usd(llm, counts.input_tokens, counts.output_tokens, counts.by_model)
         workers = self._plan.pools[pool]
         slots = workers.replicas * workers.concurrency
         rate = self._rate(lambda past: past[name].output_tokens)

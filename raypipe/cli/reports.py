@@ -41,7 +41,7 @@ def _step_lines(graph: Graph, name: str) -> Iterator[str]:
     step = graph.steps[name]
     words = [type(step).__name__]
     if step.llm is not None:
-        words.append(f"asks {step.llm.uri}")
+        words.append(f"asks {step.llm.label}")
     if step.shape is not Shape.MAP:
         words.append(str(step.shape))
     if step.copies > 1:
@@ -92,7 +92,7 @@ def _dry_cells(name: str, figures: dict[str, Any], made: DryRun, live: bool) -> 
         "failed": some(figures["rows_failed"]),
         "filtered": some(figures["rows_filtered"]),
         "calls" if live else "would call": number(calls) if llm else "",
-        "model": llm.uri if llm else "",
+        "model": llm.label if llm else "",
         "cost": dollars(figures["cost_usd"]) if live and llm else "",
     }
 

@@ -17,6 +17,7 @@ import orjson
 import pyarrow as pa
 
 from raypipe.arrays import text_of
+from raypipe.execution.desk import add_counts
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, LINEAGE, PATH, POSITION, ROW_ID, Failure
 from raypipe.tables import concat, output_columns, settled, sorted_by_source, write_part
 
@@ -41,10 +42,16 @@ class Counts:
     """Of those sent, the ones that got no answer."""
     input_tokens: int = 0
     output_tokens: int = 0
+    by_model: dict[str, dict[str, int]] = field(default_factory=lambda: {})
+    """Calls, tokens and failovers of each member of a pool of models; empty for one model."""
 
     def add(self, other: Counts) -> None:
-        for item in fields(self):
-            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+        for name in _NUMBERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        add_counts(self.by_model, other.by_model)
+
+
+_NUMBERS = tuple(item.name for item in fields(Counts) if item.type == "int")
 
 
 @dataclass(frozen=True)

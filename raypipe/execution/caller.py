@@ -8,83 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
-from raypipe.calllog import Asked, CallReader
-from raypipe.chat import Completion, Message, Model, Request, Schema, Usage
-from raypipe.errors import CallError, HaltedError, InfrastructureError, RaypipeError, Retry, RowError
+from raypipe.calllog import Asked
+from raypipe.chat import Completion, Message, Request, Schema
+from raypipe.errors import CallError, HaltedError, RaypipeError, Retry, RowError
+from raypipe.execution.desk import Chance, Desk, Member, Tally
 from raypipe.identity import call_key, request_identity
-from raypipe.limits import Amount, Limiter, Patience
 from raypipe.steps.structured import ask_structured
-
-_HOPELESS = frozenset({"auth", "not_found", "quota"})
-"""Kinds of answers that no other row will be spared from."""
-_HOPELESS_STREAK = 3
-
-
-class Log(Protocol):
-    """Where completions are written through."""
-
-    def open(self) -> None: ...
-
-    @property
-    def is_full(self) -> bool: ...
-
-    async def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None: ...
-
-
-@dataclass(slots=True)
-class Tally:
-    """Calls and tokens, counted."""
-
-    sent: int = 0
-    cached: int = 0
-    tries: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-
-@dataclass
-class Desk:
-    """What all rows of one worker share when they call its model."""
-
-    model: Model
-    label: str
-    log: Log
-    known: CallReader
-    limiter: Limiter
-    max_tries: int
-    worst: Callable[[Mapping[str, Any]], Amount]
-    """The most that a call with this payload can take."""
-    cost_of: Callable[[Usage], Amount]
-    """What an answered call took."""
-    total: Tally = field(default_factory=Tally)
-    hedge_after_s: float | None = None
-    unsent: Callable[[Asked], None] | None = None
-    """Told of each call instead of sending it."""
-    forgotten: frozenset[str] = frozenset()
-    """Steps for which calls of earlier runs are not reused."""
-    known_of_this_run: CallReader | None = None
-    """What this run has logged, once rows are redone."""
-    on_the_way: dict[bytes, asyncio.Future[Completion]] = field(default_factory=lambda: {})
-    """Calls being made, by key: a row that is redone meanwhile takes their answer."""
-    _hopeless: int = 0
-    _last_success: float = float("-inf")
-
-    def succeeded(self) -> None:
-        self._hopeless = 0
-        self._last_success = time.monotonic()
-
-    def judge(self, error: CallError, began: float) -> None:
-        """Raise InfrastructureError when a call that was given up means that the rest will fail alike."""
-        if error.kind == "unreachable" and self._last_success < began:
-            raise InfrastructureError(str(error)) from None
-        if error.kind in _HOPELESS:
-            self._hopeless += 1
-            if self._hopeless >= _HOPELESS_STREAK:
-                raise InfrastructureError(str(error)) from None
 
 
 class RowCaller:
@@ -94,12 +26,23 @@ class RowCaller:
     its identity when calls with other wordings are put in front of it.
     """
 
-    __slots__ = ("_asked", "_desk", "_row", "_step", "_waited_s", "_waiting_since", "is_halted", "tally")
+    __slots__ = (
+        "_answered_by",
+        "_asked",
+        "_desk",
+        "_row",
+        "_step",
+        "_waited_s",
+        "_waiting_since",
+        "is_halted",
+        "tally",
+    )
 
     def __init__(self, desk: Desk, step: str, row: bytes) -> None:
         self._desk = desk
         self._step = step
         self._row = row
+        self._answered_by = ""
         self._asked: dict[tuple[bytes, int], int] = {}
         self.tally = Tally()
         self.is_halted = False
@@ -109,7 +52,8 @@ class RowCaller:
 
     @property
     def label(self) -> str:
-        return self._desk.label
+        """The model's; of a pool of models the one's that answered last, at first the first one's."""
+        return self._answered_by or self._desk.members[0].label
 
     @property
     def waited_s(self) -> float:
@@ -136,37 +80,52 @@ class RowCaller:
         return (await self.complete(request)).text
 
     async def complete(self, request: Request, *, sample: int = 0) -> Completion:
-        desk, tally = self._desk, self.tally
-        payload = desk.model.payload(request)
-        asked = request_identity(desk.label, payload)
-        ordinal = self._asked.get((asked, sample), 0)
-        self._asked[asked, sample] = ordinal + 1
-        key = call_key(self._step, self._row, ordinal, sample, asked)
-        known = desk.known_of_this_run if self._step in desk.forgotten else desk.known
-        found = known.find(key) if known is not None else None
-        if found is None and key in desk.on_the_way:
+        desk = self._desk
+        chances, ordinal = self._chances(request, sample)
+        for one in chances:
+            found = desk.found(self._step, one.key)
+            if found is not None:
+                return self._taken(one.member.label, found, one)
+        key = chances[0].key
+        if key in desk.on_the_way:
             try:
                 found = await asyncio.shield(desk.on_the_way[key])
             except HaltedError:
                 self.is_halted = True
                 raise
-        if found is not None:
-            tally.cached += 1
-            desk.total.cached += 1
-            return found
+            return self._taken(found.answered_by, found, chances[0])
         call = Asked(self._step, self._row, ordinal, sample)
         if desk.unsent is not None:
             if not self.is_halted:
                 desk.unsent(call)
             self.is_halted = True
             raise HaltedError("no call is sent")
-        return await self._sent(key, call, payload)
+        return await self._sent(chances, call)
 
-    async def _sent(self, key: bytes, asked: Asked, payload: Mapping[str, Any]) -> Completion:
-        desk, tally = self._desk, self.tally
+    def _chances(self, request: Request, sample: int) -> tuple[list[Chance], int]:
+        """The call as each member would be sent it, and its ordinal."""
+        found: list[Chance] = []
+        ordinal = 0
+        for member in self._desk.members:
+            payload = member.model.payload(request)
+            asked = request_identity(member.label, payload)
+            if not found:
+                ordinal = self._asked.get((asked, sample), 0)
+                self._asked[asked, sample] = ordinal + 1
+            found.append(Chance(member, payload, call_key(self._step, self._row, ordinal, sample, asked)))
+        return found, ordinal
+
+    def _taken(self, label: str, completion: Completion, one: Chance) -> Completion:
+        for counts in (self.tally, self._desk.total):
+            counts.count(one.member, "cached")
+        self._answered_by = label
+        return completion._replace(answered_by=label)
+
+    async def _sent(self, chances: Sequence[Chance], asked: Asked) -> Completion:
+        desk, key = self._desk, chances[0].key
         answer = desk.on_the_way[key] = asyncio.get_running_loop().create_future()
         try:
-            completion = await self._answered(key, asked, payload)
+            completion = await self._answered(chances, asked)
         except BaseException as error:
             self.is_halted = self.is_halted or isinstance(error, HaltedError)
             answer.set_exception(error if isinstance(error, RaypipeError) else CallError("the call was given up"))
@@ -175,54 +134,79 @@ class RowCaller:
         finally:
             del desk.on_the_way[key]
         answer.set_result(completion)
-        for counts in (tally, desk.total):
-            counts.input_tokens += completion.usage.input_tokens
-            counts.output_tokens += completion.usage.output_tokens
+        self._answered_by = completion.answered_by
         return completion
 
-    async def _answered(self, key: bytes, asked: Asked, payload: Mapping[str, Any]) -> Completion:
-        """The answer, logged. The permit is kept until then, so that no more calls are at risk than permits exist."""
-        desk, patience, began = self._desk, Patience(self._desk.max_tries), time.monotonic()
-        need = desk.worst(payload)
-        self._waiting_since = time.monotonic()
-        while True:
-            async with desk.limiter.permit(need) as permit:
-                self._waited_s, self._waiting_since = self.waited_s, None
-                self.tally.sent += 1
-                desk.total.sent += 1
-                sent = time.monotonic()
-                try:
-                    completion = await self._completion(payload, need)
-                except CallError as error:
-                    caught = error
-                else:
-                    desk.succeeded()
-                    permit.spent = desk.cost_of(completion.usage)
-                    await desk.log.append(key, asked, completion, time.monotonic() - sent)
-                    if desk.log.is_full:
-                        desk.limiter.halt("the disk of the call log is full")
-                    return completion
-            self.tally.tries += 1
-            pause = patience.pause_after(caught)
-            if caught.retry is Retry.SLOW_DOWN:
-                desk.limiter.refused(caught.after_s)
-            if pause is None:
-                desk.judge(caught, began)
-                raise caught
-            self._waiting_since = time.monotonic()
-            await desk.limiter.sleep(pause)
+    async def _answered(self, chances: Sequence[Chance], asked: Asked) -> Completion:
+        """The answer of the first that gives one.
 
-    async def _completion(self, payload: Mapping[str, Any], need: Amount) -> Completion:
-        """Of a call that is hedged, the first answer."""
-        desk = self._desk
-        if desk.hedge_after_s is None:
-            return await desk.model.complete(payload)
-        has_begun = asyncio.Event()
-        calls = {asyncio.create_task(desk.model.complete(payload))}
+        Members that fail are tried again like a model that is alone, but others are asked meanwhile.
+        """
+        left, began = list(chances), time.monotonic()
+        for one in chances:
+            one.begin()
+        while left:
+            self._waiting_since = time.monotonic()
+            one = await self._desk.enter(left)
+            self._waited_s, self._waiting_since = self.waited_s, None
+            try:
+                completion = await self._logged(one, asked)
+            except CallError as error:
+                self._failed(one, error, began, left)
+            else:
+                for other in chances:
+                    if other.error is not None and other is not one:
+                        self.tally.of(other.member, "failovers")
+                return completion
+        raise self._desk.give_up(chances)
+
+    def _failed(self, one: Chance, error: CallError, began: float, left: list[Chance]) -> None:
+        self.tally.count(one.member, "tries")
+        one.error = error
+        one.member.failed(error)
+        pause = one.patience.pause_after(error)
+        if error.retry is Retry.SLOW_DOWN:
+            one.member.limiter.refused(error.after_s)
+        if pause is None:
+            one.is_lost = one.member.is_lost(error, began)
+            left.remove(one)
+        else:
+            one.not_before = time.monotonic() + pause
+
+    async def _logged(self, one: Chance, asked: Asked) -> Completion:
+        """The answer, logged. The permit is kept until then, so that no more calls are at risk than permits exist."""
+        member, spent = one.member, None
         try:
-            done, _ = await asyncio.wait(calls, timeout=desk.hedge_after_s)
+            self._count_sent(member)
+            sent = time.monotonic()
+            completion = await self._completion(one)
+            member.succeeded()
+            spent = member.cost_of(completion.usage)
+            await self._desk.log.append(one.key, asked, completion, time.monotonic() - sent)
+            if self._desk.log.is_full:
+                self._desk.halt("the disk of the call log is full")
+        finally:
+            member.limiter.leave(one.need, spent)
+        for counts in (self.tally, self._desk.total):
+            counts.count(member, "input_tokens", completion.usage.input_tokens)
+            counts.count(member, "output_tokens", completion.usage.output_tokens)
+        return completion._replace(answered_by=member.label)
+
+    def _count_sent(self, member: Member) -> None:
+        for counts in (self.tally, self._desk.total):
+            counts.count(member, "sent")
+
+    async def _completion(self, one: Chance) -> Completion:
+        """Of a call that is hedged, the first answer."""
+        model, after_s = one.member.model, one.member.hedge_after_s
+        if after_s is None:
+            return await model.complete(one.payload)
+        has_begun = asyncio.Event()
+        calls = {asyncio.create_task(model.complete(one.payload))}
+        try:
+            done, _ = await asyncio.wait(calls, timeout=after_s)
             if not done:
-                calls.add(asyncio.create_task(self._second(payload, need, has_begun)))
+                calls.add(asyncio.create_task(self._second(one, has_begun)))
             while True:
                 done, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
                 answered = [call for call in done if call.exception() is None]
@@ -235,17 +219,16 @@ class RowCaller:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
 
-    async def _second(self, payload: Mapping[str, Any], need: Amount, has_begun: asyncio.Event) -> Completion:
-        desk = self._desk
-        async with desk.limiter.permit(need) as permit:
+    async def _second(self, one: Chance, has_begun: asyncio.Event) -> Completion:
+        member = one.member
+        async with member.limiter.permit(one.need) as permit:
             has_begun.set()
-            permit.spent = need  # unless its answer says less: it is paid for whether that is waited for or not
-            # One of the two answers is not waited for.
-            for counts in (self.tally, desk.total):
-                counts.sent += 1
-                counts.tries += 1
-            completion = await desk.model.complete(payload)
-            permit.spent = desk.cost_of(completion.usage)
+            permit.spent = one.need  # unless its answer says less: it is paid for whether that is waited for or not
+            self._count_sent(member)
+            for counts in (self.tally, self._desk.total):
+                counts.count(member, "tries")  # one of the two answers is not waited for
+            completion = await member.model.complete(one.payload)
+            permit.spent = member.cost_of(completion.usage)
             return completion
 
 

@@ -21,13 +21,12 @@ from raypipe.calllog import Asked, CallIndex, CallReader, index_with_segments, l
 from raypipe.chat import LLM, Caller
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
 from raypipe.execution.boundary import Boundary, close_step, is_cancelled, process_rows
-from raypipe.execution.caller import Desk, Log, NoModel, RowCaller, Tally
-from raypipe.execution.costs import WorstCase
+from raypipe.execution.caller import NoModel, RowCaller
+from raypipe.execution.desk import Desk, Log, Tally, members_of
 from raypipe.execution.outcomes import failure_of, misfit, misnamed
 from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, Results, Vitals
-from raypipe.limits import Caps, Limiter
+from raypipe.limits import Caps
 from raypipe.limits.limiter import Grants
-from raypipe.models import open_model
 from raypipe.plan import Pool
 from raypipe.row import ROW_ID, Values
 from raypipe.step import Output, Runs, Shape, Step
@@ -138,15 +137,9 @@ class Replica:
         self._desk = None if setup.pool.llm is None else self._open_desk(setup.pool.llm, log, authority)
 
     def _open_desk(self, llm: LLM, log: Log, authority: Grants) -> Desk:
-        model = open_model(llm)
-        limiter = Limiter(self.name, self.concurrency, authority, model.terms)
-        worst = WorstCase(llm, self._setup.caps)
-        known = CallReader(self._index)
-        desk = Desk(model, llm.label, log, known, limiter, llm.max_tries, worst.of, worst.taken)
-        desk.hedge_after_s = llm.hedge_after_s
-        desk.unsent = self._setup.unsent
-        desk.forgotten = frozenset(name for name, step in self._steps.items() if not step.use_cache)
-        return desk
+        members = members_of(llm, self.name, self._setup.pool.replicas, authority, self._setup.caps)
+        forgotten = frozenset(name for name, step in self._steps.items() if not step.use_cache)
+        return Desk(members, log, CallReader(self._index), unsent=self._setup.unsent, forgotten=forgotten)
 
     async def open(self) -> None:
         """Get model and steps ready. Raises RaypipeError when the run cannot go on."""
@@ -160,13 +153,12 @@ class Replica:
                 raise InfrastructureError(f"step {name!r} cannot be loaded: {said}") from boundary.error
             self._opened[name] = step
         if self._desk is not None:
-            self._desk.log.open()
-            await self._desk.model.open()
+            await self._desk.open()
 
     async def halt(self, reason: str) -> None:
         """Send no call any more. Calls in flight are finished; a row that needs another is left as it is."""
         if self._desk is not None:
-            self._desk.limiter.halt(reason)
+            self._desk.halt(reason)
         for mailbox in self._mailboxes.values():
             mailbox.tell()
 
@@ -178,8 +170,7 @@ class Replica:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._desk is not None:
-            await self._desk.limiter.close()
-            await self._desk.model.close()
+            await self._desk.close()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
         while self._opened:
@@ -241,17 +232,17 @@ class Replica:
         oldest_s = time.monotonic() - next(iter(self._begun.values())) if self._begun else 0.0
         if self._desk is None:
             return Vitals(len(self._tasks), held=held, oldest_s=oldest_s, halted_for=self._halted_for)
-        total, limiter = self._desk.total, self._desk.limiter
+        desk, total = self._desk, self._desk.total
         return Vitals(
-            limiter.in_flight,
+            desk.in_flight,
             total.sent,
             total.cached,
             total.input_tokens,
             total.output_tokens,
             held,
-            limiter.waits_for,
+            desk.waits_for,
             oldest_s,
-            limiter.halted_for,
+            desk.halted_for,
         )
 
     def _enqueue(self, sender: str, chunk: Chunk) -> None:
@@ -387,5 +378,5 @@ class Replica:
         if step.on_error == "stop":
             self._halted_for = f"step {name!r} stops the run for a row that failed: {error}"
             if self._desk is not None:
-                self._desk.limiter.halt(self._halted_for)
+                self._desk.halt(self._halted_for)
         mailbox.tell()

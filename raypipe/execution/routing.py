@@ -134,6 +134,9 @@ class Router:
         status = answer.ended.column("status").to_numpy()
         made = self._made(outbox, planned, answer, inputs)
         self._book(planned, inputs, answer.ended, made)
+        if answer.by_model and inputs.num_rows:
+            counts = Counts(by_model={name: dict(did) for name, did in answer.by_model.items()})
+            self._count(inputs.column(BATCH)[0].as_py(), planned.name, counts)
         for index in np.flatnonzero(status == FAILED).tolist():
             ended = {name: answer.ended.column(name)[index].as_py() for name in ("kind", "message", "tries")}
             self._put_in_failures(planned, inputs.slice(index, 1), Failure(**ended))
@@ -176,7 +179,10 @@ class Router:
             ends = {name: int(np.sum(status[here] == end)) for name, end in _ENDS.items()}
             sums = {_SUMMED[name]: int(np.sum(values[here])) for name, values in numbers.items()}
             made_here = int(np.sum(made_batch == number))
-            self._count(number, planned.name, Counts(rows_in=rows, rows_out=made_here, **ends, **sums))
+            counts = Counts(rows_in=rows, rows_out=made_here)
+            for name, total in {**ends, **sums}.items():
+                setattr(counts, name, total)
+            self._count(number, planned.name, counts)
             self._batches[number].on_the_way -= rows
 
     def _count(self, batch: int, step: str, counts: Counts) -> None:

@@ -6,14 +6,14 @@ of rows that were made. A row is named by its chunk and its index in that chunk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from raypipe.arrays import carried, text_of
-from raypipe.execution.caller import Tally
+from raypipe.execution.desk import Tally, add_counts
 from raypipe.row import Failure, Values
 from raypipe.tables import packed, unpacked
 
@@ -81,6 +81,8 @@ class Answer(_Shipped):
     """For each row that was made, the row it comes from and its number among that row's (`PLACES`)."""
     made: pa.Table
     """The new columns of each row that was made."""
+    by_model: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    """What each member of a pool of models did for these rows."""
 
 
 @dataclass(frozen=True)
@@ -134,29 +136,38 @@ class Results:
         self._ended: list[tuple[Any, ...]] = []
         self._places: list[tuple[int, int, int]] = []
         self._made: list[Values] = []
+        self._by_model: dict[str, dict[str, int]] = {}
 
     def __len__(self) -> int:
         return len(self._ended)
 
     def done(self, place: tuple[int, int], rows: Sequence[Values], tally: Tally) -> None:
-        self._ended.append((*place, DONE, None, None, *_counts(tally)))
+        self._end(place, DONE, tally)
         for child, row in enumerate(rows):
             self._places.append((*place, child))
             self._made.append(row)
 
     def filtered(self, place: tuple[int, int], tally: Tally) -> None:
-        self._ended.append((*place, FILTERED, None, None, *_counts(tally)))
+        self._end(place, FILTERED, tally)
 
     def unfinished(self, place: tuple[int, int], tally: Tally) -> None:
-        self._ended.append((*place, UNFINISHED, None, None, *_counts(tally)))
+        self._end(place, UNFINISHED, tally)
 
     def failed(self, place: tuple[int, int], failure: Failure, tally: Tally) -> None:
-        self._ended.append((*place, FAILED, failure.kind, text_of(failure.message), *_counts(tally)))
+        self._end(place, FAILED, tally, failure.kind, text_of(failure.message))
+
+    def _end(
+        self, place: tuple[int, int], status: int, tally: Tally, kind: str | None = None, message: str | None = None
+    ) -> None:
+        self._ended.append((*place, status, kind, message, *_counts(tally)))
+        if tally.by_model:
+            add_counts(self._by_model, tally.by_model)
 
     def take(self, step: str) -> Answer:
         ended, places, made = self._ended, self._places, self._made
+        by_model, self._by_model = self._by_model, {}
         self._ended, self._places, self._made = [], [], []
-        return Answer(step, _table(ended, ENDED), _table(places, PLACES), self._columns(made))
+        return Answer(step, _table(ended, ENDED), _table(places, PLACES), self._columns(made), by_model)
 
     def _columns(self, made: list[Values]) -> pa.Table:
         names = dict.fromkeys(self._types)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from raypipe.limits.amounts import Amount, Caps, Lease, Report
 from raypipe.limits.authority import Authority
-from raypipe.limits.limiter import Limiter
+from raypipe.limits.limiter import Limiter, enter_first
 from raypipe.limits.patience import Patience
 
-__all__ = ["Amount", "Authority", "Caps", "Lease", "Limiter", "Patience", "Report"]
+__all__ = ["Amount", "Authority", "Caps", "Lease", "Limiter", "Patience", "Report", "enter_first"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -75,8 +75,8 @@ class Limiter:
         self._terms = terms
         self._is_free = False
         self._paused_until = 0.0
-        self._for_slot: deque[tuple[Amount, asyncio.Future[None]]] = deque()
-        self._for_grant: deque[tuple[Amount, asyncio.Future[None]]] = deque()
+        self._for_slot: deque[tuple[Amount, asyncio.Future[Limiter]]] = deque()
+        self._for_grant: deque[tuple[Amount, asyncio.Future[Limiter]]] = deque()
         self._counted = _Counted()
         self._asked = 0
         self._news = asyncio.Event()
@@ -89,6 +89,11 @@ class Limiter:
     def permit(self, need: Amount = ONE_CALL) -> Permit:
         """The right to send a call that takes at most `need`. Entering raises HaltedError once no call may be sent."""
         return Permit(self, need)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether calls leave as soon as there is a slot: no limit is known."""
+        return self._is_free and not self.halted_for
 
     @property
     def waits_for(self) -> str:
@@ -106,22 +111,25 @@ class Limiter:
     # Calls.
 
     async def enter(self, need: Amount) -> None:
+        if not self.enter_now():
+            await enter_first([(self, need)])
+
+    def enter_now(self) -> bool:
+        """Whether a call may leave at once; if so, it does. Raises HaltedError."""
         if self.halted_for:
             raise HaltedError(self.halted_for)
-        if self._is_free and self.in_flight < self._window:
-            self.in_flight += 1
-            self._counted.sent += 1
-            return
-        loop = asyncio.get_running_loop()
-        granted: asyncio.Future[None] = loop.create_future()
+        if not self._is_free or self.in_flight >= self._window:
+            return False
+        self.in_flight += 1
+        self._counted.sent += 1
+        return True
+
+    def line_up(self, need: Amount, granted: asyncio.Future[Limiter]) -> None:
+        """A call waits here, perhaps elsewhere too: the first that lets it leave says so in `granted`."""
+        while self._for_slot and self._for_slot[0][1].done():
+            self._for_slot.popleft()
         self._for_slot.append((need, granted))
         self._move()
-        try:
-            await granted
-        except asyncio.CancelledError:
-            if granted.done() and not granted.cancelled() and granted.exception() is None:
-                self.leave(need, None)
-            raise
 
     def leave(self, need: Amount, spent: Amount | None) -> None:
         self.in_flight -= 1
@@ -186,9 +194,9 @@ class Limiter:
         if self._for_grant:
             self._ask()
 
-    def _go(self, granted: asyncio.Future[None]) -> None:
+    def _go(self, granted: asyncio.Future[Limiter]) -> None:
         self.in_flight += 1
-        granted.set_result(None)
+        granted.set_result(self)
 
     def _ask(self) -> None:
         self._news.set()
@@ -253,3 +261,25 @@ class Limiter:
             self.halt(lease.exhausted)
         else:
             self._move()
+
+
+async def enter_first(choices: Sequence[tuple[Limiter, Amount]]) -> int:
+    """Enter the first limiter that lets a call leave, in this order where several do; gives its index.
+
+    Raises HaltedError once one of them lets none leave any more.
+    """
+    for index, (limiter, _) in enumerate(choices):
+        if limiter.enter_now():
+            return index
+    granted: asyncio.Future[Limiter] = asyncio.get_running_loop().create_future()
+    for limiter, need in choices:
+        if not granted.done():
+            limiter.line_up(need, granted)
+    limiters = [limiter for limiter, _ in choices]
+    try:
+        return limiters.index(await granted)
+    except asyncio.CancelledError:
+        if granted.done() and not granted.cancelled() and granted.exception() is None:
+            index = limiters.index(granted.result())
+            limiters[index].leave(choices[index][1], None)
+        raise

@@ -1,15 +1,8 @@
-"""I decide when a call may be sent.
-
-A permit is held only while a call is on its way, never while a row waits to try again. An
-endpoint that asks to slow down pauses every call of the limiter, not only the one it answered.
-I do not know what is sent, nor what an error means.
-"""
+"""I decide how often and how long one call is tried; I do not know what is sent."""
 
 from __future__ import annotations
 
-import asyncio
 import random
-from types import TracebackType
 
 from raypipe.errors import CallError, Retry
 
@@ -17,44 +10,6 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 LONGEST_SLOW_DOWN_S = 900.0
 SHORTEST_SLOW_DOWN_S = 0.1
-
-
-class Limiter:
-    """Permits for the calls of one worker: `async with limiter: …`."""
-
-    def __init__(self, concurrency: int) -> None:
-        self._free = asyncio.Semaphore(concurrency)
-        self._paused_until = 0.0
-        self.in_flight = 0
-
-    async def __aenter__(self) -> None:
-        await self._free.acquire()
-        try:
-            if self._paused_until:
-                await self._unpaused()
-        except BaseException:
-            self._free.release()
-            raise
-        self.in_flight += 1
-
-    async def _unpaused(self) -> None:
-        pause = self._paused_until - asyncio.get_running_loop().time()
-        if pause > 0:
-            await asyncio.sleep(pause)
-            await self._unpaused()
-        else:
-            self._paused_until = 0.0
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.in_flight -= 1
-        self._free.release()
-
-    def pause(self, after_s: float) -> None:
-        """No call is sent for the next `after_s` seconds."""
-        until = asyncio.get_running_loop().time() + after_s
-        self._paused_until = max(self._paused_until, until)
 
 
 class Patience:

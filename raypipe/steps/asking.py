@@ -15,7 +15,7 @@ from raypipe.chat import Caller, Request
 from raypipe.errors import RowError, SpecError, Violation
 from raypipe.row import MODEL_NAME, Values
 from raypipe.step import Columns, Output, Shape, Step
-from raypipe.steps.heard import METADATA, Heard, Keeping
+from raypipe.steps.heard import METADATA, Heard, Keeping, labels_of
 
 
 class AskingStep(Step):
@@ -89,21 +89,21 @@ class AskingStep(Step):
             raise SpecError(violations=[Violation(where, problem) for problem in found])
 
     async def process_row(self, row: Values, llm: Caller) -> Output:
-        answers = await self._answers(row, llm)
+        heard = [Heard(llm, self.sends_schema) for _ in range(self.num_generations)]
+        answers = await self._answers(row, heard)
         if self.scattered:
             answers = [item for answer in answers for item in self._items(answer)]
         if self.group_generations:
-            answers = [{name: [answer[name] for answer in answers] for name in self._types()}]
-        if self.add_model_name:
-            answers = [{**answer, MODEL_NAME: llm.label} for answer in answers]
+            labels = {MODEL_NAME: labels_of(heard)} if self.add_model_name else {}
+            answers = [{name: [answer[name] for answer in answers] for name in self._types()} | labels]
         return answers if self.shape is Shape.SCATTER else answers[0]
 
-    async def _answers(self, row: Values, llm: Caller) -> list[dict[str, Any]]:
-        if self.num_generations == 1:
-            return [await self._answer(row, llm, 0)]
+    async def _answers(self, row: Values, heard: Sequence[Heard]) -> list[dict[str, Any]]:
+        if len(heard) == 1:
+            return [await self._answer(row, heard[0], 0)]
         # Answers that are on their way are awaited even after one has failed: they are paid for, and
         # once logged they need not be asked again.
-        asked = (self._answer(row, llm, sample) for sample in range(self.num_generations))
+        asked = (self._answer(row, one, sample) for sample, one in enumerate(heard))
         answers: list[dict[str, Any]] = []
         for found in await asyncio.gather(*asked, return_exceptions=True):
             if isinstance(found, BaseException):
@@ -111,12 +111,9 @@ class AskingStep(Step):
             answers.append(found)
         return answers
 
-    async def _answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
-        keeping = self.keeping
-        if not keeping and self.sends_schema:
-            return await self.answer(row, llm, sample)
-        heard = Heard(llm, self.sends_schema)
-        return await self.answer(row, heard, sample) | keeping.columns(row, heard)
+    async def _answer(self, row: Values, heard: Heard, sample: int) -> dict[str, Any]:
+        answer = await self.answer(row, heard, sample) | self.keeping.columns(row, heard)
+        return answer | {MODEL_NAME: heard.label} if self.add_model_name else answer
 
     def _items(self, answer: dict[str, Any]) -> list[dict[str, Any]]:
         lists = {name: answer[name] for name, kind in self.answer_types().items() if _is_list(kind)}

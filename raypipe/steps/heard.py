@@ -46,10 +46,12 @@ class Heard:
         self._sends_schema = sends_schema
         self.messages: list[Message] | None = None
         self.text: str | None = None
+        self._answered_by = ""
 
     @property
     def label(self) -> str:
-        return self._llm.label
+        """Of the model that answered last."""
+        return self._answered_by or self._llm.label
 
     async def __call__(
         self,
@@ -66,4 +68,10 @@ class Heard:
         sent = request if self._sends_schema else request._replace(schema=None)
         completion = await self._llm.complete(sent, sample=sample)
         self.messages, self.text = list(sent.messages), completion.text
+        self._answered_by = completion.answered_by
         return completion
+
+
+def labels_of(heard: Sequence[Heard]) -> str:
+    """The models that gave these answers, as one text."""
+    return " | ".join(dict.fromkeys(one.label for one in heard))

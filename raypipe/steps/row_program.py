@@ -15,7 +15,7 @@ from raypipe.chat import Caller, Request
 from raypipe.errors import RowError
 from raypipe.row import Values
 from raypipe.step import Output
-from raypipe.steps.heard import METADATA, Heard, Keeping
+from raypipe.steps.heard import METADATA, Heard, Keeping, labels_of
 from raypipe.steps.outputs import Outputs
 from raypipe.steps.parsing import Parser
 from raypipe.steps.structured import Structure, ask_structured, cut
@@ -33,6 +33,11 @@ class Ending(NamedTuple):
     model_column: str | None = None
     keeping: Keeping | None = None
     """What of the calls is kept."""
+
+    def kept(self, row: Values, heard: Heard) -> Values:
+        """What the columns of an answer say of its call."""
+        label = {} if self.model_column is None else {self.model_column: heard.label}
+        return label | (self.keeping.columns(row, heard) if self.keeping is not None else {})
 
 
 _ONE_ROW = Ending()
@@ -54,18 +59,17 @@ class RowProgram:
         ending = self.ending
         if ending == _ONE_ROW:
             return self.outputs.row(await self._value(self._request(row), llm, 0))
-        llms = [llm if ending.keeping is None else Heard(llm) for _ in range(ending.answers)]
+        llms = [Heard(llm) for _ in range(ending.answers)]
         values = await self._values(self._request(row), llms)
         made = [
-            {**columns, **(ending.keeping.columns(row, one) if ending.keeping and isinstance(one, Heard) else {})}
+            {**columns, **ending.kept(row, one)}
             for value, one in zip(values, llms, strict=True)
             for columns in (self.outputs.rows(value) if ending.scattered else [self.outputs.row(value)])
         ]
         if ending.grouped:
             names = [*self.outputs.types, *([METADATA] if ending.keeping else [])]
-            made = [{name: [columns[name] for columns in made] for name in names}]
-        if ending.model_column is not None:
-            made = [{**columns, ending.model_column: llm.label} for columns in made]
+            labels = {ending.model_column: labels_of(llms)} if ending.model_column is not None else {}
+            made = [{name: [columns[name] for columns in made] for name in names} | labels]
         return made if ending.scattered or len(made) > 1 else made[0]
 
     def _request(self, row: Values) -> Request:

@@ -1,0 +1,270 @@
+"""I hold the models that a worker's rows ask, and say which of them a call goes to.
+
+A pool of models has several members, any of which may answer: the least loaded first. One that is held up by its
+limits is passed over while another is free; one that fails again and again is left alone for a while, longer each
+time, and then tried with a single call. I do not send calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+from raypipe.calllog import Asked, CallReader
+from raypipe.chat import LLM, Completion, Model, Usage
+from raypipe.errors import CallError, InfrastructureError, Retry
+from raypipe.execution.costs import WorstCase
+from raypipe.limits import Amount, Caps, Limiter, Patience, enter_first
+from raypipe.limits.limiter import Grants
+from raypipe.models import open_model
+
+_HOPELESS = frozenset({"auth", "not_found", "quota"})
+"""Kinds of answers that no other row will be spared from."""
+_STREAK = 3
+_SHORTEST_REST_S, _LONGEST_REST_S = 5.0, 300.0
+
+
+class Log(Protocol):
+    """Where completions are written through."""
+
+    def open(self) -> None: ...
+
+    @property
+    def is_full(self) -> bool: ...
+
+    async def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None: ...
+
+
+@dataclass(slots=True)
+class Tally:
+    """Calls and tokens, counted."""
+
+    sent: int = 0
+    cached: int = 0
+    tries: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    by_model: dict[str, dict[str, int]] = field(default_factory=lambda: {})
+    """What each member of a pool of models did, by its name; empty for one model."""
+
+    def count(self, member: Member, what: str, amount: int = 1) -> None:
+        setattr(self, what, getattr(self, what) + amount)
+        if member.is_one_of_several:
+            self.of(member, what, amount)
+
+    def of(self, member: Member, what: str, amount: int = 1) -> None:
+        """Count for one member only."""
+        counts = self.by_model.setdefault(member.name, {})
+        counts[what] = counts.get(what, 0) + amount
+
+
+def add_counts(counts: dict[str, dict[str, int]], more: Mapping[str, Mapping[str, int]]) -> None:
+    """Add what is counted by name."""
+    for name, numbers in more.items():
+        mine = counts.setdefault(name, {})
+        for what, number in numbers.items():
+            mine[what] = mine.get(what, 0) + number
+
+
+@dataclass(eq=False)
+class Member:
+    """One model, and what is known of how it does."""
+
+    name: str
+    """Tells it from the other members."""
+    label: str
+    model: Model
+    limiter: Limiter
+    max_tries: int
+    worst: Callable[[Mapping[str, Any]], Amount]
+    """The most that a call with this payload can take."""
+    cost_of: Callable[[Usage], Amount]
+    """What an answered call took."""
+    hedge_after_s: float | None = None
+    weight: float = 1.0
+    is_one_of_several: bool = False
+    _chosen: int = 0
+    """Calls that were given to it."""
+    _hopeless: int = 0
+    _last_success: float = float("-inf")
+    _failed: int = 0
+    """Calls in a row that got no answer for a reason that is not theirs."""
+    _rests: int = 0
+    _rests_until: float = float("-inf")
+
+    def choose(self) -> None:
+        self._chosen += 1
+
+    def succeeded(self) -> None:
+        self._hopeless = self._failed = self._rests = 0
+        self._last_success = time.monotonic()
+
+    def failed(self, error: CallError) -> None:
+        """A call got no answer: after several in a row it is left alone for a while."""
+        if error.retry is Retry.SLOW_DOWN or (error.retry is Retry.NEVER and error.kind not in _HOPELESS):
+            return
+        self._failed += 1
+        if self._failed >= _STREAK and self.is_awake:
+            self._rests_until = time.monotonic() + min(_SHORTEST_REST_S * 2**self._rests, _LONGEST_REST_S)
+            self._rests += 1
+
+    @property
+    def is_awake(self) -> bool:
+        """Whether calls may go there: after a rest one at a time, until one is answered."""
+        return time.monotonic() >= self._rests_until and (not self._rests or not self.limiter.in_flight)
+
+    def is_lost(self, error: CallError, began: float) -> bool:
+        """Whether a call that was given up means that the rest will fail alike."""
+        if error.kind == "unreachable":
+            return self._last_success < began
+        self._hopeless += error.kind in _HOPELESS
+        return error.kind in _HOPELESS and self._hopeless >= _STREAK
+
+    @property
+    def load(self) -> tuple[float, float]:
+        """Smaller for a member that should be asked first: what it has in flight, then what it was given."""
+        return self.limiter.in_flight, self.share
+
+    @property
+    def share(self) -> float:
+        """Calls that it was given for its weight."""
+        return self._chosen / self.weight
+
+
+def members_of(llm: LLM, worker: str, replicas: int, authority: Grants, caps: Caps) -> list[Member]:
+    """The members of a pool of models, or the one model, as one of `replicas` workers asks them."""
+    found: list[Member] = []
+    for name, one in llm.named_members.items():
+        model, worst = open_model(one), WorstCase(one, caps)
+        client = f"{worker} {name}" if llm.also else worker
+        found.append(
+            Member(
+                name=name,
+                label=one.label,
+                model=model,
+                limiter=Limiter(client, -(-one.concurrency // replicas), authority, model.terms),
+                max_tries=one.max_tries,
+                worst=worst.of,
+                cost_of=worst.taken,
+                hedge_after_s=one.hedge_after_s,
+                weight=one.weight,
+                is_one_of_several=bool(llm.also),
+            )
+        )
+    return found
+
+
+@dataclass(slots=True, eq=False)
+class Chance:
+    """A call as one member would be sent it."""
+
+    member: Member
+    payload: Mapping[str, Any]
+    key: bytes
+    need: Amount = field(init=False)
+    patience: Patience = field(init=False)
+    not_before: float = 0.0
+    error: CallError | None = None
+    is_lost: bool = False
+
+    def begin(self) -> None:
+        self.need = self.member.worst(self.payload)
+        self.patience = Patience(self.member.max_tries)
+
+
+@dataclass
+class Desk:
+    """What all rows of one worker share when they ask."""
+
+    members: Sequence[Member]
+    log: Log
+    known: CallReader
+    total: Tally = field(default_factory=Tally)
+    unsent: Callable[[Asked], None] | None = None
+    """Told of each call instead of sending it."""
+    forgotten: frozenset[str] = frozenset()
+    """Steps for which calls of earlier runs are not reused."""
+    known_of_this_run: CallReader | None = None
+    """What this run has logged, once rows are redone."""
+    on_the_way: dict[bytes, asyncio.Future[Completion]] = field(default_factory=lambda: {})
+    """Calls being made, by key: a row that is redone meanwhile takes their answer."""
+
+    @cached_property
+    def _is_weighted(self) -> bool:
+        return len({member.weight for member in self.members}) > 1
+
+    async def open(self) -> None:
+        """Raises InfrastructureError."""
+        self.log.open()
+        for member in self.members:
+            await member.model.open()
+
+    async def close(self) -> None:
+        for member in self.members:
+            await member.limiter.close()
+            await member.model.close()
+
+    def halt(self, reason: str) -> None:
+        """Send no call any more."""
+        for member in self.members:
+            member.limiter.halt(reason)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(member.limiter.in_flight for member in self.members)
+
+    @property
+    def halted_for(self) -> str:
+        """Why no call is sent any more; empty while calls are."""
+        return next((member.limiter.halted_for for member in self.members if member.limiter.halted_for), "")
+
+    @property
+    def waits_for(self) -> str:
+        """What keeps calls from leaving; empty when nothing does."""
+        return self.members[0].limiter.waits_for if all(member.limiter.waits_for for member in self.members) else ""
+
+    def found(self, step: str, key: bytes) -> Completion | None:
+        """What the call log knows."""
+        known = self.known_of_this_run if step in self.forgotten else self.known
+        return known.find(key) if known is not None else None
+
+    async def enter(self, chances: Sequence[Chance]) -> Chance:
+        """Wait until one of them may be sent; its limiter is to be left again. Raises HaltedError.
+
+        Members of unlike weights wait for their turn, as long as no limit holds them up; others take what they can.
+        """
+        if len(chances) == 1 and not chances[0].not_before:
+            await chances[0].member.limiter.enter(chances[0].need)
+            return chances[0]
+        while True:
+            likely = [one for one in chances if one.member.is_awake] or chances
+            now = time.monotonic()
+            ready = [one for one in likely if one.not_before <= now]
+            if ready:
+                return await self._enter_one_of(ready)
+            soonest = min(likely, key=lambda one: one.not_before)
+            await soonest.member.limiter.sleep(soonest.not_before - now)
+
+    async def _enter_one_of(self, ready: list[Chance]) -> Chance:
+        if self._is_weighted:
+            turn = min(ready, key=lambda one: one.member.share)
+            if turn.member.limiter.is_free:
+                turn.member.choose()
+                await turn.member.limiter.enter(turn.need)
+                return turn
+        ready.sort(key=lambda one: one.member.load)
+        first = ready[await enter_first([(one.member.limiter, one.need) for one in ready])]
+        first.member.choose()
+        return first
+
+    def give_up(self, chances: Sequence[Chance]) -> CallError:
+        """The error of a call that none answered. Raises InfrastructureError when all the rest will fail alike."""
+        if all(one.is_lost for one in chances):
+            raise InfrastructureError("; ".join(str(one.error) for one in chances)) from None
+        last = max(chances, key=lambda one: not one.is_lost).error
+        assert last is not None
+        return last
