@@ -15,6 +15,7 @@ from raypipe.branching import Meet, Route, Routing, columns_of_all
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.graph import Edge, Flow, Graph
 from raypipe.naming import found_at, snake_case
+from raypipe.repeating import Candidates, Until
 from raypipe.row import MODEL_NAME, RESERVED
 from raypipe.spec import late_problem
 from raypipe.step import Aggregate, Callback, Columns, Runs, Shape, Source, Step, collecting
@@ -187,6 +188,7 @@ def _sound(steps: dict[str, Step], edges: list[Edge], own: Collection[str]) -> G
     for name, step in steps.items():
         unsound = [*step.problems(), *_on_error(step), *_mapping_problems(step)]
         problems.extend(Violation(f"step {name!r}", problem) for problem in unsound)
+    problems.extend(() if problems else _repeat_violations(graph))
     if problems:
         raise SpecError(violations=problems)
     return graph
@@ -230,9 +232,40 @@ def _flow(graph: Graph, flows: dict[str, Flow], name: str, problems: list[Violat
         return _meeting_flow(graph, flows, name, problems)
     if isinstance(step, Aggregate) and above:
         return _aggregate_flow(graph, flows, name, problems)
+    if isinstance(step, Until) and above and not _begins_candidates(graph, before):
+        problems.append(
+            Violation(where, "ends what `Candidates` begins, but none is open here; put Candidates() before")
+        )
     if step.shape is Shape.SCATTER or step.copies > 1:
         return Flow(columns, (*before.open_scatters, name))
     return Flow(columns, before.open_scatters)
+
+
+def _begins_candidates(graph: Graph, flow: Flow) -> bool:
+    return bool(flow.open_scatters) and isinstance(graph.steps[flow.open_scatters[-1]], Candidates)
+
+
+def _repeat_violations(graph: Graph) -> Iterator[Violation]:
+    """Candidates that nothing ends, or that another family waits for besides."""
+    ends = {name: graph.opener(name) for name, step in graph.steps.items() if isinstance(step, Until)}
+    for name, step in graph.steps.items():
+        if not isinstance(step, Candidates):
+            continue
+        mine = [until for until, opener in ends.items() if opener == name]
+        if len(mine) != 1:
+            listed = " and ".join(map(repr, mine)) or "nothing"
+            yield Violation(f"step {name!r}", f"is ended by {listed}; put one Until(…) behind it")
+            continue
+        for gather, other in graph.steps.items():
+            if isinstance(other, Aggregate) and not other.is_barrier and _waits(graph, gather, name, mine[0]):
+                problem = f"brings together what {name!r} makes more of; put it behind {mine[0]!r}"
+                yield Violation(f"step {gather!r}", problem)
+
+
+def _waits(graph: Graph, gather: str, candidates: str, until: str) -> bool:
+    opener = graph.opener(gather)
+    region = graph.between(opener, gather)
+    return (candidates == opener or candidates in region) and until not in region
 
 
 def _flow_before(flows: dict[str, Flow], step: Step, above: Sequence[str]) -> Flow:

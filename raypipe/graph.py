@@ -11,6 +11,7 @@ from functools import cached_property
 from graphlib import TopologicalSorter
 
 from raypipe.branching import Meet
+from raypipe.repeating import Until
 from raypipe.step import Aggregate, Columns, Step
 
 Edge = tuple[str, str]
@@ -70,13 +71,16 @@ class Graph:
         return [name for name in self.steps if not self.predecessors[name]]
 
     def opener(self, gather: str) -> str:
-        """The step whose rows an aggregate brings back together, or behind which the branches of a meeting part."""
+        """The step whose rows an aggregate brings back together, or behind which the branches of a meeting part.
+
+        Of an `Until`, the `Candidates` that it ends.
+        """
         step = self.steps[gather]
         if isinstance(step, Meet):
             return self._parting(gather)
-        assert isinstance(step, Aggregate)
+        assert isinstance(step, Aggregate | Until)
         before = self.flows[self.predecessors[gather][0]].open_scatters
-        if step.by == "scatter":
+        if isinstance(step, Until) or step.by == "scatter":
             return before[-1]
         return self.source_of(gather)
 

@@ -13,6 +13,7 @@ from typing import Literal
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.graph import Graph
 from raypipe.plan import Plan, Stage
+from raypipe.repeating import Until
 
 SEQUENTIAL = "sequential_step_execution"
 LoadGroups = Sequence[Sequence[str]] | Literal["sequential_step_execution"]
@@ -118,8 +119,7 @@ def _turns(graph: Graph, groups: Sequence[Sequence[str]]) -> dict[str, int]:
 def _phases(stage: Stage, turn: Mapping[str, int]) -> tuple[frozenset[str], ...]:
     working = [name for name, planned in stage.steps.items() if planned.pool is not None]
     turns = sorted({turn[name] for name in working})
-    found = tuple(frozenset(name for name in working if turn[name] == one) for one in turns)
-    return found if len(found) > 1 else ()
+    return _undivided(stage, [[name for name in working if turn[name] == one] for one in turns])
 
 
 def _fitting(plan: Plan, stage: Stage, there: Mapping[str, float]) -> tuple[frozenset[str], ...]:
@@ -131,7 +131,20 @@ def _fitting(plan: Plan, stage: Stage, there: Mapping[str, float]) -> tuple[froz
         if phases[-1] and not _fits(plan, together, there):
             phases.append([])
         phases[-1].append(name)
-    return tuple(frozenset(phase) for phase in phases) if len(phases) > 1 else ()
+    return _undivided(stage, phases)
+
+
+def _undivided(stage: Stage, phases: Sequence[Sequence[str]]) -> tuple[frozenset[str], ...]:
+    """The phases, those that one repeated part is spread over taken together: its rows come back to its first step."""
+    found = [set(phase) for phase in phases]
+    for planned in stage.steps.values():
+        if not isinstance(planned.step, Until) or planned.gather is None:
+            continue
+        spread = [number for number, phase in enumerate(found) if phase & planned.gather.region]
+        if len(spread) > 1:
+            first, last = spread[0], spread[-1]
+            found[first : last + 1] = [set[str]().union(*found[first : last + 1])]
+    return tuple(frozenset(phase) for phase in found) if len(found) > 1 else ()
 
 
 def _fits(plan: Plan, pools: Collection[str], there: Mapping[str, float]) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from raypipe.branching import Meet, Route
 from raypipe.chat import LLM
 from raypipe.graph import Graph
+from raypipe.repeating import Until
 from raypipe.step import Aggregate, Columns, Runs, Step
 
 THREADS = "python"
@@ -146,6 +147,8 @@ def _describe(planned: PlannedStep, graph: Graph) -> str:
     words = [f"{planned.name}: {type(step).__name__}"]
     if isinstance(step, Aggregate):
         words.append(f"closes {graph.opener(planned.name)!r}")
+    if isinstance(step, Until):
+        words.append(f"ends {graph.opener(planned.name)!r} with {step.n_accepted} of at most {step.max_candidates}")
     if isinstance(step, Meet):
         words.append(f"branches since {graph.opener(planned.name)!r} meet")
     words.append(f"in pool {planned.pool!r}" if planned.pool else "in the conductor")
@@ -207,6 +210,8 @@ def _gather(graph: Graph, name: str) -> Gather:
         depth = len(graph.flows[opener].open_scatters)
         branches = {above: _changes(graph, above, region) for above in graph.predecessors[name]}
         return Gather(opener, depth, region, graph.flows[name].columns, False, branches)
+    if isinstance(step, Until):
+        return Gather(opener, len(graph.flows[opener].open_scatters) - 1, region, (), True)
     assert isinstance(step, Aggregate)
     closes_scatter = step.by == "scatter"
     level = len(graph.flows[opener].open_scatters) - 1 if closes_scatter else 0

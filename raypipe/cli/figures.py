@@ -17,6 +17,7 @@ from raypipe.execution.conductor import Snapshot
 from raypipe.execution.wire import Vitals
 from raypipe.plan import Plan
 from raypipe.prices import pool_cost_usd
+from raypipe.repeating import Until
 from raypipe.step import Runs, Shape
 
 _QUIET_S = 10.0
@@ -171,7 +172,7 @@ class Figures:
 
     def _expected_out(self, name: str, into: Mapping[str, float]) -> float | None:
         step, counts, graph = self._plan.graph.steps[name], self._counts[name], self._plan.graph
-        if step.runs is Runs.GATHER:
+        if step.runs is Runs.GATHER and not isinstance(step, Until):
             closes = None if name in self._entries else graph.opener(name)
             return into.get(closes) if closes else None
         if counts.rows_in:

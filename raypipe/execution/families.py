@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from raypipe.branching import Branch, Meet
 from raypipe.plan import PlannedStep
+from raypipe.repeating import Until
 from raypipe.row import ANCESTORS, BATCH, LINEAGE, PATH, ROW_ID
 from raypipe.step import Aggregate
 from raypipe.tables import concat
@@ -33,6 +34,9 @@ class _Family:
     """Of a meeting: the row by the step it came from."""
     is_spoiled: bool = False
     """A row of it was left unfinished, so it never becomes one."""
+    accepted: int = 0
+    candidates: int = 0
+    """Of a row that is repeated: rows that came to the end, and rows made so far."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ class OpenFamilies:
 
     keys: list[bytes]
     parents: pa.Table
-    states: list[tuple[int, bool]]
-    """Of each: its tokens, and whether it is spoiled."""
+    states: list[tuple[int, bool, int, int]]
+    """Of each: its tokens, whether it is spoiled, rows accepted and candidates made."""
     members: pa.Table | None
     member_of: list[int]
     """For each member, the number of its family."""
@@ -57,7 +61,9 @@ def numbered(rows: pa.Table, batch: int) -> pa.Table:
 
 
 def families_of(planned: PlannedStep) -> Families:
-    """The families of an aggregate, or the meetings of branches."""
+    """The families of an aggregate, the meetings of branches, or the rows that are repeated."""
+    if isinstance(planned.step, Until):
+        return Repeated(planned, planned.step)
     return Meetings(planned) if isinstance(planned.step, Meet) else Families(planned)
 
 
@@ -116,7 +122,7 @@ class Families:
         return OpenFamilies(
             keys,
             _taken([family.parent for family in left]),
-            [(family.on_the_way, family.is_spoiled) for family in left],
+            [(family.on_the_way, family.is_spoiled, family.accepted, family.candidates) for family in left],
             _taken([place for _, place in members]) if members else None,
             [index for index, _ in members],
             _taken([place for *_, place in branches]) if branches else None,
@@ -127,8 +133,8 @@ class Families:
         """Go on with families that were taken away."""
         parents = numbered(left.parents, batch)
         families = [
-            _Family((parents, at), batch, on_the_way, is_spoiled=is_spoiled)
-            for at, (on_the_way, is_spoiled) in enumerate(left.states)
+            _Family((parents, at), batch, tokens, is_spoiled=is_spoiled, accepted=accepted, candidates=candidates)
+            for at, (tokens, is_spoiled, accepted, candidates) in enumerate(left.states)
         ]
         if left.members is not None:
             members = numbered(left.members, batch)
@@ -198,6 +204,72 @@ class Meetings(Families):
             if name not in made.column_names:
                 made = made.append_column(name, pa.nulls(made.num_rows))
         return made
+
+
+class Repeated(Families):
+    """The rows of which candidates are made until enough are accepted."""
+
+    def __init__(self, planned: PlannedStep, until: Until) -> None:
+        super().__init__(planned)
+        self._until = until
+        self._changed: dict[bytes, None] = {}
+        self._short: list[tuple[pa.Table, str]] = []
+
+    def arrived(self, rows: pa.Table, upstream: str) -> None:
+        """Accepted; they go on at once."""
+        for key in self._keys(rows):
+            self._open[key].accepted += 1
+            self._add(key, -1)
+
+    def _add(self, key: bytes, change: int) -> None:
+        self._open[key].on_the_way += change
+        self._changed[key] = None
+
+    def take_wanted(self) -> tuple[pa.Table, np.ndarray] | None:
+        """The rows, each once for every candidate that is to be made of it now, and the candidates' numbers.
+
+        What needs no more is complete.
+        """
+        changed, self._changed = self._changed, {}
+        places: list[Place] = []
+        numbers: list[int] = []
+        for key in changed:
+            family = self._open.get(key)
+            if family is None:
+                continue
+            wanted = 0 if family.is_spoiled else self._wanted(family)
+            places += [family.parent] * wanted
+            numbers += range(family.candidates, family.candidates + wanted)
+            family.candidates += wanted
+            if not wanted and family.on_the_way == 0:
+                self._end(self._open.pop(key))
+        return (_taken(places), np.array(numbers)) if places else None
+
+    def take_in(self, left: OpenFamilies, batch: int) -> None:
+        super().take_in(left, batch)
+        self._changed.update(dict.fromkeys(left.keys))
+
+    def _wanted(self, family: _Family) -> int:
+        """Only so many as would all be needed if all were accepted."""
+        missing = self._until.n_accepted - family.accepted - family.on_the_way
+        return max(0, min(missing, self._until.max_candidates - family.candidates))
+
+    def _end(self, family: _Family) -> None:
+        if family.is_spoiled:
+            self._spoiled.append(family)
+            return
+        self._complete.append(family)
+        if family.accepted < self._until.n_accepted:
+            self._short.append((_taken([family.parent]), self._until.missing(family.accepted)))
+
+    def take_short(self) -> list[tuple[pa.Table, str]]:
+        """The rows (tables of one) for which the candidates were not enough, and what is said of each."""
+        short, self._short = self._short, []
+        return short
+
+    def _rows(self, complete: Sequence[_Family]) -> pa.Table:
+        """None: those that were accepted have gone on."""
+        return complete[0].parent[0].slice(0, 0)
 
 
 def _taken(places: Sequence[Place]) -> pa.Table:

@@ -15,12 +15,13 @@ import pyarrow as pa
 
 from raypipe.branching import ROUTE
 from raypipe.execution.batches import Batch, Counts
-from raypipe.execution.families import Families, families_of, numbered
+from raypipe.execution.families import Families, Repeated, families_of, numbered
 from raypipe.execution.parking import Parked
 from raypipe.execution.queues import Outbox, StepQueue
 from raypipe.execution.wire import DONE, FAILED, FILTERED, UNFINISHED, Answer
 from raypipe.identity import child_identity
 from raypipe.plan import PlannedStep, Stage
+from raypipe.repeating import CANDIDATE, Until
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, PATH, ROW_ID, Failure
 from raypipe.step import Runs, Shape
 from raypipe.tables import concat
@@ -255,6 +256,10 @@ class Router:
     def _arrive(self, planned: PlannedStep, rows: pa.Table, upstream: str) -> None:
         if planned.pool is not None:
             self._wait(planned.name, rows)
+        elif isinstance(planned.step, Until):
+            self._families[planned.name].arrived(rows, upstream)
+            self._count_passed(planned, rows, rows)
+            self._passed(planned, Ended.of(rows), rows)
         elif planned.gather is not None:
             self._count_passed(planned, rows, made=None)
             self._families[planned.name].arrived(rows, upstream)
@@ -278,22 +283,39 @@ class Router:
 
     def _count_passed(self, planned: PlannedStep, rows: pa.Table, made: pa.Table | None) -> None:
         for number, count in zip(*np.unique(rows.column(BATCH).to_numpy(), return_counts=True), strict=True):
-            out = int(count) if made is not None else 0
+            out = int(count) if made is not None and made.num_rows else 0
             self._count(int(number), planned.name, Counts(rows_in=int(count), rows_done=int(count), rows_out=out))
 
     def _fire(self, name: str) -> bool:
         families, planned = self._families[name], self._steps[name]
+        has_repeated = isinstance(families, Repeated) and self._repeat(families)
         complete, spoiled = families.take_complete(), families.take_spoiled()
         if spoiled is not None:
             for outer in self._around(name):
                 outer.spoil(spoiled)
                 outer.moved(spoiled, -1)
         if complete is None:
-            return spoiled is not None
+            return has_repeated or spoiled is not None
         parents, made = complete
         for number, count in zip(*np.unique(made.column(BATCH).to_numpy(), return_counts=True), strict=True):
             self._count(int(number), name, Counts(rows_out=int(count)))
         self._passed(planned, Ended.of(parents), made)
+        return True
+
+    def _repeat(self, families: Repeated) -> bool:
+        """Make the candidates that are wanted; whether there were any. Rows that lack some for good are failures."""
+        planned = self._steps[families.gather.opener]
+        wanted = families.take_wanted()
+        for row, problem in families.take_short():
+            self._count(row.column(BATCH)[0].as_py(), planned.name, Counts(rows_done=-1, rows_failed=1))
+            self._put_in_failures(planned, row, Failure("candidates", problem))
+        if wanted is None:
+            return False
+        rows, numbers = wanted
+        made = _as_children(_with_column(rows, CANDIDATE, pa.array(numbers)), planned.name, numbers)
+        for number, count in zip(*np.unique(made.column(BATCH).to_numpy(), return_counts=True), strict=True):
+            self._count(int(number), planned.name, Counts(rows_out=int(count)))
+        self._passed(planned, Ended.of(made.slice(0, 0)), made)
         return True
 
 

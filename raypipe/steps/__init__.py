@@ -14,6 +14,7 @@ from raypipe.step import Step as AnyStep
 
 if TYPE_CHECKING:
     from raypipe.branching import Meet
+    from raypipe.repeating import Candidates, Until
     from raypipe.step import Aggregate, Callback, StepResources
     from raypipe.steps.batching import (
         GeneratorStep,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 REGISTRY: dict[str, str] = {
     "Aggregate": "raypipe.step:Aggregate",
     "Callback": "raypipe.step:Callback",
+    "Candidates": "raypipe.repeating:Candidates",
     "ChatGeneration": "raypipe.steps.chatting:ChatGeneration",
     "CombineColumns": "raypipe.steps.combining:CombineColumns",
     "CombineOutputs": "raypipe.steps.combining:CombineOutputs",
@@ -87,6 +89,7 @@ REGISTRY: dict[str, str] = {
     "TextClassification": "raypipe.steps.classifying:TextClassification",
     "TextGeneration": "raypipe.steps.text_generation:TextGeneration",
     "UltraFeedback": "raypipe.steps.judging:UltraFeedback",
+    "Until": "raypipe.repeating:Until",
     "WorkflowStep": "raypipe.workflows.workflow_step:WorkflowStep",
 }
 """Where each step type stands."""
@@ -109,6 +112,7 @@ __all__ = [
     "REGISTRY",
     "Aggregate",
     "Callback",
+    "Candidates",
     "ChatGeneration",
     "CombineColumns",
     "CombineOutputs",
@@ -149,6 +153,7 @@ __all__ = [
     "TextClassification",
     "TextGeneration",
     "UltraFeedback",
+    "Until",
     "make_generator_step",
     "resolve",
     "step",
