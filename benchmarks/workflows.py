@@ -34,13 +34,14 @@ def _workflow() -> WorkflowBuilder:
 def _measure(engine: str, rows: int, slots: int, latency_s: float, replicas: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "server.log"
-        with serve(latency_s, 0.0, log) as server:
+        with serve(latency_s, 0.0, str(log)) as server:
             llm = LLM("vllm-server/m", base_url=server.base_url, concurrency=slots, replicas=replicas)
             with Pipeline("workflows") as pipeline:
                 seed = LoadDataFromDicts([{"number": str(number)} for number in range(rows)])
                 seed >> WorkflowStep("work", workflow=_workflow(), llm=llm)
             result = pipeline.run(Path(folder) / "out", engine=engine)
             assert result.manifest["leaves"]["work"]["rows"] == rows
+            server.flush()
         lines = [line.split("\t") for line in log.read_text().splitlines()]
     assert len(lines) == CALLS * rows
     span_s = max(float(line[1]) for line in lines) - min(float(line[0]) for line in lines)

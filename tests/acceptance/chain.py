@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ def asked(server: Loopback, since: int = 0) -> list[str]:
     return [answer(request.body) for request in server.requests[since:]]
 
 
-def main() -> None:
+def run_as_program(pipeline_of: Callable[[str, Sequence[str]], Pipeline]) -> None:
+    """Run the pipeline of an address and topics as the command line says."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--url", required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -76,11 +77,11 @@ def main() -> None:
     chosen = parser.parse_args()
     print("ready", flush=True)
     try:
-        chain(chosen.url, topics(chosen.rows)).run(chosen.out, engine=chosen.engine)
+        pipeline_of(chosen.url, topics(chosen.rows)).run(chosen.out, engine=chosen.engine)
     except StoppedError as error:
         print(error, flush=True)
         os._exit(error.exit_code)
 
 
 if __name__ == "__main__":
-    main()
+    run_as_program(chain)

@@ -48,9 +48,9 @@ def await_end(family: Sequence[psutil.Process]) -> list[psutil.Process]:
     return left
 
 
-def start(server: Loopback, out: Path, engine: str, rows: int) -> subprocess.Popen[bytes]:
-    """The chain, in a process group of its own."""
-    command = [sys.executable, "-m", "tests.acceptance.chain", "--url", server.base_url, "--out", str(out)]
+def start(server: Loopback, out: Path, engine: str, rows: int, program: str = "chain") -> subprocess.Popen[bytes]:
+    """A program of this folder, in a process group of its own."""
+    command = [sys.executable, "-m", f"tests.acceptance.{program}", "--url", server.base_url, "--out", str(out)]
     return subprocess.Popen(
         [*command, "--engine", engine, "--rows", str(rows)],
         cwd=ROOT,
@@ -68,13 +68,13 @@ def family_of(process: subprocess.Popen[bytes]) -> Sequence[psutil.Process]:
     return []
 
 
-def killed(server: Loopback, out: Path, engine: str, rows: int, count: int) -> None:
+def killed(server: Loopback, out: Path, engine: str, rows: int, count: int, program: str = "chain") -> None:
     """Start a run, kill its whole group after `count` requests, and wait until nothing of it is left.
 
     Ray's workers are in groups of their own; they notice that their node is gone, work on until then, and log
     what they work on.
     """
-    process = start(server, out, engine, rows)
+    process = start(server, out, engine, rows, program)
     family: Sequence[psutil.Process] = []
     try:
         await_requests(server, count, process)
