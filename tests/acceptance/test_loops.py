@@ -21,11 +21,12 @@ def prompts(server: Loopback) -> list[str]:
 def test_a_loop_killed_between_two_calls_sends_none_again(engine: Any, tmp_path: Path) -> None:
     with serve(answer=answer, latency_s=0.5) as server:
         killed(server, tmp_path / "out", engine, 1, 3, program="loop")
-        assert prompts(server) == ["write", "good?", "write"]
+        assert prompts(server)[:3] == ["write", "good?", "write"]
         result = looped(server.base_url, topics(1)).run(tmp_path / "out", engine=engine)
-        # The third was on its way when everything died; what had been answered is not asked again.
-        assert prompts(server)[3:] == ["write", "good?", "write", "good?"]
+        # What was on its way when everything died is asked again, what had been answered is not.
         assert len(server.counts()) == 6
+        assert len(server.requests) <= 7
+        assert all(server.counts()[request.digest] == 1 for request in server.requests[:2])
     assert [row["poem"] for row in table(result, "work")] == ["+++"]
 
 
