@@ -102,6 +102,10 @@ def _without(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
 _INTERNAL = frozenset({"_ancestors", "_position", "_path", "_batch", "_attempt"})
 
 
+_SHRUNK = 4
+"""A chunk of which less than one in so many rows is left is made smaller."""
+
+
 @dataclass
 class _Held:
     step: str
@@ -109,6 +113,25 @@ class _Held:
     is_here: np.ndarray
     """True where the row has not ended."""
     left: int
+    place: np.ndarray | None = None
+    """Where each row of the chunk is now, once those that ended have been left out."""
+
+    def places(self, index: np.ndarray) -> np.ndarray:
+        """Where rows of the chunk are."""
+        return index if self.place is None else self.place[index]
+
+    def end(self, places: np.ndarray) -> None:
+        self.is_here[places] = False
+        self.left -= len(places)
+
+    def shrink(self) -> None:
+        """Leave out what has ended: who takes some rows of a table pays for all of it."""
+        if self.place is None:
+            self.place = np.arange(len(self.is_here))
+        moved = np.cumsum(self.is_here) - 1
+        self.place = moved[self.place]
+        self.rows = self.rows.filter(pa.array(self.is_here))
+        self.is_here = np.ones(self.left, bool)
 
 
 class Outbox:
@@ -172,30 +195,37 @@ class Outbox:
         if not len(chunk):
             held = next(iter(self._held.values()))
             return held.rows.slice(0, 0)
-        numbers, which = np.unique(chunk, return_inverse=True)
-        tables = [_without(self._held[int(number)].rows, without) for number in numbers]
+        held = {number: self._held[number] for number in np.unique(chunk).tolist()}
+        tables = [_without(one.rows, without) for one in held.values()]
         if len(tables) == 1:
-            return tables[0].take(pa.array(index))
+            [one] = held.values()
+            return tables[0].take(pa.array(one.places(index)))
         # One `take` of them all: one for each costs as much for two rows as for hundreds.
-        starts = np.cumsum([0, *(table.num_rows for table in tables[:-1])])
-        return concat(tables).take(pa.array(starts[which] + index))
+        places, start = np.empty(len(chunk), np.int64), 0
+        for (number, one), table in zip(held.items(), tables, strict=True):
+            here = chunk == number
+            places[here] = start + one.places(index[here])
+            start += table.num_rows
+        return concat(tables).take(pa.array(places))
 
     def ended(self, chunk: np.ndarray, index: np.ndarray) -> pa.Table:
         """The rows at these places; they are no longer with the worker."""
         rows = self.inputs(chunk, index)
-        for number, count in zip(*np.unique(chunk, return_counts=True), strict=True):
-            held = self._held[int(number)]
-            held.is_here[index[chunk == number]] = False
-            held.left -= int(count)
+        for number in np.unique(chunk).tolist():
+            held = self._held[number]
+            held.end(held.places(index[chunk == number]))
         self._rows -= rows.num_rows
         self.ended_rows += rows.num_rows
         self._widen(rows.num_rows)
         return rows
 
     def release(self) -> None:
-        """Forget chunks that are through."""
-        for number in [number for number, held in self._held.items() if held.left == 0]:
-            del self._held[number]
+        """Forget chunks that are through, and most of those that nearly are."""
+        for number, held in list(self._held.items()):
+            if held.left == 0:
+                del self._held[number]
+            elif held.left * _SHRUNK < held.rows.num_rows:
+                held.shrink()
 
     def _widen(self, ended: int) -> None:
         """Room for two exchanges' worth of rows on top of those being worked on."""

@@ -170,21 +170,19 @@ class Router:
 
     def _book(self, planned: PlannedStep, inputs: pa.Table, ended: pa.Table, made: pa.Table) -> None:
         """Count by batch what ended and what it became."""
-        batch = inputs.column(BATCH).to_numpy()
-        made_batch = made.column(BATCH).to_numpy()
+        numbers, which = np.unique(inputs.column(BATCH).to_numpy(), return_inverse=True)
         status = ended.column("status").to_numpy()
-        numbers = {name: ended.column(name).to_numpy() for name in _SUMMED}
-        for number in np.unique(batch).tolist():
-            here = batch == number
-            rows = int(np.sum(here))
-            ends = {name: int(np.sum(status[here] == end)) for name, end in _ENDS.items()}
-            sums = {_SUMMED[name]: int(np.sum(values[here])) for name, values in numbers.items()}
-            made_here = int(np.sum(made_batch == number))
-            counts = Counts(rows_in=rows, rows_out=made_here)
-            for name, total in {**ends, **sums}.items():
-                setattr(counts, name, total)
+        ends = np.bincount(which * len(_ENDS) + status, minlength=len(numbers) * len(_ENDS)).reshape(-1, len(_ENDS))
+        sums = {name: np.bincount(which, weights=ended.column(name).to_numpy()) for name in _SUMMED}
+        out = dict(_by_number(made))
+        for at, number in enumerate(numbers.tolist()):
+            counts = Counts(rows_in=int(ends[at].sum()), rows_out=out.get(number, 0))
+            for end, name in _ENDS.items():
+                setattr(counts, name, int(ends[at, end]))
+            for name, total in sums.items():
+                setattr(counts, _SUMMED[name], int(total[at]))
             self._count(number, planned.name, counts)
-            self._batches[number].on_the_way -= rows
+            self._batches[number].on_the_way -= counts.rows_in
 
     def _count(self, batch: int, step: str, counts: Counts) -> None:
         self._batches[batch].counts[step].add(counts)
@@ -220,9 +218,9 @@ class Router:
 
     def leave(self, step: str, rows: pa.Table) -> None:
         """Rows that wait for a step or are with its worker are left as they are; they can be resumed."""
-        for number, count in zip(*np.unique(rows.column(BATCH).to_numpy(), return_counts=True), strict=True):
-            self._count(int(number), step, Counts(rows_in=int(count), rows_unfinished=int(count)))
-            self._batches[int(number)].on_the_way -= int(count)
+        for number, count in _by_number(rows):
+            self._count(number, step, Counts(rows_in=count, rows_unfinished=count))
+            self._batches[number].on_the_way -= count
         for families in self._around(step):
             families.spoil(rows)
             families.moved(rows, -1)
@@ -278,13 +276,13 @@ class Router:
         else:
             for number, part in _by_batch(rows):
                 self._batches[number].hold(step, part)
-        for number, count in zip(*np.unique(rows.column(BATCH).to_numpy(), return_counts=True), strict=True):
-            self._batches[int(number)].on_the_way += int(count)
+        for number, count in _by_number(rows):
+            self._batches[number].on_the_way += count
 
     def _count_passed(self, planned: PlannedStep, rows: pa.Table, made: pa.Table | None) -> None:
-        for number, count in zip(*np.unique(rows.column(BATCH).to_numpy(), return_counts=True), strict=True):
-            out = int(count) if made is not None and made.num_rows else 0
-            self._count(int(number), planned.name, Counts(rows_in=int(count), rows_done=int(count), rows_out=out))
+        for number, count in _by_number(rows):
+            out = count if made is not None and made.num_rows else 0
+            self._count(number, planned.name, Counts(rows_in=count, rows_done=count, rows_out=out))
 
     def _fire(self, name: str) -> bool:
         families, planned = self._families[name], self._steps[name]
@@ -297,8 +295,8 @@ class Router:
         if complete is None:
             return has_repeated or spoiled is not None
         parents, made = complete
-        for number, count in zip(*np.unique(made.column(BATCH).to_numpy(), return_counts=True), strict=True):
-            self._count(int(number), name, Counts(rows_out=int(count)))
+        for number, count in _by_number(made):
+            self._count(number, name, Counts(rows_out=count))
         self._passed(planned, Ended.of(parents), made)
         return True
 
@@ -313,8 +311,8 @@ class Router:
             return False
         rows, numbers = wanted
         made = _as_children(_with_column(rows, CANDIDATE, pa.array(numbers)), planned.name, numbers)
-        for number, count in zip(*np.unique(made.column(BATCH).to_numpy(), return_counts=True), strict=True):
-            self._count(int(number), planned.name, Counts(rows_out=int(count)))
+        for number, count in _by_number(made):
+            self._count(number, planned.name, Counts(rows_out=count))
         self._passed(planned, Ended.of(made.slice(0, 0)), made)
         return True
 
@@ -330,7 +328,7 @@ def _routed(made: pa.Table, targets: Routes) -> Routes:
 
 
 _ORIGIN = ["chunk", "index"]
-_ENDS = {"rows_done": DONE, "rows_failed": FAILED, "rows_filtered": FILTERED, "rows_unfinished": UNFINISHED}
+_ENDS = {DONE: "rows_done", FAILED: "rows_failed", FILTERED: "rows_filtered", UNFINISHED: "rows_unfinished"}
 _SUMMED = {
     "sent": "calls_sent",
     "cached": "calls_cached",
@@ -362,8 +360,17 @@ def _as_children(rows: pa.Table, step: str, child: np.ndarray) -> pa.Table:
 
 
 def _by_batch(rows: pa.Table) -> list[tuple[int, pa.Table]]:
-    batch = rows.column(BATCH).to_numpy()
-    numbers = np.unique(batch).tolist()
+    numbers = _by_number(rows)
     if len(numbers) == 1:
-        return [(numbers[0], rows)]
-    return [(number, rows.filter(pa.array(batch == number))) for number in numbers]
+        return [(numbers[0][0], rows)]
+    batch = rows.column(BATCH).to_numpy()
+    return [(number, rows.filter(pa.array(batch == number))) for number, _ in numbers]
+
+
+def _by_number(rows: pa.Table) -> list[tuple[int, int]]:
+    """The batches of the rows, and how many are of each."""
+    batch = rows.column(BATCH).to_numpy()
+    if len(batch) and (batch == batch[0]).all():
+        return [(int(batch[0]), len(batch))]
+    numbers, counts = np.unique(batch, return_counts=True)
+    return list(zip(numbers.tolist(), counts.tolist(), strict=True))
