@@ -12,13 +12,14 @@ from graphlib import CycleError
 from itertools import pairwise
 
 from raypipe.branching import Meet, Route, Routing, columns_of_all
+from raypipe.callback import Callback
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.graph import Edge, Flow, Graph
 from raypipe.naming import found_at, snake_case
 from raypipe.repeating import Candidates, Until
 from raypipe.row import MODEL_NAME, RESERVED
 from raypipe.spec import late_problem
-from raypipe.step import Aggregate, Callback, Columns, Runs, Shape, Source, Step, collecting
+from raypipe.step import Aggregate, Columns, Runs, Shape, Source, Step, collecting
 
 Choice = tuple[str, Routing, tuple[str, ...]]
 """A step, its routing, and the steps behind it that it chooses among."""

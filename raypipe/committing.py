@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from raypipe.artifacts import ARTIFACTS, keep_others
 from raypipe.errors import InputError
 from raypipe.execution.batches import FAILURES, failure_table
 from raypipe.execution.setup import Outcome
@@ -47,7 +48,9 @@ class Commit:
         if outcome.halted_for and _ended(manifest) < _ended(before):
             folder.clear()
             return False
-        folder.commit(["data", "failures"])
+        if self._retried is not None:
+            keep_others(folder.path / ARTIFACTS, folder.work / ARTIFACTS)
+        folder.commit(["data", "failures", ARTIFACTS])
         write_whole(folder.path / "pipeline.yaml", self._spec)
         write_whole(folder.manifest, orjson.dumps(self._merged(before, manifest), option=orjson.OPT_INDENT_2))
         folder.clear()

@@ -1,7 +1,7 @@
 """I am the folder of a run: held by one run at a time, committed by rename, never anybody else's.
 
-Layout: `data/<leaf>/`, `failures/`, `calls/`, `manifest.json`, `pipeline.yaml` for readers; `.raypipe/` holds the
-mark that the folder is ours, the lock and the work of a run that has not been committed.
+Layout: `data/<leaf>/`, `failures/`, `artifacts/<step>/<name>/`, `calls/`, `manifest.json`, `pipeline.yaml` for readers;
+`.raypipe/` holds the mark that the folder is ours, the lock and the work of a run that has not been committed.
 """
 
 from __future__ import annotations
@@ -91,14 +91,18 @@ class RunFolder:
             return {}
 
     def commit(self, names: list[str]) -> None:
-        """Move `names` from the work folder in place of what stands there; each by one rename."""
+        """Move `names` from the work folder in place of what stands there; each by one rename.
+
+        What the work folder does not have is gone then.
+        """
         old = self.work / "old"
         old.mkdir()
         for name in names:
             target = self.path / name
             if target.exists():
                 os.rename(target, old / name)
-            os.rename(self.work / name, target)
+            if (self.work / name).exists():
+                os.rename(self.work / name, target)
 
     def clear(self) -> None:
         """Remove the work folder."""

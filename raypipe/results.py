@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from raypipe.artifacts import ARTIFACTS, Artifact, artifacts_in
 from raypipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -162,6 +163,19 @@ class Result(Mapping[str, Rows]):
             source or row for kind, (source, row) in zip(found, sources, strict=True) if not kinds or kind in kinds
         )
 
+    @property
+    def artifacts_path(self) -> Path:
+        """The folder of what steps saved beside their rows: `<step>/<name>/`; missing when none did."""
+        return self.path / ARTIFACTS
+
+    @property
+    def artifacts(self) -> dict[str, dict[str, Artifact]]:
+        """What steps saved beside their rows, by step and name."""
+        found: dict[str, dict[str, Artifact]] = {}
+        for artifact in artifacts_in(self.artifacts_path):
+            found.setdefault(artifact.step, {})[artifact.name] = artifact
+        return found
+
     def train_test_split(
         self, train_size: float, shuffle: bool = True, seed: int | None = None
     ) -> dict[str, DatasetDict]:
@@ -175,6 +189,8 @@ class Result(Mapping[str, Rows]):
 
     def save_to_disk(self, path: str | Path) -> None:
         """Write a folder that `load_from_disk` reads back, and `datasets.load_from_disk` leaf by leaf (`data/<leaf>`).
+
+        Artifacts are in it.
 
         Raises SpecError when `datasets` is not installed, OutputError when the folder holds something else.
         """
@@ -199,7 +215,7 @@ class Result(Mapping[str, Rows]):
         license: str | None = None,
         commit_message: str | None = None,
     ) -> str:
-        """Put every leaf on the Hugging Face hub, in one commit; returns the address of the dataset.
+        """Put every leaf and the artifacts on the Hugging Face hub, in one commit; returns the address of the dataset.
 
         Each leaf is a configuration of its own, named `default` when it is the only one. Without `token` it is the one
         of `hf auth login` or HF_TOKEN. Raises SpecError for an unsound name, or when `huggingface_hub` is not

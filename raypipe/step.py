@@ -6,18 +6,20 @@ are noted in a `Collector` that a context variable holds, so blocks nest and thr
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, overload
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
+from raypipe.artifacts import Artifacts
 from raypipe.chat import Caller, ModelOrPool
 from raypipe.errors import SpecError, Violation
-from raypipe.naming import imported, is_there
 from raypipe.row import Values
 from raypipe.spec import Spec
 
@@ -132,6 +134,8 @@ class Step(Spec):
     callback: str | Callable[[list[dict[str, Any]]], Any] | None = Field(default=None, alias="custom")
     """Function that gets the output rows of a family and returns the rows to go on with."""
 
+    _artifacts: Artifacts | None = PrivateAttr(default=None)
+
     def __init__(self, name: str | None = None, /, **fields: Any) -> None:
         super().__init__(**(fields if name is None else {"name": name} | fields))
         collector = collecting.get()
@@ -227,6 +231,26 @@ class Step(Spec):
     def process_table(self, table: pa.Table) -> pa.Table:
         """Runs.TABLE. Same rows in the same order; lineage columns stay."""
         raise NotImplementedError
+
+    # Files beside the rows.
+
+    def save_artifact(
+        self, name: str, write_function: Callable[[Path], Any], metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keep files with the results: `write_function(folder)` writes them into a folder that is given to it.
+
+        They become `artifacts/<step>/<name>/` of the run, with `metadata` as `metadata.json`, in place of what was
+        saved under the name before; of several workers the last one wins. Outside of a run nothing is kept.
+        """
+        if self._artifacts is None:
+            said = "step %r is not at work in a run, so its artifact %r is not saved"
+            logging.getLogger("raypipe").warning(said, self.name or type(self).__name__, name)
+        else:
+            self._artifacts.save(name, write_function, metadata)
+
+    def keep_artifacts_in(self, folder: Path | None) -> None:
+        """Where the run keeps artifacts, from now on; `None`: nowhere."""
+        self._artifacts = None if folder is None else Artifacts(folder, self.name or type(self).__name__)
 
     # How steps are joined.
 
@@ -362,38 +386,3 @@ class Aggregate(Step):
     def is_barrier(self) -> bool:
         """Whether it needs every row of the run before it can give its first."""
         return self.by == "all" or isinstance(self.by, list)
-
-
-class Callback(Step):
-    """Calls a function with the collected rows of a family; each mapping it returns is a row."""
-
-    runs: ClassVar[Runs] = Runs.THREAD
-
-    function: Annotated[str | Callable[[list[dict[str, Any]]], Any], AfterValidator(is_there)] = Field(default="")
-    rows: str = "rows"
-
-    _call: Callable[[list[dict[str, Any]]], Any] | None = None
-
-    @property
-    def shape(self) -> Shape:
-        return Shape.SCATTER
-
-    def reads(self) -> tuple[str, ...]:
-        return (self.rows,)
-
-    def consumes(self) -> tuple[str, ...]:
-        return (self.rows,)
-
-    def columns_after(self, columns: Columns) -> Columns:
-        return None
-
-    def changes(self) -> Columns:
-        return None
-
-    def open(self) -> None:
-        self._call = imported(self.function) if isinstance(self.function, str) else self.function
-
-    def process_row_in_thread(self, row: Values) -> Output:
-        assert self._call is not None
-        made = self._call([dict(item) for item in row[self.rows]])
-        return [made] if isinstance(made, Mapping) else list(made)

@@ -22,7 +22,7 @@ from raypipe.errors import InfrastructureError, InputError, OutputError, Raypipe
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from raypipe.row import Values
-from raypipe.steps import Filter, LoadDataFromDicts, TextGeneration, step
+from raypipe.steps import Filter, LoadDataFromDicts, Step, StepInput, TextGeneration, step
 
 datasets = pytest.importorskip("datasets")
 pytest.importorskip("huggingface_hub")
@@ -328,6 +328,37 @@ def test_saved_datasets_can_be_pushed(single: Result, hub: Hub, tmp_path: Path) 
     hub.write_to(tmp_path / "set")
     loaded = datasets.load_dataset(str(tmp_path / "set"), split="train")
     assert loaded.to_list() == single["ask"].to_arrow().to_pylist()
+
+
+class Plotting(Step):
+    """Saves a picture of what it was given."""
+
+    def process(self, inputs: StepInput) -> Any:
+        def draw(folder: Path) -> None:
+            (folder / "plots").mkdir()
+            (folder / "plots" / "plot.svg").write_text(f"<svg>{len(inputs)}</svg>")
+
+        self.save_artifact("plot", draw, metadata={"rows": len(inputs)})
+        yield inputs
+
+
+def test_artifacts_are_in_the_folder_the_card_and_the_push(hub: Hub, tmp_path: Path) -> None:
+    with Pipeline("plotted") as pipeline:
+        LoadDataFromDicts([{"n": 1}, {"n": 2}]) >> Plotting("plotting")
+    result = pipeline.run(tmp_path / "out", engine="local")
+    result.save_to_disk(tmp_path / "saved")
+    loaded = Result.load_from_disk(tmp_path / "saved")
+    for one in (result, loaded):
+        [artifact] = one.artifacts["plotting"].values()
+        assert artifact.path == one.artifacts_path / "plotting" / "plot"
+        assert [file.read_text() for file in artifact.files] == ["<svg>2</svg>"]
+    hub.files = {"artifacts/plotting/old/old.svg": b"old", "artifacts/others/x.svg": b"x"}
+    loaded.push_to_hub("me/set", token=CANARY)
+    pushed = {name: content.decode() for name, content in hub.files.items() if name.startswith("artifacts/")}
+    assert pushed.pop("artifacts/others/x.svg") == "x"
+    assert json.loads(pushed.pop("artifacts/plotting/plot/metadata.json")) == {"rows": 2}
+    assert pushed == {"artifacts/plotting/plot/plots/plot.svg": "<svg>2</svg>"}
+    assert '| plotting | plot | 1 | {"rows":2} |' in hub.files["README.md"].decode()
 
 
 def test_parts_of_an_earlier_push_go_and_other_files_stay(single: Result, hub: Hub) -> None:

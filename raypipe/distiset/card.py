@@ -17,6 +17,7 @@ import orjson
 import pyarrow as pa
 import yaml
 
+from raypipe.artifacts import ARTIFACTS, artifacts_in
 from raypipe.row import RESERVED
 
 PARQUET = "part-*.parquet"
@@ -104,6 +105,7 @@ def _body(result: Committed, repo_id: str) -> Iterator[str]:
     yield from _models(manifest)
     yield from _steps(manifest)
     yield from _failures(result)
+    yield from _artifacts(result)
     for leaf in manifest["leaves"]:
         yield from _sample(result, leaf)
 
@@ -174,6 +176,18 @@ def _failures(result: Committed) -> Iterator[str]:
     yield from _table(["step", "kind", "rows"], [[*which, f"{rows:,}"] for which, rows in sorted(found.items())])
 
 
+def _artifacts(result: Committed) -> Iterator[str]:
+    """What steps saved beside their rows, and what they said of it."""
+    found = list(artifacts_in(result.path / ARTIFACTS))
+    if not found:
+        return
+    yield from ("", "## Artifacts", "", f"Files that steps saved are in `{ARTIFACTS}/<step>/<artifact>/`.", "")
+    said = [orjson.dumps(artifact.metadata).decode() if artifact.metadata else "" for artifact in found]
+    files = [f"{len(artifact.files):,}" for artifact in found]
+    rows = [[one.step, one.name, *more] for one, *more in zip(found, files, said, strict=True)]
+    yield from _table(["step", "artifact", "files", "metadata"], rows)
+
+
 def _sample(result: Committed, leaf: str) -> Iterator[str]:
     name = config_names(list(result.manifest["leaves"]))[leaf]
     yield from ("", f"## A row of `{name}`", "")
@@ -222,7 +236,7 @@ def shortened(value: Any) -> Any:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    numbers = {"calls", "from the call log", "tokens in", "tokens out", "cost"}
+    numbers = {"calls", "from the call log", "tokens in", "tokens out", "cost", "files"}
     right = [name in numbers or name.startswith("rows") or name in ("done", "failed", "filtered") for name in head]
     yield f"| {' | '.join(head)} |"
     yield f"| {' | '.join('---:' if is_right else '---' for is_right in right)} |"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from raypipe.artifacts import ARTIFACTS, METADATA, artifacts_in
 from raypipe.distiset.card import Committed, card, files_of
 from raypipe.distiset.saving import dataset_of, row_count
 from raypipe.errors import InfrastructureError, RaypipeError, SpecError, Violation
@@ -37,7 +38,7 @@ class Upload:
 
 
 def push(result: Committed, upload: Upload) -> str:
-    """The address of the dataset. Parts of a leaf that an earlier push left there are removed with the same commit.
+    """The address of the dataset. What an earlier push left there of a leaf or artifact is removed in the same commit.
 
     Raises SpecError for an unsound name, for `private` where the dataset is public already, or when `huggingface_hub`
     is not installed; InfrastructureError when the hub cannot be reached or refuses.
@@ -47,8 +48,9 @@ def push(result: Committed, upload: Upload) -> str:
     with tempfile.TemporaryDirectory(prefix="raypipe-") as scratch:
         added = dict(_files(result, upload, Path(scratch)))
         leaves = "|".join(re.escape(leaf) for leaf in result.manifest["leaves"])
-        parts = re.compile(rf"data/({leaves})/part-\d+\.parquet")
-        return _asked(hub, upload, lambda: _committed(hub, api, added, parts, upload))
+        steps = "|".join(re.escape(step) for step in result.manifest["steps"])
+        ours = re.compile(rf"data/({leaves})/part-\d+\.parquet|{ARTIFACTS}/({steps})/.+")
+        return _asked(hub, upload, lambda: _committed(hub, api, added, ours, upload))
 
 
 def _files(result: Committed, upload: Upload, scratch: Path) -> Iterator[tuple[str, Path | bytes]]:
@@ -56,6 +58,9 @@ def _files(result: Committed, upload: Upload, scratch: Path) -> Iterator[tuple[s
     for leaf in result.manifest["leaves"]:
         for part in _parquet(result.path / "data" / leaf, scratch):
             yield f"data/{leaf}/{part.name}", part
+    for artifact in artifacts_in(result.path / ARTIFACTS):
+        for file in (*artifact.files, artifact.path / METADATA):
+            yield file.relative_to(result.path).as_posix(), file
     if (result.path / "pipeline.yaml").exists():
         yield "pipeline.yaml", result.path / "pipeline.yaml"
     if upload.generate_card:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pyarrow as pa
 
+from raypipe.artifacts import ARTIFACTS
 from raypipe.distiset.card import ARROW, Committed, card, files_of
 from raypipe.errors import InputError, OutputError, SpecError, Violation
 
@@ -144,6 +145,8 @@ def _write(result: Committed, folder: Path, name: str) -> None:
     for leaf in result.manifest["leaves"]:
         _write_leaf(result.path / "data" / leaf, folder / "data" / leaf)
     shutil.copytree(result.path / "failures", folder / "failures")
+    if (result.path / ARTIFACTS).exists():
+        shutil.copytree(result.path / ARTIFACTS, folder / ARTIFACTS)
     if (result.path / "pipeline.yaml").exists():
         shutil.copyfile(result.path / "pipeline.yaml", folder / "pipeline.yaml")
     manifest = {**result.manifest, "saved_as": FORMAT}

@@ -45,6 +45,7 @@ def close_step(name: str, step: Step) -> None:
     if boundary.error is not None:
         said = f"{type(boundary.error).__name__}: {boundary.error}"
         logging.getLogger("raypipe").warning("step %r could not be unloaded: %s", name, said)
+    step.keep_artifacts_in(None)
 
 
 def process_rows(step: Step, rows: Sequence[Values]) -> list[Any]:

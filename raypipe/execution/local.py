@@ -227,7 +227,7 @@ class _Run:
     def _batches(self, stage: Stage) -> Iterator[pa.Table]:
         entry = stage.steps[stage.entry].step
         if isinstance(entry, Source):
-            return source_batches(entry, self._setup.source_rows, self._setup.only)
+            return source_batches(entry, self._setup.source_rows, self._setup.only, self._setup.artifacts)
         assert isinstance(entry, Aggregate)
         return grouped_batches(paths_for(inbox(stage.entry), self.results), stage.entry, entry)
 

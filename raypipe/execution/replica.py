@@ -52,6 +52,8 @@ class ReplicaSetup:
     caps: Caps
     unsent: Callable[[Asked], None] | None = None
     """Told of each call instead of sending it."""
+    artifacts: Path | None = None
+    """Where steps keep files beside their rows."""
 
 
 @dataclass(slots=True, eq=False)
@@ -144,6 +146,7 @@ class Replica:
     async def open(self) -> None:
         """Get model and steps ready. Raises RaypipeError when the run cannot go on."""
         for name, step in self._steps.items():
+            step.keep_artifacts_in(self._setup.artifacts)
             with Boundary() as boundary:
                 step.open()
             if isinstance(boundary.error, RaypipeError):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raypipe.artifacts import ARTIFACTS
 from raypipe.calllog import Asked, CallIndex
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import Snapshot
@@ -54,6 +55,11 @@ class RunSetup:
     def leaves(self) -> frozenset[str]:
         return frozenset(self.plan.graph.leaves)
 
+    @property
+    def artifacts(self) -> Path:
+        """Where steps keep files beside their rows, until they are committed."""
+        return self.parts.with_name(ARTIFACTS)
+
     def replicas(self, stage: Stage, phase: frozenset[str] = frozenset()) -> dict[str, list[ReplicaSetup]]:
         """The workers of a stage, or of one of its phases, by pool."""
         pools, names = self.plan.pools, stage.pools_of(phase)
@@ -69,4 +75,4 @@ class RunSetup:
             if planned.pool == pool and (planned.name in some or not some)
         }
         name, planned = f"{pool}:{number}", self.plan.pools[pool]
-        return ReplicaSetup(name, planned, steps, self.calls, self.owner, self.caps, self.unsent)
+        return ReplicaSetup(name, planned, steps, self.calls, self.owner, self.caps, self.unsent, self.artifacts)

@@ -114,14 +114,19 @@ def _with_lineage(table: pa.Table, ids: Sequence[bytes], positions: Sequence[int
 
 
 def source_batches(
-    source: Source, limit: int | None = None, only: frozenset[bytes] | None = None
+    source: Source,
+    limit: int | None = None,
+    only: frozenset[bytes] | None = None,
+    artifacts: Path | None = None,
 ) -> Iterator[pa.Table]:
     """All rows of a source in batches, or the first `limit` rows, or those with certain identities.
 
+    `artifacts` is where it keeps files beside them.
     Raises InputError.
     """
     left = limit
     for number, unit in enumerate(source.units()):
+        source.keep_artifacts_in(artifacts)
         for table in identified(source, unit, number, only):
             for batch in sliced(table if left is None else table.slice(0, left)):
                 yield batch

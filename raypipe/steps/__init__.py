@@ -14,8 +14,9 @@ from raypipe.step import Step as AnyStep
 
 if TYPE_CHECKING:
     from raypipe.branching import Meet
+    from raypipe.callback import Callback
     from raypipe.repeating import Candidates, Until
-    from raypipe.step import Aggregate, Callback, StepResources
+    from raypipe.step import Aggregate, StepResources
     from raypipe.steps.batching import (
         GeneratorStep,
         GeneratorStepOutput,
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 
 REGISTRY: dict[str, str] = {
     "Aggregate": "raypipe.step:Aggregate",
-    "Callback": "raypipe.step:Callback",
+    "Callback": "raypipe.callback:Callback",
     "Candidates": "raypipe.repeating:Candidates",
     "ChatGeneration": "raypipe.steps.chatting:ChatGeneration",
     "CombineColumns": "raypipe.steps.combining:CombineColumns",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
@@ -102,9 +103,10 @@ class _Work:
 class Units(Datasource):
     """The units of a source for Ray Data to read, each in order and by one task."""
 
-    def __init__(self, source: Source, units: Sequence[Unit], readers: int, only: frozenset[bytes] | None) -> None:
+    def __init__(self, source: Source, units: Sequence[Unit], readers: int, setup: RunSetup) -> None:
         super().__init__()
-        self._only = only
+        self._only = setup.only
+        self._artifacts = setup.artifacts
         # Not in each task: rows that a program holds itself would travel with every one of them.
         self._source = ray.put(source)
         self._readers = readers
@@ -117,21 +119,29 @@ class Units(Datasource):
         nothing = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         borders = [len(self._units) * reader // self._readers for reader in range(self._readers + 1)]
         shares = [self._units[start:end] for start, end in pairwise(borders)]
-        return [ReadTask(_Read(self._source, share, self._only), nothing) for share in shares]
+        return [ReadTask(_Read(self._source, share, self._only, self._artifacts), nothing) for share in shares]
 
 
 class _Read:
     """Reads some units; an error of the input is a row of its own, since Ray Data adds its words to what is raised."""
 
-    def __init__(self, source: ray.ObjectRef, units: Sequence[tuple[int, Unit]], only: frozenset[bytes] | None) -> None:
+    def __init__(
+        self,
+        source: ray.ObjectRef,
+        units: Sequence[tuple[int, Unit]],
+        only: frozenset[bytes] | None,
+        artifacts: Path,
+    ) -> None:
         self._source = source
         self._only = only
         self._units = units
+        self._artifacts = artifacts
 
     def __call__(self) -> Iterable[pa.Table]:
         source: Source = ray.get(self._source)
         try:
             for number, unit in self._units:
+                source.keep_artifacts_in(self._artifacts)
                 yield from identified(source, unit, number, self._only)
         except RaypipeError as error:
             yield pa.table({READ_ERROR: [pickle.dumps(error)]})
@@ -264,7 +274,7 @@ class _Driver:
             if not units:
                 return None
             readers = min(len(units), _READERS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1))))
-            return ray.data.read_datasource(Units(entry, units, readers, self._setup.only), override_num_blocks=readers)
+            return ray.data.read_datasource(Units(entry, units, readers, self._setup), override_num_blocks=readers)
         assert isinstance(entry, Aggregate)
         paths = paths_for(inbox(stage.entry), self._results)
         if not paths:
