@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, Protocol, Self, cast
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -32,6 +32,19 @@ _GENERATION_FIELDS = {
 _SENT_AS_IT_IS = frozenset(
     ("frequency_penalty", "presence_penalty", "repetition_penalty", "top_k", "min_p", "logit_bias", "reasoning_effort")
 )
+_NO_OFFLINE_BATCHES = (
+    "answers are asked for one by one, not as offline batches; leave it out and bound the run with max_cost_usd=…: one "
+    "that stops goes on where it was, and no answer is paid twice"
+)
+_ELSEWHERE = {
+    "use_offline_batch_generation": _NO_OFFLINE_BATCHES,
+    "offline_batch_generation_block_until_done": _NO_OFFLINE_BATCHES,
+    "jobs_ids": _NO_OFFLINE_BATCHES,
+    "structured_output": "is said by the step that asks; write TextGeneration(structured_output=…)",
+    "cuda_devices": "workers are given GPUs by Ray; write resources=StepResources(gpus=…) on the step",
+    "max_concurrent_requests": "is called concurrency here",
+}
+"""Options of distilabel's models."""
 
 
 class LLM(Spec):
@@ -41,6 +54,7 @@ class LLM(Spec):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    elsewhere: ClassVar[Mapping[str, str]] = _ELSEWHERE
 
     uri: str = Field(kw_only=False)
     """`provider/model`, for example `openai/gpt-4o-mini` or `ollama/llama3.1`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Token
 from pathlib import Path
@@ -33,6 +33,18 @@ from raypipe.step import Collector, Runs, Source, Step, collecting
 __all__ = ["DryRun", "Pipeline", "RunArguments", "routing_batch_function", "routing_function", "sample_n_steps"]
 
 REHEARSAL = "offline/stand-in"
+
+_NO_FILES = "batches travel in memory and through Ray's object store; leave it out"
+_ELSEWHERE = {
+    "cache_dir": "the folder of a run, and that of its calls, is said when it is run; write run(out=…, calls=…)",
+    "enable_metadata": "what a step keeps of its calls is said by the step; write add_raw_output=True there",
+    "requirements": "what a pipeline imports is installed before it is made; leave it out",
+    "storage_parameters": _NO_FILES,
+    "use_fs_to_pass_data": _NO_FILES,
+    "dataset_batch_size": "a dataset is read as fast as its rows are worked on; leave it out",
+    "logging_handlers": "a run changes no logging; add the handler to logging.getLogger() yourself",
+}
+"""Options of distilabel's pipelines and runs, and what to do instead."""
 
 
 class RunArguments(TypedDict, total=False):
@@ -65,7 +77,9 @@ class RunArguments(TypedDict, total=False):
 class Pipeline:
     """A graph of steps: `with Pipeline("name") as pipeline:` collects the steps made and joined inside."""
 
-    def __init__(self, name: str | None = None, description: str = "") -> None:
+    def __init__(self, name: str | None = None, description: str = "", **others: Any) -> None:
+        """`others` are refused: there are none. Raises SpecError."""
+        _refuse("Pipeline", others, ["name", "description"])
         self._name = name
         self.description = description
         self._collected = Collector()
@@ -208,9 +222,7 @@ class Pipeline:
         second one does not.
         """
         known = list(RunArguments.__annotations__)
-        unknown = [f"has no option {name!r}{nearest(name, known)}" for name in options if name not in known]
-        if unknown:
-            raise SpecError(violations=[Violation("run", problem) for problem in unknown])
+        _refuse("run", [name for name in options if name not in known], known)
         dataset = options.get("dataset")
         changed = self if dataset is None else self.with_dataset(dataset)
         changed = changed.with_parameters(options.get("parameters") or {})
@@ -358,6 +370,18 @@ class Pipeline:
 
 def _priced(llm: LLM, prices: Mapping[str, tuple[float, float]]) -> LLM:
     return llm.model_copy(update={"price": prices[llm.uri]}) if llm.uri in prices else llm
+
+
+def _refuse(where: str, unknown: Iterable[str], known: Sequence[str]) -> None:
+    """Raises SpecError for options that there are not, each with what to do instead."""
+    problems = [
+        f"option {name!r}: {_ELSEWHERE[name]}"
+        if name in _ELSEWHERE
+        else f"has no option {name!r}{nearest(name, known)}"
+        for name in unknown
+    ]
+    if problems:
+        raise SpecError(violations=[Violation(where, problem) for problem in problems])
 
 
 def _with_models(graph: Graph, choose: Callable[[LLM], LLM]) -> Graph:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, ClassVar, get_args
 
@@ -34,6 +34,8 @@ class Spec(BaseModel):
 
     late: ClassVar[frozenset[str]] = frozenset()
     """Options that must be given before the run; none of them stands for `None`."""
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Options that programs for other systems give, and what to do instead."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
@@ -52,7 +54,7 @@ class Spec(BaseModel):
         except ValidationError as error:
             where = type(self).__name__ + (f" {fields['name']!r}" if fields.get("name") else "")
             known = [field.alias or name for name, field in type(self).model_fields.items()]
-            raise SpecError(violations=violations(error, where, known)) from None
+            raise SpecError(violations=violations(error, where, known, type(self).elsewhere)) from None
 
 
 def _is_late(field: FieldInfo) -> bool:
@@ -64,16 +66,23 @@ def _may_be_none(field: FieldInfo) -> bool:
     return type(None) in get_args(field.annotation)
 
 
-def violations(error: ValidationError, where: str, known: Sequence[str] = ()) -> list[Violation]:
-    """pydantic's errors as violations; a misspelt field is answered with the nearest of `known`."""
+def violations(
+    error: ValidationError, where: str, known: Sequence[str] = (), elsewhere: Mapping[str, str] | None = None
+) -> list[Violation]:
+    """pydantic's errors as violations; a misspelt field is answered with the nearest of `known`.
+
+    One of `elsewhere` is answered with what to do instead.
+    """
     # A value that fits no form of a union has one error for each form.
     forms = groupby(error.errors(include_url=False), key=lambda item: (item["loc"][:1], id(item["input"])))
-    return [Violation(where, _problem(list(items), known)) for _, items in forms]
+    return [Violation(where, _problem(list(items), known, elsewhere or {})) for _, items in forms]
 
 
-def _problem(items: Sequence[ErrorDetails], known: Sequence[str]) -> str:
+def _problem(items: Sequence[ErrorDetails], known: Sequence[str], elsewhere: Mapping[str, str]) -> str:
     item = items[0]
     place = ".".join(str(part) for part in (item["loc"] if len(items) == 1 else item["loc"][:1]))
+    if item["type"] == "extra_forbidden" and place in elsewhere:
+        return f"option {place!r}: {elsewhere[place]}"
     if item["type"] == "extra_forbidden":
         return f"unknown option {place!r}{nearest(place, known) if len(item['loc']) == 1 else ''}"
     if item["type"] == "missing":

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from raypipe.errors import InfrastructureError, InputError, SpecError, StoppedError
-from raypipe.models import LLM
+from raypipe.models import LLM, AzureOpenAILLM, OpenAILLM, vLLM
 from raypipe.pipeline import Pipeline, routing_batch_function, sample_n_steps
 from raypipe.results import Result
 from raypipe.row import Values
@@ -756,6 +756,38 @@ def test_an_option_of_a_run_that_there_is_not_is_refused(tmp_path: Path) -> None
         LoadDataFromDicts([{"n": 1}], name="seed")
     with pytest.raises(SpecError, match=r"has no option 'max_cost' .did you mean 'max_cost_usd'"):
         pipeline.run(tmp_path / "out", max_cost=5)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (
+            lambda: OpenAILLM("gpt-4o", use_offline_batch_generation=True),
+            r"asked for one by one.*leave it out and bound",
+        ),
+        (lambda: AzureOpenAILLM("d", offline_batch_generation_block_until_done=5), "not as offline batches; leave it"),
+        (lambda: LLM("openai/m", jobs_ids=("a",)), "option 'jobs_ids': answers are asked for one by one"),
+        (lambda: OpenAILLM("m", structured_output={"schema": {}}), r"write TextGeneration\(structured_output="),
+        (lambda: vLLM("m", cuda_devices=[0]), r"write resources=StepResources\(gpus="),
+        (lambda: Pipeline("p", cache_dir="here"), r"Pipeline: option 'cache_dir': .* write run\(out="),
+        (lambda: Pipeline("p", enable_metadata=True), "write add_raw_output=True there"),
+        (lambda: Pipeline("p", requirements=["numpy>=1"]), "installed before it is made; leave it out"),
+        (lambda: Pipeline("p", descripton="x"), "did you mean 'description'"),
+        (lambda: Pipeline("p").run(storage_parameters={"path": "x"}), "run: option 'storage_parameters': batches"),
+        (lambda: Pipeline("p").run(logging_handlers=[]), r"logging.getLogger\(\) yourself"),
+    ],
+)
+def test_options_of_distilabel_that_there_are_not_say_what_to_do_instead(made: Callable[[], Any], said: str) -> None:
+    with pytest.raises(SpecError, match=said) as refused:
+        made()
+    assert len(refused.value.violations) == 1
+    assert "\n" not in str(refused.value)
+
+
+def test_parameters_of_a_run_ask_for_no_offline_batches_either(tmp_path: Path) -> None:
+    pipeline = chain(seed, lambda: TextGeneration("ask", llm=LLM("offline/m"), template="{{ n }}"))
+    with pytest.raises(SpecError, match="parameters of step 'ask': option 'use_offline_batch_generation': answers"):
+        pipeline.run(tmp_path / "out", parameters={"ask": {"llm": {"use_offline_batch_generation": True}}})
 
 
 def test_several_steps_are_not_routed_together() -> None:
