@@ -17,6 +17,7 @@ import orjson
 import pyarrow as pa
 
 from raypipe.arrays import text_of
+from raypipe.errors import OutputError
 from raypipe.execution.desk import add_counts
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, LINEAGE, PATH, POSITION, ROW_ID, Failure
 from raypipe.tables import concat, output_columns, settled, sorted_by_source, write_part
@@ -128,6 +129,11 @@ class Batch:
         if self._failed:
             parts.append(_written(folder, FAILURES, output_columns(failure_table(self._failed))))
         return BatchResult(tuple(parts), dict(self.counts))
+
+
+def unwritable(folder: Path, error: OSError) -> OutputError:
+    """The error of a run whose parts the disk does not take."""
+    return OutputError(f"the folder {folder} cannot be written ({error.strerror or error}); mend that and run again")
 
 
 FAILURE_SCHEMA = pa.schema(

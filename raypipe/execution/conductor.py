@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.errors import InfrastructureError, OutputError, RaypipeError, ReplicaLostError
-from raypipe.execution.batches import Batch, BatchResult, Counts
+from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
+from raypipe.execution.batches import Batch, BatchResult, Counts, unwritable
 from raypipe.execution.parking import Parked, ended, unparked
 from raypipe.execution.queues import Lane, Outbox
 from raypipe.execution.routing import Router
@@ -156,12 +156,9 @@ class Conductor:
         """
         if self._fatal is not None:
             raise self._fatal
-        try:
-            if self.halted_for:
-                return await asyncio.to_thread(ended, path, self._setup.parts, self._setup.leaves, self.halted_for)
-            parked = await asyncio.to_thread(unparked, path)
-        except OSError as error:
-            raise _unwritable(self._setup.parts, error) from None
+        if self.halted_for:
+            return await asyncio.to_thread(ended, path, self._setup.parts, self._setup.leaves, self.halted_for)
+        parked = await asyncio.to_thread(unparked, path)
         return await self._carried(self._router.enter_parked(parked))
 
     async def _carried(self, number: int) -> BatchResult:
@@ -374,7 +371,7 @@ class Conductor:
         try:
             written = await asyncio.to_thread(batch.write, self._setup.parts, self._setup.leaves)
         except OSError as error:
-            self._stop_for(_unwritable(self._setup.parts, error))
+            self._stop_for(unwritable(self._setup.parts, error))
             if not result.done() and self._fatal is not None:
                 result.set_exception(self._fatal)
         else:
@@ -391,7 +388,3 @@ def _tried_again(rows: pa.Table) -> pa.Table:
 async def _halted(worker: Worker, reason: str) -> None:
     with suppress(RaypipeError):  # a worker that is gone sends nothing
         await worker.halt(reason)
-
-
-def _unwritable(folder: Path, error: OSError) -> OutputError:
-    return OutputError(f"the folder {folder} cannot be written ({error.strerror or error}); mend that and run again")

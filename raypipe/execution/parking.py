@@ -16,7 +16,8 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from raypipe.execution.batches import Batch, BatchResult, Counts, Part
+from raypipe.errors import OutputError
+from raypipe.execution.batches import Batch, BatchResult, Counts, Part, unwritable
 from raypipe.execution.families import OpenFamilies
 from raypipe.tables import packed, unpacked
 
@@ -49,8 +50,12 @@ class Parked:
 
 
 def unparked(path: str) -> Parked:
-    """What was put away. Raises OSError."""
-    return pickle.loads(Path(path).read_bytes())
+    """What was put away. Raises OutputError when it cannot be read."""
+    try:
+        return pickle.loads(Path(path).read_bytes())
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or error}); mend that and run again"
+        raise OutputError(f"what was put away in {path} {problem}") from None
 
 
 def parked_in(results: Sequence[BatchResult]) -> list[str]:
@@ -59,11 +64,14 @@ def parked_in(results: Sequence[BatchResult]) -> list[str]:
 
 
 def ended(path: str, folder: Path, leaves: Iterable[str], reason: str) -> BatchResult:
-    """A batch that was put away and is not gone on with: what it waits for is left as it is. Raises OSError."""
+    """A batch that was put away and is not gone on with: what it waits for is left as it is. Raises OutputError."""
     parked = unparked(path)
     for step, rows in parked.held.items():
         parked.batch.counts[step].add(Counts(rows_in=rows.num_rows, rows_unfinished=rows.num_rows))
-    return replace(parked.batch.write(folder, leaves), halted_for=reason)
+    try:
+        return replace(parked.batch.write(folder, leaves), halted_for=reason)
+    except OSError as error:
+        raise unwritable(folder, error) from None
 
 
 class _Pickler(pickle.Pickler):
