@@ -131,7 +131,8 @@ def _fitting(plan: Plan, stage: Stage, there: Mapping[str, float]) -> tuple[froz
         if phases[-1] and not _fits(plan, together, there):
             phases.append([])
         phases[-1].append(name)
-    return _undivided(stage, phases)
+    found = _undivided(stage, phases)
+    return found if len(found) > 1 else ()
 
 
 def _undivided(stage: Stage, phases: Sequence[Sequence[str]]) -> tuple[frozenset[str], ...]:
@@ -144,7 +145,7 @@ def _undivided(stage: Stage, phases: Sequence[Sequence[str]]) -> tuple[frozenset
         if len(spread) > 1:
             first, last = spread[0], spread[-1]
             found[first : last + 1] = [set[str]().union(*found[first : last + 1])]
-    return tuple(frozenset(phase) for phase in found) if len(found) > 1 else ()
+    return tuple(map(frozenset, found))
 
 
 def _fits(plan: Plan, pools: Collection[str], there: Mapping[str, float]) -> bool:

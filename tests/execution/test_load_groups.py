@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raypipe.errors import SpecError, StoppedError
+from raypipe.errors import InfrastructureError, SpecError, StoppedError
 from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
@@ -54,8 +54,21 @@ def test_without_groups_rows_do_not_wait_for_others(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
-def test_steps_that_have_no_room_together_are_loaded_one_after_the_other(tmp_path: Path) -> None:
-    assert is_one_after_the_other(timed_pipeline(resources=StepResources(cpus=0.6)).run(tmp_path / "out"))
+@pytest.mark.parametrize("is_running", [False, True], ids=["own", "running cluster"])
+def test_steps_that_have_no_room_together_are_loaded_one_after_the_other(is_running: bool, tmp_path: Path) -> None:
+    import ray
+
+    pipeline = timed_pipeline(resources=StepResources(cpus=0.6 * (ray.cluster_resources()["CPU"] - 1)))
+    address = ray.get_runtime_context().gcs_address if is_running else None
+    assert is_one_after_the_other(pipeline.run(tmp_path / "out", address=address))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_group_that_is_named_is_not_taken_apart_for_lack_of_room(tmp_path: Path) -> None:
+    pipeline = timed_pipeline(resources=StepResources(cpus=1000))
+    with pytest.raises(InfrastructureError, match="the workers want 2000 CPUs"):
+        pipeline.run(tmp_path / "out", load_groups=[["first", "second"]])
 
 
 def chain(url: str) -> Pipeline:

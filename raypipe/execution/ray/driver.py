@@ -172,8 +172,7 @@ class _Driver:
         watcher = threading.Thread(target=self._watch, args=(watch, stopped), daemon=True)
         watcher.start()
         try:
-            if self._address is None:  # another cluster may grow
-                self._make_fit(ray.cluster_resources())
+            self._make_fit(ray.cluster_resources())
             self._start_authority()
             stay = iter(kept(self._setup.plan))
             for stage in self._setup.plan.stages:
@@ -191,10 +190,14 @@ class _Driver:
         return Outcome(self._results, self._halted_for())
 
     def _make_fit(self, there: Mapping[str, float]) -> None:
-        """Load fewer steps together where there is no room for all. Raises InfrastructureError where one has none."""
+        """Load fewer steps together where there is no room for all.
+
+        Raises InfrastructureError where one has no room by itself, unless the cluster is another's: that may grow.
+        """
         plan = fitted(self._setup.plan, room_in(there))
-        for pools in loaded(plan):
-            check_room([plan.pools[name] for name in pools], there)
+        if self._address is None:
+            for pools in loaded(plan):
+                check_room([plan.pools[name] for name in pools], there)
         self._setup = replace(self._setup, plan=plan)
 
     def _halted_for(self) -> str:
