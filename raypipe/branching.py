@@ -6,9 +6,10 @@ the order in which the edges were written, whatever the order in which they arri
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -17,7 +18,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from raypipe.errors import RowError, SpecError, Violation
 from raypipe.naming import imported, imported_function
-from raypipe.row import LINEAGE, ROW_ID, Values
+from raypipe.row import LINEAGE, METADATA, ROW_ID, Values
 from raypipe.spec import Spec
 from raypipe.step import Columns, Output, Runs, Shape, Step, collecting, join
 
@@ -54,8 +55,9 @@ class Meet(Step):
     """The branches of each row come together.
 
     The row has the columns of all its branches. A value that several branches changed is taken from the last of them,
-    one that none changed is as it was before they parted, one that only a branch without the row has is null. A row
-    that no branch has any more is gone. Put in by itself before a step that comes after several.
+    one that none changed is as it was before they parted, one that only a branch without the row has is null; what
+    steps kept of their calls is brought together. A row that no branch has any more is gone. Put in by itself before a
+    step that comes after several.
     """
 
     runs: ClassVar[Runs] = Runs.GATHER
@@ -81,7 +83,36 @@ class Meet(Step):
                 elif branch.changes is None or name in branch.changes:
                     before = parents.column(name) if name in parents.column_names else None
                     columns[name] = _overlaid(columns[name], branch.rows.column(name), branch.is_there, before)
+        kept = [branch.rows.column(METADATA) for branch in branches if METADATA in branch.rows.column_names]
+        if len(kept) > 1:
+            columns[METADATA] = _merged(kept)
         return pa.table({name: columns[name] for name in names})
+
+
+def merged_metadata(one: Any, other: Any) -> Any:
+    """What steps kept of their calls, under their names: mappings, or lists of them for answers that are grouped."""
+    if one is None or other is None:
+        return other if one is None else one
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        # In a table, a row has the names of its neighbours too, with nulls.
+        new = {name: value for name, value in other.items() if value is not None or one.get(name) is None}
+        return {**one, **new}
+    if not isinstance(one, Mapping | list) or not isinstance(other, Mapping | list):
+        return other  # a column of a user's that happens to have the name
+    if isinstance(one, Mapping):
+        return [merged_metadata(one, item) for item in other]
+    if isinstance(other, Mapping):
+        return [merged_metadata(item, other) for item in one]
+    if len(one) == len(other):
+        return [merged_metadata(*items) for items in zip(one, other, strict=True)]
+    return [*one, *other]
+
+
+def _merged(kept: Sequence[Any]) -> Any:
+    from raypipe.arrays import carried
+
+    rows = zip(*(column.to_pylist() for column in kept), strict=True)
+    return carried([functools.reduce(merged_metadata, row) for row in rows], "")
 
 
 def _overlaid(kept: Any, new: Any, is_there: Any, before: Any) -> Any:

@@ -136,7 +136,7 @@ class Plan:
 
 def _kept(pool: Pool) -> str:
     """What the workers of a pool have to themselves, all together."""
-    words = [f", {pool.gpus * pool.replicas:g} GPUs"]
+    words = [f", {pool.gpus * pool.replicas:g} GPUs"] if pool.gpus else []
     words += [f", {pool.cpus * pool.replicas:g} CPUs"] if pool.cpus else []
     words += [f", {pool.memory * pool.replicas / 2**30:.3g} GiB"] if pool.memory else []
     return "".join(words)

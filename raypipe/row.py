@@ -24,6 +24,8 @@ ATTEMPT = "_attempt"
 """How many workers died while they held the row; only while a stage runs."""
 MODEL_NAME = "model_name"
 """Column of the model that answered; a user's as any other."""
+METADATA = "distilabel_metadata"
+"""Column of what steps kept of their calls, as a mapping; a user's as any other, but that steps add to it."""
 SOURCE_ID = "_source_id"
 PARENT_ID = "_parent_id"
 

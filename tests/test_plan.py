@@ -124,7 +124,7 @@ def test_what_a_step_wants_for_itself_is_its_own_pool() -> None:
     pools = pipeline.plan().pools
     assert (pools["children"].cpus, pools["children"].memory, pools["python"].cpus) == (2, 2**30, 0)
     assert (pools["offline/stand-in"].replicas, pools["offline/stand-in"].cpus) == (2, 0.5)
-    assert "pool children: Python functions, 1 × 8 in flight, 0 GPUs, 2 CPUs, 1 GiB" in pipeline.plan().describe()
+    assert "pool children: Python functions, 1 × 8 in flight, 2 CPUs, 1 GiB" in pipeline.plan().describe()
 
 
 def test_workers_that_have_no_room_are_refused() -> None:
@@ -149,8 +149,8 @@ def test_a_plan_can_be_printed() -> None:
         seed() >> children("children") >> ask("answer").broadcast(2) >> Aggregate("groups", by=["kind"])
     assert pipeline.plan().describe().splitlines() == [
         "pipeline printed: 4 steps, 2 stages",
-        "pool python: Python functions, 1 × 8 in flight, 0 GPUs",
-        "pool offline/stand-in: offline/stand-in, 1 × 64 in flight, 0 GPUs",
+        "pool python: Python functions, 1 × 8 in flight",
+        "pool offline/stand-in: offline/stand-in, 1 × 64 in flight",
         "stage 0: reads 'seed'",
         "  children: children, in pool 'python', scatter, → answer",
         "  answer: TextGeneration, in pool 'offline/stand-in', map, broadcast 2",

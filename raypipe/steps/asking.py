@@ -13,9 +13,9 @@ from pydantic import Field
 
 from raypipe.chat import Caller, Request
 from raypipe.errors import RowError, SpecError, Violation
-from raypipe.row import MODEL_NAME, Values
+from raypipe.row import METADATA, MODEL_NAME, Values
 from raypipe.step import Columns, Output, Shape, Step
-from raypipe.steps.heard import METADATA, Heard, Keeping, labels_of
+from raypipe.steps.heard import Heard, Keeping, labels_of
 
 
 class AskingStep(Step):
@@ -90,7 +90,13 @@ class AskingStep(Step):
 
     async def process_row(self, row: Values, llm: Caller) -> Output:
         heard = [Heard(llm, self.sends_schema) for _ in range(self.num_generations)]
-        answers = await self._answers(row, heard)
+        try:
+            answers = await self._answers(row, heard)
+        except RowError:
+            if self.on_error != "null" or not self.keeping:
+                raise
+            nulls = self.keeping.nulls(row, self.writes(), heard, self.group_generations)
+            return [nulls] if self.shape is Shape.SCATTER else nulls
         if self.scattered:
             answers = [item for answer in answers for item in self._items(answer)]
         if self.group_generations:

@@ -5,13 +5,12 @@ I do not know what is made of the answer. Where a row asks more than once for on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
+from raypipe.branching import merged_metadata
 from raypipe.chat import Caller, Completion, Message, Request, Schema
-from raypipe.row import Values
-
-METADATA = "distilabel_metadata"
+from raypipe.row import METADATA, Values
 
 
 class Keeping(NamedTuple):
@@ -28,14 +27,20 @@ class Keeping(NamedTuple):
         """The column to add."""
         if not self:
             return {}
-        before, new = row.get(METADATA), dict[str, Any]()
+        return {METADATA: merged_metadata(row.get(METADATA), self._of(heard))}
+
+    def nulls(self, row: Values, columns: Iterable[str], heards: Sequence[Heard], is_grouped: bool) -> dict[str, Any]:
+        """The columns of a row that could not pass and goes on with nulls; what its calls said is kept."""
+        kept = [self.columns(row, heard)[METADATA] for heard in heards]
+        return {**dict.fromkeys(columns), METADATA: kept if is_grouped else kept[0]}
+
+    def _of(self, heard: Heard) -> dict[str, Any]:
+        new: dict[str, Any] = {}
         if self.raw_input:
             new[f"raw_input_{self.step}"] = heard.messages
         if self.raw_output:
             new[f"raw_output_{self.step}"] = heard.text
-        if isinstance(before, list | tuple):  # of a step that grouped its answers
-            return {METADATA: [{**one, **new} for one in cast("Sequence[Mapping[str, Any]]", before)]}
-        return {METADATA: {**(before or {}), **new}}
+        return new
 
 
 class Heard:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from raypipe.chat import Caller, Request
 from raypipe.errors import RowError
-from raypipe.row import Values
+from raypipe.row import METADATA, Values
 from raypipe.step import Output
-from raypipe.steps.heard import METADATA, Heard, Keeping, labels_of
+from raypipe.steps.heard import Heard, Keeping, labels_of
 from raypipe.steps.outputs import Outputs
 from raypipe.steps.parsing import Parser
 from raypipe.steps.structured import Structure, ask_structured, cut
@@ -33,6 +33,8 @@ class Ending(NamedTuple):
     model_column: str | None = None
     keeping: Keeping | None = None
     """What of the calls is kept."""
+    nulls: tuple[str, ...] = ()
+    """With `keeping`: the columns of a row that cannot pass and is to go on."""
 
     def kept(self, row: Values, heard: Heard) -> Values:
         """What the columns of an answer say of its call."""
@@ -60,7 +62,13 @@ class RowProgram:
         if ending == _ONE_ROW:
             return self.outputs.row(await self._value(self._request(row), llm, 0))
         llms = [Heard(llm) for _ in range(ending.answers)]
-        values = await self._values(self._request(row), llms)
+        try:
+            values = await self._values(self._request(row), llms)
+        except RowError:
+            if ending.keeping is None or not ending.nulls:
+                raise
+            nulls = ending.keeping.nulls(row, ending.nulls, llms, ending.grouped)
+            return [nulls] if ending.scattered or (ending.answers > 1 and not ending.grouped) else nulls
         made = [
             {**columns, **ending.kept(row, one)}
             for value, one in zip(values, llms, strict=True)

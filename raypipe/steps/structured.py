@@ -40,12 +40,14 @@ class Structure:
         return structure_of, (self._schema,)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Structure) and self._identity() == other._identity()
+        return isinstance(other, Structure) and self.declared == other.declared
 
     def __hash__(self) -> int:
         return hash(orjson.dumps(self.json_schema, option=orjson.OPT_SORT_KEYS))
 
-    def _identity(self) -> Any:
+    @property
+    def declared(self) -> type[BaseModel] | Node:
+        """What it was made of: a pydantic class, or a JSON Schema in the form that is sent."""
         return self._schema if isinstance(self._schema, type) else self.json_schema
 
     def validate(self, text: str, *, repair: bool = True) -> Any:

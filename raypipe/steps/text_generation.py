@@ -23,9 +23,9 @@ from pydantic import (
 
 from raypipe.chat import Caller
 from raypipe.errors import SpecError, Violation
-from raypipe.row import MODEL_NAME, Values
+from raypipe.row import METADATA, MODEL_NAME, Values
 from raypipe.step import Columns, Output, Shape, Step
-from raypipe.steps.heard import METADATA, Keeping
+from raypipe.steps.heard import Keeping
 from raypipe.steps.outputs import Outputs, Wanted, from_structure, from_text
 from raypipe.steps.parsing import Parser, parser
 from raypipe.steps.row_program import Ending, RowProgram
@@ -219,9 +219,9 @@ class TextGeneration(Step):
         system = None if self.system_prompt is None else compile_template(self.system_prompt)
         template, outputs = compile_template(self._text), self._wanted_outputs()
         model_column = MODEL_NAME if self.add_model_name else None
-        ending = Ending(
-            self.num_generations, self.scattered, self.group_generations, model_column, self._keeping or None
-        )
+        nulls = tuple(self.writes()) if self.on_error == "null" else ()
+        kept = self._keeping or None
+        ending = Ending(self.num_generations, self.scattered, self.group_generations, model_column, kept, nulls)
         return RowProgram(template, system, self._structure, self._parser(), outputs, ending)
 
     async def process_row(self, row: Values, llm: Caller) -> Output:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from raypipe.naming import imported
+from raypipe.errors import SpecError, Violation
+from raypipe.naming import imported, is_importable
 from raypipe.steps.structured import structure_of
 from raypipe.workflows.conditions import Condition, Expression
 from raypipe.workflows.memory import Input, Output, Reading, Writing
@@ -22,7 +23,33 @@ Plain = dict[str, Any]
 
 
 def to_dict(workflow: Workflow) -> Plain:
-    """The workflow as plain data; a pydantic class becomes its JSON Schema."""
+    """The workflow as plain data; a pydantic class stands there by its dotted path."""
+    plain = described(workflow)
+    for task in plain["tasks"]:
+        if isinstance(task.get("schema"), type):
+            task["schema"] = _path(task["schema"])
+    return plain
+
+
+def check_found(workflow: Workflow) -> None:
+    """Raises SpecError for a pydantic class that whoever reads the workflow cannot import."""
+    hint = "cannot be imported by who reads the file; define it at the top of a module and import it from there"
+    schemas = {task.id: task.schema.declared for task in workflow.tasks if task.schema is not None}
+    lost = [
+        Violation(f"task {task!r}", f"schema {_path(kind)} {hint}")
+        for task, kind in schemas.items()
+        if isinstance(kind, type) and not is_importable(kind)
+    ]
+    if lost:
+        raise SpecError(violations=lost)
+
+
+def _path(kind: type[Any]) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def described(workflow: Workflow) -> Plain:
+    """The workflow as plain data, in which pydantic classes stand as themselves."""
     limits, returned = workflow.limits, workflow.return_value
     plain = {
         "config": {"max_steps": limits.max_steps, "max_time": limits.max_time, "max_tokens": limits.max_tokens},
@@ -49,7 +76,7 @@ def parts_of(plain: Mapping[str, Any]) -> Plain:
 
 def _tool(tool: CustomTool) -> Plain:
     kind = type(tool)
-    return {"class": f"{kind.__module__}:{kind.__qualname__}", "name": tool.name, "description": tool.description}
+    return {"class": _path(kind), "name": tool.name, "description": tool.description}
 
 
 def _tool_of(plain: Plain) -> CustomTool:
@@ -67,7 +94,7 @@ def _task(task: Task) -> Plain:
         "inputs": [_input(one) for one in task.inputs],
         "outputs": [{"type": one.writing.value, "key": one.key, "value": "__result"} for one in task.outputs],
     }
-    return plain if task.schema is None else plain | {"schema": task.schema.json_schema}
+    return plain if task.schema is None else plain | {"schema": task.schema.declared}
 
 
 def _task_of(plain: Plain) -> Task:

@@ -74,7 +74,8 @@ class Workflow:
         return saving.to_dict(self)
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON."""
+        """Write it as JSON. Raises SpecError for a pydantic class that whoever reads it cannot import."""
+        saving.check_found(self)
         Path(path).write_bytes(orjson.dumps(self.to_dict(), option=orjson.OPT_INDENT_2))
 
     @classmethod

@@ -21,6 +21,7 @@ from raypipe.step import Columns, Output, Shape, Step
 from raypipe.steps.parsing import as_json_list
 from raypipe.steps.schemas import arrow_type
 from raypipe.workflows.building import WorkflowBuilder
+from raypipe.workflows.saving import described
 from raypipe.workflows.workflow import Workflow
 
 _ROW = "row"
@@ -64,7 +65,7 @@ class WorkflowStep(Step):
 
     @field_serializer("workflow")
     def _written(self, workflow: Any) -> Any:
-        return workflow.to_dict() if isinstance(workflow, Workflow) else workflow
+        return described(workflow) if isinstance(workflow, Workflow) else workflow
 
     @property
     def shape(self) -> Shape:

@@ -10,7 +10,15 @@ import pytest
 
 from raypipe.chat import LLM
 from raypipe.pipeline import Pipeline
-from raypipe.steps import ChatGeneration, LoadDataFromDicts, SelfInstruct, TextClassification, TextGeneration
+from raypipe.steps import (
+    ChatGeneration,
+    CombineOutputs,
+    KeepColumns,
+    LoadDataFromDicts,
+    SelfInstruct,
+    TextClassification,
+    TextGeneration,
+)
 from tests.books import Row, user_rows
 from tests.loopback import serve
 
@@ -83,3 +91,44 @@ def test_the_schema_of_a_task_is_sent_unless_it_is_not_wanted(tmp_path: Path, is
         )
     assert made[0]["instructions"] == ["do"]
     assert ("response_format" in server.requests[0].body) is is_sent
+
+
+@pytest.mark.parametrize("grouped", [False, True], ids=["apart", "grouped"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: TextGeneration("task", template="{{ text }}", parse="json", output="labels", **options),
+        lambda **options: TextClassification("task", **options),
+    ],
+    ids=["template", "task"],
+)
+def test_an_answer_that_cannot_be_read_is_kept_beside_nulls(tmp_path: Path, make: Any, grouped: bool) -> None:
+    def first() -> TextGeneration:
+        return TextGeneration("first", llm=MODEL, template="one", output="a", add_raw_output=True)
+
+    with serve(answer=lambda _: "no such thing") as server:
+        model = LLM("vllm-server/m", base_url=server.base_url)
+        options = {"llm": model, "on_error": "null", "add_raw_output": True}
+        more = {"num_generations": 2, "group_generations": True} if grouped else {}
+        [row] = run(tmp_path / "out", [{"text": "fine"}], first, lambda: make(**options, **more))
+    kept = {"raw_output_first": "first", "raw_output_task": "no such thing"}
+    assert (row["a"], row["labels"]) == ("first", None)
+    assert row["distilabel_metadata"] == ([kept, kept] if grouped else kept)
+
+
+def test_what_was_kept_in_several_branches_is_kept_where_they_meet(tmp_path: Path) -> None:
+    def asking(name: str, **options: Any) -> TextGeneration:
+        return TextGeneration(name, llm=MODEL, template="one", output=name, add_raw_output=True, **options)
+
+    kept = {f"raw_output_{name}": "first" for name in ("before", "left", "right")}
+    with Pipeline("met") as pipeline:
+        start = LoadDataFromDicts([{"n": 1}], name="seed") >> asking("before")
+        start >> [asking("left"), asking("right"), KeepColumns("none", columns=["n"])] >> CombineOutputs("met")
+    [row] = user_rows(pipeline.run(tmp_path / "out", engine="local")["met"])
+    assert row["distilabel_metadata"] == kept
+    with Pipeline("grouped") as pipeline:
+        start = LoadDataFromDicts([{"n": 1}], name="seed") >> asking("before")
+        two = {"num_generations": 2, "group_generations": True}
+        start >> [asking("left", **two), asking("right")] >> CombineOutputs("met")
+    [row] = user_rows(pipeline.run(tmp_path / "grouped", engine="local")["met"])
+    assert row["distilabel_metadata"] == [kept, kept]

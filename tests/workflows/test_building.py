@@ -8,6 +8,9 @@ import pytest
 from pydantic import BaseModel
 
 from raypipe.errors import SpecError
+from raypipe.models import LLM
+from raypipe.pipeline import Pipeline
+from raypipe.steps import LoadDataFromDicts
 from raypipe.workflows import (
     ConditionBuilder,
     Edge,
@@ -27,6 +30,7 @@ from raypipe.workflows import (
     Write,
     get_abs_path,
 )
+from raypipe.workflows.workflow_step import WorkflowStep
 
 HERE = Path(__file__).parent
 
@@ -309,13 +313,23 @@ def test_a_workflow_is_saved_and_loaded(tmp_path):
     workflow.save(tmp_path / "w.json")
     again = Workflow.load(tmp_path / "w.json")
     assert again.to_dict() == workflow.to_dict()
-    assert (again.tasks[1:], again.edges, again.memory, again.limits, again.return_value) == (
-        workflow.tasks[1:],
-        workflow.edges,
-        workflow.memory,
-        workflow.limits,
-        workflow.return_value,
-    )
+    assert again == workflow
+    assert again.tasks[0].schema is not None
+    assert again.tasks[0].schema.declared is Verdict
+
+
+def test_a_workflow_whose_class_nobody_else_can_import_is_not_saved(tmp_path):
+    class Inner(BaseModel):
+        fine: bool
+
+    workflow = WorkflowBuilder().generative_step("go", id="a", schema=Inner, outputs=[Write.new("x")]).build()
+    with pytest.raises(SpecError, match=r"task 'a': schema .*<locals>\.Inner cannot be imported by who reads the file"):
+        workflow.save(tmp_path / "w.json")
+    with Pipeline("inner") as pipeline:
+        LoadDataFromDicts([{"n": 1}]) >> WorkflowStep("work", llm=LLM("offline/m"), workflow=workflow, output="y")
+    assert len(pipeline.run(tmp_path / "out", engine="local")["work"]) == 1
+    with pytest.raises(SpecError, match=r"step 'work': .*<locals>\.Inner cannot be imported by who reads the file"):
+        pipeline.save(tmp_path / "p.yaml")
 
 
 @pytest.mark.parametrize(

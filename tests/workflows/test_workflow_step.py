@@ -247,7 +247,7 @@ def test_a_file_says_the_same(tmp_path: Any) -> None:
     with serve(answer=answer) as server:
         pipeline = pipeline_of(server.base_url, TOPICS, workflow=judged(), output="poem")
         (tmp_path / "p.yaml").write_text(pipeline.to_yaml())
-        again = Pipeline.from_file(tmp_path / "p.yaml")
+        again = Pipeline.from_file(tmp_path / "p.yaml", allow_import=[__name__])
         assert again.to_yaml() == pipeline.to_yaml()
         assert rows_of(again.run(tmp_path / "out", engine="local"), "poem") == [("+++",)] * 5
     judged().save(tmp_path / "judged.json")
