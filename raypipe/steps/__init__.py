@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from raypipe.steps.loaders import LoadDataFromDicts, LoadDataFromFiles
     from raypipe.steps.magpie import Magpie, MagpieGenerator
     from raypipe.steps.merging_columns import ExpandColumns, MergeColumns
+    from raypipe.steps.own_tasks import Task, task
     from raypipe.steps.preference import PreferencePair
     from raypipe.steps.sampling import DataSampler
     from raypipe.steps.sentence_pairs import GenerateSentencePair
@@ -105,8 +106,10 @@ _EXPORTS = REGISTRY | {
     "StepInput": "raypipe.steps.batching:StepInput",
     "StepOutput": "raypipe.steps.batching:StepOutput",
     "StepResources": "raypipe.step:StepResources",
+    "Task": "raypipe.steps.own_tasks:Task",
     "make_generator_step": "raypipe.steps.given_datasets:make_generator_step",
     "step": "raypipe.steps.functions:step",
+    "task": "raypipe.steps.own_tasks:task",
 }
 
 __all__ = [
@@ -151,6 +154,7 @@ __all__ = [
     "StepOutput",
     "StepResources",
     "StructuredGeneration",
+    "Task",
     "TextClassification",
     "TextGeneration",
     "UltraFeedback",
@@ -158,6 +162,7 @@ __all__ = [
     "make_generator_step",
     "resolve",
     "step",
+    "task",
 ]
 
 

@@ -14,11 +14,12 @@ from pydantic import Field
 from raypipe.chat import Caller, Request
 from raypipe.errors import RowError, SpecError, Violation
 from raypipe.row import METADATA, MODEL_NAME, Values
-from raypipe.step import Columns, Output, Shape, Step
+from raypipe.step import Columns, Output, Shape
 from raypipe.steps.heard import Heard, Keeping, labels_of
+from raypipe.steps.prompting import PromptedStep
 
 
-class AskingStep(Step):
+class AskingStep(PromptedStep):
     """Base of the steps whose prompts are part of what they are. A subclass says what one answer is.
 
     With `.scatter()` the columns that are lists are taken apart together, one row for each of their items.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from raypipe.steps.instructing import SelfInstruct
     from raypipe.steps.judging import UltraFeedback
     from raypipe.steps.magpie import Magpie, MagpieGenerator
+    from raypipe.steps.own_tasks import Task, task
     from raypipe.steps.sentence_pairs import GenerateSentencePair
     from raypipe.steps.structured_generation import StructuredGeneration
     from raypipe.steps.text_generation import TextGeneration
@@ -29,9 +30,11 @@ __all__ = [
     "MagpieGenerator",
     "SelfInstruct",
     "StructuredGeneration",
+    "Task",
     "TextClassification",
     "TextGeneration",
     "UltraFeedback",
+    "task",
 ]
 
 

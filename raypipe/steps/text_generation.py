@@ -24,10 +24,11 @@ from pydantic import (
 from raypipe.chat import Caller
 from raypipe.errors import SpecError, Violation
 from raypipe.row import METADATA, MODEL_NAME, Values
-from raypipe.step import Columns, Output, Shape, Step
+from raypipe.step import Columns, Output, Shape
 from raypipe.steps.heard import Keeping
 from raypipe.steps.outputs import Outputs, Wanted, from_structure, from_text
 from raypipe.steps.parsing import Parser, parser
+from raypipe.steps.prompting import PromptedStep
 from raypipe.steps.row_program import Ending, RowProgram
 from raypipe.steps.structured import Structure, structure_of
 from raypipe.steps.templates import compile_template, variables
@@ -42,7 +43,7 @@ def _is_file(schema: object) -> TypeGuard[str]:
     return isinstance(schema, str) and schema.endswith(".json")
 
 
-class TextGeneration(Step):
+class TextGeneration(PromptedStep):
     """Asks `llm` with a Jinja template of the row's columns and turns the answer into columns.
 
     By default the column `instruction` is sent as it is and the answer is the column `generation`. With
