@@ -18,6 +18,7 @@ from raypipe.config import PipelineSpec, is_url, read_spec, spec_of
 from raypipe.deserialization import collected_from
 from raypipe.errors import OutputError, SpecError, Violation, nearest
 from raypipe.execution.setup import Watch
+from raypipe.execution.stopping import Stop
 from raypipe.forecast import Forecast, forecast
 from raypipe.graph import Graph
 from raypipe.identity import canonical_json, digest
@@ -259,9 +260,12 @@ class Pipeline:
         plan = in_groups(self.plan(), self._named(load_groups))
         return load_stages(plan)
 
-    def run_with(self, options: RunOptions, watch: Watch | None = None) -> Result:
-        """`run` with its options as a value; `watch` is told about twice a second how far it is."""
-        return run_plan(self.validate(), self.to_yaml().encode(), options, watch)
+    def run_with(self, options: RunOptions, watch: Watch | None = None, stop: Stop | None = None) -> Result:
+        """`run` with its options as a value; `watch` is told about twice a second how far it is.
+
+        `stop` may be asked by any thread to end it early, as Ctrl+C does in the main thread.
+        """
+        return run_plan(self.validate(), self.to_yaml().encode(), options, watch, stop)
 
     def retry(
         self,

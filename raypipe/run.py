@@ -56,8 +56,10 @@ class RunOptions:
     """Steps that are loaded together, one group after the other; none: all that there is room for."""
 
 
-def run_plan(plan: Plan, spec: bytes, options: RunOptions, watch: Watch | None = None) -> Result:
-    """Run, commit and describe. `spec` is the pipeline as YAML.
+def run_plan(
+    plan: Plan, spec: bytes, options: RunOptions, watch: Watch | None = None, stop: Stop | None = None
+) -> Result:
+    """Run, commit and describe. `spec` is the pipeline as YAML; `stop` may be asked by any thread, beside the signals.
 
     Raises SpecError, InputError, OutputError, StoppedError or InfrastructureError; whatever was
     completed by then is in the call log, and the same run resumes from there.
@@ -67,7 +69,7 @@ def run_plan(plan: Plan, spec: bytes, options: RunOptions, watch: Watch | None =
     check_caps(plan, options.caps)
     _check_keys(plan, options)
     folder = RunFolder(options.out)
-    stop = Stop()
+    stop = stop or Stop()
     with stop.on_signals(), folder.held():
         return _run(plan, options, watch or _look_away, stop, Commit(folder, plan, spec))
 
