@@ -1,0 +1,102 @@
+"""I stand where Dria's client stood: which models answer, on which engine, and where the results are kept.
+
+I do not know pipelines. No network is joined and no token needed; what only made sense there is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, TypedDict, Unpack
+
+from raypipe.chat import LLM
+from raypipe.dria.models import Model
+from raypipe.errors import SpecError, Violation, nearest
+from raypipe.run import Engine
+
+Named = Model | LLM | str
+"""A model: Dria's name for it, an `LLM`, or the uri of one."""
+
+
+class NetworkOptions(TypedDict, total=False):
+    """What Dria's network was joined with. It changes nothing here."""
+
+    rpc_token: str | None
+    api_mode: bool
+    network: str
+    log_level: Any
+
+
+class Dria:
+    """`Dria()`; every `Model` has an `LLM` of its own, unless it is told otherwise.
+
+    `models` puts an `LLM` in the place of some: `{Model.GPT4O: LLM("openai/gpt-4o", temperature=0)}`. `default`
+    stands for all others, and for steps that name no model, which else is gpt-4o-mini. `out` is the run folder of its
+    pipelines (by default each has one under `out/`), `engine` is `ray` or `local`, `address` a Ray cluster's.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: Mapping[Model | str, LLM | str] | None = None,
+        default: LLM | str | None = None,
+        out: str | Path | None = None,
+        engine: Engine = "ray",
+        address: str | None = None,
+        **network: Unpack[NetworkOptions],
+    ) -> None:
+        known = ["models", "default", "out", "engine", "address", *NetworkOptions.__annotations__]
+        unknown = [f"has no option {name!r}{nearest(name, known)}" for name in network if name not in known]
+        if unknown:
+            raise SpecError(violations=[Violation("Dria", problem) for problem in unknown])
+        self.out = None if out is None else Path(out)
+        self.engine: Engine = engine
+        self.address = address
+        self._models = {_model(name): _llm(llm) for name, llm in (models or {}).items()}
+        self._default = None if default is None else _llm(default)
+
+    async def initialize(self) -> None:
+        """Nothing to join."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing to leave."""
+
+    def llm_of(self, named: Named) -> LLM:
+        """The model that answers in the place of `named`. Raises SpecError for what is none."""
+        if isinstance(named, LLM):
+            return named
+        try:
+            model = Model(named)
+        except ValueError:
+            return _llm(named)
+        return self._models.get(model) or self._default or LLM(model.value)
+
+    def pool_of(self, named: Sequence[Named] | None) -> Any:
+        """What a step asks that names these models: one, or a list of which any may answer."""
+        if not named:
+            return self._default or self.llm_of(Model.GPT4O_MINI)
+        llms: list[LLM] = []
+        for one in named:
+            llm = self.llm_of(one)
+            if llm not in llms:
+                llms.append(llm)
+        return llms[0] if len(llms) == 1 else llms
+
+
+def _llm(given: LLM | str) -> LLM:
+    return given if isinstance(given, LLM) else LLM(given)
+
+
+def _model(name: Model | str) -> Model:
+    """Raises SpecError for a name that Dria did not have."""
+    by_name = Model.__members__.get(name)
+    if by_name is not None:
+        return by_name
+    try:
+        return Model(name)
+    except ValueError:
+        hint = nearest(str(name), list(Model.__members__))
+        raise SpecError(violations=[Violation("models", f"there is no model {name!r}{hint}")]) from None

@@ -1,0 +1,27 @@
+"""I read the JSON that a model wrote: bare, in a fence, between `<JSON>` tags, or nearly right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from raypipe.steps.parsing import read_json
+
+_TAGGED = re.compile(r"<JSON>(.*?)</JSON>", re.DOTALL | re.IGNORECASE)
+_SHOWN = 80
+
+
+def parse_json(text: str | Sequence[str]) -> Any:
+    """The JSON value in a text; of several texts, a list with the value of each.
+
+    Raises ValueError for a text that has none.
+    """
+    if not isinstance(text, str):
+        return [parse_json(one) for one in text]
+    tagged = _TAGGED.search(text)
+    found = read_json(tagged[1] if tagged else text)
+    if found is None:
+        shown = text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+        raise ValueError(f"no JSON value in {shown!r}")
+    return found

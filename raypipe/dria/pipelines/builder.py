@@ -1,0 +1,135 @@
+"""I build a pipeline in Dria's words: its inputs, then its steps in their order.
+
+I do not know how it is run. What can be known before anything is asked is checked here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any, Self
+
+from raypipe.dria.client import Dria
+from raypipe.dria.models import CallbackType
+from raypipe.dria.pipelines.callbacks import SINGLE, Following
+from raypipe.dria.pipelines.config import PipelineConfig
+from raypipe.dria.pipelines.inputs import unfit
+from raypipe.dria.pipelines.pipeline import Pipeline
+from raypipe.dria.pipelines.steps import ROWS, TASK, Answers, HandOver, TaskStep
+from raypipe.dria.pipelines.template import StepTemplate
+from raypipe.dria.tasks import written
+from raypipe.errors import SpecError, Violation
+from raypipe.identity import digest
+from raypipe.pipeline import Pipeline as Graph
+from raypipe.step import Aggregate
+from raypipe.step import Step as AnyStep
+from raypipe.steps import LoadDataFromDicts
+
+__all__ = ["Pipeline", "PipelineBuilder", "StepTemplate"]
+
+_SHOWN = 10
+"""Inputs that do not fit and are told of; the others are likely to be wrong in the same way."""
+_SINGLE_VALUED = frozenset({CallbackType.SCATTER, CallbackType.BROADCAST, CallbackType.AGGREGATE})
+
+
+class PipelineBuilder:
+    """`PipelineBuilder(dria)`, or `PipelineBuilder(config, dria)`; then `.input(…)`, `<<` for each step, `.build()`."""
+
+    def __init__(self, config: PipelineConfig | Dria | None = None, dria: Dria | None = None) -> None:
+        given = [one for one in (config, dria) if isinstance(one, Dria)]
+        if len(given) != 1:
+            problem = "is made of a client, or of a configuration and a client: PipelineBuilder(Dria())"
+            raise SpecError(violations=[Violation("PipelineBuilder", problem)])
+        self._dria = given[0]
+        self._inputs: list[Mapping[str, Any]] = []
+        self._templates: list[StepTemplate] = []
+
+    def input(self, rows: Sequence[Mapping[str, Any]] | None = None, /, **values: Any) -> Self:
+        """The tasks of the first step: a list of mappings, or the inputs of a single one by name."""
+        if rows is None:
+            self._inputs = [values] if values else []
+            return self
+        if values or isinstance(rows, str | Mapping) or not isinstance(rows, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise _unsound("input", "is a list of mappings, or the inputs of one task by name: input(topic=…)")
+        wrong = next((number for number, row in enumerate(rows, 1) if not isinstance(row, Mapping)), None)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if wrong is not None:
+            raise _unsound("input", f"row {wrong} is a {type(rows[wrong - 1]).__name__}, not a mapping of inputs")
+        self._inputs = list(rows)
+        return self
+
+    def __lshift__(self, template: StepTemplate) -> Self:
+        """Add a step behind the others. Raises SpecError where what comes does not fit what it takes."""
+        if not isinstance(template, StepTemplate):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise _unsound("<<", f"takes an instance of a StepTemplate, got {template!r}")
+        if self._templates:
+            self._check_handing_over(template)
+        else:
+            self._check_inputs(template)
+        self._templates.append(template)
+        return self
+
+    def build(self) -> Pipeline:
+        """The pipeline. Raises SpecError with all that is wrong with it."""
+        if not self._templates:
+            raise _unsound("pipeline", "has no steps; add one with `pipeline << Step()`")
+        names = [self._name(number, template) for number, template in enumerate(self._templates)]
+        tasks = [{TASK: written(row)} for row in self._inputs]
+        self._templates[0].workflow_of(tasks[0])
+        graph = Graph(f"dria-{digest(' '.join(names).encode()).hex()[:8]}")
+        with graph:
+            above: AnyStep = LoadDataFromDicts(tasks, name="input")
+            for number, template in enumerate(self._templates):
+                after = self._templates[number + 1] if number + 1 < len(names) else None
+                following = None if after is None else Following(names[number + 1], after.inputs())
+                for step in self._steps(template, names[number], following):
+                    above = above >> step
+        graph.graph()
+        return Pipeline(graph, names, self._dria, is_default=self._templates[-1].ending.kind is CallbackType.DEFAULT)
+
+    def _steps(self, template: StepTemplate, name: str, following: Following | None) -> list[AnyStep]:
+        """What asks for each task of a step, and what hands its answers over."""
+        llm = self._dria.pool_of(template.config.models)
+        asking = TaskStep(name, workflow=template.workflow_of, inputs=[TASK], output="result", llm=llm)
+        kind, by = template.ending.kind, template.ending.by
+        own: dict[str, Any] = {"template": template, "answered": name, "following": following}
+        if following is None and kind is CallbackType.DEFAULT:
+            return [asking, Answers("dataset", **own)]
+        gathers = kind not in (CallbackType.SCATTER, CallbackType.BROADCAST)
+        together: list[AnyStep] = [Aggregate(f"{name}.outputs", by=by, as_rows=ROWS)] if gathers else []
+        handing = HandOver("dataset" if following is None else f"{name}.callback", **own, gathers=gathers)
+        return [asking, *together, handing]
+
+    def _name(self, number: int, template: StepTemplate) -> str:
+        bare = re.sub(r"[^A-Za-z0-9_-]|^[_-]+", "", type(template).__name__) or "Step"
+        return f"{bare}.{number}"
+
+    def _check_inputs(self, template: StepTemplate) -> None:
+        where = f"input of {type(template).__name__}"
+        if not self._inputs:
+            raise _unsound(where, "is not set, or empty; call .input(…) before the first step is added")
+        found = (
+            Violation(where, f"{problem} (row {number})" if len(self._inputs) > 1 else problem)
+            for number, row in enumerate(self._inputs, 1)
+            for problem in unfit(template.create_workflow, row)
+        )
+        problems = list(islice(found, _SHOWN))
+        if problems:
+            raise SpecError(violations=problems)
+
+    def _check_handing_over(self, template: StepTemplate) -> None:
+        """What is known before any answer about the tasks that the last step makes for this one."""
+        above, inputs = self._templates[-1], template.inputs()
+        kind, own = above.ending.kind, type(template).__name__
+        where = f"{type(above).__name__} << {own}"
+        if kind in _SINGLE_VALUED and len(inputs.required) > 1:
+            several = ", ".join(inputs.required)
+            problem = f"{kind} has one value for each task, and {own} takes several ({several}); use a custom callback"
+            raise _unsound(where, problem)
+        if kind is CallbackType.DEFAULT and (missing := inputs.missing({SINGLE: None})):
+            problem = f"the answers go on as {SINGLE!r}, but {own} takes {missing[0]}; choose scatter, or a callback"
+            raise _unsound(where, problem)
+
+
+def _unsound(where: str, problem: str) -> SpecError:
+    return SpecError(violations=[Violation(where, problem)])

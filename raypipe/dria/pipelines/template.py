@@ -1,0 +1,125 @@
+"""I am a step as a program of Dria writes it: a workflow for each task, and what becomes of the answers.
+
+I do not know how tasks are run; `steps` makes a step of a pipeline of me.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, Literal, Self
+
+from raypipe.chat import LLM
+from raypipe.dria.models import CallbackType, Model
+from raypipe.dria.pipelines.config import StepConfig
+from raypipe.dria.pipelines.inputs import Inputs
+from raypipe.dria.tasks import Step, TaskInput
+from raypipe.errors import SpecError, Violation
+from raypipe.row import Values
+from raypipe.workflows import Workflow, WorkflowBuilder
+
+Together = Literal["all", "root"]
+"""Outputs that a callback sees at once: all of the step, or all that came of one input of the pipeline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What becomes of a step's outputs."""
+
+    kind: CallbackType = CallbackType.DEFAULT
+    copies: int = 1
+    by: Together = "all"
+
+
+class StepTemplate(ABC):
+    """A step: subclass it and write `create_workflow`, and `callback` where its outputs need one.
+
+    Keyword arguments are `self.params`: `Questions(n_questions=5)` has `self.params.n_questions`.
+    """
+
+    def __init__(self, config: StepConfig | None = None, **params: Any) -> None:
+        self.config = config or StepConfig()
+        self.params = SimpleNamespace(**params)
+        own = type(self).callback is not StepTemplate.callback
+        self.ending = Ending(CallbackType.CUSTOM if own else CallbackType.DEFAULT)
+
+    def __repr__(self) -> str:
+        params = ", ".join(f"{name}={value!r}" for name, value in vars(self.params).items())
+        return f"{type(self).__name__}({params})"
+
+    @abstractmethod
+    def create_workflow(self, *args: Any, **inputs: Any) -> Any:
+        """The workflow for one task; its parameters are the step's inputs. Called for each task with its own values."""
+
+    def callback(self, step: Step) -> list[TaskInput] | TaskInput:
+        """The tasks of the next step, or behind the last one the output: one for each `TaskInput`.
+
+        `step.output` are the answers to all tasks of the step that did not fail, also where the pipeline has several
+        inputs; with `.custom(by="root")` it is called for each input of the pipeline, with the answers that came of
+        it. A task must have the inputs of the next step, and may have more.
+        """
+        return TaskInput(result=[one.result for one in step.output])
+
+    def scatter(self) -> Self:
+        """Each answer is a JSON list, and each item of it a task of the next step."""
+        return self._ends(Ending(CallbackType.SCATTER))
+
+    def broadcast(self, n: int) -> Self:
+        """Each answer becomes `n` equal tasks of the next step, which are asked separately."""
+        if n < 1:
+            raise SpecError(violations=[Violation(f"{type(self).__name__}.broadcast", f"n is 1 or more, got {n!r}")])
+        return self._ends(Ending(CallbackType.BROADCAST, n))
+
+    def aggregate(self, by: Together = "all") -> Self:
+        """All answers of the step become one list, the input of a single task; `by="root"`: one for each input."""
+        return self._ends(Ending(CallbackType.AGGREGATE, by=by))
+
+    def custom(self, by: Together = "all") -> Self:
+        """What `callback` returns: called once with all answers; `by="root"`: once for each input of the pipeline.
+
+        By root nothing waits for other inputs, and an input that is added leaves the calls of the others as they are.
+        """
+        if type(self).callback is StepTemplate.callback:
+            problem = "has no callback of its own; write `def callback(self, step)`, or choose scatter or aggregate"
+            raise SpecError(violations=[Violation(f"{type(self).__name__}.custom", problem)])
+        return self._ends(Ending(CallbackType.CUSTOM, by=by))
+
+    def set_models(self, models: Sequence[Model | LLM | str] | None = None) -> Self:
+        """The pool that answers: any of these models may."""
+        self.config = self.config.changed({"models": list(models or ())})
+        return self
+
+    def set_workflow_params(
+        self,
+        min_compute: float | None = None,
+        max_time: float | None = None,
+        max_steps: int | None = None,
+        max_tokens: int | None = None,
+    ) -> Self:
+        """Limits of each task, in the place of those that its workflow sets: seconds, questions, tokens of answers.
+
+        A task that reaches one fails and says so. `min_compute` changes nothing: no task is left behind.
+        """
+        given = {"min_compute": min_compute, "max_time": max_time, "max_steps": max_steps, "max_tokens": max_tokens}
+        self.config = self.config.changed(given)
+        return self
+
+    def inputs(self) -> Inputs:
+        """What `create_workflow` takes."""
+        return Inputs.of(self.create_workflow)
+
+    def workflow_of(self, row: Values) -> Any:
+        """The workflow for the task in a row, under the step's limits."""
+        made = self.create_workflow(**self.inputs().taken(json.loads(row["task_input"])))
+        made = made.build() if isinstance(made, WorkflowBuilder) else made
+        return replace(made, limits=self.config.limits(made.limits)) if isinstance(made, Workflow) else made
+
+    def _ends(self, ending: Ending) -> Self:
+        if ending.by not in ("all", "root"):
+            where = f"{type(self).__name__}.{ending.kind}"
+            raise SpecError(violations=[Violation(where, f"by is 'all' or 'root', got {ending.by!r}")])
+        self.ending = ending
+        return self
