@@ -91,13 +91,13 @@ class PipelineBuilder:
         """What asks for each task of a step, and what hands its answers over."""
         llm = self._dria.pool_of(template.config.models)
         asking = TaskStep(name, workflow=template.workflow_of, inputs=[TASK], output="result", llm=llm)
-        kind, by = template.ending.kind, template.ending.by
+        ending = template.ending
         own: dict[str, Any] = {"template": template, "answered": name, "following": following}
-        if following is None and kind is CallbackType.DEFAULT:
+        if following is None and ending.kind is CallbackType.DEFAULT:
             return [asking, Answers("dataset", **own)]
-        gathers = kind not in (CallbackType.SCATTER, CallbackType.BROADCAST)
-        together: list[AnyStep] = [Aggregate(f"{name}.outputs", by=by, as_rows=ROWS)] if gathers else []
-        handing = HandOver("dataset" if following is None else f"{name}.callback", **own, gathers=gathers)
+        by = ending.gathers
+        together: list[AnyStep] = [] if by is None else [Aggregate(f"{name}.outputs", by=by, as_rows=ROWS)]
+        handing = HandOver("dataset" if following is None else f"{name}.callback", **own, gathers=by is not None)
         return [asking, *together, handing]
 
     def _name(self, number: int, template: StepTemplate) -> str:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from raypipe.chat import LLM
 from raypipe.dria.models import CallbackType, Model
@@ -21,8 +21,8 @@ from raypipe.errors import SpecError, Violation
 from raypipe.row import Values
 from raypipe.workflows import Workflow, WorkflowBuilder
 
-Together = Literal["all", "root"]
-"""Outputs that a callback sees at once: all of the step, or all that came of one input of the pipeline."""
+Together = Literal["all", "root", "task"]
+"""Answers that a callback sees at once: all of the step, all that came of one input of the pipeline, or one alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,13 @@ class Ending:
     kind: CallbackType = CallbackType.DEFAULT
     copies: int = 1
     by: Together = "all"
+
+    @property
+    def gathers(self) -> Literal["all", "root"] | None:
+        """The answers that are waited for; `None` where each goes on by itself."""
+        if self.kind in (CallbackType.SCATTER, CallbackType.BROADCAST) or self.by == "task":
+            return None
+        return self.by
 
 
 class StepTemplate(ABC):
@@ -58,8 +65,7 @@ class StepTemplate(ABC):
         """The tasks of the next step, or behind the last one the output: one for each `TaskInput`.
 
         `step.output` are the answers to all tasks of the step that did not fail, also where the pipeline has several
-        inputs; with `.custom(by="root")` it is called for each input of the pipeline, with the answers that came of
-        it. A task must have the inputs of the next step, and may have more.
+        inputs; `custom(by=…)` makes it fewer. A task must have the inputs of the next step, and may have more.
         """
         return TaskInput(result=[one.result for one in step.output])
 
@@ -74,13 +80,15 @@ class StepTemplate(ABC):
         return self._ends(Ending(CallbackType.BROADCAST, n))
 
     def aggregate(self, by: Together = "all") -> Self:
-        """All answers of the step become one list, the input of a single task; `by="root"`: one for each input."""
+        """All answers of the step become one list, the input of one task; `by="root"`: for each pipeline input one."""
         return self._ends(Ending(CallbackType.AGGREGATE, by=by))
 
     def custom(self, by: Together = "all") -> Self:
-        """What `callback` returns: called once with all answers; `by="root"`: once for each input of the pipeline.
+        """What `callback` returns: called once, when all tasks of the step are done, with all answers.
 
-        By root nothing waits for other inputs, and an input that is added leaves the calls of the others as they are.
+        `by="root"`: called for each input of the pipeline with the answers that came of it; `by="task"`: for each
+        answer as it comes. Then nothing waits for other inputs, an error of the callback fails what it was called for
+        and not all, and an input that is added leaves the calls of the others as they are.
         """
         if type(self).callback is StepTemplate.callback:
             problem = "has no callback of its own; write `def callback(self, step)`, or choose scatter or aggregate"
@@ -118,8 +126,9 @@ class StepTemplate(ABC):
         return replace(made, limits=self.config.limits(made.limits)) if isinstance(made, Workflow) else made
 
     def _ends(self, ending: Ending) -> Self:
-        if ending.by not in ("all", "root"):
+        allowed = [by for by in get_args(Together) if by != "task" or ending.kind is not CallbackType.AGGREGATE]
+        if ending.by not in allowed:
             where = f"{type(self).__name__}.{ending.kind}"
-            raise SpecError(violations=[Violation(where, f"by is 'all' or 'root', got {ending.by!r}")])
+            raise SpecError(violations=[Violation(where, f"by is one of {allowed}, got {ending.by!r}")])
         self.ending = ending
         return self

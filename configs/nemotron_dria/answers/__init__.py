@@ -1,0 +1,3 @@
+from answers.task import Answers
+
+__all__ = ["Answers"]

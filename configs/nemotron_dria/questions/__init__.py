@@ -1,0 +1,3 @@
+from questions.task import Questions
+
+__all__ = ["Questions"]

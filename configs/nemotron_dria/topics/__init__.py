@@ -1,0 +1,3 @@
+from topics.task import Subtopics
+
+__all__ = ["Subtopics"]

@@ -1,0 +1,3 @@
+from .pipeline import NemotronQA
+
+__all__ = ["NemotronQA"]

@@ -1,0 +1,3 @@
+from .task import NemotronAnswerStep
+
+__all__ = ["NemotronAnswerStep"]

@@ -1,0 +1,3 @@
+from .task import NemotronQuestionStep
+
+__all__ = ["NemotronQuestionStep"]

@@ -1,0 +1,3 @@
+from .task import NemotronSubtopicStep
+
+__all__ = ["NemotronSubtopicStep"]
