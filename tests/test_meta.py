@@ -97,7 +97,9 @@ def test_what_a_module_names_is_there() -> None:
     assert all(hasattr(raypipe, name) for name in getattr(raypipe, "__all__", ()))
 
 
-@pytest.mark.parametrize("module", ["raypipe", "raypipe.pipeline", "raypipe.steps", "raypipe.models", "raypipe.run"])
+@pytest.mark.parametrize(
+    "module", ["raypipe", "raypipe.pipeline", "raypipe.steps", "raypipe.models", "raypipe.run", "raypipe.dria"]
+)
 def test_importing_opens_no_door(module: str) -> None:
     doors = ("ray", "aiohttp", "vllm", "torch", "rich", "typer", "datasets", "pandas", "genai_prices")
     code = f"import sys, {module}; print(*[name for name in {doors} if name in sys.modules])"
