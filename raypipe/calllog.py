@@ -163,9 +163,12 @@ def _kept_room(path: Path) -> Path:
 
 
 def _new_segment(path: Path) -> int:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+    """A locked segment, which nobody sees before it is locked."""
+    unseen = path.with_suffix(".new")
+    file = os.open(unseen, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
     fcntl.flock(file, fcntl.LOCK_EX)
     os.write(file, HEADER)
+    unseen.rename(path)
     return file
 
 
@@ -217,11 +220,18 @@ def compact(folder: Path, owner: str, wait_s: float = 30.0) -> None:
 
 
 def _locked(path: Path, deadline: float) -> BinaryIO | None:
-    file = path.open("rb")
+    """The file, held; `None` where its writer lives, or where another run over the same log was faster."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
+            if os.fstat(file.fileno()).st_nlink:
+                return file
+            file.close()
+            return None
         except BlockingIOError:
             if not deadline:
                 file.close()

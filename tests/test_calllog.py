@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import threading
 from collections.abc import Iterator
@@ -208,6 +209,29 @@ def test_a_living_writer_of_another_owner_is_left_alone(tmp_path: Path, living: 
     reader = CallReader(load_index(tmp_path))
     assert reader.find(key(2)) == completion("ended")
     assert reader.find(key(1)) is None
+
+
+def test_a_segment_that_another_run_takes_meanwhile_is_its(tmp_path: Path) -> None:
+    """Runs may share a log; what one of them has tidied is not missed by the other."""
+    write(tmp_path, {key(1): "one"})
+    taken = segment(tmp_path)
+    errors: list[BaseException] = []
+
+    def tidied() -> None:
+        try:
+            compact(tmp_path, OWNER)
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    with taken.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        thread = threading.Thread(target=tidied)
+        thread.start()
+        thread.join(0.2)
+        taken.unlink()
+    thread.join(20)
+    assert errors == []
+    assert not list(tmp_path.glob("calls-*.parquet"))
 
 
 def test_a_living_writer_of_the_same_owner_is_waited_for(tmp_path: Path, living: Any) -> None:
