@@ -95,7 +95,8 @@ class PipelineBuilder:
         own: dict[str, Any] = {"template": template, "answered": name, "following": following}
         if following is None and ending.kind is CallbackType.DEFAULT:
             return [asking, Answers("dataset", **own)]
-        by = ending.gathers
+        # The answers that came of the only input are all there are; they need not wait for the end of a stage.
+        by = "root" if ending.gathers and len(self._inputs) == 1 else ending.gathers
         together: list[AnyStep] = [] if by is None else [Aggregate(f"{name}.outputs", by=by, as_rows=ROWS)]
         handing = HandOver("dataset" if following is None else f"{name}.callback", **own, gathers=by is not None)
         return [asking, *together, handing]
