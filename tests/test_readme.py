@@ -69,3 +69,11 @@ def test_a_workflow_writes_for_each_row(tmp_path: Path) -> None:
     result = names["written"].run(tmp_path / "out", engine="local")  # type: ignore[attr-defined]
     assert [row["topic"] for row in result["writing"].to_arrow().to_pylist()] == ["tides", "volcanoes"]
     assert result.failed_rows == 0
+
+
+def test_a_program_in_the_words_of_dria(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [program] = [program for program in PROGRAMS if "StepTemplate" in program]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(program, names)
+    assert len(names["output"]["result"]) == 6  # type: ignore[index]

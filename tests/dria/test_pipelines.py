@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,25 @@ def test_a_call_that_fails_is_missing_from_what_the_callback_sees(tmp_path: Path
         output = pipeline.execute_sync()
     assert len(output) == 1
     assert [failure["kind"] for failure in pipeline.failures] == ["rejected"]
+
+
+def test_a_slow_task_is_never_left_behind(tmp_path: Path) -> None:
+    """The slowest of these takes tens of times as long as most."""
+    rows = [{"q": f"q{number}"} for number in range(60)]
+    with serve(answer=echo, latency_s=0.02, latency_sigma=1.5) as server:
+        pipeline = built(client(server, tmp_path), rows, Ask().aggregate(), AskResult())
+        [text] = pipeline.execute_sync()["result"]
+    assert all(f'"q{number}"' in text for number in range(60))
+
+
+def test_clients_and_signals_are_left_alone(tmp_path: Path) -> None:
+    before = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
+    with serve(answer=echo) as server:
+        first = built(client(server, tmp_path / "first"), [{"q": "x"}], Ask())
+        second = built(client(server, tmp_path / "second"), [{"q": "y"}], Ask())
+        assert asyncio.run(first.execute(return_output=True)) == {"result": ["x"]}
+        assert second.execute_sync() == {"result": ["y"]}
+    assert [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_where_nothing_comes_out_the_pipeline_has_failed(tmp_path: Path) -> None:

@@ -30,12 +30,11 @@ _log = logging.getLogger("raypipe.dria")
 
 
 class PipelineStatus(StrEnum):
-    """How far a pipeline is."""
+    """How far a pipeline is; of one that failed, `poll` raises why."""
 
     PENDING = "pending"
     RUNNING = "running"
     COMPLETED = "completed"
-    FAILED = "failed"
 
 
 class Execution(TypedDict, total=False):
