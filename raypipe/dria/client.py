@@ -74,8 +74,8 @@ class Dria:
             return _llm(named)
         return self._models.get(model) or self._default or LLM(model.value)
 
-    def pool_of(self, named: Sequence[Named] | None) -> Any:
-        """What a step asks that names these models: one, or a list of which any may answer."""
+    def pool_of(self, named: Sequence[Named] | None) -> LLM:
+        """What a step asks that names these models: one, or a pool of which any may answer."""
         if not named:
             return self._default or self.llm_of(Model.GPT4O_MINI)
         llms: list[LLM] = []
@@ -83,7 +83,7 @@ class Dria:
             llm = self.llm_of(one)
             if llm not in llms:
                 llms.append(llm)
-        return llms[0] if len(llms) == 1 else llms
+        return LLM.pool(llms)
 
 
 def _llm(given: LLM | str) -> LLM:

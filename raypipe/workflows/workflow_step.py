@@ -16,7 +16,7 @@ from pydantic import Field, field_serializer, field_validator
 from raypipe.chat import Caller
 from raypipe.errors import RowError, SpecError
 from raypipe.naming import imported_function
-from raypipe.row import Values
+from raypipe.row import MODEL_NAME, Values
 from raypipe.step import Columns, Output, Shape, Step
 from raypipe.steps.parsing import as_json_list
 from raypipe.steps.schemas import arrow_type
@@ -41,6 +41,9 @@ class WorkflowStep(Step):
     """Columns that are given; by default a function's parameters, and for a workflow all that it has keys for."""
     output: str | None = None
     """The column that takes the return value; by default each returned key is a column."""
+    add_model_name: bool | None = None
+    """Adds the column `model_name`, by default where a step behind it reads that column or a pool of models is asked:
+    the model that answered last."""
     base_dir: str | None = Field(default=None, exclude=True, repr=False)
     """Folder that files are relative to, by default the working directory."""
 
@@ -84,19 +87,22 @@ class WorkflowStep(Step):
         return None if self.inputs is None else tuple(self.inputs)
 
     def writes(self) -> dict[str, str]:
-        if self.output is not None:
-            returned = self._fixed.returned() if self._fixed is not None else ()
-            return {self.output: self._type(returned[0]) if len(returned) == 1 and not self.scattered else ""}
+        return self._returned() | ({MODEL_NAME: "string"} if self.add_model_name else {})
+
+    def _returned(self) -> dict[str, str]:
+        """The columns that take the return value."""
         keys = self._fixed.returned() if self._fixed is not None else ()
+        if self.output is not None:
+            return {self.output: self._type(keys[0]) if len(keys) == 1 and not self.scattered else ""}
         return {key: "" if self.scattered else self._type(key) for key in keys}
 
     def problems(self) -> list[str]:
         found: list[str] = []
         if self.llm is None:
             found.append('asks a model but has none; give it llm=LLM("provider/model")')
-        if not self.writes():
+        if not self._returned():
             found.append('has no column for the return value; give it output="…"')
-        if self.scattered and len(self.writes()) > 1:
+        if self.scattered and len(self._returned()) > 1:
             found.append('scatter needs one list, but several keys are returned; give it output="…" and one key')
         if self._fixed is not None:
             unknown = [name for name in self.inputs or () if name not in self._fixed.keys]
@@ -113,7 +119,10 @@ class WorkflowStep(Step):
             names = self.inputs if self.inputs is not None else workflow.memory.keys() & row.keys()
             given = {name: row[name] for name in names}
             value = await workflow.run(llm, given, longest=longest)
-        return self._rows(value) if self.scattered else self._columns(value)
+        named = {MODEL_NAME: llm.label} if self.add_model_name else {}
+        if self.scattered:
+            return [{**made, **named} for made in self._rows(value)]
+        return self._columns(value) | named
 
     def _made_for(self, row: Values) -> Workflow:
         """The workflow that the function makes of a row's own values."""
@@ -158,7 +167,7 @@ class WorkflowStep(Step):
     def _columns(self, value: Any) -> dict[str, Any]:
         if self.output is not None:
             return {self.output: value}
-        names = tuple(self.writes())
+        names = tuple(self._returned())
         return (
             dict(value)
             if self._fixed is not None and isinstance(self._fixed.return_value, tuple)
@@ -169,7 +178,7 @@ class WorkflowStep(Step):
         items: Any = as_json_list(value) if isinstance(value, str) else value
         if not isinstance(items, list):
             raise RowError(f"scatter needs a list, but the workflow returned a {type(value).__name__}", kind="parse")
-        column = next(iter(self.writes()))
+        column = next(iter(self._returned()))
         return [{column: item} for item in cast("list[Any]", items)]
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from raypipe.dria import Step, StepTemplate, TaskInput
+from raypipe.dria import Dria, Model, Step, StepTemplate, TaskInput
 from raypipe.errors import RowError, SpecError, StoppedError
+from raypipe.models import LLM
 from raypipe.workflows import Workflow, WorkflowBuilder, Write
 from tests.books import assert_balanced
 from tests.dria.asking import Ask, AskResult, AskTwo, asking, built, client, echo, prompts
@@ -97,6 +98,30 @@ def test_a_callback_sees_all_answers_or_those_of_an_input(by: Any, as_list: bool
     step = Counted(as_list=as_list).custom(by=by)
     made, _ = outcome(tmp_path, [{"q": "x"}, {"q": "y"}], step)
     assert ([(row["a"], row["n"]) for row in made] if isinstance(made, list) else (made["a"], made["n"])) == output
+
+
+class Named(Ask):
+    """Tells who gave each answer."""
+
+    def callback(self, step: Step) -> list[TaskInput]:
+        return [TaskInput(q=one.task_input.q, by=one.model) for one in step.output]
+
+
+def test_any_model_of_a_step_may_answer(tmp_path: Path) -> None:
+    with serve(answer=echo) as one, serve(answer=echo) as other:
+        llms = {
+            Model.GPT4O: LLM("openai/one", base_url=one.base_url),
+            Model.GPT4O_MINI: LLM("openai/other", base_url=other.base_url),
+        }
+        dria = Dria(models=llms, engine="local", out=tmp_path)
+        step = Named().set_models([Model.GPT4O, Model.GPT4O_MINI]).custom()
+        pipeline = built(dria, [{"q": str(number)} for number in range(30)], step)
+        output = pipeline.execute_sync()
+        seen = {(prompt, f"openai/{name}") for name, at in (("one", one), ("other", other)) for prompt in prompts(at)}
+    assert {(row["q"], row["by"]) for row in output} == seen
+    assert {by for _, by in seen} == {"openai/one", "openai/other"}
+    [model] = pipeline.result.manifest["models"].values()
+    assert sum(member["share"] for member in model["members"].values()) == pytest.approx(1.0)
 
 
 def test_a_callback_is_used_without_being_chosen(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from raypipe.steps import LoadDataFromDicts, TextGeneration, step
+from raypipe.workflows import WorkflowBuilder, WorkflowStep, Write
 from tests.books import failed, user_rows
 from tests.loopback import Loopback, serve
 
@@ -170,3 +171,13 @@ steps:
 def test_what_is_no_pool_is_refused(pool: list[Any]) -> None:
     with pytest.raises(SpecError, match="pool of models"):
         TextGeneration("ask", llm=pool)
+
+
+def test_a_workflow_records_who_answered(tmp_path: Path, servers: list[Loopback]) -> None:
+    builder = WorkflowBuilder(n=None).generative_step("{{n}}?", outputs=[Write.new("text")]).set_return_value("text")
+    with Pipeline("workflow") as pipeline:
+        seed = LoadDataFromDicts([{"n": str(number)} for number in range(30)], name="seed")
+        seed >> WorkflowStep("ask", workflow=builder, llm=[at(servers[0], "one"), at(servers[1], "other")])
+    rows = user_rows(pipeline.run(tmp_path / "out", engine="local")["ask"])
+    assert {row["text"] for row in rows} == {"one", "other"}
+    assert all(row["model_name"] == f"vllm-server/{row['text']}" for row in rows)
