@@ -5,7 +5,6 @@ I do not know what is asked; the steps built on me do.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from raypipe.chat import Caller, Request
 from raypipe.errors import RowError, SpecError, Violation
 from raypipe.row import METADATA, MODEL_NAME, Values
 from raypipe.step import Columns, Output, Shape
+from raypipe.steps.awaiting import all_of
 from raypipe.steps.heard import Heard, Keeping, labels_of
 from raypipe.steps.prompting import PromptedStep
 
@@ -108,15 +108,7 @@ class AskingStep(PromptedStep):
     async def _answers(self, row: Values, heard: Sequence[Heard]) -> list[dict[str, Any]]:
         if len(heard) == 1:
             return [await self._answer(row, heard[0], 0)]
-        # Answers that are on their way are awaited even after one has failed: they are paid for, and
-        # once logged they need not be asked again.
-        asked = (self._answer(row, one, sample) for sample, one in enumerate(heard))
-        answers: list[dict[str, Any]] = []
-        for found in await asyncio.gather(*asked, return_exceptions=True):
-            if isinstance(found, BaseException):
-                raise found
-            answers.append(found)
-        return answers
+        return await all_of(self._answer(row, one, sample) for sample, one in enumerate(heard))
 
     async def _answer(self, row: Values, heard: Heard, sample: int) -> dict[str, Any]:
         answer = await self.answer(row, heard, sample) | self.keeping.columns(row, heard)

@@ -6,7 +6,6 @@ rendering and one parse.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from raypipe.chat import Caller, Request
 from raypipe.errors import RowError
 from raypipe.row import METADATA, Values
 from raypipe.step import Output
+from raypipe.steps.awaiting import all_of
 from raypipe.steps.heard import Heard, Keeping, labels_of
 from raypipe.steps.outputs import Outputs
 from raypipe.steps.parsing import Parser
@@ -88,14 +88,7 @@ class RowProgram:
     async def _values(self, request: Request, llms: Sequence[Caller]) -> list[Any]:
         if len(llms) == 1:
             return [await self._value(request, llms[0], 0)]
-        # Answers that are on their way are awaited even after one has failed: they are paid for, and
-        # once logged they need not be asked again.
-        asked = (self._value(request, llm, sample) for sample, llm in enumerate(llms))
-        values = await asyncio.gather(*asked, return_exceptions=True)
-        for value in values:
-            if isinstance(value, BaseException):
-                raise value
-        return values
+        return await all_of(self._value(request, llm, sample) for sample, llm in enumerate(llms))
 
     async def _value(self, request: Request, llm: Caller, sample: int) -> Any:
         if self.structure is not None:
