@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from raypipe.steps.sentence_pairs import GenerateSentencePair
     from raypipe.steps.structured_generation import StructuredGeneration
     from raypipe.steps.text_generation import TextGeneration
+    from raypipe.steps.tree_generation import TreeGeneration
 
 REGISTRY: dict[str, str] = {
     "Aggregate": "raypipe.step:Aggregate",
@@ -90,6 +91,7 @@ REGISTRY: dict[str, str] = {
     "StructuredGeneration": "raypipe.steps.structured_generation:StructuredGeneration",
     "TextClassification": "raypipe.steps.classifying:TextClassification",
     "TextGeneration": "raypipe.steps.text_generation:TextGeneration",
+    "TreeGeneration": "raypipe.steps.tree_generation:TreeGeneration",
     "UltraFeedback": "raypipe.steps.judging:UltraFeedback",
     "Until": "raypipe.repeating:Until",
     "WorkflowStep": "raypipe.workflows.workflow_step:WorkflowStep",
@@ -157,6 +159,7 @@ __all__ = [
     "Task",
     "TextClassification",
     "TextGeneration",
+    "TreeGeneration",
     "UltraFeedback",
     "Until",
     "make_generator_step",

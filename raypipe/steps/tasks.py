@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from raypipe.steps.sentence_pairs import GenerateSentencePair
     from raypipe.steps.structured_generation import StructuredGeneration
     from raypipe.steps.text_generation import TextGeneration
+    from raypipe.steps.tree_generation import TreeGeneration
 
 __all__ = [
     "ChatGeneration",
@@ -33,6 +34,7 @@ __all__ = [
     "Task",
     "TextClassification",
     "TextGeneration",
+    "TreeGeneration",
     "UltraFeedback",
     "task",
 ]
