@@ -24,11 +24,11 @@ from raypipe.models import open_model
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from tests.acceptance.chain import answer, chain, topics
+from tests.configs.shipped import SPECS
 from tests.loopback import serve
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "raypipe").rglob("*.py"))
-CONFIGS = sorted(path for path in (ROOT / "configs").iterdir() if path.suffix in (".yaml", ".yml", ".json"))
 
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 50
@@ -109,7 +109,7 @@ def test_importing_opens_no_door(module: str) -> None:
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=relative)
+@pytest.mark.parametrize("path", SPECS, ids=relative)
 def test_every_shipped_file_is_sound(path: Path) -> None:
     plan = Pipeline.from_file(path).validate()
     assert plan.describe().startswith(f"pipeline {plan.name}: ")
