@@ -92,7 +92,7 @@ LIST_OF_TEXTS = {"type": "array", "items": {"type": "string"}}
     [
         ({}, 10),
         ({"minItems": 3, "maxItems": 12}, 10),
-        ({"maxItems": 4}, 3),
+        ({"maxItems": 4}, 4),
         ({"minItems": 60}, 60),
         ({"maxItems": 0}, 0),
     ],

@@ -127,8 +127,8 @@ class _Builder:
 
     def _count(self, fewest: int, most: int | None, level: int) -> int:
         asked = self._prompt.count if self._open_lists == 0 else None
-        if asked is not None and asked >= fewest and (most is None or asked <= most):
-            return asked
+        if asked is not None and asked >= fewest:
+            return asked if most is None else min(asked, most)
         few = fewest if level > _ROOMY_LEVELS else max(fewest, _FEW_ITEMS - min(self._open_lists, 1))
         return few if most is None else min(few, most)
 
