@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from raypipe.steps.hub_loaders import LoadDataFromHub as LoadHubDataset
     from raypipe.steps.instructing import SelfInstruct
     from raypipe.steps.judging import UltraFeedback
+    from raypipe.steps.list_extension import ListExtension
     from raypipe.steps.loaders import LoadDataFromDicts, LoadDataFromFiles
     from raypipe.steps.magpie import Magpie, MagpieGenerator
     from raypipe.steps.merging_columns import ExpandColumns, MergeColumns
@@ -75,6 +76,7 @@ REGISTRY: dict[str, str] = {
     "GenerateSentencePair": "raypipe.steps.sentence_pairs:GenerateSentencePair",
     "GroupColumns": "raypipe.steps.combining:GroupColumns",
     "KeepColumns": "raypipe.steps.columns:KeepColumns",
+    "ListExtension": "raypipe.steps.list_extension:ListExtension",
     "LoadDataFromArrow": "raypipe.steps.given_datasets:LoadDataFromArrow",
     "LoadDataFromDicts": "raypipe.steps.loaders:LoadDataFromDicts",
     "LoadDataFromDisk": "raypipe.steps.hub_loaders:LoadDataFromDisk",
@@ -136,6 +138,7 @@ __all__ = [
     "GlobalStep",
     "GroupColumns",
     "KeepColumns",
+    "ListExtension",
     "LoadDataFromArrow",
     "LoadDataFromDicts",
     "LoadDataFromDisk",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from raypipe.steps.evolving import EvolInstruct
     from raypipe.steps.instructing import SelfInstruct
     from raypipe.steps.judging import UltraFeedback
+    from raypipe.steps.list_extension import ListExtension
     from raypipe.steps.magpie import Magpie, MagpieGenerator
     from raypipe.steps.own_tasks import Task, task
     from raypipe.steps.sentence_pairs import GenerateSentencePair
@@ -27,6 +28,7 @@ __all__ = [
     "ChatGeneration",
     "EvolInstruct",
     "GenerateSentencePair",
+    "ListExtension",
     "Magpie",
     "MagpieGenerator",
     "SelfInstruct",
