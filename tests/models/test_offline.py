@@ -244,3 +244,25 @@ def test_slow_answer_times_out() -> None:
     with pytest.raises(CallError) as caught:
         ask("hi", timeout_s=0.01, options={"latency_s": 5})
     assert (caught.value.kind, caught.value.retry) == ("timeout", Retry.LATER)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "count"),
+    [
+        ("A town of 900 people votes.\nName 6 variables in which they differ.", 6),
+        ("Read these 3 lines and write a list of twelve names.", 12),
+        ("Here are 4 rivers. Write about them.", 4),
+    ],
+)
+def test_what_is_asked_for_is_told_from_other_numbers(prompt: str, count: int) -> None:
+    assert Prompt(prompt).count == count
+
+
+def test_the_name_of_a_thing_is_no_persons() -> None:
+    def names(of: str) -> list[str]:
+        inner = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+        schema = {"type": "object", "properties": {of: {"type": "array", "items": inner}}, "required": [of]}
+        return [one["name"] for one in orjson.loads(ask("The topic is: tides", schema=schema).text)[of]]
+
+    assert all(name.startswith("tides ") for name in names("variables"))
+    assert all(re.fullmatch(r"[A-Z]\w+ [A-Z]\w+", name) for of in ("people", "authors") for name in names(of))

@@ -154,7 +154,7 @@ _MAKERS: dict[Maker, str] = {
     " feedback context story bio backstory essay passage thought analysis completion generation output thinking",
     sentence: "sentence fact claim statement comment example",
     title: "title heading headline",
-    person: "name author person persona character",
+    person: "name author person people persona character participant user customer student employee profile",
     word: "label category tag class keyword key id language genre",
     program: "code program function script",
 }

@@ -28,6 +28,11 @@ _ABOUT = re.compile(r"\babout\s+([^\n.?!]{2,200})", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s")
 _WORD = re.compile(r"[^\W\d_][\w'-]*")
 _NOUN = re.compile(rf"\b(?:{_NUMBER}|(?:list|lists|set) of)\s+(?:[a-z-]+\s+){{0,3}}?([a-z_-]*[a-z]s)\b", re.IGNORECASE)
+_WANTED = re.compile(
+    r"\b(?:write|list|name|give|generate|create|produce|propose|provide|invent|suggest|find|ask)(?:\s+[a-z]+){0,3}?\s+"
+    rf"({_NUMBER})\b(?!\.\d)",
+    re.IGNORECASE,
+)
 _INTEGER = re.compile(r"(?<![\w.,-])\d{1,4}(?!\w|[.,]\d)")
 _NUMBER_WORD = re.compile(rf"\b(?:{'|'.join(_NUMBERS)})\b", re.IGNORECASE)
 
@@ -103,10 +108,13 @@ class Prompt:
 
     @cached_property
     def count(self) -> int | None:
-        """How many things the prompt asks for: its first whole number, at most `MOST_ITEMS`."""
-        written = _INTEGER.search(self.user)
-        spelt = None if written else _NUMBER_WORD.search(self.user)
-        number = int(written.group()) if written else _NUMBERS[spelt.group().lower()] if spelt else 0
+        """How many things the prompt asks for, at most `MOST_ITEMS`: the number behind a verb, or its first one."""
+        wanted = _WANTED.search(self.user)
+        found = wanted.group(1) if wanted else None
+        for pattern in (_INTEGER, _NUMBER_WORD):
+            first = None if found else pattern.search(self.user)
+            found = first.group() if first else found
+        number = 0 if found is None else _NUMBERS.get(found.lower()) or int(found)
         return min(number, MOST_ITEMS) if 0 < number <= _LARGEST_COUNT else None
 
     @cached_property

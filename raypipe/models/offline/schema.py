@@ -64,7 +64,7 @@ class _Builder:
             return _one_of(flat["enum"], turn)
         kind = _kind_of(flat, is_tight)
         if kind == "object":
-            return self._object(flat, turn, level)
+            return self._object(flat, name, turn, level)
         if kind == "array":
             return self._array(flat, name, turn, level)
         return self._scalar(kind, flat, name, turn)
@@ -78,7 +78,7 @@ class _Builder:
             return self._string(flat, name, turn)
         return number_for(flat, name, turn, kind == "integer")
 
-    def _object(self, flat: Flat, turn: int, level: int) -> dict[str, Any]:
+    def _object(self, flat: Flat, own: str, turn: int, level: int) -> dict[str, Any]:
         properties: dict[str, Any] = flat.get("properties", {})
         required: list[str] = flat.get("required", [])
         others: Any = flat.get("additionalProperties", True)
@@ -88,7 +88,7 @@ class _Builder:
             names = sorted(names, key=lambda name: name not in required)[: flat["maxProperties"]]
         names += self._more_names(flat, names, turn)
         return {
-            name: self.value(properties.get(name, others), name, turn + _salt(name), level + 1)
+            name: self.value(properties.get(name, others), _meant(name, own), turn + _salt(name), level + 1)
             for name in names
             if properties.get(name, others) is not False or name in required
         }
@@ -143,6 +143,11 @@ class _Builder:
 
     def _phrase(self, name: str, turn: int) -> str:
         return phrases.maker_for(name)(self._prompt.subject, turn)
+
+
+def _meant(name: str, owner: str) -> str:
+    """What a property holds: the `name` of one of the `rivers` is a river's."""
+    return owner if name == "name" and owner.lower() not in _COLLECTIVE else name
 
 
 def _salt(name: str) -> int:
