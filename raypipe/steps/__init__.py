@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from raypipe.steps.chatting import ChatGeneration
     from raypipe.steps.classifying import TextClassification
     from raypipe.steps.columns import KeepColumns
+    from raypipe.steps.combination_sampler import CombinationSampler
     from raypipe.steps.combining import CombineColumns, CombineOutputs, GroupColumns
     from raypipe.steps.dedup import MinHashDedup
     from raypipe.steps.evolving import EvolInstruct
@@ -63,6 +64,7 @@ REGISTRY: dict[str, str] = {
     "Callback": "raypipe.callback:Callback",
     "Candidates": "raypipe.repeating:Candidates",
     "ChatGeneration": "raypipe.steps.chatting:ChatGeneration",
+    "CombinationSampler": "raypipe.steps.combination_sampler:CombinationSampler",
     "CombineColumns": "raypipe.steps.combining:CombineColumns",
     "CombineOutputs": "raypipe.steps.combining:CombineOutputs",
     "DataSampler": "raypipe.steps.sampling:DataSampler",
@@ -122,6 +124,7 @@ __all__ = [
     "Callback",
     "Candidates",
     "ChatGeneration",
+    "CombinationSampler",
     "CombineColumns",
     "CombineOutputs",
     "DataSampler",
