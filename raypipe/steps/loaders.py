@@ -74,11 +74,12 @@ class LoadDataFromDicts(Source):
 
 
 class LoadDataFromFiles(Source):
-    """Rows from Parquet, JSON, JSON lines, CSV and TSV files, the text formats also gzipped.
+    """Rows from Parquet, JSON, JSON lines, CSV and TSV files, and texts (`.txt`, `.md`); all but Parquet also gzipped.
 
-    `path` is a file, a folder, a glob (`**` for any depth) or a list of them. A folder stands for all files of known
-    kinds in it whose names do not start with `_` or `.`; a folder that a run wrote stands for its dataset,
-    without the lineage columns.
+    A text is one row, with the columns `text` and `file` (its name). `path` is a file, a folder, a glob (`**` for any
+    depth) or a list of them. A folder stands for all files of known kinds in it whose names do not start with `_` or
+    `.`, for its texts only where it has nothing else; a folder that a run wrote stands for its dataset, without the
+    lineage columns.
     """
 
     path: list[str] = Field(min_length=1)

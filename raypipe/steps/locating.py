@@ -24,9 +24,11 @@ KINDS = {
     ".json": "json",
     ".csv": "csv",
     ".tsv": "tsv",
+    ".txt": "text",
+    ".md": "text",
 }
 """How a file is read, by the end of its name."""
-_COMPRESSIBLE = frozenset(("lines", "json", "csv", "tsv"))
+_COMPRESSIBLE = frozenset(("lines", "json", "csv", "tsv", "text"))
 _HIDDEN = ("_", ".")
 
 
@@ -115,7 +117,9 @@ def _in_folder(folder: str) -> Iterator[tuple[str, str]]:
         pattern = os.path.join(folder, "**", "*.parquet")
         hint = f"; to read the folders in it write {pattern!r}" if any(map(os.path.isdir, files)) else ""
         raise InputError(f"folder {folder!r} has no file of a known kind ({', '.join(KINDS)}){hint}")
-    yield from ((folder, file) for file in known)
+    # Beside tables a text is what is said about them.
+    tables = [file for file in known if kind_of(file) != "text"]
+    yield from ((folder, file) for file in tables or known)
 
 
 def _only_dataset(data: str) -> str:

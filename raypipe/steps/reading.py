@@ -13,7 +13,7 @@ from typing import Any
 
 from raypipe.errors import InputError
 from raypipe.row import RESERVED, ROW_ID
-from raypipe.steps import csv_files, json_files, parquet_files
+from raypipe.steps import csv_files, json_files, parquet_files, text_files
 from raypipe.steps.locating import kind_of
 
 
@@ -32,8 +32,9 @@ class Format:
 _JSON = Format(json_files.names, json_files.tables, json_files.count)
 _CSV = Format(csv_files.names, csv_files.tables, csv_files.count)
 _PARQUET = Format(parquet_files.names, parquet_files.tables, parquet_files.count)
+_TEXT = Format(text_files.names, text_files.tables, text_files.count)
 
-FORMATS = {"parquet": _PARQUET, "lines": _JSON, "json": _JSON, "csv": _CSV, "tsv": _CSV}
+FORMATS = {"parquet": _PARQUET, "lines": _JSON, "json": _JSON, "csv": _CSV, "tsv": _CSV, "text": _TEXT}
 
 
 def read_tables(path: str, batch_rows: int) -> Iterator[Any]:

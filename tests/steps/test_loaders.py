@@ -297,6 +297,26 @@ def test_a_folder_is_all_files_of_known_kinds_in_it(tmp_path):
     assert [unit.name for unit in LoadDataFromFiles(f"{tmp_path}/").units()] == ["a.csv", "b.jsonl"]
 
 
+def test_a_text_is_a_row(tmp_path):
+    write(tmp_path / "b.txt", "\ufeffOne.\n\nTwo, wörtlich.\n")
+    write(tmp_path / "a.md", "# Title")
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"packed"))
+    source = LoadDataFromFiles(str(tmp_path))
+    assert source.columns() == ("text", "file")
+    assert source.row_count() == 3
+    assert rows_of(source) == [
+        {"text": "# Title", "file": "a.md"},
+        {"text": "One.\n\nTwo, wörtlich.\n", "file": "b.txt"},
+        {"text": "packed", "file": "c.txt.gz"},
+    ]
+
+
+def test_what_is_no_text_is_named(tmp_path):
+    (tmp_path / "x.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(InputError, match=r"x\.txt' is no UTF-8 text \(byte 3\)"):
+        rows_of(LoadDataFromFiles(str(tmp_path / "x.txt")))
+
+
 def run_folder(folder: Path, *leaves: str) -> Path:
     lineage = {name: ["x", "y"] for name in OUTPUT_LINEAGE}
     for leaf in leaves:
@@ -329,7 +349,7 @@ def test_of_several_datasets_one_must_be_named(tmp_path):
         ("nowhere/x.jsonl", "is not there, nor is its folder 'nowhere'"),
         ("dat.jsonl", r"is not there \(did you mean 'data.jsonl'\?\)"),
         ("*.parquet", "no file matches '\\*.parquet'"),
-        ("data.txt", "is of no known kind"),
+        ("data.doc", "is of no known kind"),
         ("data.jsnl", "did you mean '.jsonl'"),
         ("data.parquet.gz", "is of no known kind"),
         ("empty", "has no file of a known kind"),
@@ -338,7 +358,7 @@ def test_of_several_datasets_one_must_be_named(tmp_path):
     ],
 )
 def test_a_path_that_stands_for_nothing_is_named(tmp_path, monkeypatch, path, said):
-    for name in ("data.jsonl", "data.txt", "data.jsnl", "data.parquet.gz", "empty/README.md", "nested/in/x.csv"):
+    for name in ("data.jsonl", "data.doc", "data.jsnl", "data.parquet.gz", "empty/x.doc", "nested/in/x.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
