@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         StepOutput,
     )
     from raypipe.steps.chatting import ChatGeneration
+    from raypipe.steps.chunking import ChunkText
     from raypipe.steps.classifying import TextClassification
     from raypipe.steps.columns import KeepColumns
     from raypipe.steps.combination_sampler import CombinationSampler
@@ -64,6 +65,7 @@ REGISTRY: dict[str, str] = {
     "Callback": "raypipe.callback:Callback",
     "Candidates": "raypipe.repeating:Candidates",
     "ChatGeneration": "raypipe.steps.chatting:ChatGeneration",
+    "ChunkText": "raypipe.steps.chunking:ChunkText",
     "CombinationSampler": "raypipe.steps.combination_sampler:CombinationSampler",
     "CombineColumns": "raypipe.steps.combining:CombineColumns",
     "CombineOutputs": "raypipe.steps.combining:CombineOutputs",
@@ -124,6 +126,7 @@ __all__ = [
     "Callback",
     "Candidates",
     "ChatGeneration",
+    "ChunkText",
     "CombinationSampler",
     "CombineColumns",
     "CombineOutputs",
