@@ -266,3 +266,10 @@ def test_the_name_of_a_thing_is_no_persons() -> None:
 
     assert all(name.startswith("tides ") for name in names("variables"))
     assert all(re.fullmatch(r"[A-Z]\w+ [A-Z]\w+", name) for of in ("people", "authors") for name in names(of))
+
+
+def test_a_label_at_the_beginning_of_a_line_says_what_a_prompt_is_about() -> None:
+    assert (
+        Prompt("Be brief. Vary what is asked for: facts, reasons.\nThe passage is: Tides rise.").subject == "Tides rise"
+    )
+    assert Prompt("Be brief. The topic is: tides\nAnswer soon.").subject == "tides"

@@ -98,7 +98,9 @@ class Prompt:
     @cached_property
     def subject(self) -> str:
         """What the prompt is about, in a few of its own words."""
-        labelled = (found.group(1) or found.group(3) for found in _LABELLED.finditer(self.user))
+        # What stands behind a label on a line of its own says it better than what follows a colon somewhere.
+        labels = sorted(_LABELLED.finditer(self.user), key=lambda found: found.group().startswith("."))
+        labelled = (found.group(1) or found.group(3) for found in labels)
         about = (found.group(1) for found in _ABOUT.finditer(self.user))
         for said in (*labelled, *about, self.user):
             named = _named(_SENTENCE_END.split(said.strip())[0]) or _named(said)
