@@ -5,7 +5,7 @@ I do not know what comes out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,19 @@ SPECS = sorted(
 """The pipelines; JSON in a folder there may be anything."""
 
 
-def shipped(name: str, settings: Sequence[str] = (), data: Sequence[dict[str, Any]] = ()) -> Pipeline:
-    """The pipeline `name` with options changed, on its own rows or on `data`."""
+def shipped(
+    name: str,
+    settings: Sequence[str] = (),
+    data: Sequence[dict[str, Any]] = (),
+    answers: Mapping[str, dict[str, Any]] | None = None,
+) -> Pipeline:
+    """The pipeline `name` with options changed, on its own rows or on `data`.
+
+    `answers` are those of some of its models, each by a text in the prompt.
+    """
     spec = read_spec(CONFIGS / f"{name}.yaml")
+    for model, fixed in (answers or {}).items():
+        spec.models[model]["options"] = {"answers": fixed}
     for setting in settings:
         spec = with_setting(spec, setting)
     pipeline = Pipeline.from_spec(spec, CONFIGS)
