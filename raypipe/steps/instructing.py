@@ -5,26 +5,24 @@ I do not know what answers them.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema, create_model
 
 from raypipe.chat import Caller
 from raypipe.errors import RowError
 from raypipe.row import Values
 from raypipe.steps.asking import FormStep, question, text_of
-from raypipe.steps.structured import ask_structured
+from raypipe.steps.structured import Structure, ask_structured, structure_of
 
 _CRITERIA = (
     "Use a different verb and a different form for each: questions, orders, requests with material to work on. "
     "Each stands for itself, asks for something that can be answered in text, and fits what the application is for. "
     "Some are short, some give details; easy and hard ones take turns."
 )
-_SCHEMA = {
-    "type": "object",
-    "properties": {"instructions": {"type": "array", "items": {"type": "string"}}},
-    "required": ["instructions"],
-}
+_LONGEST = 500
+"""Characters of an instruction. A model that writes under the schema comes to an end; other answers may be longer."""
 
 
 class SelfInstruct(FormStep):
@@ -45,7 +43,7 @@ class SelfInstruct(FormStep):
 
     async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
         request = question(self._prompt(text_of(row, "input")))
-        value, _ = await ask_structured(llm, request, _SCHEMA, sample)
+        value, _ = await ask_structured(llm, request, _structure(self.num_instructions), sample)
         texts = (text.strip() for text in value["instructions"])
         instructions = list(dict.fromkeys(text for text in texts if text))[: self.num_instructions]
         if not instructions:
@@ -60,3 +58,12 @@ class SelfInstruct(FormStep):
             f"## Input\n{text}\n\n"
             'Answer as JSON and nothing else: {"instructions": ["…"]}'
         )
+
+
+@lru_cache(maxsize=64)
+def _structure(count: int) -> Structure:
+    """A list of up to `count` instructions."""
+    items = {"type": "string", "minLength": 1, "maxLength": _LONGEST}
+    schema = {"type": "array", "items": items, "minItems": 1, "maxItems": count}
+    listed: Any = Annotated[list[str], WithJsonSchema(schema)]
+    return structure_of(create_model("Instructions", instructions=(listed, ...)))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 
 from raypipe.chat import Caller
 from raypipe.errors import RowError
@@ -126,6 +126,10 @@ def _all_required(schema: dict[str, Any]) -> None:
     schema["required"] = list(schema["properties"])
 
 
+Reason = Annotated[str, WithJsonSchema({"type": "string", "maxLength": 600})]
+"""A model that writes under the schema comes to an end; other answers may be longer."""
+
+
 class Reply(BaseModel):
     """What the judge writes, or a part of it."""
 
@@ -135,16 +139,16 @@ class Reply(BaseModel):
 class Verdict(Reply):
     """On one text."""
 
-    rationale: str | None = None
+    rationale: Reason | None = None
     rating: int | None = Field(default=None, ge=1, le=5)
 
 
 class TypedVerdict(Reply):
     """On one text, for an aspect that has types."""
 
-    types: list[Annotated[int, Field(ge=1, le=3)]] | None = None
-    rationale: str | None = None
-    rationale_for_rating: str | None = None
+    types: Annotated[list[Annotated[int, Field(ge=1, le=3)]], Field(json_schema_extra={"maxItems": 3})] | None = None
+    rationale: Reason | None = None
+    rationale_for_rating: Reason | None = None
     rating: int | None = Field(default=None, ge=1, le=5)
 
 

@@ -47,3 +47,10 @@ def test_each_may_become_a_row():
     made = step().scatter()
     assert ask(made, ["a", "b"])[0] == [{"instructions": "a"}, {"instructions": "b"}]
     assert (made.shape, made.writes()) == (Shape.SCATTER, {"instructions": "string"})
+
+
+def test_a_model_that_writes_under_the_schema_comes_to_an_end():
+    _, caller = ask(step(num_instructions=3), ["a", "b", "c", "d", "e" * 900])
+    listed = caller.asked[0].schema["properties"]["instructions"]
+    assert (listed["maxItems"], listed["items"]["maxLength"]) == (3, 500)
+    assert len(caller.asked) == 1, "what another model answers may be longer"

@@ -99,3 +99,17 @@ def test_what_is_no_list_of_texts_costs_no_call(generations, said):
 def test_an_unknown_aspect_is_refused():
     with pytest.raises(SpecError, match="overall-rating"):
         step(aspect="beauty")
+
+
+@pytest.mark.parametrize("aspect", ["overall-rating", "helpfulness"])
+def test_a_judge_that_writes_under_the_schema_comes_to_an_end(aspect):
+    found, caller = ask(step(aspect=aspect), ["hi"], {"text_1": verdict(1, "x" * 900)})
+    assert (len(found["rationales"][0]), len(caller.asked)) == (900, 1)
+    [said] = caller.asked[0].schema["$defs"].values()
+    bounds = {
+        (part.get("maxLength"), part.get("maxItems"), part.get("maximum"))
+        for one in said["properties"].values()
+        for part in one["anyOf"]
+        if part["type"] != "null"
+    }
+    assert (None, None, None) not in bounds
