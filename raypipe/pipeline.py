@@ -33,7 +33,7 @@ from raypipe.step import Collector, Runs, Source, Step, collecting
 
 __all__ = ["DryRun", "Pipeline", "RunArguments", "routing_batch_function", "routing_function", "sample_n_steps"]
 
-REHEARSAL = "offline/stand-in"
+_OFFLINE = "offline/"
 
 _NO_FILES = "batches travel in memory and through Ray's object store; leave it out"
 _ELSEWHERE = {
@@ -296,7 +296,7 @@ class Pipeline:
         changed = self if dataset is None else self.with_dataset(dataset)
         graph = changed.with_parameters(parameters or {}).graph()
         models = {name: step.llm for name, step in graph.steps.items() if step.llm is not None}
-        played = graph if live else _with_models(graph, lambda _: LLM(REHEARSAL))
+        played = graph if live else _with_models(graph, _understudy)
         with tempfile.TemporaryDirectory(prefix="raypipe-") as folder:
             options = RunOptions(Path(folder) / "out", engine="local", source_rows=batch_size, max_failed_rows=2**62)
             result = run_plan(plan_graph(played, self.name), b"", options)
@@ -386,6 +386,11 @@ def _refuse(where: str, unknown: Iterable[str], known: Sequence[str]) -> None:
     ]
     if problems:
         raise SpecError(violations=[Violation(where, problem) for problem in problems])
+
+
+def _understudy(llm: LLM) -> LLM:
+    """The stand-in for a model in a dry run; those for different models answer differently."""
+    return LLM(_OFFLINE + llm.uri.removeprefix(_OFFLINE), temperature=llm.temperature)
 
 
 def _with_models(graph: Graph, choose: Callable[[LLM], LLM]) -> Graph:
