@@ -273,3 +273,8 @@ def test_a_label_at_the_beginning_of_a_line_says_what_a_prompt_is_about() -> Non
         Prompt("Be brief. Vary what is asked for: facts, reasons.\nThe passage is: Tides rise.").subject == "Tides rise"
     )
     assert Prompt("Be brief. The topic is: tides\nAnswer soon.").subject == "tides"
+
+
+def test_an_instruction_under_a_heading_is_rewritten_as_an_instruction() -> None:
+    prompt = "Write a new version of it. Reply with the new instruction alone.\n\n## Instruction\nDescribe tides."
+    assert re.fullmatch(r"(Explain|Write|Compare|Describe|Summarise) .*\btides\b.*\.", text_of(prompt))

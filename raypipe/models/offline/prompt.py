@@ -24,6 +24,11 @@ _LABELLED = re.compile(
     r"(?:^|[.\n])[^\S\n]*(?:[Tt]he |[Gg]iven )?[A-Za-z][\w -]{1,30}?(?: is)?:[^\S\n]*([^\s<\[{(][^\n]{0,300})"
     r"|<([a-z_]+)>\s*([^<\n]{2,300}?)\s*</\2>"
 )
+_HEADED = re.compile(
+    r"^#{1,6} *(?:the )?(?:input|instruction|question|topic|text|prompt|passage|document|task) *:? *\n+"
+    r" *([^\s#][^\n]{0,300})",
+    re.IGNORECASE | re.MULTILINE,
+)
 _ABOUT = re.compile(r"\babout\s+([^\n.?!]{2,200})", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s")
 _WORD = re.compile(r"[^\W\d_][\w'-]*")
@@ -101,8 +106,9 @@ class Prompt:
         # What stands behind a label on a line of its own says it better than what follows a colon somewhere.
         labels = sorted(_LABELLED.finditer(self.user), key=lambda found: found.group().startswith("."))
         labelled = (found.group(1) or found.group(3) for found in labels)
+        headed = (found.group(1) for found in _HEADED.finditer(self.user))
         about = (found.group(1) for found in _ABOUT.finditer(self.user))
-        for said in (*labelled, *about, self.user):
+        for said in (*headed, *labelled, *about, self.user):
             named = _named(_SENTENCE_END.split(said.strip())[0]) or _named(said)
             if named:
                 return named

@@ -28,7 +28,9 @@ _MARKER = re.compile(r"([#*>\s-]*[A-Z][\w \[\]#()-]{0,40}?)(\**:\**)(?:\s|$)")
 _QUOTED_MARKER = re.compile(r"[`'\"*]([A-Z][A-Z0-9_ -]{0,30}):")
 _YES_OR_NO = re.compile(r"\b(yes)\b['\"`*]*\s*(?:or|/|,|\|)\s*['\"`*]*no\b", re.IGNORECASE)
 _ONE_THING = re.compile(
-    r"\b(?:generate|write|create|ask|formulate|invent|propose|give)\s+(?:me\s+)?(?:a|an|one|1)\s+([a-z-]+(?:\s+[a-z-]+){0,2})",
+    r"\b(?:(?:reply|answer|respond)\s+(?:only\s+)?with\s+the"
+    r"|(?:generate|write|create|ask|formulate|invent|propose|give)\s+(?:me\s+)?(?:a|an|one|1))"
+    r"\s+([a-z-]+(?:\s+[a-z-]+){0,2})",
     re.IGNORECASE,
 )
 _CLOSED_QUESTION = re.compile(
@@ -85,9 +87,8 @@ def _instruction(prompt: Prompt, turn: int) -> str:
 
 
 def _prose(prompt: Prompt, turn: int) -> str:
-    asked = _ONE_THING.search(prompt.user)
-    for name in asked.group(1).lower().split() if asked else ():
-        maker = phrases.maker_for(name)
+    names = (name for asked in _ONE_THING.findall(prompt.user) for name in asked.lower().split())
+    for maker in map(phrases.maker_for, names):
         if maker is not phrases.phrase:
             return maker(prompt.subject, turn)
     return phrases.paragraph(prompt.subject, turn)
