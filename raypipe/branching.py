@@ -115,6 +115,18 @@ def _merged(kept: Sequence[Any]) -> Any:
     return carried([functools.reduce(merged_metadata, row) for row in rows], "")
 
 
+class Copies(Step):
+    """Rows as they come, for a step that cannot repeat its own; put in by itself behind loaders and aggregates."""
+
+    runs: ClassVar[Runs] = Runs.TABLE
+
+    def needs(self) -> Columns:
+        return None
+
+    def process_table(self, table: pa.Table) -> pa.Table:
+        return table
+
+
 def _overlaid(kept: Any, new: Any, is_there: Any, before: Any) -> Any:
     """`new` where its branch has the row and another value than `before`; elsewhere `kept`."""
     pc: Any = import_module("pyarrow.compute")

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from graphlib import CycleError
 from itertools import pairwise
 
-from raypipe.branching import Meet, Route, Routing, columns_of_all
+from raypipe.branching import Copies, Meet, Route, Routing, columns_of_all
 from raypipe.callback import Callback
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.graph import Edge, Flow, Graph
@@ -108,6 +108,8 @@ def _expanded(
         for name, step in steps.items():
             before = _beginning(name, step, several=sum(b == name for _, b in edges) > 1)
             after = _ending(name, step)
+            if f"{name}_broadcast" in after:
+                step = step.model_copy(update={"copies": 1})
             nodes |= before | {name: step} | after
             chains[name] = [*before, name, *after]
         routes: dict[Edge, str] = {}
@@ -163,6 +165,8 @@ def _beginning(name: str, step: Step, several: bool) -> dict[str, Step]:
 
 def _ending(name: str, step: Step) -> dict[str, Step]:
     added: dict[str, Step] = {}
+    if step.copies > 1 and step.runs in (Runs.SOURCE, Runs.GATHER):
+        added[f"{name}_broadcast"] = Copies(broadcast=step.copies)
     if step.gathered is not None:
         added[f"{name}_aggregate"] = Aggregate(by=step.gathered)
     if step.callback is not None:
@@ -187,7 +191,7 @@ def _sound(steps: dict[str, Step], edges: list[Edge], own: Collection[str]) -> G
         flows[name] = _flow(graph, flows, name, problems)
     graph = Graph(steps, graph.edges, flows)
     for name, step in steps.items():
-        unsound = [*step.problems(), *_on_error(step), *_mapping_problems(step)]
+        unsound = [*step.problems(), *_on_error(step), *_mapping_problems(step), *_scatter_problems(step)]
         problems.extend(Violation(f"step {name!r}", problem) for problem in unsound)
     problems.extend(() if problems else _repeat_violations(graph))
     if problems:
@@ -364,3 +368,10 @@ def _on_error(step: Step) -> Iterator[str]:
         yield f"has on_error={step.on_error!r}, but no row can fail here; leave it out"
     if step.on_error == "null" and step.shape is Shape.FILTER:
         yield "has on_error='null', but a filter writes no column; use 'fail_row' or 'stop'"
+
+
+def _scatter_problems(step: Step) -> Iterator[str]:
+    """Why there is nothing to scatter."""
+    makes_rows = step.runs in (Runs.ROW, Runs.THREAD) and step.shape is Shape.SCATTER
+    if step.scattered and not (makes_rows and not step.is_given_batches):
+        yield "makes no lists to scatter; leave scatter out, or put ExpandColumns(columns=[…]) behind it"

@@ -35,6 +35,13 @@ class Candidates(Step):
     def writes(self) -> dict[str, str]:
         return {CANDIDATE: "int64"}
 
+    def problems(self) -> list[str]:
+        return (
+            ["makes candidates one by one and repeats none; put broadcast on the step behind it"]
+            if self.copies > 1
+            else []
+        )
+
     def process_table(self, table: pa.Table) -> pa.Table:
         """No row: candidates are made as they are wanted."""
         return table.slice(0, 0)

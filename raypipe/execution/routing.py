@@ -158,15 +158,9 @@ class Router:
             rows = _with_column(rows, str(names.get(column, column)), answer.made.column(column))
         gone = set(planned.step.consumes()) - {str(names.get(column, column)) for column in answer.made.column_names}
         rows = rows.drop_columns([name for name in rows.column_names if name in gone])
-        copies = planned.step.copies
-        if copies > 1:
-            rows = rows.take(pa.array(np.repeat(np.arange(rows.num_rows), copies)))
-            sample = np.tile(np.arange(copies), len(child))
-            child = np.repeat(child * copies, copies) + sample
-            rows = _with_column(rows, "sample", pa.array(sample, pa.int64()))
-        if planned.step.shape is Shape.SCATTER or copies > 1:
-            rows = _as_children(rows, planned.name, child)
-        return rows
+        if planned.step.copies > 1:
+            return _copied(rows, planned, child)
+        return _as_children(rows, planned.name, child) if planned.step.shape is Shape.SCATTER else rows
 
     def _book(self, planned: PlannedStep, inputs: pa.Table, ended: pa.Table, made: pa.Table) -> None:
         """Count by batch what ended and what it became."""
@@ -265,6 +259,8 @@ class Router:
                 families.moved(rows, -1)
         elif planned.step.runs is Runs.TABLE:
             made = planned.step.process_table(rows)
+            if planned.step.copies > 1:
+                made = _copied(made, planned, np.zeros(made.num_rows, np.int64))
             self._count_passed(planned, rows, made)
             self._passed(planned, Ended.of(rows), made)
 
@@ -281,7 +277,7 @@ class Router:
 
     def _count_passed(self, planned: PlannedStep, rows: pa.Table, made: pa.Table | None) -> None:
         for number, count in _by_number(rows):
-            out = count if made is not None and made.num_rows else 0
+            out = count * planned.step.copies if made is not None and made.num_rows else 0
             self._count(number, planned.name, Counts(rows_in=count, rows_done=count, rows_out=out))
 
     def _fire(self, name: str) -> bool:
@@ -342,6 +338,15 @@ def _with_column(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray)
     if name in table.column_names:
         return table.set_column(table.column_names.index(name), name, column)
     return table.append_column(name, column)
+
+
+def _copied(rows: pa.Table, planned: PlannedStep, child: np.ndarray) -> pa.Table:
+    """Each row as often as its step says, told apart by `sample`; `child` are their numbers before."""
+    copies = planned.step.copies
+    sample = np.tile(np.arange(copies), len(child))
+    rows = rows.take(pa.array(np.repeat(np.arange(rows.num_rows), copies)))
+    rows = _with_column(rows, "sample", pa.array(sample, pa.int64()))
+    return _as_children(rows, planned.name, np.repeat(child * copies, copies) + sample)
 
 
 def _as_children(rows: pa.Table, step: str, child: np.ndarray) -> pa.Table:
