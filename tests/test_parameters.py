@@ -16,6 +16,7 @@ from raypipe.errors import SpecError
 from raypipe.models import LLM, AzureOpenAILLM, OpenAILLM
 from raypipe.pipeline import Pipeline, sample_n_steps
 from raypipe.steps import (
+    GroupColumns,
     KeepColumns,
     LoadDataFromDicts,
     LoadDataFromHub,
@@ -128,6 +129,17 @@ def test_a_dry_run_keeps_the_users_parameters() -> None:
     dry = asking().dry_run(batch_size=2, parameters={"answers": {"num_generations": 3}})
     assert dry.manifest["steps"]["seed"]["rows_in"] == 2
     assert dry.manifest["steps"]["answers"]["rows_out"] == 6
+
+
+def test_two_models_answer_differently_in_a_dry_run() -> None:
+    with Pipeline("two") as pipeline:
+        models = [LLM("openai/gpt-4o"), LLM("offline/other"), LLM("openai/gpt-4o", temperature=0.5)]
+        answers = [TextGeneration(f"answer_{number}", llm=llm) for number, llm in enumerate(models)]
+        seed = LoadDataFromDicts([{"instruction": "Describe tides."}])
+        seed >> answers >> GroupColumns("both", columns=["generation", "model_name"], output_columns=["texts", "by"])
+    [row] = user_rows(pipeline.dry_run()["both"])
+    assert len(set(row["texts"])) == 3
+    assert row["by"] == ["offline/openai/gpt-4o", "offline/other", "offline/openai/gpt-4o"]
 
 
 def test_a_dry_run_gives_rows_by_leaf_like_a_run() -> None:

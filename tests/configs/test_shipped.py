@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from raypipe.config import read_spec, spec_of
 from raypipe.pipeline import Pipeline
 from raypipe.row import OUTPUT_LINEAGE
 from raypipe.steps import TextGeneration
@@ -94,3 +95,30 @@ def test_every_answer_is_bounded_and_in_english_ends_before_max_tokens(step: Tex
 @every_spec
 def test_every_model_has_a_bound(path: Path) -> None:
     assert all(step.llm.max_tokens for step in Pipeline.from_file(path).steps if step.llm is not None)
+
+
+def all_in_one() -> Pipeline:
+    """The shipped pipelines side by side, on two models: Ray is slow to begin, and so is each of its workers."""
+    models = {"any": "offline/any", "rival": "offline/rival"}
+    steps: list[dict[str, Any]] = []
+    for path in SPECS:
+        for one in read_spec(path).steps:
+            changed: dict[str, Any] = {"name": f"{path.stem}-{one.name}"}
+            if one.after is not None:
+                changed["after"] = [f"{path.stem}-{name}" for name in one.after]
+            if "llm" in one.options:
+                changed["llm"] = "rival" if one.options["llm"] == "rival" else "any"
+            if "template_file" in one.options:
+                changed["base_dir"] = str(path.parent)
+            steps.append({"type": one.type} | one.options | changed)
+    return Pipeline.from_spec(spec_of({"name": "all", "models": models, "steps": steps}, "all"), CONFIGS)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_ray_makes_the_same_rows_as_one_process(tmp_path: Path) -> None:
+    pipeline = all_in_one()
+    ray, local = (pipeline.run(tmp_path / engine, engine=engine) for engine in ("ray", "local"))
+    assert len(ray) == len(SPECS)
+    for leaf, rows in local.items():
+        assert len(rows) and rows.to_arrow().equals(ray[leaf].to_arrow()), leaf
