@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from raypipe.calllog import Asked, index_with_segments, load_index, read_segment
+from raypipe.callindex import index_with_segments, load_index
+from raypipe.calllog import Asked, read_segment
 from raypipe.execution import local
 from raypipe.execution.batches import Counts
 from raypipe.execution.setup import RunSetup

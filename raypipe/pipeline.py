@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Token
 from pathlib import Path
@@ -16,7 +16,7 @@ from raypipe.building import build, name_steps
 from raypipe.chat import LLM
 from raypipe.config import PipelineSpec, is_url, read_spec, spec_of
 from raypipe.deserialization import collected_from
-from raypipe.errors import OutputError, SpecError, Violation, nearest
+from raypipe.errors import OutputError, SpecError, Violation
 from raypipe.execution.setup import Watch
 from raypipe.execution.stopping import Stop
 from raypipe.forecast import Forecast, forecast
@@ -24,7 +24,7 @@ from raypipe.graph import Graph
 from raypipe.identity import canonical_json, digest
 from raypipe.limits import Caps
 from raypipe.loading import in_groups, load_stages
-from raypipe.parameters import Parameters, described_options, with_parameters
+from raypipe.parameters import Parameters, described_options, refuse_options, with_parameters
 from raypipe.plan import Plan, plan_graph
 from raypipe.results import DryRun, Result
 from raypipe.run import Engine, RunOptions, check_models, retry_plan, run_plan
@@ -34,18 +34,6 @@ from raypipe.step import Collector, Runs, Source, Step, collecting
 __all__ = ["DryRun", "Pipeline", "RunArguments", "routing_batch_function", "routing_function", "sample_n_steps"]
 
 _OFFLINE = "offline/"
-
-_NO_FILES = "batches travel in memory and through Ray's object store; leave it out"
-_ELSEWHERE = {
-    "cache_dir": "the folder of a run, and that of its calls, is said when it is run; write run(out=…, calls=…)",
-    "enable_metadata": "what a step keeps of its calls is said by the step; write add_raw_output=True there",
-    "requirements": "what a pipeline imports is installed before it is made; leave it out",
-    "storage_parameters": _NO_FILES,
-    "use_fs_to_pass_data": _NO_FILES,
-    "dataset_batch_size": "a dataset is read as fast as its rows are worked on; leave it out",
-    "logging_handlers": "a run changes no logging; add the handler to logging.getLogger() yourself",
-}
-"""Options of distilabel's pipelines and runs, and what to do instead."""
 
 
 class RunArguments(TypedDict, total=False):
@@ -80,7 +68,7 @@ class Pipeline:
 
     def __init__(self, name: str | None = None, description: str = "", **others: Any) -> None:
         """`others` are refused: there are none. Raises SpecError."""
-        _refuse("Pipeline", others, ["name", "description"])
+        refuse_options("Pipeline", others, ["name", "description"])
         self._name = name
         self.description = description
         self._collected = Collector()
@@ -223,7 +211,7 @@ class Pipeline:
         second one does not.
         """
         known = list(RunArguments.__annotations__)
-        _refuse("run", [name for name in options if name not in known], known)
+        refuse_options("run", [name for name in options if name not in known], known)
         dataset = options.get("dataset")
         changed = self if dataset is None else self.with_dataset(dataset)
         changed = changed.with_parameters(options.get("parameters") or {})
@@ -374,18 +362,6 @@ class Pipeline:
 
 def _priced(llm: LLM, prices: Mapping[str, tuple[float, float]]) -> LLM:
     return llm.model_copy(update={"price": prices[llm.uri]}) if llm.uri in prices else llm
-
-
-def _refuse(where: str, unknown: Iterable[str], known: Sequence[str]) -> None:
-    """Raises SpecError for options that there are not, each with what to do instead."""
-    problems = [
-        f"option {name!r}: {_ELSEWHERE[name]}"
-        if name in _ELSEWHERE
-        else f"has no option {name!r}{nearest(name, known)}"
-        for name in unknown
-    ]
-    if problems:
-        raise SpecError(violations=[Violation(where, problem) for problem in problems])
 
 
 def _understudy(llm: LLM) -> LLM:

@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from raypipe.calllog import compact, load_index
+from raypipe.callindex import load_index
+from raypipe.calllog import compact
 from raypipe.chat import LLM
 from raypipe.committing import Commit
 from raypipe.errors import OutputError, SpecError, StoppedError, Violation

@@ -16,17 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.calllog import (
-    HEADER,
-    SCHEMA,
-    Asked,
-    CallReader,
-    SegmentWriter,
-    compact,
-    index_with_segments,
-    load_index,
-    read_segment,
-)
+from raypipe.callindex import CallReader, index_with_segments, load_index
+from raypipe.calllog import HEADER, SCHEMA, Asked, SegmentWriter, compact, read_segment
 from raypipe.chat import Completion, Usage
 from raypipe.errors import OutputError
 from raypipe.identity import digest

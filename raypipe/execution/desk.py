@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-from raypipe.calllog import Asked, CallReader
+from raypipe.callindex import CallReader
+from raypipe.calllog import Asked
 from raypipe.chat import LLM, Completion, Model, Usage
 from raypipe.errors import CallError, InfrastructureError, Retry
 from raypipe.execution.costs import WorstCase

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from raypipe.calllog import Asked, CallIndex, CallReader, index_with_segments, load_index
+from raypipe.callindex import CallIndex, CallReader, index_with_segments, load_index
+from raypipe.calllog import Asked
 from raypipe.chat import LLM, Caller
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
 from raypipe.execution.boundary import Boundary, close_step, is_cancelled, process_rows

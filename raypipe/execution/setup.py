@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raypipe.artifacts import ARTIFACTS
-from raypipe.calllog import Asked, CallIndex
+from raypipe.callindex import CallIndex
+from raypipe.calllog import Asked
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import Snapshot
 from raypipe.execution.replica import ReplicaSetup

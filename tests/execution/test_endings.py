@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from raypipe.callback import Callback
 from raypipe.errors import SpecError
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
-from raypipe.step import Aggregate, Callback, Step
+from raypipe.step import Aggregate, Step
 from raypipe.steps import ExpandColumns, KeepColumns, LoadDataFromDicts
 from tests.books import Row, assert_balanced, user_rows
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from raypipe.calllog import load_index
+from raypipe.callindex import load_index
 from raypipe.execution import replica
 from raypipe.execution.replica import Replica, ReplicaSetup
 from raypipe.execution.scribe import Scribe

@@ -21,7 +21,7 @@ import uvloop
 from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raypipe.calllog import CallIndex, index_with_segments
+from raypipe.callindex import CallIndex, index_with_segments
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.collection import collect_rarely
