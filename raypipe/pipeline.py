@@ -16,6 +16,7 @@ from raypipe.building import build, name_steps
 from raypipe.chat import LLM
 from raypipe.config import PipelineSpec, is_url, read_spec, spec_of
 from raypipe.deserialization import collected_from
+from raypipe.elsewhere import missing
 from raypipe.errors import OutputError, SpecError, Violation
 from raypipe.execution.setup import Watch
 from raypipe.execution.stopping import Stop
@@ -367,6 +368,10 @@ def _priced(llm: LLM, prices: Mapping[str, tuple[float, float]]) -> LLM:
 def _understudy(llm: LLM) -> LLM:
     """The stand-in for a model in a dry run; those for different models answer differently."""
     return LLM(_OFFLINE + llm.uri.removeprefix(_OFFLINE), temperature=llm.temperature)
+
+
+def __getattr__(name: str) -> Any:
+    raise missing(__name__, name, __all__)
 
 
 def _with_models(graph: Graph, choose: Callable[[LLM], LLM]) -> Graph:

@@ -7,9 +7,10 @@ model is opened, so that checking a pipeline loads no HTTP library and no engine
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
 
 from raypipe.chat import LLM, Model
+from raypipe.elsewhere import missing
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.models import presets
 from raypipe.models.named import (
@@ -48,6 +49,10 @@ REGISTRY: dict[str, str] = {
     "offline": "raypipe.models.offline:OfflineModel",
 }
 """Provider → `module:Class` of its adapter."""
+
+
+def __getattr__(name: str) -> Any:
+    raise missing(__name__, name, __all__)
 
 
 class Adapter(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from raypipe.elsewhere import instead_of, missing
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.naming import found_at, imported
 from raypipe.step import Step as AnyStep
@@ -181,7 +182,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     place = _EXPORTS.get(name)
     if place is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{nearest(name, list(_EXPORTS))}")
+        raise missing(__name__, name, list(_EXPORTS))
     return found_at(place)
 
 
@@ -192,8 +193,9 @@ def resolve(type_name: str) -> type[AnyStep]:
     """
     where = f"step type {type_name!r}"
     if type_name not in REGISTRY and not {".", ":"} & set(type_name):
-        hint = nearest(type_name, list(REGISTRY))
-        raise SpecError(violations=[Violation(where, f"is unknown{hint}; a type of your own is written module:Class")])
+        hint = f"is unknown{nearest(type_name, list(REGISTRY))}; a type of your own is written module:Class"
+        instead = instead_of(type_name)
+        raise SpecError(violations=[Violation(where, f"is not in raypipe; {instead}" if instead else hint)])
     found = found_at(REGISTRY[type_name]) if type_name in REGISTRY else imported(type_name)
     if not (isinstance(found, type) and issubclass(found, AnyStep)):
         problem = f"is no step but a {type(found).__name__}; name a subclass of Step or a function decorated with @step"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from raypipe import steps
-from raypipe.errors import nearest
+from raypipe.elsewhere import missing
 
 if TYPE_CHECKING:
     from raypipe.steps.chatting import ChatGeneration
@@ -44,5 +44,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{nearest(name, __all__)}")
+        raise missing(__name__, name, __all__)
     return getattr(steps, name)
