@@ -42,7 +42,9 @@ def run(program: str, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("program", "arguments"), [("several_models.py", ["all"]), ("former_names.py", [])], ids=["present", "former"]
+    ("program", "arguments"),
+    [("several_models.py", ["ray", "all"]), ("former_names.py", ["local"])],
+    ids=["present", "former"],
 )
 def test_all_models_answer_each_row(tmp_path: Path, program: str, arguments: list[str]) -> None:
     with serve() as server:
@@ -59,10 +61,10 @@ def test_all_models_answer_each_row(tmp_path: Path, program: str, arguments: lis
 @pytest.mark.parametrize("mode", ["sampled", "dataset"])
 def test_two_models_by_chance_answer_each_row(tmp_path: Path, mode: str) -> None:
     with serve() as server:
-        command = ["several_models.py", server.base_url, str(folder_of(tmp_path)), str(tmp_path / "out"), mode]
-        said = run(*command)
+        command = ["several_models.py", server.base_url, str(folder_of(tmp_path)), str(tmp_path / "out")]
+        said = run(*command, "ray", mode)
         assert sum(server.counts().values()) == 2 * ROWS
-        assert run(*command) == said, "each row takes the same way again"
+        assert run(*command, "local", mode) == said, "each row takes the same way again, on the other engine too"
         assert sum(server.counts().values()) == 2 * ROWS
     chosen = [tuple(row["model_names"]) for row in said["rows"]]
     assert {len(set(names)) for names in chosen} == {2}

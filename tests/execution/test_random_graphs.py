@@ -179,12 +179,13 @@ def test_a_random_graph_on_local(
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize(("seed", "groups"), [(0, None), (1, None), (1, SEQUENTIAL)])
-def test_random_graphs_on_ray(tmp_path: Path, seed: int, groups: str | None) -> None:
+@pytest.mark.parametrize(("seed", "steps", "groups"), [(0, 12, None), (1, 12, None), (7, 6, SEQUENTIAL)])
+def test_random_graphs_on_ray(tmp_path: Path, seed: int, steps: int, groups: str | None) -> None:
+    """Step by step, a group costs seconds: there, few steps with a meeting, a scatter, failures and an aggregate."""
     rng, rows = random.Random(seed), source_rows(1100)
     choices = [
         (rng.choice(KINDS), rng.randrange(12), rng.randrange(12), rng.randrange(256), rng.random() < 0.3)
-        for _ in range(12)
+        for _ in range(steps)
     ]
     nodes = graph_of(choices)
     pipeline = pipeline_of(nodes, rows)

@@ -1,6 +1,6 @@
 """A program written for an early distilabel, with other imports.
 
-python former_names.py URL FOLDER OUT
+python former_names.py URL FOLDER OUT ENGINE
 """
 
 import json
@@ -11,7 +11,7 @@ from raypipe.pipeline import Pipeline
 from raypipe.steps import CombineColumns, LoadHubDataset
 from raypipe.steps.tasks import TextGeneration
 
-url, folder, out = sys.argv[1:]
+url, folder, out, engine = sys.argv[1:]
 
 with Pipeline("pipe-name", description="My first pipe") as pipeline:
     load_dataset = LoadHubDataset(
@@ -39,6 +39,7 @@ generation = {"llm": {"generation_kwargs": {"temperature": 0.7, "max_new_tokens"
 if __name__ == "__main__":
     distiset = pipeline.run(
         out,
+        engine=engine,
         parameters={
             "load_dataset": {"repo_id": folder, "split": "train"},
             "text_generation_with_gpt-4-0125-preview": generation,

@@ -1,6 +1,6 @@
 """A program written for distilabel, with other imports: three models answer each prompt, all or two of them by chance.
 
-python several_models.py URL FOLDER OUT all|sampled|dataset
+python several_models.py URL FOLDER OUT ENGINE all|sampled|dataset
 """
 
 import json
@@ -12,7 +12,7 @@ from raypipe.pipeline import Pipeline, routing_batch_function
 from raypipe.steps import GroupColumns, LoadDataFromHub
 from raypipe.steps.tasks import TextGeneration
 
-url, folder, out, mode = sys.argv[1:]
+url, folder, out, engine, mode = sys.argv[1:]
 
 
 @routing_batch_function
@@ -50,8 +50,8 @@ parameters = {task.name: generation for task in tasks}
 if __name__ == "__main__":
     if mode == "dataset":
         dataset = [{"instruction": f"prompt {number}"} for number in range(12)]
-        distiset = pipeline.run(out, dataset=dataset, parameters=parameters)
+        distiset = pipeline.run(out, engine=engine, dataset=dataset, parameters=parameters)
     else:
         loading = {"load_dataset": {"repo_id": folder, "split": "train"}}
-        distiset = pipeline.run(out, parameters=loading | parameters)
+        distiset = pipeline.run(out, engine=engine, parameters=loading | parameters)
     print(json.dumps({"subsets": list(distiset), "rows": list(distiset["default"]["train"])}, default=str))
