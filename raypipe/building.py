@@ -305,7 +305,7 @@ def _meeting_flow(graph: Graph, flows: dict[str, Flow], name: str, problems: lis
     sources = {one: graph.source_of_rows(one) for one in above}
     if len(set(sources.values())) > 1:
         listed = ", ".join(f"{one!r} (rows of {source!r})" for one, source in sources.items())
-        hint = "branches meet by row identity; give each source a step of its own"
+        hint = "branches meet by row identity; read all rows with one loader, or give each source a step of its own"
         problems.append(Violation(where, f"comes after steps with rows of different origin: {listed}; {hint}"))
     scatters = {one: flows[one].open_scatters for one in above}
     if len(set(scatters.values())) > 1:
