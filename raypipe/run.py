@@ -246,19 +246,19 @@ def _model_figures(plan: Plan, totals: dict[str, Counts]) -> dict[str, Any]:
 
 
 def _member_figures(llm: LLM, counts: Counts) -> dict[str, Any]:
-    """For each member of a pool: calls sent, answered, and failed over to another; tokens; share of all answers."""
-    answered = max(1, counts.calls_sent - counts.calls_unanswered)
+    """For each member of a pool: calls and tokens, its share of all answers, and calls that another answered for it."""
+    answers = max(1, counts.calls_sent - counts.calls_unanswered + counts.calls_cached)
     found: dict[str, Any] = {}
     for name, member in llm.named_members.items():
         did = counts.by_model.get(name, {})
-        sent, unanswered = did.get("sent", 0), did.get("tries", 0)
+        sent, cached, unanswered = did.get("sent", 0), did.get("cached", 0), did.get("tries", 0)
         tokens = did.get("input_tokens", 0), did.get("output_tokens", 0)
         found[name] = {
             "calls_sent": sent,
-            "calls_cached": did.get("cached", 0),
+            "calls_cached": cached,
             "calls_unanswered": unanswered,
             "failovers": did.get("failovers", 0),
-            "share": round((sent - unanswered) / answered, 4),
+            "share": round((sent - unanswered + cached) / answers, 4),
             "input_tokens": tokens[0],
             "output_tokens": tokens[1],
             "cost_usd": cost_usd(member, *tokens),

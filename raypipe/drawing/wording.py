@@ -61,7 +61,9 @@ def words_of(step: Step) -> list[str]:
         kind += f" × {step.copies}"
     elif step.shape is not Shape.MAP:
         kind += f" · {step.shape}"
-    return [kind, *([step.llm.label] if step.llm is not None else [])]
+    members = () if step.llm is None else step.llm.members
+    asked = [f"{len(members)} models"] if len(members) > 2 else [one.label for one in members]
+    return [kind, *asked]
 
 
 def label_of(graph: Graph, name: str) -> list[str]:
