@@ -9,7 +9,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from raypipe.dria import Dria, Model
+import pytest
+
+from raypipe.dria import Dria, Model, factory
 from raypipe.models import LLM
 from raypipe.results import Result
 from tests.books import assert_balanced
@@ -50,3 +52,13 @@ def test_each_step_asks_its_own_models(tmp_path: Path) -> None:
     assert {failure["message"][:50] for failure in pipeline.failures} == {
         "ValueError: no RESPONSE A and RESPONSE B in 'no id"
     }
+
+
+def test_ready_made_pipelines_say_where_they_stand() -> None:
+    with pytest.raises(ImportError, match="copy the folder configs/nemotron_dria beside your program"):
+        from raypipe.dria.factory import NemotronQA  # noqa: F401
+    for name in ("SubTopicPipeline", "ListExtenderPipeline", "PersonaPipeline", "QAPipeline"):
+        with pytest.raises(ImportError, match=r"run configs/\w+\.yaml") as error:
+            getattr(factory, name)
+        path = str(error.value).rpartition(" ")[2]
+        assert (PROGRAM.parents[2] / path).exists()

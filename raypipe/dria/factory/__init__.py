@@ -1,1 +1,17 @@
-"""I am where programs of Dria import small things for their steps from; its ready-made pipelines are not here."""
+"""I am where programs of Dria import small things for their steps from; ready-made pipelines are files."""
+
+from __future__ import annotations
+
+_SHIPPED = {
+    "NemotronQA": "copy the folder configs/nemotron_dria beside your program; from pipeline import NemotronQA",
+    "SubTopicPipeline": "run configs/topic_tree.yaml",
+    "ListExtenderPipeline": "run configs/extend_list.yaml",
+    "PersonaPipeline": "run configs/personas.yaml",
+    "QAPipeline": "run configs/document_qa.yaml",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _SHIPPED:
+        raise ImportError(f"raypipe ships {name} as a pipeline to read and change; {_SHIPPED[name]}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
