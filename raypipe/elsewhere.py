@@ -1,13 +1,13 @@
-"""I know the steps and models of distilabel that there are not here, and what to write instead.
+"""I know the steps, models and options of distilabel that there are not here, and what to write instead.
 
 I do not know those that there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from raypipe.errors import nearest
+from raypipe.errors import SpecError, Violation, nearest
 
 _TASK = "write it as a Task of your own with format_input and format_output, or as TextGeneration with a template"
 _LOCAL_MODEL = "call the library that has the model in a @step of your own, with resources=StepResources(gpus=…)"
@@ -77,3 +77,35 @@ def missing(module: str, name: str, known: Sequence[str]) -> ImportError | Attri
 def instead_of(name: str) -> str | None:
     """What to write instead of a step or model of distilabel's that is not here."""
     return _INSTEAD.get(name)
+
+
+_NO_FILES = "batches travel in memory and through Ray's object store; leave it out"
+_OWN_FILES = "how rows are put into files is for datasets to say; write result[leaf].to_datasets().save_to_disk(…)"
+_ALL_KEPT = "card and pipeline are always saved; leave it out, or delete the file"
+_OPTIONS = {
+    "cache_dir": "the folder of a run, and that of its calls, is said when it is run; write run(out=…, calls=…)",
+    "enable_metadata": "what a step keeps of its calls is said by the step; write add_raw_output=True there",
+    "requirements": "what a pipeline imports is installed before it is made; leave it out",
+    "storage_parameters": _NO_FILES,
+    "use_fs_to_pass_data": _NO_FILES,
+    "dataset_batch_size": "a dataset is read as fast as its rows are worked on; leave it out",
+    "logging_handlers": "a run changes no logging; add the handler to logging.getLogger() yourself",
+    "max_shard_size": _OWN_FILES,
+    "num_shards": _OWN_FILES,
+    "num_proc": _OWN_FILES,
+    "storage_options": _OWN_FILES,
+    "save_card": _ALL_KEPT,
+    "save_pipeline_config": _ALL_KEPT,
+    "save_pipeline_log": _ALL_KEPT,
+}
+"""Options of distilabel's pipelines, runs and results, and what to do instead."""
+
+
+def refuse_options(where: str, unknown: Iterable[str], known: Sequence[str]) -> None:
+    """Raises SpecError for options that there are not, each with what to do instead."""
+    problems = [
+        f"option {name!r}: {_OPTIONS[name]}" if name in _OPTIONS else f"has no option {name!r}{nearest(name, known)}"
+        for name in unknown
+    ]
+    if problems:
+        raise SpecError(violations=[Violation(where, problem) for problem in problems])

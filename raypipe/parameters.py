@@ -6,7 +6,7 @@ those a user writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pydantic import BaseModel
@@ -18,18 +18,6 @@ from raypipe.step import Step, collecting
 
 Parameters = Mapping[str, Mapping[str, Any]]
 """Options by step name; an option that has options of its own may be a mapping: `{"answers": {"llm": {"seed": 1}}}`."""
-
-_NO_FILES = "batches travel in memory and through Ray's object store; leave it out"
-_ELSEWHERE = {
-    "cache_dir": "the folder of a run, and that of its calls, is said when it is run; write run(out=…, calls=…)",
-    "enable_metadata": "what a step keeps of its calls is said by the step; write add_raw_output=True there",
-    "requirements": "what a pipeline imports is installed before it is made; leave it out",
-    "storage_parameters": _NO_FILES,
-    "use_fs_to_pass_data": _NO_FILES,
-    "dataset_batch_size": "a dataset is read as fast as its rows are worked on; leave it out",
-    "logging_handlers": "a run changes no logging; add the handler to logging.getLogger() yourself",
-}
-"""Options of distilabel's pipelines and runs, and what to do instead."""
 
 
 def with_parameters(steps: Mapping[str, Step], parameters: Parameters) -> dict[str, Step]:
@@ -107,15 +95,3 @@ def described_options(made: Spec) -> list[dict[str, Any]]:
         else:
             found.append(own | {"value": value})
     return found
-
-
-def refuse_options(where: str, unknown: Iterable[str], known: Sequence[str]) -> None:
-    """Raises SpecError for options that there are not, each with what to do instead."""
-    problems = [
-        f"option {name!r}: {_ELSEWHERE[name]}"
-        if name in _ELSEWHERE
-        else f"has no option {name!r}{nearest(name, known)}"
-        for name in unknown
-    ]
-    if problems:
-        raise SpecError(violations=[Violation(where, problem) for problem in problems])

@@ -16,7 +16,7 @@ from raypipe.building import build, name_steps
 from raypipe.chat import LLM
 from raypipe.config import PipelineSpec, is_url, read_spec, spec_of
 from raypipe.deserialization import collected_from
-from raypipe.elsewhere import missing
+from raypipe.elsewhere import missing, refuse_options
 from raypipe.errors import OutputError, SpecError, Violation
 from raypipe.execution.setup import Watch
 from raypipe.execution.stopping import Stop
@@ -25,7 +25,7 @@ from raypipe.graph import Graph
 from raypipe.identity import canonical_json, digest
 from raypipe.limits import Caps
 from raypipe.loading import in_groups, load_stages
-from raypipe.parameters import Parameters, described_options, refuse_options, with_parameters
+from raypipe.parameters import Parameters, described_options, with_parameters
 from raypipe.plan import Plan, plan_graph
 from raypipe.results import DryRun, Result
 from raypipe.run import Engine, RunOptions, check_models, retry_plan, run_plan

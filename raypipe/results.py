@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import orjson
 
 from raypipe.artifacts import ARTIFACTS, Artifact, artifacts_in
-from raypipe.errors import InputError
+from raypipe.elsewhere import refuse_options
+from raypipe.errors import InputError, SpecError, Violation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from raypipe.chat import LLM
 
 _SHOWN_ROWS = 3
+
+
+class PushOptions(TypedDict, total=False):
+    """What else `push_to_hub` may be told."""
+
+    license: str | None
+    """The licence that the card names."""
+    commit_message: str | None
 
 
 class Rows:
@@ -187,15 +196,16 @@ class Result(Mapping[str, Rows]):
 
         return split(self, train_size, shuffle=shuffle, seed=seed)
 
-    def save_to_disk(self, path: str | Path) -> None:
+    def save_to_disk(self, path: str | Path, **options: Any) -> None:
         """Write a folder that `load_from_disk` reads back, and `datasets.load_from_disk` leaf by leaf (`data/<leaf>`).
 
-        Artifacts are in it.
+        Artifacts, card and pipeline are in it; `options` of `Distiset.save_to_disk` are refused with what to do.
 
         Raises SpecError when `datasets` is not installed, OutputError when the folder holds something else.
         """
         from raypipe.distiset import save
 
+        refuse_options("save_to_disk", options, ["path"])
         save(self, Path(path))
 
     @classmethod
@@ -212,18 +222,26 @@ class Result(Mapping[str, Rows]):
         private: bool = False,
         token: str | None = None,
         generate_card: bool = True,
-        license: str | None = None,
-        commit_message: str | None = None,
+        include_script: bool = False,
+        **more: Unpack[PushOptions],
     ) -> str:
         """Put every leaf and the artifacts on the Hugging Face hub, in one commit; returns the address of the dataset.
 
-        Each leaf is a configuration of its own, named `default` when it is the only one. Without `token` it is the one
+        Each leaf is a configuration of its own, named `default` when it is the only one. `include_script` adds the
+        Python file that is being run, as `pipeline.py`: see that it holds no secret. Without `token` it is the one
         of `hf auth login` or HF_TOKEN. Raises SpecError for an unsound name, or when `huggingface_hub` is not
         installed, InfrastructureError when the hub refuses.
         """
         from raypipe.distiset import Upload, push
 
-        return push(self, Upload(repo_id, private, token, generate_card, license, commit_message))
+        known = list(PushOptions.__annotations__)
+        refuse_options("push_to_hub", [name for name in more if name not in known], known)
+        return push(self, Upload(repo_id, private, token, generate_card, include_script, **more))
+
+    def transform_columns_to_image(self, columns: str | Sequence[str]) -> None:
+        """Raises SpecError: there are no images here."""
+        problem = f"rows hold no images; write to_datasets().cast_column({columns!r}, datasets.Image()) for a leaf"
+        raise SpecError(violations=[Violation("transform_columns_to_image", problem)])
 
     def __repr__(self) -> str:
         return f"Result({str(self.path)!r}, leaves={list(self)})"

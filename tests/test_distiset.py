@@ -427,3 +427,26 @@ def test_without_huggingface_hub_it_says_what_to_install(single: Result, monkeyp
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(SpecError, match=r"package 'huggingface_hub': is not installed; pip install 'raypipe\[hub\]'"):
         single.push_to_hub("me/set")
+
+
+def test_the_program_goes_along_if_asked_for(
+    hub: Hub, single: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("print('pushed')\n")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(program))
+    single.push_to_hub("me/set", include_script=True)
+    assert hub.files["pipeline.py"] == program.read_bytes()
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", None)
+    with pytest.raises(SpecError, match="no Python file is being run"):
+        single.push_to_hub("me/set", include_script=True)
+
+
+def test_options_of_a_distiset_that_there_are_not_say_what_to_do_instead(single: Result, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"save_to_disk: option 'num_shards': .* write result\[leaf\]") as error:
+        single.save_to_disk(tmp_path / "saved", num_shards=3, save_card=False)
+    assert "option 'save_card': card and pipeline are always saved" in str(error.value)
+    with pytest.raises(SpecError, match="push_to_hub: has no option 'licence'"):
+        single.push_to_hub("me/set", licence="mit")  # pyright: ignore
+    with pytest.raises(SpecError, match="cast_column"):
+        single.transform_columns_to_image("picture")

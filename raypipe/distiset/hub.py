@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Upload:
     private: bool = False
     token: str | None = field(default=None, repr=False)
     generate_card: bool = True
+    include_script: bool = False
     license: str | None = None
     commit_message: str | None = None
 
@@ -63,8 +65,19 @@ def _files(result: Committed, upload: Upload, scratch: Path) -> Iterator[tuple[s
             yield file.relative_to(result.path).as_posix(), file
     if (result.path / "pipeline.yaml").exists():
         yield "pipeline.yaml", result.path / "pipeline.yaml"
+    if upload.include_script:
+        yield "pipeline.py", _script()
     if upload.generate_card:
         yield "README.md", card(result, upload.repo_id, upload.license).encode()
+
+
+def _script() -> Path:
+    """The Python file that is being run. Raises SpecError where there is none."""
+    path = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    if path.suffix != ".py" or not path.is_file():
+        problem = "no Python file is being run, so there is none to include; leave include_script out"
+        raise SpecError(violations=[Violation("include_script", problem)])
+    return path
 
 
 def _parquet(folder: Path, scratch: Path) -> list[Path]:
