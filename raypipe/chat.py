@@ -6,9 +6,9 @@ written to a file; it holds the name of an environment variable, never a secret.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, Self, cast
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, Self, TypedDict, Unpack, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -234,7 +234,9 @@ class Request(NamedTuple):
     variant: int | None = None
     """Tells equal requests of different rows apart: a model with a seed takes another seed for each."""
     tools: tuple[Mapping[str, Any], ...] = ()
-    """Functions of which the model calls one: `{"name": …, "description": …, "parameters": JSON Schema}`."""
+    """Functions that the model may call: `{"name": …, "description": …, "parameters": JSON Schema}`."""
+    must_call: bool = True
+    """Whether it calls one of `tools` in any case; otherwise it may answer in words."""
 
 
 class Usage(NamedTuple):
@@ -244,6 +246,8 @@ class Usage(NamedTuple):
     output_tokens: int = 0
 
 
+TOOL = "tool/"
+"""How `Completion.model` begins where the log holds the result of a tool, not a model's answer."""
 TOOL_CALLS = "tool_calls"
 """The `finish_reason` of a completion that calls tools."""
 
@@ -322,27 +326,44 @@ class Model(Protocol):
     async def close(self) -> None: ...
 
 
+class AskOptions(TypedDict, total=False):
+    """What `await llm(prompt, …)` may be told."""
+
+    system: str | None
+    schema: Schema | None
+    """What the answer must satisfy; the value is returned instead of the text."""
+    temperature: float | None
+    max_tokens: int | None
+    tools: Sequence[Any]
+    """`CustomTool`s or their classes, which the model may call as often as it likes before it answers."""
+    max_rounds: int
+    """Most rounds of such calls, by default 8."""
+    execute: bool
+    """`False`: the model must call tools, nothing is executed, and the calls are returned:
+    `[{"name": …, "arguments": {…}}]`."""
+
+
 class Caller(Protocol):
     """What a step is given to ask its model with: every call is logged, limited and retried."""
 
     @property
     def label(self) -> str: ...
 
-    async def __call__(
-        self,
-        prompt: str | Sequence[Message],
-        *,
-        system: str | None = None,
-        schema: Schema | None = None,
-        temperature: float | None = None,
-        max_tokens: int | None = None,
-    ) -> Any:
-        """Ask in plain words; returns the text, or with `schema` the validated value.
+    async def __call__(self, prompt: str | Sequence[Message], **options: Unpack[AskOptions]) -> Any:
+        """Ask in plain words; returns the text, with `schema` the validated value.
 
-        Raises `RowError` when the model cannot answer.
+        Raises `RowError` when the model cannot answer, or an option is unknown.
         """
         ...
 
     async def complete(self, request: Request, *, sample: int = 0) -> Completion:
         """Ask one request; `sample` tells apart several answers wanted for equal requests."""
+        ...
+
+    async def recorded(self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]]) -> str:
+        """What `work` gives, which is logged like an answer, so that it is done once for equal rows and payloads.
+
+        It is no call of the model: it takes no permit and is not counted. `what` names it in the log. What it raises is
+        not logged.
+        """
         ...

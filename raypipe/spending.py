@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pyarrow.parquet as pq
 
+from raypipe.chat import TOOL
 from raypipe.folder import RunFolder, write_whole
 from raypipe.limits import Amount
 from raypipe.plan import Plan
@@ -64,7 +65,8 @@ class Spending:
                 [("input_tokens", "sum"), ("output_tokens", "sum"), ("step", "count")]
             )
             for row in sums.to_pylist():
-                total += self._amount(row)
+                if not str(row["model"]).startswith(TOOL):
+                    total += self._amount(row)
         return total
 
     def _amount(self, row: dict[str, Any]) -> Amount:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Unpack
 
 from raypipe.calllog import Asked
-from raypipe.chat import Completion, Message, Request, Schema
+from raypipe.chat import TOOL, AskOptions, Completion, Message, Request
 from raypipe.errors import CallError, HaltedError, RaypipeError, Retry, RowError
 from raypipe.execution.desk import Chance, Desk, Member, Tally
 from raypipe.identity import call_key, request_identity
-from raypipe.steps.structured import ask_structured
+from raypipe.steps.conversing import answered
 
 
 class RowCaller:
@@ -61,23 +61,8 @@ class RowCaller:
         since = self._waiting_since
         return self._waited_s + (0.0 if since is None else time.monotonic() - since)
 
-    async def __call__(
-        self,
-        prompt: str | Sequence[Message],
-        *,
-        system: str | None = None,
-        schema: Schema | None = None,
-        temperature: float | None = None,
-        max_tokens: int | None = None,
-    ) -> Any:
-        messages = tuple(prompt) if not isinstance(prompt, str) else ({"role": "user", "content": prompt},)
-        if system is not None:
-            messages = ({"role": "system", "content": system}, *messages)
-        request = Request(messages, None, temperature, max_tokens)
-        if schema is not None:
-            value, _ = await ask_structured(self, request, schema)
-            return value
-        return (await self.complete(request)).text
+    async def __call__(self, prompt: str | Sequence[Message], **options: Unpack[AskOptions]) -> Any:
+        return await answered(self, prompt, options)
 
     async def complete(self, request: Request, *, sample: int = 0) -> Completion:
         desk = self._desk
@@ -86,21 +71,46 @@ class RowCaller:
             found = desk.found(self._step, one.key)
             if found is not None:
                 return self._taken(one.member.label, found, one)
-        key = chances[0].key
-        if key in desk.on_the_way:
-            try:
-                found = await asyncio.shield(desk.on_the_way[key])
-            except HaltedError:
-                self.is_halted = True
-                raise
-            return self._taken(found.answered_by, found, chances[0])
-        call = Asked(self._step, self._row, ordinal, sample)
-        if desk.unsent is not None:
-            if not self.is_halted:
-                desk.unsent(call)
+        key, call = chances[0].key, Asked(self._step, self._row, ordinal, sample)
+        on_the_way = await self._on_the_way(key)
+        if on_the_way is not None:
+            return self._taken(on_the_way.answered_by, on_the_way, chances[0])
+        completion = await self._made(key, call, lambda: self._answered(chances, call))
+        self._answered_by = completion.answered_by
+        return completion
+
+    async def recorded(self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]]) -> str:
+        desk, label = self._desk, f"{TOOL}{what}"
+        asked = request_identity(label, payload)
+        ordinal = self._ordinal(asked, 0)
+        key, call = call_key(self._step, self._row, ordinal, 0, asked), Asked(self._step, self._row, ordinal, 0)
+        found = desk.found(self._step, key) or await self._on_the_way(key)
+
+        async def worked() -> Completion:
+            if desk.halted_for:
+                raise HaltedError(desk.halted_for)
+            began = time.monotonic()
+            completion = Completion(await work(), model=label)
+            await self._log(key, call, completion, began)
+            return completion
+
+        return (found or await self._made(key, call, worked)).text
+
+    def _ordinal(self, asked: bytes, sample: int) -> int:
+        """How many equal ones this row asked before."""
+        ordinal = self._asked.get((asked, sample), 0)
+        self._asked[asked, sample] = ordinal + 1
+        return ordinal
+
+    async def _on_the_way(self, key: bytes) -> Completion | None:
+        """The answer that is being waited for already, because the row was begun before."""
+        if key not in self._desk.on_the_way:
+            return None
+        try:
+            return await asyncio.shield(self._desk.on_the_way[key])
+        except HaltedError:
             self.is_halted = True
-            raise HaltedError("no call is sent")
-        return await self._sent(chances, call)
+            raise
 
     def _chances(self, request: Request, sample: int) -> tuple[list[Chance], int]:
         """The call as each member would be sent it, and its ordinal."""
@@ -110,8 +120,7 @@ class RowCaller:
             payload = member.model.payload(request)
             asked = request_identity(member.label, payload)
             if not found:
-                ordinal = self._asked.get((asked, sample), 0)
-                self._asked[asked, sample] = ordinal + 1
+                ordinal = self._ordinal(asked, sample)
             found.append(Chance(member, payload, call_key(self._step, self._row, ordinal, sample, asked)))
         return found, ordinal
 
@@ -121,11 +130,17 @@ class RowCaller:
         self._answered_by = label
         return completion._replace(answered_by=label)
 
-    async def _sent(self, chances: Sequence[Chance], asked: Asked) -> Completion:
-        desk, key = self._desk, chances[0].key
+    async def _made(self, key: bytes, call: Asked, make: Callable[[], Awaitable[Completion]]) -> Completion:
+        """What `make` gives, which others that want the same meanwhile are given too."""
+        desk = self._desk
+        if desk.unsent is not None:
+            if not self.is_halted:
+                desk.unsent(call)
+            self.is_halted = True
+            raise HaltedError("no call is sent")
         answer = desk.on_the_way[key] = asyncio.get_running_loop().create_future()
         try:
-            completion = await self._answered(chances, asked)
+            completion = await make()
         except BaseException as error:
             self.is_halted = self.is_halted or isinstance(error, HaltedError)
             answer.set_exception(error if isinstance(error, RaypipeError) else CallError("the call was given up"))
@@ -134,7 +149,6 @@ class RowCaller:
         finally:
             del desk.on_the_way[key]
         answer.set_result(completion)
-        self._answered_by = completion.answered_by
         return completion
 
     async def _answered(self, chances: Sequence[Chance], asked: Asked) -> Completion:
@@ -182,15 +196,18 @@ class RowCaller:
             completion = await self._completion(one)
             member.succeeded()
             spent = member.cost_of(completion.usage)
-            await self._desk.log.append(one.key, asked, completion, time.monotonic() - sent)
-            if self._desk.log.is_full:
-                self._desk.halt("the disk of the call log is full")
+            await self._log(one.key, asked, completion, sent)
         finally:
             member.limiter.leave(one.need, spent)
         for counts in (self.tally, self._desk.total):
             counts.count(member, "input_tokens", completion.usage.input_tokens)
             counts.count(member, "output_tokens", completion.usage.output_tokens)
         return completion._replace(answered_by=member.label)
+
+    async def _log(self, key: bytes, asked: Asked, completion: Completion, began: float) -> None:
+        await self._desk.log.append(key, asked, completion, time.monotonic() - began)
+        if self._desk.log.is_full:
+            self._desk.halt("the disk of the call log is full")
 
     def _count_sent(self, member: Member) -> None:
         for counts in (self.tally, self._desk.total):
@@ -240,8 +257,14 @@ class NoModel:
     def __init__(self, step: str) -> None:
         self._step = step
 
-    async def __call__(self, prompt: Any, **_: Any) -> Any:
-        raise RowError(f"step {self._step!r} asks a model but has none; give it llm=…", kind="no_model")
+    async def __call__(self, prompt: str | Sequence[Message], **options: Unpack[AskOptions]) -> Any:
+        raise self._error()
 
     async def complete(self, request: Request, *, sample: int = 0) -> Completion:
-        raise RowError(f"step {self._step!r} asks a model but has none; give it llm=…", kind="no_model")
+        raise self._error()
+
+    async def recorded(self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]]) -> str:
+        raise self._error()
+
+    def _error(self) -> RowError:
+        return RowError(f"step {self._step!r} asks a model but has none; give it llm=…", kind="no_model")

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
@@ -21,6 +20,7 @@ from raypipe.chat import LLM, Completion, Quota, Request, Terms, Usage
 from raypipe.errors import CallError, InfrastructureError, Retry, SpecError, Violation
 from raypipe.models import presets
 from raypipe.models.faults import Endpoint
+from raypipe.models.fetching import proxy_for
 from raypipe.models.plain import plain_completion, plain_payload, variant_seed
 from raypipe.models.quotas import declared_quota, named_quota
 from raypipe.models.tool_calls import TOOL_CALLS, calls_text, offered
@@ -32,7 +32,6 @@ _IDLE_S = 4.0
 _OK = 200
 _BAD_GATEWAY = 502
 _ERRORS = range(400, 600)
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class _Door(NamedTuple):
@@ -84,7 +83,7 @@ class OpenAIModel:
             ),
             headers=_headers(key),
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=_proxy_for(self._chat.url),
+            proxy=proxy_for(self._chat.url),
         )
 
     async def close(self) -> None:
@@ -121,7 +120,7 @@ class OpenAIModel:
         if request.stop:
             body["stop"] = [*self._llm.stop, *request.stop]
         if request.tools:
-            body = offered(request.tools) | body
+            body = offered(request) | body
         own_seed = variant_seed(self._llm, request)
         return body if own_seed is None else body | {self._seed: own_seed}
 
@@ -224,11 +223,6 @@ def _headers(key: str) -> dict[str, str]:
     # Answers are short: unpacking them would cost more than reading them.
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "raypipe"}
     return headers | {"Authorization": f"Bearer {key}"} if key else headers
-
-
-def _proxy_for(url: URL) -> str | None:
-    host = url.host or ""
-    return None if host in _LOOPBACK or proxy_bypass(host) else getproxies().get(url.scheme)
 
 
 def _response_format(schema: Mapping[str, Any], is_strict: bool) -> dict[str, Any]:

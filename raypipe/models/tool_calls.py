@@ -12,14 +12,15 @@ from typing import Any
 
 import orjson
 
-from raypipe.chat import TOOL_CALLS
+from raypipe.chat import TOOL_CALLS, Request
 
 __all__ = ["TOOL_CALLS", "calls_text", "offered"]
 
 
-def offered(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Fields of a request body that lets the model call one of `tools`, and nothing else."""
-    return {"tools": [{"type": "function", "function": dict(tool)} for tool in tools], "tool_choice": "required"}
+def offered(request: Request) -> dict[str, Any]:
+    """Fields of a request body that offers the model its tools, and says whether it must call one."""
+    tools = [{"type": "function", "function": dict(tool)} for tool in request.tools]
+    return {"tools": tools, "tool_choice": "required" if request.must_call else "auto"}
 
 
 def calls_text(calls: Sequence[Mapping[str, Any]]) -> str:

@@ -5,11 +5,11 @@ I do not know what is made of the answer. Where a row asks more than once for on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Unpack
 
 from raypipe.branching import merged_metadata
-from raypipe.chat import Caller, Completion, Message, Request, Schema
+from raypipe.chat import AskOptions, Caller, Completion, Message, Request
 from raypipe.row import METADATA, Values
 
 
@@ -58,16 +58,8 @@ class Heard:
         """Of the model that answered last."""
         return self._answered_by or self._llm.label
 
-    async def __call__(
-        self,
-        prompt: str | Sequence[Message],
-        *,
-        system: str | None = None,
-        schema: Schema | None = None,
-        temperature: float | None = None,
-        max_tokens: int | None = None,
-    ) -> Any:
-        return await self._llm(prompt, system=system, schema=schema, temperature=temperature, max_tokens=max_tokens)
+    async def __call__(self, prompt: str | Sequence[Message], **options: Unpack[AskOptions]) -> Any:
+        return await self._llm(prompt, **options)
 
     async def complete(self, request: Request, *, sample: int = 0) -> Completion:
         sent = request if self._sends_schema else request._replace(schema=None)
@@ -75,6 +67,9 @@ class Heard:
         self.messages, self.text = list(sent.messages), completion.text
         self._answered_by = completion.answered_by
         return completion
+
+    async def recorded(self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]]) -> str:
+        return await self._llm.recorded(what, payload, work)
 
 
 def labels_of(heard: Sequence[Heard]) -> str:

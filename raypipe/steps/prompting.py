@@ -7,16 +7,17 @@ I do not know how the step makes it: the step is run, and what it wants to send 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Unpack
 
 import orjson
 
-from raypipe.chat import Caller, Completion, Message, Request, Schema
+from raypipe.chat import AskOptions, Caller, Completion, Message, Request
 from raypipe.errors import RowError, SpecError, Violation
 from raypipe.row import Values
 from raypipe.step import Step, collecting
+from raypipe.steps.conversing import answered
 
 
 class _Asked(BaseException):
@@ -31,20 +32,14 @@ class _Asking:
     def __init__(self) -> None:
         self.request = Request()
 
-    async def __call__(
-        self,
-        prompt: str | Sequence[Message],
-        *,
-        system: str | None = None,
-        schema: Schema | None = None,
-        temperature: float | None = None,
-        max_tokens: int | None = None,
-    ) -> Any:
-        messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt)
-        return await self.complete(Request((*([{"role": "system", "content": system}] if system else []), *messages)))
+    async def __call__(self, prompt: str | Sequence[Message], **options: Unpack[AskOptions]) -> Any:
+        return await answered(self, prompt, options)
 
     async def complete(self, request: Request, *, sample: int = 0) -> Completion:
         self.request = request
+        raise _Asked
+
+    async def recorded(self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]]) -> str:
         raise _Asked
 
 

@@ -5,12 +5,13 @@ I do not know how rows are run. `WorkflowStep` makes a step of a pipeline of me.
 
 from __future__ import annotations
 
+from raypipe.steps.tools import CustomTool
 from raypipe.workflows.building import WorkflowBuilder
 from raypipe.workflows.conditions import Condition, ConditionBuilder, Expression
+from raypipe.workflows.http_tool import HttpRequestTool
 from raypipe.workflows.memory import GetAll, Input, Insert, Output, Peek, Pop, Push, Read, Size, String, Write
 from raypipe.workflows.prompts import get_abs_path
 from raypipe.workflows.tasks import Edge, Operator, Task
-from raypipe.workflows.tools import CustomTool, HttpRequestTool
 from raypipe.workflows.workflow import Workflow
 from raypipe.workflows.workflow_step import WorkflowStep
 

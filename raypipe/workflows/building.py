@@ -15,11 +15,12 @@ from typing import Any, Self, TypedDict, Unpack, cast
 from raypipe.chat import Message, Schema
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.steps.structured import Structure, structure_of
+from raypipe.steps.tools import CustomTool, tool_of
 from raypipe.workflows.memory import Input, Output, Read, Reading
 from raypipe.workflows.prompts import calling_folder, read_prompt
+from raypipe.workflows.searching import Search, SearchService
 from raypipe.workflows.soundness import check
 from raypipe.workflows.tasks import END, Edge, Limits, Operator, Task
-from raypipe.workflows.tools import CustomTool
 from raypipe.workflows.workflow import Workflow
 
 _FORMS: dict[type[Any], str] = {
@@ -64,6 +65,7 @@ class WorkflowBuilder:
         self._edges: list[Edge] = []
         self._limits = Limits()
         self._tools: list[CustomTool] = []
+        self._search_service = SearchService()
         self._return_value: str | tuple[str, ...] | None = None
 
     def generative_step(
@@ -92,10 +94,31 @@ class WorkflowBuilder:
         )
         return self
 
-    def search_step(self, search_query: str = "", **options: Any) -> Self:
-        """Dria's search of the web, which is not here: the workflow is refused when it is built."""
-        known = {name: options[name] for name in ("id", "inputs", "outputs") if name in options}
-        return self.generative_step(search_query or "search", Operator.SEARCH, **cast(TaskOptions, known))
+    def search_step(
+        self,
+        search_query: str | None = None,
+        search_type: str = "search",
+        lang: str = "en",
+        n_results: int = 5,
+        **options: Unpack[TaskOptions],
+    ) -> Self:
+        """Add a task that searches the web: `"search"`, `"news"` or `"scholar"`; the query may have placeholders.
+
+        Its result is a JSON list of `{"title", "link", "snippet"}`. See `set_search`.
+        """
+        self.generative_step(search_query, Operator.SEARCH, **options)
+        self._tasks[-1] = replace(self._tasks[-1], search=Search(search_type, lang, n_results))
+        return self
+
+    def set_search(self, base_url: str | None = None, api_key_env: str | None = None) -> Self:
+        """Where searches are sent, by default https://google.serper.dev, and the environment variable with the key.
+
+        Another service must speak the interface of serper.dev.
+        """
+        chosen = {"base_url": base_url, "api_key_env": api_key_env}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        self._search_service = replace(self._search_service, **given)
+        return self
 
     def flow(self, edges: Sequence[Edge]) -> Self:
         """How tasks follow each other; the first edge begins, and a last task without edges leads to `_end`."""
@@ -131,19 +154,25 @@ class WorkflowBuilder:
         """A function of yours, or several, that tasks with FUNCTION_CALLING or FUNCTION_CALLING_RAW may call."""
         given: list[Any] = list(tool) if isinstance(tool, list | tuple) else [tool]
         for one in given:
-            if isinstance(one, type) and issubclass(one, CustomTool):
-                self._tools.append(one.model_construct())
-            elif isinstance(one, CustomTool):
-                self._tools.append(one)
-            else:
+            made = tool_of(one)
+            if made is None:
                 problem = f"add_custom_tool: a {type(one).__name__} is not executed here; write a CustomTool"
                 self._note("workflow", problem)
+            else:
+                self._tools.append(made)
         return self
 
     def build(self) -> Workflow:
         """The workflow. Raises SpecError with all that is wrong with it."""
-        memory, tools = deepcopy(self._memory), tuple(self._tools)
-        draft = Workflow(tuple(self._tasks), self._flow(), memory, self._return_value, self._limits, tools)
+        draft = Workflow(
+            tuple(self._tasks),
+            self._flow(),
+            deepcopy(self._memory),
+            self._return_value,
+            self._limits,
+            tuple(self._tools),
+            self._search_service,
+        )
         workflow = replace(draft, tasks=tuple(_bound(task, draft) for task in draft.tasks))
         check(workflow, self._problems)
         return workflow

@@ -12,7 +12,8 @@ from enum import StrEnum
 from typing import Any, cast
 
 from raypipe.errors import RowError, SpecError, Violation, nearest
-from raypipe.workflows.memory import Input, Memory, shown
+from raypipe.steps.showing import shown
+from raypipe.workflows.memory import Input, Memory
 
 
 class Expression(StrEnum):

@@ -5,7 +5,6 @@ I do not know which task reads or writes me.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -132,15 +131,6 @@ class Insert:
     @staticmethod
     def new(key: str) -> Output:
         return Output(Writing.INSERT, key)
-
-
-def shown(value: Any) -> str:
-    """A value as a placeholder shows it: lists and objects as JSON, nothing as empty text."""
-    if value is None:
-        return ""
-    if not isinstance(value, list | tuple | Mapping):
-        return str(value)
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 class Memory(NamedTuple):

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from raypipe.chat import Caller, Completion, Request
 from raypipe.errors import RowError, nearest
-from raypipe.steps.structured import ask_structured, cut
-from raypipe.workflows.memory import KIND, Memory, shown
+from raypipe.steps.showing import shown
+from raypipe.steps.structured import ask_structured
+from raypipe.steps.tools import KIND as TOOL
+from raypipe.steps.tools import Outcome, attempted, checked_calls, required_calls, told
+from raypipe.workflows.memory import KIND, Memory
 from raypipe.workflows.prompts import filled
 from raypipe.workflows.tasks import CALLING, END, Edge, Limits, Operator, Task
-from raypipe.workflows.tools import calls_of, executed
 
 if TYPE_CHECKING:
     from raypipe.workflows.workflow import Workflow
@@ -51,6 +53,9 @@ class Meter:
         if self._used > self._most or (completion.finish_reason == _CUT and longest == left):
             raise self._too_long(self._most)
         return completion
+
+    async def recorded(self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]]) -> str:
+        return await self._llm.recorded(what, payload, work)
 
     def _too_long(self, most: int) -> RowError:
         return RowError(f"the answers reached {most} tokens (max_tokens={most}); raise it with set_max_tokens", LIMIT)
@@ -151,21 +156,42 @@ class Run:
             return value
         if task.operator in CALLING:
             return await self._called(task, request)
+        if task.operator is Operator.SEARCH:
+            query = str(request.messages[-1]["content"])
+            return await self._workflow.search_service.search(cast(Caller, self._meter), task.search, query)
         return (await self._meter.complete(request)).text.strip()
 
     async def _called(self, task: Task, request: Request) -> str:
-        """The calls as JSON, or what they gave: of one its text, of several a JSON list."""
+        """The calls as JSON, or what they gave: of one its text, of several a JSON list.
+
+        Where one fails, the model is shown what each gave, and may call once more.
+        """
         tools = self._workflow.tools
         asked = request._replace(tools=tuple(tool.declaration() for tool in tools))
-        completion = await self._meter.complete(asked)
-        try:
-            calls = calls_of(completion.text, tools)
-        except RowError as error:
-            raise cut(asked, completion) or error from None
         if task.operator is Operator.FUNCTION_CALLING_RAW:
-            return shown(calls)
-        given = [await executed(call, tools) for call in calls]
+            return shown(checked_calls(asked, await self._meter.complete(asked), tools))
+        outcomes = await self._outcomes(asked)
+        failure = next((one.failure for one in outcomes if one.failure is not None), None)
+        if failure is not None:
+            outcomes = [one for one in outcomes if one.failure is None] + await self._again(asked, outcomes, failure)
+        given = [one.text for one in outcomes]
         return given[0] if len(given) == 1 else shown(given)
+
+    async def _again(self, asked: Request, outcomes: Sequence[Outcome], failure: RowError) -> list[Outcome]:
+        """What the model calls when it was shown the outcomes. Raises RowError when that fails too."""
+        messages = (*asked.messages, *told(outcomes, len(asked.messages)))
+        try:
+            again = await self._outcomes(asked._replace(messages=messages))
+        except RowError as error:
+            raise failure if error.kind == TOOL else error from None
+        for one in again:
+            if one.failure is not None:
+                raise one.failure
+        return again
+
+    async def _outcomes(self, asked: Request) -> list[Outcome]:
+        calls = required_calls(asked, await self._meter.complete(asked))
+        return await attempted(cast(Caller, self._meter), calls, self._workflow.tools)
 
     def _edges(self, source: str) -> list[Edge]:
         return [edge for edge in self._workflow.edges if edge.source == source]

@@ -6,15 +6,17 @@ I do not know whether what I read is sound.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from raypipe.errors import SpecError, Violation
 from raypipe.naming import imported, is_importable
 from raypipe.steps.structured import structure_of
+from raypipe.steps.tools import CustomTool
 from raypipe.workflows.conditions import Condition, Expression
 from raypipe.workflows.memory import Input, Output, Reading, Writing
+from raypipe.workflows.searching import Search, SearchService
 from raypipe.workflows.tasks import Edge, Limits, Operator, Task
-from raypipe.workflows.tools import CustomTool
 
 if TYPE_CHECKING:
     from raypipe.workflows.workflow import Workflow
@@ -51,13 +53,15 @@ def _path(kind: type[Any]) -> str:
 def described(workflow: Workflow) -> Plain:
     """The workflow as plain data, in which pydantic classes stand as themselves."""
     limits, returned = workflow.limits, workflow.return_value
-    plain = {
+    plain: Plain = {
         "config": {"max_steps": limits.max_steps, "max_time": limits.max_time, "max_tokens": limits.max_tokens},
         "external_memory": dict(workflow.memory),
         "tasks": [_task(task) for task in workflow.tasks],
         "steps": [_edge(edge) for edge in workflow.edges],
         "return_value": list(returned) if isinstance(returned, tuple) else returned,
     }
+    if workflow.searches:
+        plain["search_service"] = asdict(workflow.search_service)
     return plain | {"custom_tools": [_tool(tool) for tool in workflow.tools]} if workflow.tools else plain
 
 
@@ -71,29 +75,31 @@ def parts_of(plain: Mapping[str, Any]) -> Plain:
         "return_value": tuple(returned) if isinstance(returned, list) else returned,
         "limits": Limits(**plain.get("config", {})),
         "tools": tuple(_tool_of(tool) for tool in plain.get("custom_tools", ())),
+        "search_service": SearchService(**plain.get("search_service", {})),
     }
 
 
 def _tool(tool: CustomTool) -> Plain:
-    kind = type(tool)
-    return {"class": _path(kind), "name": tool.name, "description": tool.description}
+    return {"class": _path(type(tool)), **tool.settings()}
 
 
 def _tool_of(plain: Plain) -> CustomTool:
     kind = imported(plain["class"])
     if not (isinstance(kind, type) and issubclass(kind, CustomTool)):
         raise TypeError(f"{plain['class']!r} is no CustomTool")
-    return kind.model_construct(name=plain["name"], description=plain["description"])
+    return kind.restored({name: value for name, value in plain.items() if name != "class"})
 
 
 def _task(task: Task) -> Plain:
-    plain = {
+    plain: Plain = {
         "id": task.id,
         "operator": task.operator.value,
         "messages": [dict(message) for message in task.messages],
         "inputs": [_input(one) for one in task.inputs],
         "outputs": [{"type": one.writing.value, "key": one.key, "value": "__result"} for one in task.outputs],
     }
+    if task.operator is Operator.SEARCH:
+        plain["search"] = asdict(task.search)
     return plain if task.schema is None else plain | {"schema": task.schema.declared}
 
 
@@ -105,6 +111,7 @@ def _task_of(plain: Plain) -> Task:
         tuple(_input_of(one) for one in plain.get("inputs", ())),
         tuple(Output(Writing(one["type"]), one["key"]) for one in plain.get("outputs", ())),
         structure_of(plain["schema"]) if plain.get("schema") is not None else None,
+        Search(**plain.get("search", {})),
     )
 
 

@@ -30,7 +30,8 @@ def check(workflow: Workflow, known: Iterable[Violation] = ()) -> None:
 
 def violations(workflow: Workflow) -> list[Violation]:
     """All that is wrong with the workflow."""
-    problems = [Violation(_WHERE, problem) for problem in (*_limits(workflow.limits), *_memory(workflow))]
+    own = (*_limits(workflow.limits), *_memory(workflow), *workflow.search_service.unsound())
+    problems = [Violation(_WHERE, problem) for problem in own]
     for task in workflow.tasks:
         where = f"task {task.id!r}"
         problems += [Violation(where, problem) for problem in (*_task(task), *_bindings(task, workflow))]
@@ -77,7 +78,10 @@ def _task(task: Task) -> Iterator[str]:
             yield f'msg_history: a message is {{"role": {" | ".join(_ROLES)}, "content": text}}, got {dict(message)!r}'
     if task.operator in CALLING and task.schema is not None:
         yield f"has a schema, which is for {Operator.GENERATION.name}; {task.operator.name} answers with a call"
-    yield from _operator(task.operator)
+    if task.operator is Operator.SEARCH:
+        yield from _search(task)
+    elif task.operator is not Operator.GENERATION and task.operator not in CALLING:
+        yield f"{task.operator.name} is no operator of a task here; use {Operator.GENERATION.name}"
     for output in task.outputs:
         if output.writing is Writing.INSERT:
             yield f"inserts into {output.key!r}, but there is no search memory here; use Push and GetAll"
@@ -97,12 +101,12 @@ def _tools(workflow: Workflow) -> Iterator[Violation]:
             yield from (Violation(f"tool {tool.called!r}", violation.problem) for violation in error.violations)
 
 
-def _operator(operator: Operator) -> Iterator[str]:
-    name = operator.name
-    if operator is Operator.SEARCH:
-        yield f"{name}: no search of the web is reached from here; search in a step before, and read what it found"
-    elif operator is not Operator.GENERATION and operator not in CALLING:
-        yield f"{name} is no operator of a task here; use {Operator.GENERATION.name}"
+def _search(task: Task) -> Iterator[str]:
+    if task.schema is not None:
+        yield f"has a schema, which is for {Operator.GENERATION.name}; a search gives a JSON list of what it found"
+    if len(task.messages) != 1:
+        yield "msg_history: a search has its query and nothing before it; leave it out"
+    yield from task.search.problems()
 
 
 def _bindings(task: Task, workflow: Workflow) -> Iterator[str]:

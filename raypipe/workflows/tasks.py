@@ -5,7 +5,7 @@ I do not know how a task is run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from raypipe.chat import Message
@@ -13,6 +13,7 @@ from raypipe.steps.structured import Structure
 from raypipe.workflows.conditions import Condition
 from raypipe.workflows.memory import Input, Output
 from raypipe.workflows.prompts import placeholders
+from raypipe.workflows.searching import Search
 
 END = "_end"
 """Where a workflow ends."""
@@ -43,6 +44,8 @@ class Task:
     inputs: tuple[Input, ...] = ()
     outputs: tuple[Output, ...] = ()
     schema: Structure | None = None
+    search: Search = field(default_factory=Search)
+    """How a search is made of what the message says."""
 
     def placeholders(self) -> tuple[str, ...]:
         """What its messages leave open."""

@@ -15,12 +15,13 @@ import orjson
 
 from raypipe.chat import Caller
 from raypipe.errors import SpecError, Violation
+from raypipe.steps.tools import CustomTool
 from raypipe.workflows import saving
 from raypipe.workflows.memory import Writing
 from raypipe.workflows.running import Run
+from raypipe.workflows.searching import SearchService
 from raypipe.workflows.soundness import check
-from raypipe.workflows.tasks import Edge, Limits, Task
-from raypipe.workflows.tools import CustomTool
+from raypipe.workflows.tasks import Edge, Limits, Operator, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Workflow:
     limits: Limits = field(default_factory=Limits)
     tools: tuple[CustomTool, ...] = ()
     """What tasks that call functions may call."""
+    search_service: SearchService = field(default_factory=SearchService)
+    """Where tasks that search send their queries."""
 
     @property
     def start(self) -> str:
@@ -56,6 +59,16 @@ class Workflow:
     def written(self, writing: Writing) -> frozenset[str]:
         """Keys that tasks write in this way."""
         return frozenset(output.key for task in self.tasks for output in task.outputs if output.writing is writing)
+
+    @property
+    def searches(self) -> bool:
+        """Whether a task searches the web."""
+        return any(task.operator is Operator.SEARCH for task in self.tasks)
+
+    def problems(self) -> list[str]:
+        """What its tools and searches lack on this machine."""
+        lacking = [f"tool {tool.called!r} {problem}" for tool in self.tools for problem in tool.problems()]
+        return lacking + (self.search_service.problems() if self.searches else [])
 
     def returned(self) -> tuple[str, ...]:
         """The keys of the return value."""

@@ -108,6 +108,7 @@ class WorkflowStep(Step):
             unknown = [name for name in self.inputs or () if name not in self._fixed.keys]
             listed = ", ".join(sorted(self._fixed.keys))
             found += [f"inputs: the workflow has no memory key {name!r} (it has: {listed})" for name in unknown]
+            found += self._fixed.problems()
         return found
 
     async def process_row(self, row: Values, llm: Caller) -> Output:

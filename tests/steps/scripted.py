@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Unpack
 
-from raypipe.chat import Completion, Message, Request, Schema
+from raypipe.chat import AskOptions, Completion, Message, Request
 from raypipe.errors import RowError
-from raypipe.steps.structured import ask_structured
+from raypipe.steps.conversing import answered
 
 Answer = str | Completion | RowError
 
@@ -23,6 +23,7 @@ class ScriptedCaller:
         self._by_sample = by_sample
         self.asked: list[Request] = []
         self.samples: list[int] = []
+        self.recorded_payloads: list[tuple[str, dict[str, Any]]] = []
         self.answered = 0
 
     async def complete(self, request: Request, *, sample: int = 0) -> Completion:
@@ -35,18 +36,9 @@ class ScriptedCaller:
             raise answer
         return answer if isinstance(answer, Completion) else Completion(answer)
 
-    async def __call__(
-        self,
-        prompt: str | Sequence[Message],
-        *,
-        system: str | None = None,
-        schema: Schema | None = None,
-        temperature: float | None = None,
-        max_tokens: int | None = None,
-    ) -> Any:
-        assert isinstance(prompt, str)
-        request = Request(({"role": "user", "content": prompt},), None, temperature, max_tokens)
-        if schema is None:
-            return (await self.complete(request)).text
-        value, _ = await ask_structured(self, request, schema)
-        return value
+    async def __call__(self, prompt: str | Sequence[Message], **options: Unpack[AskOptions]) -> Any:
+        return await answered(self, prompt, options)
+
+    async def recorded(self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]]) -> str:
+        self.recorded_payloads.append((what, dict(payload)))
+        return await work()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 from typing import Any, Literal
 
 import orjson
@@ -87,12 +89,40 @@ def test_a_raw_call_is_given_as_json() -> None:
 @pytest.mark.parametrize(
     ("answer", "kind", "problem"),
     [
-        (Completion("I would rather talk."), "tool", "called no tool, but answered 'I would rather talk.'"),
-        (Completion("[]"), "tool", "called no tool"),
-        (called(("summ", {})), "tool", r"called 'summ', which is no tool of the workflow \(did you mean 'sum'\?\)"),
+        (called(("summ", {})), "tool", r"called 'summ', which is no tool that it was offered \(did you mean 'sum'\?\)"),
         (called(("sum", {"left": 2})), "schema", "'right' is a required property"),
         (called(("sum", {"left": 2, "right": "x"})), "schema", "right: 'x' is not of type 'integer'"),
         (called(("Weather", {"city": "Rome"})), "tool", "tool 'Weather' failed: ValueError: no weather in Rome"),
+    ],
+)
+def test_a_call_that_fails_is_told_to_the_model_once(answer: Completion, kind: str, problem: str) -> None:
+    caller = ScriptedCaller(answer, called(("Weather", {"city": "Paris"})), "instead")
+    assert asyncio.run(calling(fallback="b").run(caller)) == '{"sky":"blue"}'
+    *_, calls, result = caller.asked[1].messages
+    assert (calls["role"], result["role"], calls["tool_calls"][0]["id"]) == (
+        "assistant",
+        "tool",
+        result["tool_call_id"],
+    )
+    assert re.search(problem, result["content"])
+    for second in (answer, "I would rather talk."):
+        with pytest.raises(RowError, match=problem) as caught:
+            asyncio.run(calling().run(ScriptedCaller(answer, second)))
+        assert caught.value.kind == kind
+    assert asyncio.run(calling(fallback="b").run(ScriptedCaller(answer, answer, "instead"))) == "instead"
+
+
+def test_results_of_calls_beside_one_that_failed_are_kept() -> None:
+    first = called(("sum", {"left": 2, "right": 3}), ("Weather", {"city": "Rome"}))
+    caller = ScriptedCaller(first, called(("Weather", {"city": "Paris"})))
+    assert asyncio.run(calling(fallback="b").run(caller)) == '["5","{\\"sky\\":\\"blue\\"}"]'
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "problem"),
+    [
+        (Completion("I would rather talk."), "tool", "called no tool, but answered 'I would rather talk.'"),
+        (Completion("[]"), "tool", "called no tool"),
         (Completion('[{"name": "su', "length"), "length", "was cut"),
     ],
 )
@@ -144,20 +174,33 @@ def test_an_endpoint_is_offered_tools(uri: str) -> None:
     assert arguments["city"] in ("Paris", "Rome")
 
 
-def test_a_row_that_is_done_again_calls_no_model_again(tmp_path: Any) -> None:
-    def answer(body: dict[str, Any]) -> str:
-        return (
-            orjson.dumps([{"name": "sum", "arguments": {"left": 40, "right": 2}}]).decode() if "tools" in body else "x"
-        )
+class CountedTool(CustomTool):
+    """Counts how often it is executed, in a file."""
 
-    builder = WorkflowBuilder(task=None).add_custom_tool(SumTool)
+    path: str
+
+    def execute(self, path: str) -> int:
+        with Path(path).open("a") as file:
+            file.write(".")
+        return len(Path(path).read_text())
+
+
+def test_a_row_that_is_done_again_calls_neither_model_nor_tool_again(tmp_path: Path) -> None:
+    counted = tmp_path / "counted"
+
+    def answer(body: dict[str, Any]) -> str:
+        return orjson.dumps([{"name": "CountedTool", "arguments": {"path": str(counted)}}]).decode()
+
+    builder = WorkflowBuilder(task=None).add_custom_tool(CountedTool)
     builder.generative_step("{{task}}", Operator.FUNCTION_CALLING, outputs=[Write.new("result")])
     workflow = builder.set_return_value("result").build()
     with serve(answer=answer) as server:
         with Pipeline("calling") as pipeline:
             step = WorkflowStep("work", llm=LLM("openai/loopback", base_url=server.base_url), workflow=workflow)
             LoadDataFromDicts([{"task": "a"}, {"task": "b"}]) >> step
-        for _ in range(2):
-            result = pipeline.run(tmp_path, engine="local")
-            assert [row["result"] for row in result["work"].to_arrow().to_pylist()] == ["42", "42"]
-            assert len(server.requests) == 2
+        for begun in (False, True):
+            result = pipeline.run(tmp_path / "out", engine="local")
+            assert sorted(row["result"] for row in result["work"].to_arrow().to_pylist()) == ["1", "2"]
+            figures = result.manifest["steps"]["work"]
+            assert (figures["calls_sent"], figures["calls_cached"]) == ((0, 2) if begun else (2, 0))
+            assert (len(server.requests), counted.read_text()) == (2, "..")

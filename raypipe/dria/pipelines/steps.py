@@ -15,8 +15,8 @@ from raypipe.dria.tasks import Step, TaskInput, TaskResult, written
 from raypipe.row import MODEL_NAME, Values
 from raypipe.step import Columns, Output, Runs, Shape
 from raypipe.step import Step as AnyStep
+from raypipe.steps.showing import shown
 from raypipe.workflows import WorkflowStep
-from raypipe.workflows.memory import shown
 
 TASK = "task_input"
 RESULT = "result"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from pydantic import Field
@@ -77,15 +77,13 @@ class OfflineModel:
     def payload(self, request: Request) -> dict[str, Any]:
         """The request as an OpenAI body; what the request leaves open is taken from the `LLM`."""
         said = {"messages": list(request.messages)} if request.prompt is None else {"prompt": request.prompt}
-        body = {**self._constant, **said}
+        body = {**(offered(request) if request.tools else {}), **self._constant, **said}
         if request.stop:
             body["stop"] = [*self._llm.stop, *request.stop]
         if request.variant is not None:
             body["seed"] = (self._llm.seed or 0) + request.variant
         if request.temperature is not None:
             body["temperature"] = request.temperature
-        if request.tools:
-            body = offered(request.tools) | body
         if request.max_tokens is not None:
             body["max_tokens"] = request.max_tokens
         if request.schema is not None:
@@ -98,7 +96,7 @@ class OfflineModel:
         await self._wait(key)
         self._fail(key)
         prompt = Prompt.of(payload["messages"]) if "messages" in payload else Prompt.of_text(payload["prompt"])
-        return self._completion(payload, prompt, self._text(payload, prompt, int.from_bytes(key[12:])))
+        return self._completion(payload, prompt, self._answer(payload, prompt, int.from_bytes(key[12:])))
 
     async def _wait(self, key: bytes) -> None:
         options = self._options
@@ -123,17 +121,13 @@ class OfflineModel:
     def _error(self, problem: str, kind: str, retry: Retry, status: int) -> CallError:
         return CallError(f"model {self._llm.label!r} {problem}", kind, retry, None, status)
 
-    def _text(self, payload: Mapping[str, Any], prompt: Prompt, turn: int) -> str:
+    def _answer(self, payload: Mapping[str, Any], prompt: Prompt, turn: int) -> Any:
+        """A text, or a value that is sent as JSON."""
         answer = _fixed_answer(self._options.answers, prompt, turn)
-        if answer is None:
-            answer = self._invented(payload, prompt, turn)
-        text = answer if isinstance(answer, str) else orjson.dumps(answer).decode()
-        for mark in payload.get("stop") or ():
-            text = text.partition(mark)[0]
-        return text
+        return self._invented(payload, prompt, turn) if answer is None else answer
 
     def _invented(self, payload: Mapping[str, Any], prompt: Prompt, turn: int) -> Any:
-        if payload.get("tools"):
+        if payload.get("tools") and (_must_call(payload) or not _has_results(payload["messages"])):
             tool = payload["tools"][turn % len(payload["tools"])]["function"]
             return [{"name": tool["name"], "arguments": value_for(tool["parameters"], prompt, turn)}]
         response_format = payload.get("response_format") or {}
@@ -146,8 +140,12 @@ class OfflineModel:
             return wording.prose_of(prompt, turn, self._options.output_tokens * _CHARS_PER_TOKEN)
         return wording.answer(prompt, turn)
 
-    def _completion(self, payload: Mapping[str, Any], prompt: Prompt, text: str) -> Completion:
-        finish_reason, longest = TOOL_CALLS if payload.get("tools") else "stop", payload.get("max_tokens")
+    def _completion(self, payload: Mapping[str, Any], prompt: Prompt, answer: Any) -> Completion:
+        calls = payload.get("tools") and (_must_call(payload) or _is_calls(answer))
+        text = answer if isinstance(answer, str) else orjson.dumps(answer).decode()
+        for mark in payload.get("stop") or ():
+            text = text.partition(mark)[0]
+        finish_reason, longest = TOOL_CALLS if calls else "stop", payload.get("max_tokens")
         if longest is not None and _tokens(text) > longest:
             text, finish_reason = text[: longest * _CHARS_PER_TOKEN], "length"
         usage = Usage(_tokens(prompt.all_text), _tokens(text))
@@ -172,6 +170,21 @@ def _fixed_answer(answers: list[Any] | dict[str, Any] | None, prompt: Prompt, tu
     if isinstance(answers, dict):
         return next((answer for part, answer in answers.items() if part in prompt.all_text), None)
     return answers[turn % len(answers)] if answers else None
+
+
+def _must_call(payload: Mapping[str, Any]) -> bool:
+    return payload["tool_choice"] == "required"
+
+
+def _has_results(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the tools were called since the user spoke."""
+    roles = [message.get("role") for message in messages]
+    return "tool" in roles[len(roles) - roles[::-1].index("user") if "user" in roles else 0 :]
+
+
+def _is_calls(answer: Any) -> bool:
+    calls = cast("list[Any]", answer) if isinstance(answer, list) else []
+    return bool(calls) and all(isinstance(call, dict) and {"name", "arguments"} <= call.keys() for call in calls)
 
 
 def _share(part: bytes) -> float:

@@ -1,0 +1,151 @@
+"""I am a tool that asks a server over HTTP; a model fills in what I leave open.
+
+I do not know who calls me. Secrets stay in the environment: I hold the names of variables.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import orjson
+from pydantic import Field, field_validator
+
+from raypipe.errors import RowError
+from raypipe.steps.structured import Structure, structure_of
+from raypipe.steps.tools import KIND, CustomTool
+from raypipe.workflows.prompts import filled, placeholders
+
+_IN_THE_QUERY = ("GET", "HEAD", "DELETE")
+_METHODS = (*_IN_THE_QUERY, "POST", "PUT", "PATCH")
+_SECRET = re.compile(r"authorization|cookie|key|token|secret|password", re.IGNORECASE)
+_SHOWN = 300
+
+
+class HttpRequestTool(CustomTool):
+    """A request that a model may have sent: `HttpRequestTool(name="weather", url="https://example.org/v1/{{city}}")`.
+
+    The model's arguments fill the placeholders of `url`; others become query parameters, or with POST, PUT and PATCH
+    fields of the JSON body. What the server answers is the result; a status other than 2xx is a failure.
+    """
+
+    url: str
+    method: str = "GET"
+    headers: dict[str, str] = Field(default_factory=dict[str, str])
+    """Headers that are no secrets."""
+    headers_env: dict[str, str] = Field(default_factory=dict[str, str])
+    """Headers whose values are in environment variables: `{"Authorization": "MY_TOKEN"}`, or `"Bearer MY_TOKEN"`."""
+    params: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """Query parameters of every request. Like `url` and `body` they are saved with the workflow: no secret is one."""
+    body: dict[str, Any] | None = None
+    """Fields of the JSON body of every request."""
+    arguments: Any = None
+    """What the model fills in: a pydantic class, a JSON Schema, or the dotted path of either. By default the
+    placeholders of `url`, as texts."""
+    max_bytes: int = Field(default=100_000, gt=0)
+    """Most that is read of an answer; what was cut says so."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_web_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"url begins with http:// or https:// and a host, got {url!r}")
+        if parts.username is not None or placeholders(parts.netloc):
+            raise ValueError("url names a host, without a user and without placeholders")
+        return url
+
+    @field_validator("method")
+    @classmethod
+    def _is_method(cls, method: str) -> str:
+        if method.upper() not in _METHODS:
+            raise ValueError(f"method is one of {', '.join(_METHODS)}, got {method!r}")
+        return method.upper()
+
+    @field_validator("headers")
+    @classmethod
+    def _are_no_secrets(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name in filter(_SECRET.search, headers):
+            raise ValueError(f'header {name!r} may be a secret; write headers_env={{"{name}": "NAME_OF_A_VARIABLE"}}')
+        return headers
+
+    @property
+    def is_async(self) -> bool:
+        return True
+
+    def structure(self) -> Structure:
+        if self.arguments is not None:
+            return structure_of(self.arguments)
+        names = placeholders(self.url)
+        return structure_of(
+            {"type": "object", "properties": {name: {"type": "string"} for name in names}, "required": list(names)}
+        )
+
+    def settings(self) -> dict[str, Any]:
+        own = ("url", "method", "headers", "headers_env", "params", "body", "max_bytes")
+        schema = None if self.arguments is None else self.structure().json_schema
+        return super().settings() | {name: getattr(self, name) for name in own} | {"arguments": schema}
+
+    @classmethod
+    def restored(cls, settings: Mapping[str, Any]) -> Self:
+        return cls(**settings)
+
+    def identity(self) -> dict[str, Any]:
+        sent = ("url", "method", "headers", "headers_env", "params", "body", "max_bytes")
+        return super().identity() | {name: getattr(self, name) for name in sent}
+
+    def problems(self) -> list[str]:
+        names = [_variable(said) for said in self.headers_env.values()]
+        unset = [name for name in names if not os.environ.get(name)]
+        return [f"needs the environment variable {name}, which is not set; set it" for name in unset]
+
+    def bound(self, arguments: Mapping[str, Any]) -> Callable[[], Any]:
+        for problem in self.problems():
+            raise RowError(problem, kind=KIND)
+        return lambda: self._sent(arguments)
+
+    async def _sent(self, arguments: Mapping[str, Any]) -> str:
+        from raypipe.models.fetching import Outgoing, fetch
+
+        url, params, body = self._filled(arguments)
+        secrets = {name: os.environ[_variable(said)] for name, said in self.headers_env.items()}
+        headers = self.headers | {name: f"{_before(said)}{secrets[name]}" for name, said in self.headers_env.items()}
+        answer = await fetch(Outgoing(self.method, url, params, headers, body, self.time_limit_s, self.max_bytes))
+        text = answer.text
+        for secret in secrets.values():
+            text = text.replace(secret, "[secret]")
+        if not answer.is_good:
+            said = " ".join(text.split())[:_SHOWN]
+            raise RowError(f"{self.method} {url.partition('?')[0]} answered {answer.status}: {said}", kind=KIND)
+        return f"{text}\n[cut after {self.max_bytes} bytes]" if answer.is_cut else text
+
+    def _filled(self, arguments: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]], Any]:
+        """Address, query parameters and body with the model's arguments."""
+        inside = placeholders(self.url)
+        url = filled(self.url, {name: quote(_text(arguments.get(name, "")), safe="") for name in inside})
+        given = {name: value for name, value in arguments.items() if name not in inside and value is not None}
+        is_query = self.method in _IN_THE_QUERY
+        params = {**self.params, **(given if is_query else {})}
+        body = self.body if is_query else {**(self.body or {}), **given}
+        return url, [pair for name, value in params.items() for pair in _pairs(name, value)], body
+
+
+def _variable(said: str) -> str:
+    """The environment variable in `Bearer MY_TOKEN`."""
+    return said.rpartition(" ")[2]
+
+
+def _before(said: str) -> str:
+    """What stands before the secret in `Bearer MY_TOKEN`."""
+    return said.removesuffix(_variable(said))
+
+
+def _pairs(name: str, value: Any) -> list[tuple[str, str]]:
+    return [(name, _text(one)) for one in (value if isinstance(value, list | tuple) else [value])]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
