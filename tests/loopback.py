@@ -244,7 +244,7 @@ class Loopback:
             schema = logged.body["response_format"]["json_schema"]["schema"]
             value = value_for(schema, Prompt.of(logged.body["messages"]), zlib.crc32(logged.raw))
             return orjson.dumps(value).decode()
-        if b'"tools"' in logged.raw:
+        if b'"tools"' in logged.raw and logged.body["messages"][-1]["role"] != "tool":
             tool = logged.body["tools"][0]["function"]
             value = value_for(tool["parameters"], Prompt.of(logged.body["messages"]), zlib.crc32(logged.raw))
             return orjson.dumps([{"name": tool["name"], "arguments": value}]).decode()

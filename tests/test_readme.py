@@ -71,6 +71,21 @@ def test_a_workflow_writes_for_each_row(tmp_path: Path) -> None:
     assert result.failed_rows == 0
 
 
+def test_a_function_asks_with_tools(tmp_path: Path) -> None:
+    from raypipe.models import LLM
+    from raypipe.steps import LoadDataFromDicts, step
+
+    [program] = [program for program in PROGRAMS if "CustomTool" in program]
+    names: dict[str, object] = {"__name__": "reckoning", "step": step}
+    exec(program, names)
+    with Pipeline("reckoned") as pipeline:
+        reckoned = names["reckon"]("reckoned", llm=LLM("offline/stand-in"))  # type: ignore[operator]
+        LoadDataFromDicts([{"question": "How large is a room of 3 by 4 metres?"}]) >> reckoned
+    result = pipeline.run(tmp_path / "out", engine="local")
+    assert result.failed_rows == 0
+    assert result.manifest["steps"]["reckoned"]["calls_sent"] == 2
+
+
 def test_a_program_in_the_words_of_dria(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [program] = [program for program in PROGRAMS if "StepTemplate" in program]
     monkeypatch.chdir(tmp_path)

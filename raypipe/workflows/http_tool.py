@@ -119,7 +119,8 @@ class HttpRequestTool(CustomTool):
             text = text.replace(secret, "[secret]")
         if not answer.is_good:
             said = " ".join(text.split())[:_SHOWN]
-            raise RowError(f"{self.method} {url.partition('?')[0]} answered {answer.status}: {said}", kind=KIND)
+            said = f": {said}" if said else ""
+            raise RowError(f"{self.method} {url.partition('?')[0]} answered {answer.status}{said}", kind=KIND)
         return f"{text}\n[cut after {self.max_bytes} bytes]" if answer.is_cut else text
 
     def _filled(self, arguments: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]], Any]:

@@ -154,20 +154,22 @@ def test_an_endpoint_is_offered_tools(uri: str) -> None:
     tools = (Weather.model_construct().declaration(),)
     asked = ({"role": "user", "content": "weather in Paris?"},)
 
-    async def answered(llm: LLM) -> tuple[dict[str, Any], dict[str, Any], Completion]:
+    async def answered(llm: LLM) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], Completion]:
         model = open_model(llm)
         await model.open()
         try:
             offering = model.payload(Request(asked, tools=tools))
-            return model.payload(Request(asked)), offering, await model.complete(offering)
+            free = model.payload(Request(asked, tools=tools, must_call=False))
+            return model.payload(Request(asked)), offering, free, await model.complete(offering)
         finally:
             await model.close()
 
     with serve() as server:
         llm = LLM(uri, base_url=server.base_url) if uri.startswith("openai") else LLM(uri)
-        plain, offering, completion = asyncio.run(answered(llm))
+        plain, offering, free, completion = asyncio.run(answered(llm))
     assert plain.keys() == {"model", "messages"}
     assert offering == plain | {"tools": [{"type": "function", "function": tools[0]}], "tool_choice": "required"}
+    assert free == offering | {"tool_choice": "auto"}
     assert completion.finish_reason == TOOL_CALLS
     ((name, arguments),) = [call.values() for call in orjson.loads(completion.text)]
     assert name == "Weather"
