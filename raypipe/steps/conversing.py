@@ -16,12 +16,13 @@ from raypipe.steps.tools import KIND, CustomTool, attempted, checked_calls, made
 MOST_ROUNDS = 8
 """Rounds of calls that a model may make before it answers, unless `max_rounds` says otherwise."""
 
+_OPTIONS = frozenset(AskOptions.__annotations__)
+
 
 async def answered(llm: Caller, prompt: str | Sequence[Message], options: AskOptions) -> Any:
     """What `await llm(prompt, …)` gives. Raises RowError when the model cannot answer."""
-    known = sorted(AskOptions.__annotations__)
-    for option in options.keys() - AskOptions.__annotations__.keys():
-        raise RowError(f"llm(…) has no option {option!r}{nearest(option, known)}", kind="option")
+    for option in options.keys() - _OPTIONS:
+        raise RowError(f"llm(…) has no option {option!r}{nearest(option, sorted(_OPTIONS))}", kind="option")
     messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt)
     if options.get("system") is not None:
         messages = ({"role": "system", "content": options.get("system")}, *messages)

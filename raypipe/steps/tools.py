@@ -31,7 +31,8 @@ _SAID = frozenset({"name", "description", "time_limit_s"})
 class CustomTool(BaseModel):
     """A function of yours that a model may call. Its fields are the arguments; `execute` does the work.
 
-    A call is executed in a thread of its own, or as it is where `execute` is async.
+    A call is executed in a thread of its own, or as it is where `execute` is async. Its result is logged under the
+    tool's name and the arguments: a changed `execute` is asked again where the step has `use_cache=False`.
     """
 
     model_config = ConfigDict(extra="forbid")

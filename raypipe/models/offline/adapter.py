@@ -127,7 +127,7 @@ class OfflineModel:
         return self._invented(payload, prompt, turn) if answer is None else answer
 
     def _invented(self, payload: Mapping[str, Any], prompt: Prompt, turn: int) -> Any:
-        if payload.get("tools") and (_must_call(payload) or not _has_results(payload["messages"])):
+        if payload.get("tools") and (_must_call(payload) or not _has_results(payload.get("messages", ()))):
             tool = payload["tools"][turn % len(payload["tools"])]["function"]
             return [{"name": tool["name"], "arguments": value_for(tool["parameters"], prompt, turn)}]
         response_format = payload.get("response_format") or {}
