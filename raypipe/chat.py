@@ -360,10 +360,12 @@ class Caller(Protocol):
         """Ask one request; `sample` tells apart several answers wanted for equal requests."""
         ...
 
-    async def recorded(self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]]) -> str:
+    async def recorded(
+        self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]], played: str | None = None
+    ) -> str:
         """What `work` gives, which is logged like an answer, so that it is done once for equal rows and payloads.
 
         It is no call of the model: it takes no permit and is not counted. `what` names it in the log. What it raises is
-        not logged.
+        not logged. In a dry run `played` stands for it, if there is any.
         """
         ...

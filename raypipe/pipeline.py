@@ -279,16 +279,16 @@ class Pipeline:
     ) -> DryRun:
         """The first `batch_size` rows of each source through every step in this process, into a folder not kept.
 
-        Models are replaced by the offline stand-in and nothing is spent, unless `live`. `parameters` and `dataset` are
-        those of `run`; what comes back is a mapping of leaf to rows like that of `run`.
+        Unless `live`, the offline stand-in replaces models, searches and HTTP tools are played, and nothing is spent.
+        `parameters` and `dataset` are those of `run`; what comes back is a mapping of leaf to rows like that of `run`.
         """
-        changed = self if dataset is None else self.with_dataset(dataset)
-        graph = changed.with_parameters(parameters or {}).graph()
+        graph = (self if dataset is None else self.with_dataset(dataset)).with_parameters(parameters or {}).graph()
         models = {name: step.llm for name, step in graph.steps.items() if step.llm is not None}
         played = graph if live else _with_models(graph, _understudy)
         with tempfile.TemporaryDirectory(prefix="raypipe-") as folder:
-            options = RunOptions(Path(folder) / "out", engine="local", source_rows=batch_size, max_failed_rows=2**62)
-            result = run_plan(plan_graph(played, self.name), b"", options)
+            plan, out = plan_graph(played, self.name), Path(folder, "out")
+            options = RunOptions(out, None, "local", source_rows=batch_size, max_failed_rows=2**62, is_played=not live)
+            result = run_plan(plan, b"", options)
             rows = {leaf: table.to_arrow() for leaf, table in result.items()}
             return DryRun(models, result.manifest, rows, result.failures.to_arrow())
 

@@ -55,6 +55,8 @@ class RunOptions:
     """The most that all runs into `out` may spend."""
     load_groups: LoadGroups = ()
     """Steps that are loaded together, one group after the other; none: all that there is room for."""
+    is_played: bool = False
+    """A dry run: searches and other requests of tools are played instead of sent."""
 
 
 def run_plan(
@@ -129,7 +131,10 @@ def _prepared(plan: Plan, options: RunOptions, folder: RunFolder, calls: Path) -
     spending = Spending(folder, calls, plan)
     spent = spending.before(options.fresh) if options.caps else Amount()
     rows = options.source_rows, options.only
-    return RunSetup(plan, folder.parts, calls, folder.owner, index, options.caps, spent, *rows), spending
+    setup = RunSetup(
+        plan, folder.parts, calls, folder.owner, index, options.caps, spent, *rows, is_played=options.is_played
+    )
+    return setup, spending
 
 
 def _stopped(reason: str, manifest: dict[str, Any], folder: RunFolder, is_committed: bool) -> str:

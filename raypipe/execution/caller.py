@@ -79,8 +79,12 @@ class RowCaller:
         self._answered_by = completion.answered_by
         return completion
 
-    async def recorded(self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]]) -> str:
+    async def recorded(
+        self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]], played: str | None = None
+    ) -> str:
         desk, label = self._desk, f"{TOOL}{what}"
+        if played is not None and desk.is_played:
+            return played
         asked = request_identity(label, payload)
         ordinal = self._ordinal(asked, 0)
         key, call = call_key(self._step, self._row, ordinal, 0, asked), Asked(self._step, self._row, ordinal, 0)
@@ -263,7 +267,9 @@ class NoModel:
     async def complete(self, request: Request, *, sample: int = 0) -> Completion:
         raise self._error()
 
-    async def recorded(self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]]) -> str:
+    async def recorded(
+        self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]], played: str | None = None
+    ) -> str:
         raise self._error()
 
     def _error(self) -> RowError:

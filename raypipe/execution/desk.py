@@ -187,6 +187,8 @@ class Desk:
     total: Tally = field(default_factory=Tally)
     unsent: Callable[[Asked], None] | None = None
     """Told of each call instead of sending it."""
+    is_played: bool = False
+    """A dry run: what would reach out, such as a search, is played."""
     forgotten: frozenset[str] = frozenset()
     """Steps for which calls of earlier runs are not reused."""
     known_of_this_run: CallReader | None = None

@@ -55,6 +55,8 @@ class ReplicaSetup:
     """Told of each call instead of sending it."""
     artifacts: Path | None = None
     """Where steps keep files beside their rows."""
+    is_played: bool = False
+    """A dry run: what would reach out is played."""
 
 
 @dataclass(slots=True, eq=False)
@@ -142,7 +144,15 @@ class Replica:
     def _open_desk(self, llm: LLM, log: Log, authority: Grants) -> Desk:
         members = members_of(llm, self.name, self._setup.pool.replicas, authority, self._setup.caps)
         forgotten = frozenset(name for name, step in self._steps.items() if not step.use_cache)
-        return Desk(members, log, CallReader(self._index), unsent=self._setup.unsent, forgotten=forgotten)
+        setup = self._setup
+        return Desk(
+            members,
+            log,
+            CallReader(self._index),
+            unsent=setup.unsent,
+            is_played=setup.is_played,
+            forgotten=forgotten,
+        )
 
     async def open(self) -> None:
         """Get model and steps ready. Raises RaypipeError when the run cannot go on."""

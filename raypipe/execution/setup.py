@@ -51,6 +51,8 @@ class RunSetup:
     """Work only on source rows with these identities."""
     unsent: Callable[[Asked], None] | None = None
     """Told of each call instead of sending it, in this process only; stages after unfinished rows are left."""
+    is_played: bool = False
+    """A dry run: what would reach out is played."""
 
     @property
     def leaves(self) -> frozenset[str]:
@@ -76,4 +78,5 @@ class RunSetup:
             if planned.pool == pool and (planned.name in some or not some)
         }
         name, planned = f"{pool}:{number}", self.plan.pools[pool]
-        return ReplicaSetup(name, planned, steps, self.calls, self.owner, self.caps, self.unsent, self.artifacts)
+        own = (self.unsent, self.artifacts, self.is_played)
+        return ReplicaSetup(name, planned, steps, self.calls, self.owner, self.caps, *own)

@@ -68,8 +68,10 @@ class Heard:
         self._answered_by = completion.answered_by
         return completion
 
-    async def recorded(self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]]) -> str:
-        return await self._llm.recorded(what, payload, work)
+    async def recorded(
+        self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]], played: str | None = None
+    ) -> str:
+        return await self._llm.recorded(what, payload, work, played)
 
 
 def labels_of(heard: Sequence[Heard]) -> str:

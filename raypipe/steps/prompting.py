@@ -39,7 +39,9 @@ class _Asking:
         self.request = request
         raise _Asked
 
-    async def recorded(self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]]) -> str:
+    async def recorded(
+        self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]], played: str | None = None
+    ) -> str:
         raise _Asked
 
 

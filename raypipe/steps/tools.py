@@ -12,6 +12,7 @@ import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import orjson
@@ -90,6 +91,10 @@ class CustomTool(BaseModel):
     def problems(self) -> list[str]:
         """What would keep it from being executed here, as far as that is known before."""
         return []
+
+    def played(self) -> str | None:
+        """What stands for a result in a dry run; `None` to execute it there too."""
+        return None
 
     def bound(self, arguments: Mapping[str, Any]) -> Callable[[], Any]:
         """What executes a call with these arguments. Raises RowError for what the fields do not take."""
@@ -182,7 +187,8 @@ async def _attempted(llm: Caller, call: Mapping[str, Any], tools: Sequence[Custo
     try:
         tool, arguments = _checked(call, tools)
         payload = {"tool": tool.identity(), "arguments": arguments}
-        return Outcome(call, await llm.recorded(tool.called, payload, lambda: executed(tool, arguments)))
+        work = partial(executed, tool, arguments)
+        return Outcome(call, await llm.recorded(tool.called, payload, work, tool.played()))
     except RowError as error:
         return Outcome(call, f"failed: {error}", error)
 

@@ -102,6 +102,9 @@ class HttpRequestTool(CustomTool):
         unset = [name for name in names if not os.environ.get(name)]
         return [f"needs the environment variable {name}, which is not set; set it" for name in unset]
 
+    def played(self) -> str | None:
+        return f"What {self.method} {self.url.partition('?')[0]} would answer."
+
     def bound(self, arguments: Mapping[str, Any]) -> Callable[[], Any]:
         for problem in self.problems():
             raise RowError(problem, kind=KIND)

@@ -54,8 +54,10 @@ class Meter:
             raise self._too_long(self._most)
         return completion
 
-    async def recorded(self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]]) -> str:
-        return await self._llm.recorded(what, payload, work)
+    async def recorded(
+        self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]], played: str | None = None
+    ) -> str:
+        return await self._llm.recorded(what, payload, work, played)
 
     def _too_long(self, most: int) -> RowError:
         return RowError(f"the answers reached {most} tokens (max_tokens={most}); raise it with set_max_tokens", LIMIT)

@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -79,7 +80,9 @@ class SearchService:
             raise RowError("the search has an empty query", kind=KIND)
         asked = {"q": query, "hl": search.lang, "num": search.n_results}
         payload = {"service": self.base_url, "search_type": search.search_type, **asked}
-        return await llm.recorded("search", payload, lambda: self._patiently(search, asked))
+        played = [{"title": query, "link": f"{self.base_url}/{n}", "snippet": query} for n in range(search.n_results)]
+        work = partial(self._patiently, search, asked)
+        return await llm.recorded("search", payload, work, orjson.dumps(played).decode())
 
     async def _patiently(self, search: Search, asked: dict[str, Any]) -> str:
         patience = Patience(_MAX_TRIES)

@@ -39,6 +39,8 @@ class ScriptedCaller:
     async def __call__(self, prompt: str | Sequence[Message], **options: Unpack[AskOptions]) -> Any:
         return await answered(self, prompt, options)
 
-    async def recorded(self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]]) -> str:
+    async def recorded(
+        self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]], played: str | None = None
+    ) -> str:
         self.recorded_payloads.append((what, dict(payload)))
         return await work()

@@ -140,6 +140,8 @@ def test_a_row_that_is_done_again_searches_no_more(tmp_path: Path) -> None:
             workflow = searching(web.url).set_return_value("found")
             step = WorkflowStep("s", workflow=workflow, llm=LLM("offline/x"))
             LoadDataFromDicts([{"n": 1}, {"n": 2}]) >> step
+        rehearsed = pipeline.dry_run()
+        assert len(orjson.loads(rehearsed.samples["s"][0]["found"])) == 5 and web.arrived == []
         for _ in range(2):
             result = pipeline.run(tmp_path / "out", engine="local")
             assert result.failed_rows == 0 and len(web.arrived) == 2
