@@ -88,8 +88,8 @@ class Member:
     hedge_after_s: float | None = None
     weight: float = 1.0
     is_one_of_several: bool = False
-    _chosen: int = 0
-    """Calls that were given to it."""
+    share: float = 0.0
+    """Calls that it was given for its weight; not fewer than others had when it last came to its turn."""
     _hopeless: int = 0
     _last_success: float = float("-inf")
     _failed: int = 0
@@ -97,8 +97,9 @@ class Member:
     _rests: int = 0
     _rests_until: float = float("-inf")
 
-    def choose(self) -> None:
-        self._chosen += 1
+    def choose(self, least: float = 0.0) -> None:
+        """Give it a call. What it missed below a share of `least`, while it rested, it does not catch up on."""
+        self.share = max(self.share, least) + 1 / self.weight
 
     def succeeded(self) -> None:
         self._hopeless = self._failed = self._rests = 0
@@ -129,11 +130,6 @@ class Member:
     def load(self) -> tuple[float, float]:
         """Smaller for a member that should be asked first: what it has in flight, then what it was given."""
         return self.limiter.in_flight, self.share
-
-    @property
-    def share(self) -> float:
-        """Calls that it was given for its weight."""
-        return self._chosen / self.weight
 
 
 def members_of(llm: LLM, worker: str, replicas: int, authority: Grants, caps: Caps) -> list[Member]:
@@ -195,6 +191,8 @@ class Desk:
     """What this run has logged, once rows are redone."""
     on_the_way: dict[bytes, asyncio.Future[Completion]] = field(default_factory=lambda: {})
     """Calls being made, by key: a row that is redone meanwhile takes their answer."""
+    _turn: float = 0.0
+    """The share of the member whose turn it was last."""
 
     @cached_property
     def _is_weighted(self) -> bool:
@@ -256,7 +254,8 @@ class Desk:
         if self._is_weighted:
             turn = min(ready, key=lambda one: one.member.share)
             if turn.member.limiter.is_free:
-                turn.member.choose()
+                self._turn = max(self._turn, turn.member.share)
+                turn.member.choose(self._turn)
                 await turn.member.limiter.enter(turn.need)
                 return turn
         ready.sort(key=lambda one: one.member.load)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +12,12 @@ from typing import Any
 
 import pytest
 
-from raypipe.errors import InfrastructureError, SpecError
+from raypipe.callindex import CallReader, load_index
+from raypipe.errors import CallError, InfrastructureError, Retry, SpecError
+from raypipe.execution import desk
+from raypipe.execution.desk import members_of
+from raypipe.execution.scribe import Scribe
+from raypipe.limits import Authority, Caps
 from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
@@ -181,3 +187,38 @@ def test_a_workflow_records_who_answered(tmp_path: Path, servers: list[Loopback]
     rows = user_rows(pipeline.run(tmp_path / "out", engine="local")["ask"])
     assert {row["text"] for row in rows} == {"one", "other"}
     assert all(row["model_name"] == f"vllm-server/{row['text']}" for row in rows)
+
+
+def test_who_comes_back_does_not_catch_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(desk.time, "monotonic", lambda: now[0])
+
+    async def chosen() -> tuple[Counter[str], Counter[str]]:
+        llm = LLM.pool([LLM("offline/one", weight=2.0), LLM("offline/other")])
+        members = members_of(llm, "worker", 1, Authority(Caps()), Caps())
+        pool = desk.Desk(members, Scribe(tmp_path, "run"), CallReader(load_index(tmp_path)))
+
+        async def turns(count: int) -> Counter[str]:
+            found: Counter[str] = Counter()
+            for _ in range(count):
+                chances = [desk.Chance(member, {}, b"") for member in members]
+                for one in chances:
+                    one.begin()
+                entered = await pool.enter(chances)
+                entered.member.limiter.leave(entered.need, None)
+                found[entered.member.name] += 1
+            return found
+
+        await turns(3)
+        for _ in range(3):
+            members[1].failed(CallError("away", retry=Retry.LATER))
+        alone = await turns(300)
+        now[0] += 10.0
+        members[1].succeeded()
+        together = await turns(30)
+        await pool.close()
+        return alone, together
+
+    alone, together = asyncio.run(chosen())
+    assert alone == {"offline/one": 300}
+    assert together["offline/other"] == pytest.approx(10, abs=2)
