@@ -116,6 +116,11 @@ class Plan:
     stages: tuple[Stage, ...]
     pools: Mapping[str, Pool]
 
+    @property
+    def models(self) -> list[LLM]:
+        """All that is asked, each member of a pool of models by itself."""
+        return [member for pool in self.pools.values() if pool.llm is not None for member in pool.llm.members]
+
     def describe(self) -> str:
         """The plan as text, one line for each stage, pool and step."""
         lines = [f"pipeline {self.name}: {len(self.graph.steps)} steps, {len(self.stages)} stages"]

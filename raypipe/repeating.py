@@ -36,11 +36,9 @@ class Candidates(Step):
         return {CANDIDATE: "int64"}
 
     def problems(self) -> list[str]:
-        return (
-            ["makes candidates one by one and repeats none; put broadcast on the step behind it"]
-            if self.copies > 1
-            else []
-        )
+        if self.copies == 1:
+            return []
+        return ["makes candidates one by one and repeats none; put broadcast on the step behind it"]
 
     def process_table(self, table: pa.Table) -> pa.Table:
         """No row: candidates are made as they are wanted."""

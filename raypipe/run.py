@@ -148,16 +148,14 @@ def check_caps(plan: Plan, caps: Caps) -> None:
     if caps.usd is None:
         return
     problem = "has no known price, so its cost cannot be kept under a cap; give it price=(input, output)"
-    asked = [member for pool in plan.pools.values() if pool.llm is not None for member in pool.llm.members]
-    unknown = [llm for llm in asked if cost_usd(llm, 1000, 1000) is None]
+    unknown = [llm for llm in plan.models if cost_usd(llm, 1000, 1000) is None]
     if unknown:
         raise SpecError(violations=[Violation(f"model {llm.label!r}", problem) for llm in unknown])
 
 
 def _check_keys(plan: Plan, options: RunOptions) -> None:
     """Raises SpecError for a key that only this process has, where workers are elsewhere."""
-    asked = [member for pool in plan.pools.values() if pool.llm is not None for member in pool.llm.members]
-    held = [llm for llm in asked if is_held_key(llm.api_key_env)]
+    held = [llm for llm in plan.models if is_held_key(llm.api_key_env)]
     if options.address is not None and held:
         problem = "was given a key that only this process has; set it in the cluster's environment, name it api_key_env"
         raise SpecError(violations=[Violation(f"model {llm.label!r}", problem) for llm in held])
@@ -165,10 +163,7 @@ def _check_keys(plan: Plan, options: RunOptions) -> None:
 
 def check_models(plan: Plan) -> None:
     """Raises SpecError with everything about models that is wrong and can be known before a call."""
-    problems: list[Violation] = []
-    for pool in plan.pools.values():
-        for llm in pool.llm.members if pool.llm is not None else ():
-            problems.extend(check_model(llm))
+    problems = [problem for llm in plan.models for problem in check_model(llm)]
     if problems:
         raise SpecError(violations=problems)
 

@@ -183,6 +183,7 @@ def test_what_has_no_beginning_or_end_is_refused() -> None:
         begin, lambda: Until("until", n_accepted=5, max_candidates=4)
     )
     assert "ends what `Candidates` begins" in unsound(begin, Aggregate, until)
+    assert "repeats none; put broadcast on the step behind it" in unsound(lambda: begin().broadcast(2), until)
 
 
 def test_a_side_branch_may_not_wait_for_a_family_that_grows() -> None:
