@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, Self, TypedDict, Unpack, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from raypipe.errors import nearest
 from raypipe.spec import Spec
@@ -47,6 +47,22 @@ _ELSEWHERE = {
 """Options of distilabel's models."""
 
 
+SEQUENCES = 256
+"""Sequences that an engine works on at once where its options do not say, `max_num_seqs`."""
+_IN_FLIGHT = 64
+_AHEAD = 4
+"""Calls beyond those that an engine works on, at least: one that is through is followed by another at once."""
+
+
+def _ordered(replicas: int | tuple[int, int]) -> int | tuple[int, int]:
+    if not isinstance(replicas, int) and replicas[0] > replicas[1]:
+        raise ValueError(f"the fewest replicas come first: {[replicas[1], replicas[0]]}")
+    return replicas
+
+
+Replicas = Annotated[PositiveInt | tuple[NonNegativeInt, PositiveInt], AfterValidator(_ordered)]
+
+
 class LLM(Spec):
     """A model and how it is asked: `LLM("openai/gpt-4o-mini", temperature=0.7, max_tokens=512)`.
 
@@ -72,9 +88,16 @@ class LLM(Spec):
     """More fields of the request body, sent as they are."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Settings of the adapter itself, for example the latency of `offline`."""
-    concurrency: int = Field(default=64, gt=0)
-    """Most calls in flight, over all replicas."""
-    replicas: int = Field(default=1, gt=0)
+    engine: dict[str, Any] = Field(default_factory=dict)
+    """Of a model that runs here (`vllm/…`): options of vLLM's engine, handed to it unchanged."""
+    gpus: float | None = Field(default=None, ge=0)
+    """Of a model that runs here: GPUs of each replica, or a share of one; by default what `engine` asks for."""
+    lora: str | None = None
+    """Of a model that runs here: a LoRA adapter, as a folder or by its name on the Hugging Face hub."""
+    concurrency: int | None = Field(default=None, gt=0)
+    """Most calls in flight, over all replicas; by default 64, or what keeps the engines of a model that runs here busy."""
+    replicas: Replicas = 1
+    """Workers, or the fewest and the most of them: more are started while rows wait, and ended when idle."""
     timeout_s: float = Field(default=600.0, gt=0)
     """Longest time one call may take, in seconds."""
     connect_timeout_s: float = Field(default=10.0, gt=0)
@@ -156,9 +179,32 @@ class LLM(Spec):
         return LLM.pool([changed(member) for member in self.members])
 
     @property
+    def fewest_replicas(self) -> int:
+        return self.replicas if isinstance(self.replicas, int) else self.replicas[0]
+
+    @property
+    def most_replicas(self) -> int:
+        return self.replicas if isinstance(self.replicas, int) else self.replicas[1]
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether workers hold the model themselves instead of asking an endpoint."""
+        return self.provider == "vllm"
+
+    @property
+    def in_flight(self) -> int:
+        """Most calls in flight, over all replicas that there may be."""
+        if self.concurrency is not None:
+            return self.concurrency
+        if not self.runs_here:
+            return _IN_FLIGHT
+        sequences = self.engine.get("max_num_seqs", SEQUENCES)
+        return self.most_replicas * (sequences + max(_AHEAD, sequences // 8))
+
+    @property
     def slots(self) -> int:
         """Most calls in flight to all members, over all replicas."""
-        return sum(member.concurrency for member in self.members)
+        return sum(member.in_flight for member in self.members)
 
     @field_validator("also")
     @classmethod
@@ -304,6 +350,22 @@ class Terms:
     quota: Quota = Quota()
 
 
+@dataclass(frozen=True, slots=True)
+class EngineFigures:
+    """How an engine is doing that runs in a worker."""
+
+    running: int = 0
+    """Requests that it works on."""
+    waiting: int = 0
+    """Requests that wait inside the engine."""
+    kv_cache_usage: float = 0.0
+    """Share of its key-value cache in use."""
+    prefix_queries: int = 0
+    """Prompt tokens looked up in the prefix cache, ever."""
+    prefix_hits: int = 0
+    """Those of them that were found."""
+
+
 class Model(Protocol):
     """Answers one request. Made and used inside one event loop of one process."""
 
@@ -311,8 +373,15 @@ class Model(Protocol):
         """The request as it is sent, a plain JSON mapping; its digest identifies the call."""
         ...
 
-    async def complete(self, payload: Mapping[str, Any]) -> Completion:
-        """Send it once. Raises `CallError`, classified; never retries."""
+    async def complete(self, payload: Mapping[str, Any], key: bytes = b"") -> Completion:
+        """Send it once. `key` identifies the call: what samples by itself makes its seed of it.
+
+        Raises `CallError`, classified, or `ReplicaLostError` when this worker can answer no more; never retries.
+        """
+        ...
+
+    def figures(self) -> EngineFigures | None:
+        """How its engine is doing; `None` for a model that is not in this process."""
         ...
 
     def terms(self) -> Terms:

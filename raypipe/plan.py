@@ -279,6 +279,6 @@ def _pool_for(llm: LLM, pools: dict[str, Pool]) -> str:
             return pool.name
     taken = sum(pool.llm is not None and pool.llm.label == llm.label for pool in pools.values())
     name = llm.label if not taken else f"{llm.label} #{taken + 1}"
-    replicas = max(member.replicas for member in llm.members)
+    replicas = max(1, *(member.fewest_replicas for member in llm.members))
     pools[name] = Pool(name, llm, replicas, -(-llm.slots // replicas))
     return name

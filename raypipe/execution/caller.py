@@ -221,9 +221,9 @@ class RowCaller:
         """Of a call that is hedged, the first answer."""
         model, after_s = one.member.model, one.member.hedge_after_s
         if after_s is None:
-            return await model.complete(one.payload)
+            return await model.complete(one.payload, one.key)
         has_begun = asyncio.Event()
-        calls = {asyncio.create_task(model.complete(one.payload))}
+        calls = {asyncio.create_task(model.complete(one.payload, one.key))}
         try:
             done, _ = await asyncio.wait(calls, timeout=after_s)
             if not done:
@@ -248,7 +248,7 @@ class RowCaller:
             self._count_sent(member)
             for counts in (self.tally, self._desk.total):
                 counts.count(member, "tries")  # one of the two answers is not waited for
-            completion = await member.model.complete(one.payload)
+            completion = await member.model.complete(one.payload, one.key)
             permit.spent = member.cost_of(completion.usage)
             return completion
 

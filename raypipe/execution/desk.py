@@ -143,7 +143,7 @@ def members_of(llm: LLM, worker: str, replicas: int, authority: Grants, caps: Ca
                 name=name,
                 label=one.label,
                 model=model,
-                limiter=Limiter(client, -(-one.concurrency // replicas), authority, model.terms),
+                limiter=Limiter(client, -(-one.in_flight // replicas), authority, model.terms),
                 max_tries=one.max_tries,
                 worst=worst.of,
                 cost_of=worst.taken,

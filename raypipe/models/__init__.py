@@ -47,6 +47,7 @@ __all__ = [
 REGISTRY: dict[str, str] = {
     **dict.fromkeys(presets.PRESETS, "raypipe.models.openai:OpenAIModel"),
     "offline": "raypipe.models.offline:OfflineModel",
+    "vllm": "raypipe.models.vllm.adapter:VLLMModel",
 }
 """Provider → `module:Class` of its adapter."""
 

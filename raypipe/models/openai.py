@@ -16,7 +16,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from raypipe.chat import LLM, Completion, Quota, Request, Terms, Usage
+from raypipe.chat import LLM, Completion, EngineFigures, Quota, Request, Terms, Usage
 from raypipe.errors import CallError, InfrastructureError, Retry, SpecError, Violation
 from raypipe.models import presets
 from raypipe.models.faults import Endpoint
@@ -124,7 +124,11 @@ class OpenAIModel:
         own_seed = variant_seed(self._llm, request)
         return body if own_seed is None else body | {self._seed: own_seed}
 
-    async def complete(self, payload: Mapping[str, Any]) -> Completion:
+    def figures(self) -> EngineFigures | None:
+        """It runs elsewhere."""
+        return None
+
+    async def complete(self, payload: Mapping[str, Any], key: bytes = b"") -> Completion:
         """Send it once. Raises CallError, classified; never retries."""
         session = self._session
         if session is None:

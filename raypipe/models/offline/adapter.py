@@ -15,7 +15,7 @@ from typing import Any, cast
 import orjson
 from pydantic import Field
 
-from raypipe.chat import LLM, Completion, Request, Terms, Usage
+from raypipe.chat import LLM, Completion, EngineFigures, Request, Terms, Usage
 from raypipe.errors import CallError, Retry, Violation
 from raypipe.identity import canonical_json, digest
 from raypipe.models.offline import wording
@@ -90,7 +90,11 @@ class OfflineModel:
             body["response_format"] = {"type": "json_schema", "json_schema": {"schema": request.schema}}
         return body
 
-    async def complete(self, payload: Mapping[str, Any]) -> Completion:
+    def figures(self) -> EngineFigures | None:
+        """It has no engine."""
+        return None
+
+    async def complete(self, payload: Mapping[str, Any], key: bytes = b"") -> Completion:
         """Answer it. Raises CallError as `options` and an impossible schema demand."""
         key = digest(canonical_json(payload))
         await self._wait(key)

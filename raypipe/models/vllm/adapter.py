@@ -1,0 +1,144 @@
+"""I get completions from an engine of vLLM in this process, with the words of OpenAI's chat API.
+
+I do not know rows or limits, nor how an engine is loaded (`engine` does). The engine takes as many requests as it is
+given and batches them itself; a request leaves it as soon as it is finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from raypipe.chat import LLM, Completion, EngineFigures, Request, Terms, Usage
+from raypipe.errors import CallError, InfrastructureError, Retry, SpecError, Violation
+from raypipe.models.plain import variant_seed
+from raypipe.models.tool_calls import TOOL_CALLS
+from raypipe.models.vllm import options
+from raypipe.models.vllm.engine import Engine
+
+_SEEDS = 2**63
+_MOST_RENDERED = 64
+"""Conversations whose tokens are kept for a moment: the samples of a row ask with the same."""
+
+
+class VLLMModel:
+    """A model that runs here; implements `Model`. Raises SpecError when `llm.options` are not understood."""
+
+    def __init__(self, llm: LLM) -> None:
+        self._llm = llm
+        self._options = options.VLLMOptions(**llm.options)
+        self._template = self._options.chat_template
+        self._engine: Engine | None = None
+        self._rendered: dict[bytes, asyncio.Task[Any]] = {}
+        fields = {"temperature": llm.temperature, "top_p": llm.top_p, "max_tokens": llm.max_tokens, "seed": llm.seed}
+        named = {name: value for name, value in fields.items() if value is not None}
+        self._constant: dict[str, Any] = {"model": llm.model, **({"lora": llm.lora} if llm.lora else {}), **named}
+        self._constant |= llm.extra
+
+    @staticmethod
+    def check(llm: LLM) -> list[Violation]:
+        """What is wrong with `llm`, as far as it can be known without loading it."""
+        return options.check(llm)
+
+    async def open(self) -> None:
+        """Load the engine. Raises InfrastructureError with the engine's own words."""
+        self._engine = await asyncio.to_thread(Engine, self._llm)
+
+    async def close(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await asyncio.to_thread(engine.close)
+
+    def terms(self) -> Terms:
+        """It has no endpoint, and no limits but its own."""
+        return Terms()
+
+    def figures(self) -> EngineFigures | None:
+        """How the engine is doing."""
+        return None if self._engine is None else self._engine.figures
+
+    def payload(self, request: Request) -> dict[str, Any]:
+        """The request, in the words of OpenAI's API and vLLM's. Raises SpecError for tools that it may call or not."""
+        body = dict(self._constant)
+        if request.prompt is None:
+            body["messages"] = list(request.messages)
+        else:
+            body["prompt"] = request.prompt
+        for name in ("temperature", "max_tokens"):
+            if getattr(request, name) is not None:
+                body[name] = getattr(request, name)
+        stops = list(dict.fromkeys([*self._llm.stop, *request.stop]))
+        if stops:
+            body["stop"] = stops
+        if request.schema is not None:
+            body["structured_outputs"] = {"json": request.schema}
+        if request.tools:
+            body |= self._offered(request)
+        own_seed = variant_seed(self._llm, request)
+        return body if own_seed is None else body | {"seed": own_seed}
+
+    def _offered(self, request: Request) -> dict[str, Any]:
+        if not request.must_call:
+            problem = (
+                "runs here and answers in words or calls tools, not one or the other; run it as a server with "
+                "--enable-auto-tool-choice and name it vllm-server/…"
+            )
+            raise SpecError(violations=[Violation(f"model {self._llm.label!r}", problem)])
+        calls = [_call_schema(tool) for tool in request.tools]
+        schema = {"type": "array", "minItems": 1, "items": calls[0] if len(calls) == 1 else {"anyOf": calls}}
+        return {"tools": [dict(tool) for tool in request.tools], "structured_outputs": {"json": schema}}
+
+    async def complete(self, payload: Mapping[str, Any], key: bytes = b"") -> Completion:
+        """Send it once. Raises CallError, or ReplicaLostError when the engine is dead."""
+        if self._engine is None:
+            raise InfrastructureError(f"model {self._llm.label!r} is not open")
+        try:
+            async with asyncio.timeout(self._llm.timeout_s):
+                return await self._completion(self._engine, payload, key)
+        except TimeoutError:
+            problem = f"gave no answer within {self._llm.timeout_s:g} s; raise timeout_s if answers take that long"
+            raise CallError(f"model {self._llm.label!r} {problem}", "timeout", Retry.LATER) from None
+
+    async def _completion(self, engine: Engine, payload: Mapping[str, Any], key: bytes) -> Completion:
+        prompt = await self._prompt(engine, payload)
+        output = await engine.generated(prompt, self._sampling(engine, payload, key), payload.get("lora"))
+        answer = output.outputs[0]
+        usage = Usage(len(output.prompt_token_ids or ()), len(answer.token_ids))
+        reason = answer.finish_reason or "stop"
+        if "tools" in payload and reason == "stop":
+            reason = TOOL_CALLS
+        return Completion(answer.text, reason, usage, self._llm.model)
+
+    def _sampling(self, engine: Engine, payload: Mapping[str, Any], key: bytes) -> dict[str, Any]:
+        """What the model says of sampling, what was asked for, and a seed that is the call's own."""
+        fields = {name: value for name, value in payload.items() if name not in _NO_SAMPLING}
+        sampling = {"max_tokens": None, **engine.defaults, **fields}
+        if self._options.seeds and key and sampling.get("temperature") != 0:
+            sampling["seed"] = int.from_bytes(key[:8]) % _SEEDS
+        return sampling
+
+    async def _prompt(self, engine: Engine, payload: Mapping[str, Any]) -> Any:
+        if "prompt" in payload:
+            return await engine.tokenized(payload["prompt"], is_begun=True)
+        told = self._options.chat_template_kwargs | {"tools": payload.get("tools")}
+        rendering = orjson.dumps((payload["messages"], payload.get("tools")), default=dict)
+        found = self._rendered.get(rendering)
+        if found is None:
+            work = engine.rendered(payload["messages"], self._template, told)
+            found = self._rendered[rendering] = asyncio.create_task(work)
+            if len(self._rendered) > _MOST_RENDERED:
+                del self._rendered[next(iter(self._rendered))]
+        return await asyncio.shield(found)
+
+
+_NO_SAMPLING = frozenset({"model", "messages", "prompt", "lora", "tools"})
+
+
+def _call_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {"name": {"const": tool["name"]}, "arguments": tool.get("parameters") or {"type": "object"}}
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}

