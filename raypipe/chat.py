@@ -10,7 +10,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, Self, TypedDict, Unpack, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from raypipe.errors import nearest
 from raypipe.spec import Spec
@@ -95,7 +105,7 @@ class LLM(Spec):
     lora: str | None = None
     """Of a model that runs here: a LoRA adapter, as a folder or by its name on the Hugging Face hub."""
     concurrency: int | None = Field(default=None, gt=0)
-    """Most calls in flight, over all replicas; by default 64, or what keeps the engines of a model that runs here busy."""
+    """Most calls in flight, over all replicas; by default 64, or what keeps an engine that runs here busy."""
     replicas: Replicas = 1
     """Workers, or the fewest and the most of them: more are started while rows wait, and ended when idle."""
     timeout_s: float = Field(default=600.0, gt=0)
@@ -191,20 +201,20 @@ class LLM(Spec):
         """Whether workers hold the model themselves instead of asking an endpoint."""
         return self.provider == "vllm"
 
-    @property
-    def in_flight(self) -> int:
-        """Most calls in flight, over all replicas that there may be."""
-        if self.concurrency is not None:
-            return self.concurrency
-        if not self.runs_here:
-            return _IN_FLIGHT
-        sequences = self.engine.get("max_num_seqs", SEQUENCES)
-        return self.most_replicas * (sequences + max(_AHEAD, sequences // 8))
+    def shares_engine_with(self, other: LLM) -> bool:
+        """Whether one engine can answer for both, which ask it in ways of their own: sampling, adapter, template."""
+        return self.runs_here and not (self.also or other.also) and self._engine_key == other._engine_key
 
     @property
-    def slots(self) -> int:
-        """Most calls in flight to all members, over all replicas."""
-        return sum(member.in_flight for member in self.members)
+    def _engine_key(self) -> tuple[Any, ...]:
+        return self.uri, self.engine, self.gpus, self.replicas, self.lora is None
+
+    def in_flight(self, replicas: int) -> int:
+        """Most calls in flight to this model alone from each of so many replicas."""
+        if self.concurrency is None and self.runs_here:
+            sequences = self.engine.get("max_num_seqs", SEQUENCES)
+            return sequences + max(_AHEAD, sequences // 8)
+        return -(-(self.concurrency or _IN_FLIGHT) // replicas)
 
     @field_validator("also")
     @classmethod

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from raypipe.branching import Meet, Route
 from raypipe.chat import LLM
 from raypipe.graph import Graph
+from raypipe.models import gpus_of
 from raypipe.repeating import Until
 from raypipe.step import Aggregate, Columns, Runs, Step
 
@@ -34,16 +35,30 @@ class Pool:
     replicas: int
     concurrency: int
     """Calls in flight for each replica."""
+    most_replicas: int = 1
+    """How many there may be while rows wait."""
     rows_a_call: int = 1
     cpus: float = 0
     gpus: float = 0
     memory: int = 0
     """What each replica has to itself; memory in bytes."""
+    others: tuple[LLM, ...] = ()
+    """Models that the same engine answers for, asked in other ways."""
 
     @property
     def rows(self) -> int:
         """Rows that each replica works on at once."""
         return self.concurrency * self.rows_a_call
+
+    @property
+    def most(self) -> int:
+        """The most replicas that there may be."""
+        return max(self.replicas, self.most_replicas)
+
+    @property
+    def llms(self) -> tuple[LLM, ...]:
+        """All that the steps of the pool ask."""
+        return () if self.llm is None else (self.llm, *self.others)
 
 
 @dataclass(frozen=True)
@@ -119,7 +134,7 @@ class Plan:
     @property
     def models(self) -> list[LLM]:
         """All that is asked, each member of a pool of models by itself."""
-        return [member for pool in self.pools.values() if pool.llm is not None for member in pool.llm.members]
+        return [member for pool in self.pools.values() for llm in pool.llms for member in llm.members]
 
     def describe(self) -> str:
         """The plan as text, one line for each stage, pool and step."""
@@ -269,16 +284,27 @@ def _widened(pool: Pool, step: Step) -> Pool:
     pool = replace(pool, **kept)
     if wanted <= pool.replicas:
         return pool
-    in_flight = pool.concurrency if pool.llm is None else -(-pool.llm.slots // wanted)
+    in_flight = pool.concurrency if pool.llm is None else max(_in_flight(llm, wanted) for llm in pool.llms)
     return replace(pool, replicas=wanted, concurrency=in_flight)
+
+
+def _in_flight(llm: LLM, replicas: int) -> int:
+    """Most calls in flight to all members from each replica."""
+    return sum(member.in_flight(replicas) for member in llm.members)
 
 
 def _pool_for(llm: LLM, pools: dict[str, Pool]) -> str:
     for pool in pools.values():
-        if pool.llm == llm:
+        if llm in pool.llms:
+            return pool.name
+        if pool.llm is not None and llm.shares_engine_with(pool.llm):
+            in_flight = max(pool.concurrency, _in_flight(llm, pool.most))
+            pools[pool.name] = replace(pool, others=(*pool.others, llm), concurrency=in_flight)
             return pool.name
     taken = sum(pool.llm is not None and pool.llm.label == llm.label for pool in pools.values())
     name = llm.label if not taken else f"{llm.label} #{taken + 1}"
     replicas = max(1, *(member.fewest_replicas for member in llm.members))
-    pools[name] = Pool(name, llm, replicas, -(-llm.slots // replicas))
+    most = max(member.most_replicas for member in llm.members)
+    gpus = sum(map(gpus_of, llm.members))
+    pools[name] = Pool(name, llm, replicas, _in_flight(llm, most), most_replicas=most, gpus=gpus)
     return name

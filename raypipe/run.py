@@ -23,7 +23,7 @@ from raypipe.execution.stopping import ASKED, Stop
 from raypipe.folder import RunFolder
 from raypipe.limits import Amount, Caps
 from raypipe.loading import LoadGroups, in_groups
-from raypipe.models import check_model, is_held_key
+from raypipe.models import check_model, is_held_key, missing_engine
 from raypipe.plan import Plan, inbox
 from raypipe.prices import cost_usd, pool_cost_usd
 from raypipe.results import Result
@@ -69,6 +69,7 @@ def run_plan(
     """
     plan = in_groups(plan, options.load_groups)
     check_models(plan)
+    _check_engines(plan, options)
     check_caps(plan, options.caps)
     _check_keys(plan, options)
     folder = RunFolder(options.out)
@@ -85,6 +86,7 @@ def retry_plan(
     Where a later stage groups rows, all are run again. Raises as `run_plan`; nothing is changed then.
     """
     check_models(plan)
+    _check_engines(plan, options)
     check_caps(plan, options.caps)
     folder = RunFolder(options.out)
     stop = Stop()
@@ -168,6 +170,13 @@ def check_models(plan: Plan) -> None:
         raise SpecError(violations=problems)
 
 
+def _check_engines(plan: Plan, options: RunOptions) -> None:
+    """Raises SpecError where an engine is to run in this Python and is not installed."""
+    problems = [problem for llm in plan.models for problem in missing_engine(llm)] if options.address is None else []
+    if problems:
+        raise SpecError(violations=problems)
+
+
 def _look_away(snapshots: Sequence[Snapshot]) -> None:
     """Nobody watches."""
 
@@ -230,7 +239,7 @@ def _model_figures(plan: Plan, totals: dict[str, Counts]) -> dict[str, Any]:
             continue
         mine = Counts()
         for name, counts in totals.items():
-            if plan.graph.steps[name].llm == pool.llm:
+            if plan.graph.steps[name].llm in pool.llms:
                 mine.add(counts)
         models[pool.name] = {
             "calls_sent": mine.calls_sent,

@@ -9,7 +9,7 @@ import pytest
 
 from raypipe.chat import LLM
 from raypipe.errors import InfrastructureError
-from raypipe.execution.ray.room import check_room
+from raypipe.execution.room import check_room
 from raypipe.pipeline import Pipeline
 from raypipe.plan import THREADS, Plan, inbox
 from raypipe.row import Values

@@ -53,7 +53,7 @@ class RowCaller:
     @property
     def label(self) -> str:
         """The model's; of a pool of models the one's that answered last, at first the first one's."""
-        return self._answered_by or self._desk.members[0].label
+        return self._answered_by or self._desk.asked_by(self._step)[0].label
 
     @property
     def waited_s(self) -> float:
@@ -120,7 +120,7 @@ class RowCaller:
         """The call as each member would be sent it, and its ordinal."""
         found: list[Chance] = []
         ordinal = 0
-        for member in self._desk.members:
+        for member in self._desk.asked_by(self._step):
             payload = member.model.payload(request)
             asked = request_identity(member.label, payload)
             if not found:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from raypipe.callindex import CallReader
 from raypipe.calllog import Asked
-from raypipe.chat import LLM, Completion, Model, Usage
+from raypipe.chat import LLM, Completion, EngineFigures, Model, Usage
 from raypipe.errors import CallError, InfrastructureError, Retry
 from raypipe.execution.costs import WorstCase
 from raypipe.limits import Amount, Caps, Limiter, Patience, enter_first
@@ -132,18 +132,25 @@ class Member:
         return self.limiter.in_flight, self.share
 
 
-def members_of(llm: LLM, worker: str, replicas: int, authority: Grants, caps: Caps) -> list[Member]:
-    """The members of a pool of models, or the one model, as one of `replicas` workers asks them."""
+def members_of(
+    llm: LLM, worker: str, replicas: int, authority: Grants, caps: Caps, beside: Member | None = None
+) -> list[Member]:
+    """The members of a pool of models, or the one model, as one of `replicas` workers asks them.
+
+    `beside`: one whose engine, and whose place in it, they share.
+    """
     found: list[Member] = []
     for name, one in llm.named_members.items():
-        model, worst = open_model(one), WorstCase(one, caps)
+        model, worst = open_model(one, beside and beside.model), WorstCase(one, caps)
         client = f"{worker} {name}" if llm.also else worker
         found.append(
             Member(
                 name=name,
                 label=one.label,
                 model=model,
-                limiter=Limiter(client, -(-one.in_flight // replicas), authority, model.terms),
+                limiter=Limiter(client, one.in_flight(replicas), authority, model.terms)
+                if beside is None
+                else beside.limiter,
                 max_tries=one.max_tries,
                 worst=worst.of,
                 cost_of=worst.taken,
@@ -178,6 +185,7 @@ class Desk:
     """What all rows of one worker share when they ask."""
 
     members: Sequence[Member]
+    """All that are asked by any step."""
     log: Log
     known: CallReader
     total: Tally = field(default_factory=Tally)
@@ -191,6 +199,8 @@ class Desk:
     """What this run has logged, once rows are redone."""
     on_the_way: dict[bytes, asyncio.Future[Completion]] = field(default_factory=lambda: {})
     """Calls being made, by key: a row that is redone meanwhile takes their answer."""
+    of_step: Mapping[str, Sequence[Member]] = field(default_factory=lambda: {})
+    """Whom a step asks, where not all ask the same."""
     _turn: float = 0.0
     """The share of the member whose turn it was last."""
 
@@ -214,9 +224,18 @@ class Desk:
         for member in self.members:
             member.limiter.halt(reason)
 
+    def asked_by(self, step: str) -> Sequence[Member]:
+        """The members that a step asks."""
+        return self.of_step.get(step, self.members)
+
     @property
     def in_flight(self) -> int:
-        return sum(member.limiter.in_flight for member in self.members)
+        return sum(limiter.in_flight for limiter in {member.limiter for member in self.members})
+
+    def figures(self) -> list[EngineFigures]:
+        """How the engines are doing that run here."""
+        shown = {id(member.limiter): member.model.figures() for member in self.members}
+        return [figures for figures in shown.values() if figures is not None]
 
     @property
     def halted_for(self) -> str:

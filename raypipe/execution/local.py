@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -20,12 +21,11 @@ from raypipe.execution.batches import BatchResult
 from raypipe.execution.collection import rare_collection
 from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
 from raypipe.execution.parking import ended, parked_in
-from raypipe.execution.replica import Replica
+from raypipe.execution.replica import Replica, ReplicaSetup
 from raypipe.execution.scribe import Scribe
-from raypipe.execution.setup import DRAIN_S, Outcome, RunSetup, Watch
+from raypipe.execution.setup import DRAIN_S, MOST_REPLACEMENTS, Outcome, RunSetup, Watch
 from raypipe.execution.source import grouped_batches, source_batches
 from raypipe.execution.stopping import ASKED, Stop
-from raypipe.execution.wire import Worker
 from raypipe.limits import Authority
 from raypipe.loading import ALL, kept
 from raypipe.plan import Stage, inbox
@@ -38,12 +38,21 @@ _LEAVE_S = 1.5
 
 @dataclass
 class LocalPool:
-    """Replicas in this process; they cannot be lost."""
+    """Replicas in this process; one whose engine died is replaced a bounded number of times."""
 
-    workers: list[Replica] = field(default_factory=list[Replica])
+    make: Callable[[ReplicaSetup], Replica]
+    workers: list[Replica]
+    replaced: int = 0
 
-    async def replace(self, lost: Worker) -> Worker:
-        raise InfrastructureError(f"worker {lost.name!r} of this process is gone")
+    async def replace(self, lost: Replica) -> Replica:
+        self.replaced += 1
+        if self.replaced > MOST_REPLACEMENTS:
+            raise InfrastructureError(f"worker {lost.name!r} was lost {MOST_REPLACEMENTS} times; its rows cannot pass")
+        await lost.close()
+        worker = self.make(lost.setup)
+        await worker.open()
+        self.workers[self.workers.index(lost)] = worker
+        return worker
 
 
 def execute(setup: RunSetup, watch: Watch, stop: Stop) -> Outcome:
@@ -152,9 +161,14 @@ class _Run:
     ) -> None:
         for name, replicas in self._setup.replicas(stage, phase).items():
             if name not in pools:
-                pools[name] = LocalPool([Replica(one, self._setup.index, *shared) for one in replicas])
-                for worker in pools[name].workers:
-                    await worker.open()
+                pools[name] = LocalPool(partial(self._replica, *shared), [])
+                for one in replicas:
+                    pools[name].workers.append(self._replica(*shared, one))
+                    await pools[name].workers[-1].open()
+
+    def _replica(self, log: Scribe, authority: Authority, setup: ReplicaSetup) -> Replica:
+        """A worker; one in place of another finds in the call log what that one left."""
+        return Replica(setup, self._setup.index, log, authority)
 
     async def _close_pools(self, pools: dict[str, LocalPool], stay: Sequence[str]) -> None:
         for name in [name for name in pools if name not in stay]:

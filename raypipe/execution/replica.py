@@ -23,7 +23,7 @@ from raypipe.chat import LLM, Caller
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
 from raypipe.execution.boundary import Boundary, close_step, is_cancelled, process_rows
 from raypipe.execution.caller import NoModel, RowCaller
-from raypipe.execution.desk import Desk, Log, Tally, members_of
+from raypipe.execution.desk import Desk, Log, Member, Tally, members_of
 from raypipe.execution.outcomes import failure_of, misfit, misnamed
 from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, Results, Vitals
 from raypipe.limits import Caps
@@ -118,7 +118,7 @@ class Replica:
     def __init__(self, setup: ReplicaSetup, index: CallIndex, log: Log, authority: Grants) -> None:
         self.name = setup.name
         self.concurrency = setup.pool.rows
-        self._setup = setup
+        self.setup = setup
         self._steps = setup.steps
         self._opened: dict[str, Step] = {}
         self._scatters = frozenset(name for name, step in setup.steps.items() if step.shape is Shape.SCATTER)
@@ -139,25 +139,29 @@ class Replica:
         self._index = index
         self._known_losses = 0
         self._threads = ThreadPoolExecutor(setup.pool.concurrency) if setup.pool.llm is None else None
-        self._desk = None if setup.pool.llm is None else self._open_desk(setup.pool.llm, log, authority)
+        self._desk = None if setup.pool.llm is None else self._open_desk(log, authority)
 
-    def _open_desk(self, llm: LLM, log: Log, authority: Grants) -> Desk:
-        members = members_of(llm, self.name, self._setup.pool.replicas, authority, self._setup.caps)
+    def _open_desk(self, log: Log, authority: Grants) -> Desk:
+        setup = self.setup
+        asked: list[tuple[LLM, list[Member]]] = []
+        for llm in setup.pool.llms:
+            beside = asked[0][1][0] if asked else None
+            asked.append((llm, members_of(llm, self.name, setup.pool.most, authority, setup.caps, beside)))
         forgotten = frozenset(name for name, step in self._steps.items() if not step.use_cache)
-        setup = self._setup
         return Desk(
-            members,
+            [member for _, members in asked for member in members],
             log,
             CallReader(self._index),
             unsent=setup.unsent,
             is_played=setup.is_played,
             forgotten=forgotten,
+            of_step={name: members for name, step in self._steps.items() for llm, members in asked if llm == step.llm},
         )
 
     async def open(self) -> None:
         """Get model and steps ready. Raises RaypipeError when the run cannot go on."""
         for name, step in self._steps.items():
-            step.keep_artifacts_in(self._setup.artifacts)
+            step.keep_artifacts_in(self.setup.artifacts)
             with Boundary() as boundary:
                 step.open()
             if isinstance(boundary.error, RaypipeError):
@@ -234,11 +238,11 @@ class Replica:
         """Rows are redone: what this run's workers have logged so far, lost ones too, is known from now on."""
         if losses > self._known_losses and self._desk is not None:
             self._known_losses = losses
-            index = index_with_segments(self._index, self._setup.calls, self._setup.owner)
+            index = index_with_segments(self._index, self.setup.calls, self.setup.owner)
             self._desk.known = CallReader(index)
             if self._desk.forgotten:
-                nothing = load_index(self._setup.calls, known=False)
-                recent = index_with_segments(nothing, self._setup.calls, self._setup.owner)
+                nothing = load_index(self.setup.calls, known=False)
+                recent = index_with_segments(nothing, self.setup.calls, self.setup.owner)
                 self._desk.known_of_this_run = CallReader(recent)
 
     def vitals(self) -> Vitals:
@@ -257,6 +261,7 @@ class Replica:
             desk.waits_for,
             oldest_s,
             desk.halted_for,
+            tuple(desk.figures()),
         )
 
     def _enqueue(self, sender: str, chunk: Chunk) -> None:
@@ -306,7 +311,7 @@ class Replica:
         if step.is_given_batches:
             await self._run_batch(name, step, queue)
         elif step.runs is Runs.THREAD:
-            share = min(_MOST_ROWS_A_THREAD, -(-len(queue) // self._setup.pool.concurrency))
+            share = min(_MOST_ROWS_A_THREAD, -(-len(queue) // self.setup.pool.concurrency))
             await self._run_in_thread(name, step, [queue.popleft() for _ in range(share)])
         else:
             await self._run_row(name, step, queue.popleft())

@@ -22,6 +22,9 @@ Watch = Callable[[Sequence[Snapshot]], None]
 DRAIN_S = 60.0
 """How long calls in flight are waited for when a run is stopped."""
 
+MOST_REPLACEMENTS = 20
+"""Workers of one pool that are lost before it is given up."""
+
 
 @dataclass(frozen=True)
 class Outcome:

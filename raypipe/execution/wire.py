@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from raypipe.arrays import carried, text_of
+from raypipe.chat import EngineFigures
 from raypipe.execution.desk import Tally, add_counts
 from raypipe.row import Failure, Values
 from raypipe.tables import packed, unpacked
@@ -102,6 +103,8 @@ class Vitals:
     """How long the oldest row has been worked on."""
     halted_for: str = ""
     """Why it sends no calls any more."""
+    engines: tuple[EngineFigures, ...] = ()
+    """How the engines are doing that it holds."""
 
 
 @dataclass(frozen=True)

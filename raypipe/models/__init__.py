@@ -7,7 +7,7 @@ model is opened, so that checking a pipeline loads no HTTP library and no engine
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from raypipe.chat import LLM, Model
 from raypipe.elsewhere import missing
@@ -25,6 +25,8 @@ from raypipe.models.named import (
     is_held_key,
     vLLM,
 )
+from raypipe.models.vllm.devices import gpus_here
+from raypipe.models.vllm.options import gpus_of, missing_engine
 
 __all__ = [
     "LLM",
@@ -39,7 +41,10 @@ __all__ = [
     "TogetherLLM",
     "VertexAILLM",
     "check_model",
+    "gpus_here",
+    "gpus_of",
     "is_held_key",
+    "missing_engine",
     "open_model",
     "vLLM",
 ]
@@ -66,15 +71,24 @@ class Adapter(Protocol):
         ...
 
 
-def open_model(llm: LLM) -> Model:
+class EngineModel(Model, Protocol):
+    """A model that runs here, in an engine that several declarations may share."""
+
+    def asked_as(self, llm: LLM) -> Model:
+        """The same engine, asked as `llm` says."""
+        ...
+
+
+def open_model(llm: LLM, beside: Model | None = None) -> Model:
     """The adapter for `llm`; `await model.open()` before the first call.
 
-    Raises SpecError for an unknown provider or unsound options.
+    `beside`: a model whose engine answers for this one too. Raises SpecError for an unknown provider or unsound
+    options.
     """
     unknown = _unknown_provider(llm)
     if unknown:
         raise SpecError(violations=unknown)
-    return _adapter(llm.provider)(llm)
+    return _adapter(llm.provider)(llm) if beside is None else cast("EngineModel", beside).asked_as(llm)
 
 
 def check_model(llm: LLM) -> list[Violation]:

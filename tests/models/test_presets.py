@@ -44,7 +44,7 @@ def problems(llm: LLM) -> list[str]:
 
 def test_every_provider_is_known() -> None:
     assert set(ENDPOINTS) == set(presets.PRESETS)
-    assert set(REGISTRY) == {*ENDPOINTS, "offline"}
+    assert set(REGISTRY) == {*ENDPOINTS, "offline", "vllm"}
 
 
 @pytest.mark.parametrize("provider", ENDPOINTS)

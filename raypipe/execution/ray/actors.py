@@ -29,13 +29,15 @@ from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
 from raypipe.execution.parking import PARKED
 from raypipe.execution.replica import Replica, ReplicaSetup
 from raypipe.execution.scribe import Scribe
+from raypipe.execution.setup import MOST_REPLACEMENTS
 from raypipe.execution.source import sliced
-from raypipe.execution.wire import Chunk, Reply
+from raypipe.execution.wire import Chunk, Reply, Vitals
 from raypipe.limits import Amount, Authority, Caps, Lease, Report
 
 _BOARD_EVERY_S = 0.5
-_MOST_REPLACEMENTS = 20
-_START_TIMEOUT_S = 600.0
+_START_TIMEOUT_S = 1800.0
+_LOADING_POLL_S = 5.0
+_CLOSE_TIMEOUT_S = 20.0
 _LEASE_TIMEOUT_S = 120.0
 _LOOK_FOR_NODE_S, _OUTLIVE_S = 2.0, 20.0
 
@@ -71,6 +73,8 @@ class ReplicaActor:
         grants = Authority(Caps()) if authority is None else RemoteGrants(authority)
         self._replica = Replica(setup, index, self._log, grants)
         self._opening: asyncio.Task[None] | None = None
+        self._waiting: list[Chunk] = []
+        """Rows that came before it was ready."""
 
     async def open(self) -> None:
         """Get ready, once; whoever asks waits for it."""
@@ -79,8 +83,16 @@ class ReplicaActor:
         await asyncio.shield(self._opening)
 
     async def exchange(self, sender: str, chunks: list[Chunk], flush_s: float) -> Reply:
-        await self.open()
-        return await self._replica.exchange(sender, chunks, flush_s)
+        """As `Replica.exchange`; while it gets ready, which takes an engine minutes, it says that it lives."""
+        self._waiting.extend(chunks)
+        opening = asyncio.ensure_future(self.open())
+        await asyncio.wait({opening}, timeout=_LOADING_POLL_S)
+        if not opening.done():
+            opening.cancel()
+            return Reply([], Vitals(held=sum(chunk.table.num_rows for chunk in self._waiting)))
+        await opening
+        taken, self._waiting = self._waiting, []
+        return await self._replica.exchange(sender, taken, flush_s)
 
     async def halt(self, reason: str) -> None:
         await self._replica.halt(reason)
@@ -207,10 +219,13 @@ class RemotePool:
     replaced: int = 0
 
     async def replace(self, lost: RemoteWorker) -> RemoteWorker:
+        with suppress(RayError, TimeoutError):  # one that lives, with a dead engine, puts away what it holds
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await lost.actor.close.remote()
         ray.kill(lost.actor)
         self.replaced += 1
-        if self.replaced > _MOST_REPLACEMENTS:
-            raise InfrastructureError(f"worker {lost.name!r} was lost {_MOST_REPLACEMENTS} times; see its log for why")
+        if self.replaced > MOST_REPLACEMENTS:
+            raise InfrastructureError(f"worker {lost.name!r} was lost {MOST_REPLACEMENTS} times; see its log for why")
         worker = replace(lost, actor=start_replica(lost.setup, self.index, self.authority, is_substitute=True))
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):

@@ -38,9 +38,9 @@ from raypipe.execution.ray.actors import (
     start_replica,
     unwrapped,
 )
-from raypipe.execution.ray.room import check_room, room_in
 from raypipe.execution.ray.session import kill_own_ray, session, speak_again
 from raypipe.execution.ray.shipping import ship_by_value
+from raypipe.execution.room import check_room, room_in
 from raypipe.execution.setup import DRAIN_S, Outcome, RunSetup, Watch
 from raypipe.execution.source import group_of, identified
 from raypipe.execution.stopping import ASKED, Stop

@@ -7,33 +7,67 @@ given and batches them itself; a request leaves it as soon as it is finished.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import orjson
 
 from raypipe.chat import LLM, Completion, EngineFigures, Request, Terms, Usage
-from raypipe.errors import CallError, InfrastructureError, Retry, SpecError, Violation
+from raypipe.errors import CallError, InfrastructureError, RaypipeError, Retry, SpecError, Violation
 from raypipe.models.plain import variant_seed
 from raypipe.models.tool_calls import TOOL_CALLS
 from raypipe.models.vllm import options
 from raypipe.models.vllm.engine import Engine
 
+_T = TypeVar("_T")
 _SEEDS = 2**63
 _MOST_RENDERED = 64
 """Conversations whose tokens are kept for a moment: the samples of a row ask with the same."""
 
 
-class VLLMModel:
-    """A model that runs here; implements `Model`. Raises SpecError when `llm.options` are not understood."""
+class _Loaded:
+    """The engine that several ways of asking share: loaded by the first that is opened, ended by the first closed."""
 
     def __init__(self, llm: LLM) -> None:
         self._llm = llm
+        self._lock = asyncio.Lock()
+        self.engine: Engine | None = None
+
+    async def open(self) -> None:
+        async with self._lock:
+            if self.engine is None:
+                self.engine = await _in_thread(lambda: Engine(self._llm))
+
+    async def close(self) -> None:
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            await _in_thread(engine.close)
+
+
+async def _in_thread(work: Callable[[], _T]) -> _T:
+    """What takes minutes is done in a thread that a program which ends does not wait for."""
+    done: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except RaypipeError as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="engine", daemon=True).start()
+    return await asyncio.wrap_future(done)
+
+
+class VLLMModel:
+    """A model that runs here; implements `Model`. Raises SpecError when `llm.options` are not understood."""
+
+    def __init__(self, llm: LLM, loaded: _Loaded | None = None) -> None:
+        self._llm = llm
+        self._loaded = loaded or _Loaded(llm)
         self._options = options.VLLMOptions(**llm.options)
         self._template = self._options.chat_template
-        self._engine: Engine | None = None
         self._rendered: dict[bytes, asyncio.Task[Any]] = {}
         fields = {"temperature": llm.temperature, "top_p": llm.top_p, "max_tokens": llm.max_tokens, "seed": llm.seed}
         named = {name: value for name, value in fields.items() if value is not None}
@@ -47,12 +81,15 @@ class VLLMModel:
 
     async def open(self) -> None:
         """Load the engine. Raises InfrastructureError with the engine's own words."""
-        self._engine = await asyncio.to_thread(Engine, self._llm)
+        await self._loaded.open()
 
     async def close(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            await asyncio.to_thread(engine.close)
+        """End the engine."""
+        await self._loaded.close()
+
+    def asked_as(self, llm: LLM) -> VLLMModel:
+        """The same engine, asked as `llm` says."""
+        return VLLMModel(llm, self._loaded)
 
     def terms(self) -> Terms:
         """It has no endpoint, and no limits but its own."""
@@ -60,7 +97,8 @@ class VLLMModel:
 
     def figures(self) -> EngineFigures | None:
         """How the engine is doing."""
-        return None if self._engine is None else self._engine.figures
+        engine = self._loaded.engine
+        return None if engine is None else engine.figures
 
     def payload(self, request: Request) -> dict[str, Any]:
         """The request, in the words of OpenAI's API and vLLM's. Raises SpecError for tools that it may call or not."""
@@ -95,11 +133,12 @@ class VLLMModel:
 
     async def complete(self, payload: Mapping[str, Any], key: bytes = b"") -> Completion:
         """Send it once. Raises CallError, or ReplicaLostError when the engine is dead."""
-        if self._engine is None:
+        engine = self._loaded.engine
+        if engine is None:
             raise InfrastructureError(f"model {self._llm.label!r} is not open")
         try:
             async with asyncio.timeout(self._llm.timeout_s):
-                return await self._completion(self._engine, payload, key)
+                return await self._completion(engine, payload, key)
         except TimeoutError:
             problem = f"gave no answer within {self._llm.timeout_s:g} s; raise timeout_s if answers take that long"
             raise CallError(f"model {self._llm.label!r} {problem}", "timeout", Retry.LATER) from None

@@ -1,7 +1,7 @@
 """I share the GPUs of this process among its engines.
 
-I do not know what a GPU is used for. Where Ray runs an engine, the process has the GPUs that Ray gave it, and one engine
-takes them all; in one process with several engines each gets its own, or a share of one.
+I do not know what a GPU is used for. Where Ray runs an engine, the process sees the GPUs that Ray gave it, and the one
+engine takes them all; in a process with several engines each gets its own, or a share of one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
+from pathlib import Path
 
 from raypipe.chat import LLM
 from raypipe.errors import InfrastructureError
@@ -60,20 +60,26 @@ def claimed(llm: LLM) -> Devices:
         return Devices((), 0.0)
     number, share = max(1, round(wanted)), min(1.0, wanted)
     with _lock:
-        free = sorted(_visible(), key=lambda name: _taken.get(name, 0.0))
+        free = sorted(_names(), key=lambda name: _taken.get(name, 0.0))
         fitting = [name for name in free if _taken.get(name, 0.0) + share <= 1.0 + 1e-9]
         if len(fitting) < number:
-            problem = f"model {llm.label!r} wants {wanted:g} GPUs; this process sees {len(free)}, free are {len(fitting)}"
-            raise InfrastructureError(f"{problem}; use smaller models, load_groups, or a machine with more")
+            problem = (
+                f"model {llm.label!r} wants {wanted:g} GPUs; this process sees {len(free)}, {len(fitting)} are free"
+            )
+            raise InfrastructureError(f"{problem}; use smaller models or a machine with more")
         chosen = tuple(fitting[:number])
         for name in chosen:
             _taken[name] = _taken.get(name, 0.0) + share
     return Devices(chosen, share)
 
 
-def _visible() -> list[str]:
-    """The GPUs that this process may use."""
+def gpus_here() -> int:
+    """How many GPUs this process may use."""
+    return len(_names())
+
+
+def _names() -> list[str]:
     said = os.environ.get(_VISIBLE)
     if said is not None:
-        return [name.strip() for name in said.split(",") if name.strip()]
-    return [str(number) for number in range(import_module("torch").cuda.device_count())]
+        return [name.strip() for name in said.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
+    return [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]

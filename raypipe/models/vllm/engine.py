@@ -188,7 +188,7 @@ class Engine:
             self._engine.shutdown(timeout=0)
         del self._engine  # it shuts down once more when it is dropped: not at the end of the program
         self._give_back()
-        self._diary.end(keep=True)
+        self._diary.end(keep=is_dead)
 
     def _give_back(self) -> None:
         if self._devices is not None:
@@ -198,8 +198,8 @@ class Engine:
 
 async def _last(outputs: AsyncGenerator[Any]) -> Any:
     output: Any = None
-    async for output in outputs:
-        pass
+    async for one in outputs:
+        output = one
     return output
 
 

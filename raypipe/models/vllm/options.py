@@ -58,13 +58,20 @@ class VLLMOptions(Spec):
 def check(llm: LLM) -> list[Violation]:
     """What is wrong with `llm`, as far as it can be known without loading it."""
     where = f"model {llm.label!r}"
-    if _folder() is None:
-        return [Violation(where, f"needs vLLM, which is not installed here; {INSTALL}")]
-    found = [Violation(where, problem) for problem in (*_engine_problems(llm), *_sampling_problems(llm))]
+    found = check_options(llm, VLLMOptions)
     if llm.base_url is not None:
         problem = 'has base_url, but runs here; a server is LLM("vllm-server/…", base_url=…)'
         found.append(Violation(where, problem))
-    return [*found, *check_options(llm, VLLMOptions)]
+    if _folder() is None:  # the workers may have it
+        return found
+    return [*found, *(Violation(where, problem) for problem in (*_engine_problems(llm), *_sampling_problems(llm)))]
+
+
+def missing_engine(llm: LLM) -> list[Violation]:
+    """What keeps `llm` from being loaded in this Python, whatever its options are."""
+    if not llm.runs_here or _folder() is not None:
+        return []
+    return [Violation(f"model {llm.label!r}", f"needs vLLM, which is not installed here; {INSTALL}")]
 
 
 def is_cpu_build() -> bool:
@@ -81,6 +88,8 @@ def is_cpu_build() -> bool:
 
 def gpus_of(llm: LLM) -> float:
     """GPUs that one replica needs: as the model says, or one for each part that its layers are spread over."""
+    if not llm.runs_here:
+        return 0.0
     if llm.gpus is not None:
         return llm.gpus
     return 0.0 if is_cpu_build() else float(_parts(llm))
