@@ -95,6 +95,8 @@ class Conductor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._losses = 0
+        self._starting = 0
+        """Workers being started in place of lost ones, which may take minutes."""
         self._has_left = False
         self.halted_for = ""
         """Why no call is sent any more; empty while calls are."""
@@ -235,7 +237,11 @@ class Conductor:
             if vitals is not None and not vitals.held and lane.outbox.rows:
                 name = lane.worker.name
                 yield name, f"worker {name!r} no longer knows of {lane.outbox.rows} rows that were sent to it"
-        is_idle = not any(lane.outbox.rows for lane in self._lanes) and not any(self._suspects.values())
+        is_idle = (
+            not self._starting
+            and not any(lane.outbox.rows for lane in self._lanes)
+            and not any(self._suspects.values())
+        )
         if is_idle and any(not result.done() for result in self._results.values()):
             waiting = {name: queue.rows for name, queue in self._router.queues.items() if queue.rows}
             where = ", ".join(f"{rows} before step {name!r}" for name, rows in waiting.items()) or "in no queue"
@@ -321,10 +327,13 @@ class Conductor:
         self._settle()
         lane.stillborn = 0 if lane.worker.name in self._vitals else lane.stillborn + 1
         self._vitals.pop(lane.worker.name, None)
+        self._starting += 1
         try:
             await self._started_again(pool, lane, lost)
         except RaypipeError as error:
             self._stop_for(error)
+        finally:
+            self._starting -= 1
 
     async def _started_again(self, pool: Pool, lane: Lane, lost: ReplicaLostError) -> None:
         """A new worker for a lane; those that die while they start are replaced too, for a while."""

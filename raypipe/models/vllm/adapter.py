@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import orjson
@@ -51,10 +52,11 @@ async def _in_thread(work: Callable[[], _T]) -> _T:
     done: Future[_T] = Future()
 
     def run() -> None:
-        try:
-            done.set_result(work())
-        except RaypipeError as error:
-            done.set_exception(error)
+        with suppress(InvalidStateError):  # nobody waits any more
+            try:
+                done.set_result(work())
+            except RaypipeError as error:
+                done.set_exception(error)
 
     threading.Thread(target=run, name="engine", daemon=True).start()
     return await asyncio.wrap_future(done)

@@ -6,13 +6,17 @@ traceback the cause is hard to find.
 
 from __future__ import annotations
 
-import os
 import re
+import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from multiprocessing import set_executable, spawn
 from pathlib import Path
+from shlex import quote
+from typing import Any, TextIO, cast
 
 import orjson
 
@@ -46,6 +50,20 @@ def advice(said: str) -> str:
     return next((f"; {what}" for pattern, what in _ADVICE if pattern.search(said)), "")
 
 
+class _Aside:
+    """A stream that takes what one thread writes elsewhere."""
+
+    def __init__(self, elsewhere: TextIO, stream: TextIO | None) -> None:
+        self._elsewhere, self._stream, self._thread = elsewhere, stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        stream = self._elsewhere if threading.get_ident() == self._thread else self._stream
+        return len(text) if stream is None else stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream or self._elsewhere, name)
+
+
 class Diary:
     """What one engine says: a file in a folder of its own."""
 
@@ -57,24 +75,23 @@ class Diary:
         self.settings = self._folder / "logging.json"
         """A configuration for Python's logging, in vLLM's processes."""
         self.settings.write_bytes(orjson.dumps(_settings(self.path)))
+        self._program = self._folder / "python"
+        """This Python, saying what it says to the diary."""
+        self._program.write_text(f'#!/bin/sh\nexec {quote(sys.executable)} "$@" >>{quote(str(self.path))} 2>&1\n')
+        self._program.chmod(0o700)
 
     @contextmanager
     def listening(self) -> Generator[None]:
-        """What goes to standard output and standard error inside, and what a process started inside sends there."""
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(ValueError, AttributeError):  # closed, or none
-                stream.flush()
-        saved = {number: os.dup(number) for number in (1, 2)}
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-        try:
-            for number in saved:
-                os.dup2(file, number)
-            yield
-        finally:
-            for number, own in saved.items():
-                os.dup2(own, number)
-                os.close(own)
-            os.close(file)
+        """What this thread prints inside comes here, and for ever what a process says that is spawned inside."""
+        program = spawn.get_executable()
+        with self.path.open("a") as file, ExitStack() as stack:
+            stack.enter_context(redirect_stdout(cast(Any, _Aside(file, sys.stdout))))
+            stack.enter_context(redirect_stderr(cast(Any, _Aside(file, sys.stderr))))
+            set_executable(str(self._program))
+            try:
+                yield
+            finally:
+                set_executable(program)
 
     def cause(self, error: BaseException | None = None) -> str:
         """Why it failed, in the words of what failed first; those of `error` where it said nothing."""
@@ -91,10 +108,7 @@ class Diary:
     def end(self, keep: bool = False) -> None:
         """Remove it, unless it explains a failure."""
         if not keep:
-            self.path.unlink(missing_ok=True)
-            self.settings.unlink(missing_ok=True)
-            with suppress(OSError):
-                self._folder.rmdir()
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _short(text: str) -> str:
