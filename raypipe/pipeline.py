@@ -17,7 +17,8 @@ from raypipe.chat import LLM
 from raypipe.config import PipelineSpec, is_url, read_spec, spec_of
 from raypipe.deserialization import collected_from
 from raypipe.elsewhere import missing, refuse_options
-from raypipe.errors import OutputError, SpecError, Violation
+from raypipe.errors import InfrastructureError, OutputError, SpecError, Violation
+from raypipe.execution.room import made_fit, of_this_machine
 from raypipe.execution.setup import Watch
 from raypipe.execution.stopping import Stop
 from raypipe.forecast import Forecast, forecast
@@ -108,6 +109,17 @@ class Pipeline:
     def plan(self) -> Plan:
         """Stages, pools and resources; starts nothing. Raises SpecError."""
         return plan_graph(self.graph(), self.name)
+
+    def plan_here(self) -> tuple[Plan, str]:
+        """The plan with steps loaded one group after the other where this machine has no room for all at once.
+
+        With it, what has no room here all the same; empty where everything has. Raises SpecError.
+        """
+        plan, there = self.plan(), of_this_machine()
+        try:
+            return made_fit(plan, there), ""
+        except InfrastructureError as error:
+            return plan, str(error)
 
     def validate(self) -> Plan:
         """Everything that can be checked before spending, models included. Raises SpecError, InputError."""

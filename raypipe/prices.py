@@ -28,7 +28,7 @@ def cost_usd(llm: LLM, input_tokens: int, output_tokens: int) -> float | None:
     """Price of these tokens in US dollars by genai-prices' table; `None` where it has none."""
     if llm.price is not None:
         return (input_tokens * llm.price[0] + output_tokens * llm.price[1]) / 1e6
-    if llm.provider in _FREE:
+    if llm.provider in _FREE or llm.runs_here:
         return 0.0
     provider = _PROVIDERS.get(llm.provider)
     if provider is None:

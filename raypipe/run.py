@@ -18,6 +18,7 @@ from raypipe.errors import OutputError, SpecError, StoppedError, Violation
 from raypipe.execution import local
 from raypipe.execution.batches import Counts
 from raypipe.execution.conductor import Snapshot
+from raypipe.execution.meters import EngineMeters
 from raypipe.execution.setup import Outcome, RunSetup, Watch
 from raypipe.execution.stopping import ASKED, Stop
 from raypipe.folder import RunFolder
@@ -106,11 +107,13 @@ def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Comm
     calls = (options.calls or folder.calls).absolute()
     folder.start_over(forget_calls=options.fresh and options.calls is None)
     setup, spending = _prepared(plan, options, folder, calls)
+    meters = EngineMeters()
     try:
-        outcome = _execute(setup, options, watch, stop)
+        outcome = _execute(setup, options, meters.beside(watch), stop)
     except (KeyboardInterrupt, StoppedError):
         raise StoppedError(f"{ASKED}, at once; what was completed is in {calls}") from None
     manifest = _manifest(plan, outcome, options, started)
+    meters.describe(manifest["models"])
     try:
         spending.note(manifest)
         compact(calls, folder.owner)

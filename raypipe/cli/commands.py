@@ -207,7 +207,8 @@ def plan(  # noqa: PLR0913 - each parameter is one option of the command
     """Print stages, pools and resources. Starts nothing and sends nothing."""
     with ReportedErrors():
         pipeline = _pipeline(spec, input, set, model, base_url, allow_import)
-        _print([pipeline.plan().describe()])
+        planned, problem = pipeline.plan_here()
+        _print([planned.describe(), *([f"on this machine {problem}"] if problem else [])])
         if explain:
             _print(pipeline.forecast(out, calls).describe())
 

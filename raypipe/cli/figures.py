@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from raypipe.cli.layout import duration, number
 from raypipe.execution.batches import Counts
 from raypipe.execution.conductor import Snapshot
+from raypipe.execution.meters import EngineMeters, EngineReport
 from raypipe.execution.wire import Vitals
 from raypipe.plan import Plan
 from raypipe.prices import pool_cost_usd
@@ -57,6 +58,7 @@ class Figures:
         self._counts = {name: Counts() for name in plan.graph.order}
         self._waiting: dict[str, int] = {}
         self._vitals: dict[str, Vitals] = {}
+        self._meters = EngineMeters(clock)
         self._history: deque[tuple[float, dict[str, Counts]]] = deque()
         self.is_asked = False
         """Whether the executor is up and has said anything, be it nothing."""
@@ -76,6 +78,7 @@ class Figures:
                 waiting[name] = waiting.get(name, 0) + queued
             for worker, vitals in snapshot.vitals.items():
                 self._vitals[worker] = max(vitals, self._vitals.get(worker, vitals), key=_answered)
+        self._meters.take(snapshots)
         now = self._clock()
         if any(self._counts[name] != counts for name, counts in totals.items()):
             self._moved_at = now
@@ -106,6 +109,10 @@ class Figures:
         """Calls that the workers of a pool, or of all pools with a model, wait for."""
         pools = [pool] if pool else [name for name, one in self._plan.pools.items() if one.llm is not None]
         return sum(vitals.in_flight for worker, vitals in self._vitals.items() if worker.rpartition(":")[0] in pools)
+
+    def engines(self) -> Mapping[str, EngineReport]:
+        """What the engines do that run in workers, by worker."""
+        return self._meters.reports
 
     @property
     def halted_for(self) -> str:

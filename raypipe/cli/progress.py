@@ -114,8 +114,19 @@ def line(figures: Figures, starts: str) -> str:
         return f"{words[0]}: {starting(figures, starts)}"
     steps = figures.steps()
     words += [_step_words(step) for step in steps if step.counts.rows_in or step.waiting]
+    words += engine_words(figures)
     words.append(", ".join(_call_words(figures, steps)))
     return f"{words[0]}: {' · '.join(word for word in words[1:] if word)}"
+
+
+def engine_words(figures: Figures) -> list[str]:
+    """For each engine that runs in a worker: how it is doing."""
+    return [
+        f"engine {worker}: {report.now.running} running, {report.now.waiting} waiting, "
+        f"{report.tokens_per_s:,.0f} tokens/s, cache {report.now.kv_cache_usage:.0%} full, "
+        f"{report.prefix_hit_rate:.0%} of prompts found there"
+        for worker, report in sorted(figures.engines().items())
+    ]
 
 
 def starting(figures: Figures, starts: str) -> str:
@@ -169,7 +180,8 @@ def _table(figures: Figures, starts: str, stream: IO[str]) -> AbstractContextMan
         for row in cells:
             table.add_row(*(Text(row[name], _STYLES.get(name, "")) for name in row if any(one[name] for one in cells)))
         words = [f"{duration(figures.elapsed_s)} elapsed", *_call_words(figures, steps)]
-        return Group(table, Text(", ".join(words), style="dim"))
+        lines = [*engine_words(figures), ", ".join(words)]
+        return Group(table, *(Text(one, style="dim") for one in lines))
 
     def safely_shown() -> RenderableType:
         with suppress(*_ODD):

@@ -22,13 +22,14 @@ from raypipe.execution.collection import rare_collection
 from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
 from raypipe.execution.parking import ended, parked_in
 from raypipe.execution.replica import Replica, ReplicaSetup
+from raypipe.execution.room import made_fit, of_this_process
 from raypipe.execution.scribe import Scribe
 from raypipe.execution.setup import DRAIN_S, MOST_REPLACEMENTS, Outcome, RunSetup, Watch
 from raypipe.execution.source import grouped_batches, source_batches
 from raypipe.execution.stopping import ASKED, Stop
 from raypipe.limits import Authority
 from raypipe.loading import ALL, kept
-from raypipe.plan import Stage, inbox
+from raypipe.plan import Plan, Stage, inbox
 from raypipe.step import Aggregate, Source
 
 _WATCH_EVERY_S = 0.5
@@ -57,7 +58,7 @@ class LocalPool:
 
 def execute(setup: RunSetup, watch: Watch, stop: Stop) -> Outcome:
     """Run all stages. Raises RaypipeError when the run cannot go on, StoppedError when it is to end at once."""
-    run = _Run(setup)
+    run = _Run(replace(setup, plan=_with_engines_that_fit(setup.plan)))
     thread = threading.Thread(target=run.work, name="raypipe", daemon=True)
     thread.start()
     try:
@@ -78,6 +79,13 @@ def execute(setup: RunSetup, watch: Watch, stop: Stop) -> Outcome:
     if run.error is not None:
         raise run.error
     return Outcome(run.results, run.halted_for)
+
+
+def _with_engines_that_fit(plan: Plan) -> Plan:
+    """Engines that have no room on the GPUs here at once are loaded one after the other."""
+    if not any(llm.runs_here for llm in plan.models):
+        return plan
+    return made_fit(plan, of_this_process())
 
 
 def _joined(thread: threading.Thread, stop: Stop) -> None:

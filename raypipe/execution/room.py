@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
+import psutil
+
 from raypipe.errors import InfrastructureError
-from raypipe.plan import Pool
+from raypipe.loading import fitted, loaded
+from raypipe.models import gpus_here
+from raypipe.plan import Plan, Pool
 
 _KINDS = {"cpus": ("CPU", "CPUs", 1.0), "gpus": ("GPU", "GPUs", 0.0), "memory": ("memory", "bytes of memory", 0.0)}
 """By what pools call it: Ray's name, ours, and how much is left to the tasks that read and group."""
+
+
+def of_this_machine() -> dict[str, float]:
+    """What a Ray of one's own finds here, by Ray's names."""
+    there = {"CPU": float(psutil.cpu_count() or 1), "memory": 0.7 * psutil.virtual_memory().available}
+    return there | ({"GPU": float(gpus)} if (gpus := gpus_here()) else {})
+
+
+def of_this_process() -> dict[str, float]:
+    """What the `local` engine has: the GPUs that are here; of the rest it keeps nothing for anybody."""
+    return {"CPU": math.inf, "memory": math.inf, "GPU": float(gpus_here())}
+
+
+def made_fit(plan: Plan, there: Mapping[str, float]) -> Plan:
+    """The plan with fewer steps loaded together where there is no room for all.
+
+    Raises InfrastructureError where some that must be loaded together have no room.
+    """
+    plan = fitted(plan, room_in(there))
+    for pools in loaded(plan):
+        check_room([plan.pools[name] for name in pools], there)
+    return plan
 
 
 def room_in(there: Mapping[str, float]) -> dict[str, float]:
@@ -26,4 +53,6 @@ def check_room(pools: Iterable[Pool], there: Mapping[str, float]) -> None:
             each = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())
             beside = f" beside the {left:g} that reads" if left else ""
             problem = f"the workers want {sum(wanted.values()):g} {unit} and there are {room[share]:g}{beside} ({each})"
-            raise InfrastructureError(f"{problem}; lower `resources` of these steps or use a larger cluster")
+            raise InfrastructureError(
+                f"{problem}; lower `resources` of these steps or `replicas` and `engine` of these models, or use a larger cluster"
+            )

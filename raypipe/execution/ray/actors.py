@@ -27,6 +27,7 @@ from raypipe.execution.batches import BatchResult
 from raypipe.execution.collection import collect_rarely
 from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
 from raypipe.execution.parking import PARKED
+from raypipe.execution.ray.gauges import Gauges
 from raypipe.execution.replica import Replica, ReplicaSetup
 from raypipe.execution.scribe import Scribe
 from raypipe.execution.setup import MOST_REPLACEMENTS
@@ -75,6 +76,7 @@ class ReplicaActor:
         self._opening: asyncio.Task[None] | None = None
         self._waiting: list[Chunk] = []
         """Rows that came before it was ready."""
+        self._gauges = Gauges(setup.name) if setup.pool.llm is not None else None
 
     async def open(self) -> None:
         """Get ready, once; whoever asks waits for it."""
@@ -92,7 +94,10 @@ class ReplicaActor:
             return Reply([], Vitals(held=sum(chunk.table.num_rows for chunk in self._waiting)))
         await opening
         taken, self._waiting = self._waiting, []
-        return await self._replica.exchange(sender, taken, flush_s)
+        reply = await self._replica.exchange(sender, taken, flush_s)
+        if self._gauges is not None:
+            self._gauges.show(reply.vitals)
+        return reply
 
     async def halt(self, reason: str) -> None:
         await self._replica.halt(reason)

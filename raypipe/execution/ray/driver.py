@@ -40,11 +40,11 @@ from raypipe.execution.ray.actors import (
 )
 from raypipe.execution.ray.session import kill_own_ray, session, speak_again
 from raypipe.execution.ray.shipping import ship_by_value
-from raypipe.execution.room import check_room, room_in
+from raypipe.execution.room import made_fit, room_in
 from raypipe.execution.setup import DRAIN_S, Outcome, RunSetup, Watch
 from raypipe.execution.source import group_of, identified
 from raypipe.execution.stopping import ASKED, Stop
-from raypipe.loading import ALL, fitted, kept, loaded
+from raypipe.loading import ALL, fitted, kept
 from raypipe.plan import Stage, inbox
 from raypipe.step import Aggregate, Source, Unit
 
@@ -194,11 +194,9 @@ class _Driver:
 
         Raises InfrastructureError where one has no room by itself, unless the cluster is another's: that may grow.
         """
-        plan = fitted(self._setup.plan, room_in(there))
-        if self._address is None:
-            for pools in loaded(plan):
-                check_room([plan.pools[name] for name in pools], there)
-        self._setup = replace(self._setup, plan=plan)
+        plan = self._setup.plan
+        fits = made_fit(plan, there) if self._address is None else fitted(plan, room_in(there))
+        self._setup = replace(self._setup, plan=fits)
 
     def _halted_for(self) -> str:
         found = next((result.halted_for for result in self._results if result.halted_for), "")

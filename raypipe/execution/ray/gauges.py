@@ -1,0 +1,55 @@
+"""I show Ray's metrics what a worker with a model does: calls, tokens, and how its engine is."""
+
+from __future__ import annotations
+
+import time
+
+from ray.util.metrics import Gauge
+
+from raypipe.execution.wire import Vitals
+
+_EVERY_S = 2.0
+_METERS = {
+    "calls_in_flight": "Calls that a worker waits for.",
+    "input_tokens": "Tokens that a worker's calls sent.",
+    "output_tokens": "Tokens that answers to a worker's calls had.",
+    "engine_running": "Requests that an engine works on.",
+    "engine_waiting": "Requests that wait inside an engine.",
+    "engine_kv_cache_usage": "Share of an engine's key-value cache in use.",
+    "engine_prefix_hit_rate": "Share of the prompts' tokens found in an engine's prefix cache.",
+}
+
+
+class Gauges:
+    """The metrics `raypipe_…` of one worker, told apart by the tag `worker`."""
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+        self._gauges: dict[str, Gauge] = {}
+        self._next = 0.0
+
+    def show(self, vitals: Vitals) -> None:
+        """Report, at most every other second."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _EVERY_S
+        for name, value in _values(vitals).items():
+            if name not in self._gauges:
+                self._gauges[name] = Gauge(f"raypipe_{name}", _METERS[name], ("worker",))
+            self._gauges[name].set(value, {"worker": self._worker})
+
+
+def _values(vitals: Vitals) -> dict[str, float]:
+    values: dict[str, float] = {
+        "calls_in_flight": vitals.in_flight,
+        "input_tokens": vitals.input_tokens,
+        "output_tokens": vitals.output_tokens,
+    }
+    for engine in vitals.engines[:1]:
+        values["engine_running"] = engine.running
+        values["engine_waiting"] = engine.waiting
+        values["engine_kv_cache_usage"] = engine.kv_cache_usage
+        if engine.prefix_queries:
+            values["engine_prefix_hit_rate"] = engine.prefix_hits / engine.prefix_queries
+    return values
