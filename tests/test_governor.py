@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from raypipe.chat import Quota, Terms
+from raypipe.answering import Quota, Terms
 from raypipe.limits import Amount, Authority, Caps, Limiter
 from raypipe.limits.governor import Governor
 from tests.test_limits import run

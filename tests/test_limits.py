@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.chat import Terms
+from raypipe.answering import Terms
 from raypipe.errors import CallError, HaltedError, InfrastructureError, Retry
 from raypipe.limits import Amount, Authority, Caps, Lease, Limiter, Patience
 from raypipe.limits.patience import FIRST_PAUSE_S, LONGEST_PAUSE_S, LONGEST_SLOW_DOWN_S

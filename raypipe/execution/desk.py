@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
+from raypipe.answering import EngineFigures, Model
 from raypipe.callindex import CallReader
 from raypipe.calllog import Asked
-from raypipe.chat import LLM, Completion, EngineFigures, Model, Usage
+from raypipe.chat import LLM, Completion, Usage
 from raypipe.errors import CallError, InfrastructureError, Retry
 from raypipe.execution.costs import WorstCase
 from raypipe.limits import Amount, Caps, Limiter, Patience, enter_first

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from raypipe.chat import EngineFigures
+from raypipe.answering import EngineFigures
 from raypipe.execution.conductor import Snapshot
 from raypipe.execution.wire import Vitals
 

@@ -24,15 +24,15 @@ from raypipe.errors import InfrastructureError, RaypipeError, RowError
 from raypipe.execution.boundary import Boundary, close_step, is_cancelled, process_rows
 from raypipe.execution.caller import NoModel, RowCaller
 from raypipe.execution.desk import Desk, Log, Member, Tally, members_of
+from raypipe.execution.mailbox import Mailbox
 from raypipe.execution.outcomes import failure_of, misfit, misnamed
-from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, Results, Vitals
+from raypipe.execution.wire import FLUSH_S, Chunk, Reply, Vitals
 from raypipe.limits import Caps
 from raypipe.limits.limiter import Grants
 from raypipe.plan import Pool
 from raypipe.row import ROW_ID, Values
 from raypipe.step import Output, Runs, Shape, Step
 
-_LONGEST_POLL_S = 5.0
 _TASKS_A_PERMIT = 2
 """Row coroutines for each call that may be in flight, so that one which waits for the log keeps no permit idle."""
 _MOST_ROWS_A_THREAD = 1024
@@ -67,51 +67,6 @@ class _Item:
     row: Values
 
 
-class _Mailbox:
-    """What one conductor has not been told yet."""
-
-    def __init__(self, steps: Mapping[str, Step]) -> None:
-        self.results = {name: Results(step.writes()) for name, step in steps.items()}
-        self.has_news = False
-        self._waiting: asyncio.Future[bool] | None = None
-
-    @property
-    def rows(self) -> int:
-        """How many have ended."""
-        return sum(map(len, self.results.values()))
-
-    async def wait(self) -> bool:
-        """Whether there is news; False when a later exchange took this one's place or time ran out."""
-        self.hang_up()
-        if self.has_news:
-            return True
-        loop = asyncio.get_running_loop()
-        waiting = self._waiting = loop.create_future()
-        timer = loop.call_later(_LONGEST_POLL_S, _resolve, waiting, False)
-        try:
-            return await waiting
-        finally:
-            timer.cancel()
-
-    def tell(self) -> None:
-        if not self.has_news:
-            self.has_news = True
-            _resolve(self._waiting, True)
-
-    def hang_up(self) -> None:
-        """End an exchange that still waits."""
-        _resolve(self._waiting, False)
-
-    def take(self) -> list[Answer]:
-        self.has_news = False
-        return [results.take(step) for step, results in self.results.items() if len(results)]
-
-
-def _resolve(waiting: asyncio.Future[bool] | None, value: bool) -> None:
-    if waiting is not None and not waiting.done():
-        waiting.set_result(value)
-
-
 class Replica:
     """One worker of a pool, bound to one model."""
 
@@ -123,7 +78,7 @@ class Replica:
         self._opened: dict[str, Step] = {}
         self._scatters = frozenset(name for name, step in setup.steps.items() if step.shape is Shape.SCATTER)
         self._queues: dict[str, deque[_Item]] = {name: deque() for name in setup.steps}
-        self._mailboxes: dict[str, _Mailbox] = {}
+        self._mailboxes: dict[str, Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._rested = asyncio.Event()
         """Nothing is worked on and there is much to tell: no use in gathering more."""
@@ -203,7 +158,7 @@ class Replica:
         mailbox = self._mailboxes.get(sender)
         if mailbox is None:
             self._forget_predecessor(sender)
-            mailbox = self._mailboxes[sender] = _Mailbox(self._steps)
+            mailbox = self._mailboxes[sender] = Mailbox(self._steps)
         self._look_back(max([self._known_losses, *(chunk.losses for chunk in chunks)]))
         for chunk in chunks:
             self._enqueue(sender, chunk)

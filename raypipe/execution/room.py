@@ -15,6 +15,8 @@ from raypipe.plan import Plan, Pool
 _KINDS = {"cpus": ("CPU", "CPUs", 1.0), "gpus": ("GPU", "GPUs", 0.0), "memory": ("memory", "bytes of memory", 0.0)}
 """By what pools call it: Ray's name, ours, and how much is left to the tasks that read and group."""
 
+_ADVICE = "lower `resources` of these steps, or `replicas` and `engine` of these models, or use a larger cluster"
+
 
 def of_this_machine() -> dict[str, float]:
     """What a Ray of one's own finds here, by Ray's names."""
@@ -54,5 +56,6 @@ def check_room(pools: Iterable[Pool], there: Mapping[str, float]) -> None:
             beside = f" beside the {left:g} that reads" if left else ""
             problem = f"the workers want {sum(wanted.values()):g} {unit} and there are {room[share]:g}{beside} ({each})"
             raise InfrastructureError(
-                f"{problem}; lower `resources` of these steps or `replicas` and `engine` of these models, or use a larger cluster"
+                f"{problem}; lower `resources` of these steps, or `replicas` and `engine` of these models, or use a "
+                "larger cluster"
             )

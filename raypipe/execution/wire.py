@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from raypipe.answering import EngineFigures
 from raypipe.arrays import carried, text_of
-from raypipe.chat import EngineFigures
 from raypipe.execution.desk import Tally, add_counts
 from raypipe.row import Failure, Values
 from raypipe.tables import packed, unpacked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raypipe.chat import Terms
+from raypipe.answering import Terms
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from raypipe.chat import Quota
+from raypipe.answering import Quota
 from raypipe.limits.amounts import Amount
 
 _SHARE = 0.995

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Protocol
 from uuid import uuid4
 
-from raypipe.chat import Terms
+from raypipe.answering import Terms
 from raypipe.errors import HaltedError, RaypipeError
 from raypipe.limits.amounts import NOTHING, ONE_CALL, Amount, Lease, Report
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from raypipe.chat import LLM, Model
+from raypipe.answering import Model
+from raypipe.chat import LLM
 from raypipe.elsewhere import missing
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.models import presets

@@ -16,7 +16,8 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from raypipe.chat import LLM, Completion, EngineFigures, Quota, Request, Terms, Usage
+from raypipe.answering import EngineFigures, Quota, Terms
+from raypipe.chat import LLM, Completion, Request, Usage
 from raypipe.errors import CallError, InfrastructureError, Retry, SpecError, Violation
 from raypipe.models import presets
 from raypipe.models.faults import Endpoint

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from raypipe.chat import LLM, Quota
+from raypipe.answering import Quota
+from raypipe.chat import LLM
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "requests": (

@@ -31,7 +31,10 @@ def pipeline(writer: Path, judge: Path, **fields: Any) -> Pipeline:
     }
     spec = spec.model_copy(update={"models": models})
     if resources is not None:
-        steps = [StepSpec(**step.model_dump(), **({"resources": resources} if "llm" in step.options else {})) for step in spec.steps]
+        steps = [
+            StepSpec(**step.model_dump(), **({"resources": resources} if "llm" in step.options else {}))
+            for step in spec.steps
+        ]
         spec = spec.model_copy(update={"steps": steps})
     return Pipeline.from_spec(spec, CONFIG.parent)
 

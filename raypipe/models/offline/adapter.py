@@ -15,7 +15,8 @@ from typing import Any, cast
 import orjson
 from pydantic import Field
 
-from raypipe.chat import LLM, Completion, EngineFigures, Request, Terms, Usage
+from raypipe.answering import EngineFigures, Terms
+from raypipe.chat import LLM, Completion, Request, Usage
 from raypipe.errors import CallError, Retry, Violation
 from raypipe.identity import canonical_json, digest
 from raypipe.models.offline import wording

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import orjson
 
-from raypipe.chat import LLM, Completion, EngineFigures, Request, Terms, Usage
+from raypipe.answering import EngineFigures, Terms
+from raypipe.chat import LLM, Completion, Request, Usage
 from raypipe.errors import CallError, InfrastructureError, RaypipeError, Retry, SpecError, Violation
 from raypipe.models.plain import variant_seed
 from raypipe.models.tool_calls import TOOL_CALLS

@@ -17,7 +17,8 @@ from itertools import count
 from types import ModuleType
 from typing import Any
 
-from raypipe.chat import LLM, EngineFigures
+from raypipe.answering import EngineFigures
+from raypipe.chat import LLM
 from raypipe.errors import CallError, InfrastructureError, ReplicaLostError, Retry
 from raypipe.models.vllm.devices import Devices, claimed
 from raypipe.models.vllm.options import INSTALL, VLLMOptions, engine_options
