@@ -170,6 +170,10 @@ class Step(Spec):
         """Columns that the step's method is given; `None` means the whole row."""
         return self.reads()
 
+    def begins_with(self) -> tuple[str, ...]:
+        """Columns that stand first in what its model is asked: rows that have them in common share a prefix."""
+        return ()
+
     def writes(self) -> dict[str, str]:
         """New columns and their Arrow type by name; `""` where it is found from the values."""
         return {}

@@ -7,7 +7,7 @@ with it, the deepest step first, and takes back what has ended; `routing` says w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from raypipe.execution.batches import Batch, BatchResult, Counts, unwritable
 from raypipe.execution.parking import Parked, ended, unparked
 from raypipe.execution.queues import Lane, Outbox
 from raypipe.execution.routing import Router
+from raypipe.execution.standstill import standing_still
 from raypipe.execution.suspects import Suspects
 from raypipe.execution.wire import FED_FLUSH_S, FLUSH_S, SILENT_S, Chunk, Reply, Vitals, Worker
 from raypipe.plan import Stage
@@ -86,7 +87,7 @@ class Conductor:
     def __init__(self, setup: ConductorSetup, pools: Mapping[str, Pool]) -> None:
         self._setup = setup
         self._pools = pools
-        self._router = Router(setup.stage, setup.phase)
+        self._router = Router(setup.stage, setup.phase, _homes(setup.stage, pools))
         self._results: dict[int, asyncio.Future[BatchResult]] = {}
         self._vitals: dict[str, Vitals] = {}
         self._lanes: list[Lane] = []
@@ -95,8 +96,6 @@ class Conductor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._losses = 0
-        self._starting = 0
-        """Workers being started in place of lost ones, which may take minutes."""
         self._has_left = False
         self.halted_for = ""
         """Why no call is sent any more; empty while calls are."""
@@ -107,8 +106,8 @@ class Conductor:
         deepest_first = list(reversed(list(self._router.queues.items())))
         for pool_name, pool in self._pools.items():
             queues = {name: queue for name, queue in deepest_first if queue.pool == pool_name}
-            for worker in pool.workers:
-                outbox = Outbox(queues, self._router.is_congested, worker.concurrency, self._setup.share)
+            for home, worker in enumerate(pool.workers):
+                outbox = Outbox(queues, self._router.is_congested, worker.concurrency, self._setup.share, home)
                 lane = Lane(worker, outbox, pool_name)
                 self._lanes.append(lane)
                 self._start(self._serve(pool, lane))
@@ -224,28 +223,13 @@ class Conductor:
             await asyncio.sleep(_WATCH_EVERY_S)
             # Where rows have ended meanwhile it is another standstill: each look saw a moment between two exchanges.
             moved = sum(lane.outbox.ended_rows for lane in self._lanes)
-            now, found = asyncio.get_running_loop().time(), {(what, moved): said for what, said in self._forgotten()}
+            is_through = any(self._suspects.values()) or all(result.done() for result in self._results.values())
+            forgotten = standing_still(self._lanes, self._vitals, None if is_through else self._router.queues)
+            now, found = asyncio.get_running_loop().time(), {(what, moved): said for what, said in forgotten}
             since = {what: since.get(what, now) for what in found}
             for what, problem in found.items():
                 if now - since[what] > _LOST_S:
                     self._stop_for(InfrastructureError(f"{problem}; run the same command again to go on"))
-
-    def _forgotten(self) -> Iterator[tuple[str, str]]:
-        """What nobody works on, and how that is said."""
-        for lane in self._lanes:
-            vitals = self._vitals.get(lane.worker.name)
-            if vitals is not None and not vitals.held and lane.outbox.rows:
-                name = lane.worker.name
-                yield name, f"worker {name!r} no longer knows of {lane.outbox.rows} rows that were sent to it"
-        is_idle = (
-            not self._starting
-            and not any(lane.outbox.rows for lane in self._lanes)
-            and not any(self._suspects.values())
-        )
-        if is_idle and any(not result.done() for result in self._results.values()):
-            waiting = {name: queue.rows for name, queue in self._router.queues.items() if queue.rows}
-            where = ", ".join(f"{rows} before step {name!r}" for name, rows in waiting.items()) or "in no queue"
-            yield "", f"nothing moves any more: rows wait ({where}) and no worker has any"
 
     async def _serve(self, pool: Pool, lane: Lane) -> None:
         exchanges: set[asyncio.Task[Reply]] = set()
@@ -278,7 +262,7 @@ class Conductor:
         suspects, tester = self._suspects[lane.pool], self._tester.get(lane.pool)
         is_tester = tester is lane or (tester is None and bool(suspects))
         if self.halted_for or not is_tester:
-            return lane.outbox.fill(self._losses)
+            return lane.outbox.fill(self._losses, lambda home: self._has_room(lane.pool, home))
         self._tester[lane.pool] = lane
         if lane.outbox.rows:
             return []
@@ -287,6 +271,9 @@ class Conductor:
             return lane.outbox.fill(self._losses)
         step, rows = suspects.take()
         return [lane.outbox.hold(step, rows, self._router.queues[step].for_worker(rows), self._losses)]
+
+    def _has_room(self, pool: str, home: int) -> bool:
+        return any(one.has_room for one in self._lanes if one.pool == pool and one.outbox.home == home)
 
     async def _exchange(self, lane: Lane, chunks: list[Chunk]) -> Reply:
         worker = lane.worker
@@ -327,13 +314,12 @@ class Conductor:
         self._settle()
         lane.stillborn = 0 if lane.worker.name in self._vitals else lane.stillborn + 1
         self._vitals.pop(lane.worker.name, None)
-        self._starting += 1
+        lane.is_away = True
         try:
             await self._started_again(pool, lane, lost)
         except RaypipeError as error:
             self._stop_for(error)
-        finally:
-            self._starting -= 1
+        lane.is_away = False
 
     async def _started_again(self, pool: Pool, lane: Lane, lost: ReplicaLostError) -> None:
         """A new worker for a lane; those that die while they start are replaced too, for a while."""
@@ -386,6 +372,12 @@ class Conductor:
         else:
             if not result.done():
                 result.set_result(replace(written, halted_for=self.halted_for))
+
+
+def _homes(stage: Stage, pools: Mapping[str, Pool]) -> dict[str, int]:
+    """Prompts that begin alike should come to the same engine, which remembers their beginning."""
+    holding = {step.pool for step in stage.steps.values() if step.step.llm is not None and step.step.llm.runs_here}
+    return {name: len(pool.workers) for name, pool in pools.items() if name in holding}
 
 
 def _tried_again(rows: pa.Table) -> pa.Table:

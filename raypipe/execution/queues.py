@@ -7,8 +7,9 @@ no more, since rows held ahead cannot go to another worker.
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,45 +34,75 @@ _WORTH_SENDING = 1 / 8
 
 
 class StepQueue:
-    """Rows that wait for one step."""
+    """Rows that wait for one step.
 
-    def __init__(self, planned: PlannedStep) -> None:
+    Where a step's rows have `homes`, those that begin alike have the same: a worker is given rows of its own home, and
+    of others' that may not wait for theirs.
+    """
+
+    def __init__(self, planned: PlannedStep, homes: int = 1) -> None:
         assert planned.pool is not None
         self.name = planned.name
         self.pool = planned.pool
         self.rows = 0
+        begin = planned.step.begins_with() if homes > 1 else ()
+        self._beginning = [planned.step.input_mappings.get(name, name) for name in begin]
+        self._homes: list[deque[pa.Table]] = [deque() for _ in range(homes if begin else 1)]
         self._wire = planned.wire
         self._names = planned.step.input_mappings
         """The pipeline's name for a column that the step calls otherwise."""
-        self._tables: deque[pa.Table] = deque()
 
     @property
     def is_long(self) -> bool:
         return self.rows >= LONG_QUEUE
 
     def put(self, rows: pa.Table) -> None:
-        if rows.num_rows:
-            self._tables.append(rows)
-            self.rows += rows.num_rows
+        for home, part in self._at_home(rows):
+            home.append(part)
+        self.rows += rows.num_rows
 
     def put_first(self, rows: pa.Table) -> None:
-        if rows.num_rows:
-            self._tables.appendleft(rows)
-            self.rows += rows.num_rows
+        for home, part in self._at_home(rows):
+            home.appendleft(part)
+        self.rows += rows.num_rows
 
-    def take(self, most: int) -> pa.Table | None:
-        """Up to `most` rows, in order."""
+    def _at_home(self, rows: pa.Table) -> Iterator[tuple[deque[pa.Table], pa.Table]]:
+        """The rows, by where those that begin alike wait."""
+        if len(self._homes) == 1:
+            if rows.num_rows:
+                yield self._homes[0], rows
+            return
+        homes = _homes_of(rows, self._beginning, len(self._homes))
+        for number in np.unique(homes).tolist():
+            yield self._homes[number], rows.filter(pa.array(homes == number))
+
+    def take(
+        self, most: int, home: int | None = None, can_wait: Callable[[int], bool] | None = None
+    ) -> pa.Table | None:
+        """Up to `most` rows, in order.
+
+        Of `home` first, then of those whose worker is loaded: not of one who `can_wait` for rows of its own.
+        """
         taken: list[pa.Table] = []
         left = most
-        while left and self._tables:
-            table = self._tables.popleft()
-            if table.num_rows > left:
-                self._tables.appendleft(table.slice(left))
-                table = table.slice(0, left)
-            taken.append(table)
-            left -= table.num_rows
+        for tables in self._turns(home, can_wait):
+            while left and tables:
+                table = tables.popleft()
+                if table.num_rows > left:
+                    tables.appendleft(table.slice(left))
+                    table = table.slice(0, left)
+                taken.append(table)
+                left -= table.num_rows
         self.rows -= most - left
         return concat(taken) if taken else None
+
+    def _turns(self, home: int | None, can_wait: Callable[[int], bool] | None) -> Iterator[deque[pa.Table]]:
+        own = None if home is None or len(self._homes) == 1 else home % len(self._homes)
+        if own is not None:
+            yield self._homes[own]
+        for number, tables in enumerate(self._homes):
+            if number != own and (own is None or can_wait is None or not can_wait(number)):
+                yield tables
 
     def for_worker(self, rows: pa.Table) -> pa.Table:
         """The columns that the step's method is given, and the row's identity."""
@@ -85,6 +116,18 @@ class StepQueue:
             for name, column in wanted.items()
         }
         return pa.table({ROW_ID: rows.column(ROW_ID), **columns})
+
+
+def _homes_of(rows: pa.Table, columns: Sequence[str], homes: int) -> np.ndarray:
+    """A number below `homes` for each row, the same for rows with the same values in `columns`."""
+    found = np.zeros(rows.num_rows, np.int64)
+    for name in columns:
+        if name in rows.column_names:
+            encoded = rows.column(name).combine_chunks().dictionary_encode()
+            digests = [zlib.crc32(repr(value).encode()) for value in encoded.dictionary.to_pylist()]
+            numbers = encoded.indices.fill_null(len(digests)).to_numpy()
+            found = found * 31 + np.array([*digests, 0], np.int64)[numbers]
+    return np.abs(found) % homes
 
 
 def _renamed(rows: pa.Table, names: Mapping[str, str]) -> pa.Table:
@@ -143,8 +186,11 @@ class Outbox:
         is_congested: Callable[[str], bool],
         concurrency: int,
         share: float,
+        home: int = 0,
     ) -> None:
         self._queues = queues
+        self.home = home
+        """Its place among the workers of its pool."""
         self._is_congested = is_congested
         self._concurrency = concurrency * share
         self._held: dict[int, _Held] = {}
@@ -169,14 +215,22 @@ class Outbox:
         """Whether the worker is about as busy as it can be."""
         return self._rows >= self._concurrency * _FED
 
-    def fill(self, losses: int = 0) -> list[Chunk]:
-        """What the worker should be sent now, the deepest step first; `losses`: workers lost so far."""
+    @property
+    def is_full(self) -> bool:
+        """Whether the worker has as many rows as it works on at once."""
+        return self._rows >= self._concurrency
+
+    def fill(self, losses: int = 0, can_wait: Callable[[int], bool] | None = None) -> list[Chunk]:
+        """What the worker should be sent now, the deepest step first; `losses`: workers lost so far.
+
+        `can_wait`: whether rows that another worker of the pool should have may wait for it.
+        """
         chunks: list[Chunk] = []
         if self._rows > self._concurrency * _WELL_FED and self._window - self._rows < self._window * _WORTH_SENDING:
             return chunks
         for name, queue in self._queues.items():
             while self._rows < self._window and queue.rows and not self._is_congested(name):
-                rows = queue.take(min(self._window - self._rows, _LARGEST_CHUNK))
+                rows = queue.take(min(self._window - self._rows, _LARGEST_CHUNK), self.home, can_wait)
                 if rows is None:
                     break
                 chunks.append(self.hold(name, rows, queue.for_worker(rows), losses))
@@ -247,4 +301,11 @@ class Lane:
     pool: str
     stillborn: int = 0
     """Workers lost here, one after the other, before they said anything."""
+    is_away: bool = False
+    """Whether a worker is being started in place of a lost one, which may take minutes."""
     bell: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether its worker takes rows soon."""
+        return not self.is_away and not self.outbox.is_full

@@ -53,8 +53,11 @@ class Ended:
 class Router:
     """The rows of one stage that are on their way."""
 
-    def __init__(self, stage: Stage, loaded: frozenset[str] = frozenset()) -> None:
-        """`loaded`: the steps whose workers are there; all unless some are named."""
+    def __init__(self, stage: Stage, loaded: frozenset[str], homes: Mapping[str, int]) -> None:
+        """`loaded`: the steps whose workers are there; all unless some are named.
+
+        `homes`: in how many homes the rows of a pool's steps wait, where those that begin alike belong together.
+        """
         self._entry = stage.steps[stage.entry]
         self._steps = stage.steps
         self._batches: dict[int, Batch] = {}
@@ -62,7 +65,7 @@ class Router:
         self._families = {name: families_of(step) for name, step in stage.steps.items() if step.gather is not None}
         self.totals: Mapping[str, Counts] = {name: Counts() for name in stage.steps}
         self.queues = {
-            name: StepQueue(step)
+            name: StepQueue(step, homes.get(step.pool, 1))
             for name, step in stage.steps.items()
             if step.pool is not None and (name in loaded or not loaded)
         }

@@ -59,6 +59,9 @@ class AskingStep(PromptedStep):
         """Whether the model is sent the schema of what it is to answer."""
         return True
 
+    def begins_with(self) -> tuple[str, ...]:
+        return self.reads()[:1]
+
     def needs(self) -> Columns:
         return (*self.reads(), METADATA) if self.keeping else self.reads()
 

@@ -94,6 +94,16 @@ def variables(text: str) -> frozenset[str]:
     return frozenset(meta.find_undeclared_variables(_compiled("template", _environment().parse, text)))
 
 
+def first_variable(*texts: str) -> tuple[str, ...]:
+    """The name that the first of the templates with any takes from the row first; none where none takes any."""
+    for text in texts:
+        names = variables(text)
+        for place in _compiled("template", _environment().parse, text).find_all(nodes.Name):
+            if place.name in names:
+                return (place.name,)
+    return ()
+
+
 def _expression(text: str) -> Callable[[Values], Any]:
     return _environment().compile_expression(text, undefined_to_none=False)
 

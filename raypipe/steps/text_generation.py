@@ -31,7 +31,7 @@ from raypipe.steps.parsing import Parser, parser
 from raypipe.steps.prompting import PromptedStep
 from raypipe.steps.row_program import Ending, RowProgram
 from raypipe.steps.structured import Structure, structure_of
-from raypipe.steps.templates import compile_template, variables
+from raypipe.steps.templates import compile_template, first_variable, variables
 
 _DEFAULT_TEMPLATE = "{{ instruction }}"
 
@@ -186,6 +186,9 @@ class TextGeneration(PromptedStep):
     @property
     def _keeping(self) -> Keeping:
         return Keeping(self.name or type(self).__name__, self.add_raw_output, self.add_raw_input)
+
+    def begins_with(self) -> tuple[str, ...]:
+        return first_variable(self.system_prompt or "", self._text)
 
     def needs(self) -> Columns:
         return (*self._reads, METADATA) if self._keeping else self._reads

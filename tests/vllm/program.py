@@ -20,23 +20,20 @@ ENGINE: dict[str, Any] = {
 }
 
 
-def pipeline(writer: Path, judge: Path, **fields: Any) -> Pipeline:
-    """The shipped pipeline; `fields` are those of all its models, `resources` those of the judge's step too."""
+TOPICS = [{"topic": f"topic {number}", "n_subtopics": 2, "n_questions": 2} for number in range(4)]
+
+
+def pipeline(writer: Path, judge: Path, cpus: float = 0.0) -> Pipeline:
+    """The shipped pipeline; each engine keeps so many processors to itself."""
     spec = read_spec(CONFIG)
-    resources = fields.pop("resources", None)
     named = {"writer": writer, "judge": judge}
-    models = {
-        name: options | {"uri": f"vllm/{named[name]}", "engine": ENGINE} | fields
-        for name, options in spec.models.items()
-    }
-    spec = spec.model_copy(update={"models": models})
-    if resources is not None:
-        steps = [
-            StepSpec(**step.model_dump(), **({"resources": resources} if "llm" in step.options else {}))
-            for step in spec.steps
-        ]
-        spec = spec.model_copy(update={"steps": steps})
-    return Pipeline.from_spec(spec, CONFIG.parent)
+    models = {name: options | {"uri": f"vllm/{named[name]}", "engine": ENGINE} for name, options in spec.models.items()}
+    first, *others = spec.steps
+    steps = [StepSpec(type=first.type, name=first.name, **{"data": TOPICS})]
+    for step in others:
+        kept = {"resources": {"cpus": cpus}} if "llm" in step.options else {}
+        steps.append(StepSpec(**step.model_dump(), **kept))
+    return Pipeline.from_spec(spec.model_copy(update={"models": models, "steps": steps}), CONFIG.parent)
 
 
 def main() -> None:
@@ -47,8 +44,7 @@ def main() -> None:
     parser.add_argument("--engine", required=True)
     parser.add_argument("--cpus", type=float, default=0.0, help="Keep so many processors for each engine.")
     chosen = parser.parse_args()
-    resources = {"cpus": chosen.cpus} if chosen.cpus else None
-    made = pipeline(chosen.writer, chosen.judge, resources=resources)
+    made = pipeline(chosen.writer, chosen.judge, chosen.cpus)
     made.run(chosen.out, engine=chosen.engine, max_failed_rows=1000)
 
 

