@@ -1,0 +1,132 @@
+"""I hold a folder in an object store for one run, where no system lets go for a process that ended.
+
+The lock is an object that names its holder and is written anew every few seconds. Whoever finds one that does not
+change, or whose process of this machine is gone, takes it over; whoever finds another's in place of his own lost it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import orjson
+
+from raypipe.errors import OutputError
+from raypipe.places import Remote
+
+BEAT_S = 4.0
+STALE_S = 20.0
+"""A holder that has not written for so long is taken for dead."""
+_LOOK_EVERY_S = 0.5
+
+
+class StoreLock:
+    """The lock of one run on `folder`, as an object at `place`; `lost` is called when another run has it."""
+
+    def __init__(self, place: Remote, folder: Remote, lost: Callable[[], None]) -> None:
+        self._place, self._folder, self._lost = place, folder, lost
+        self._token = uuid4().hex
+        self._beats = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
+
+    def take(self) -> None:
+        """Hold it from now on. Raises OutputError when another run does; OSError."""
+        found = self._found()
+        if found is not None and not _is_gone(found):
+            if _is_here(found):
+                raise self._in_use(found)
+            self._await_silence(found)
+        self._write()
+        self.check()
+        self._thread.start()
+
+    def _await_silence(self, found: dict[str, Any]) -> None:
+        """Return when the holder has not written for long; it is refused as soon as it does."""
+        deadline = time.monotonic() + STALE_S
+        while time.monotonic() < deadline:
+            time.sleep(_LOOK_EVERY_S)
+            now = self._found()
+            if now is None:
+                return
+            if now != found:
+                raise self._in_use(now)
+
+    def check(self) -> None:
+        """Raises OutputError when another run has it."""
+        found = self._found()
+        if found is None or found["token"] != self._token:
+            raise self._in_use(found or {})
+
+    def release(self) -> None:
+        """Let go of it, if it is ours still."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        with suppress(OSError):  # it is silent from now on, which is as good
+            found = self._found()
+            if found is not None and found["token"] == self._token:
+                self._place.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            with suppress(OSError):  # the next one may get through
+                try:
+                    self.check()
+                except OutputError:
+                    self._lost()
+                    return
+                self._write()
+
+    def _write(self) -> None:
+        self._beats += 1
+        me = {"token": self._token, "host": socket.gethostname(), "machine": _machine()}
+        own = {"process": os.getpid(), "began": _began(os.getpid()), "beats": self._beats}
+        self._place.write_bytes(orjson.dumps(me | own))
+
+    def _found(self) -> dict[str, Any] | None:
+        try:
+            return orjson.loads(self._place.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def _in_use(self, holder: dict[str, Any]) -> OutputError:
+        who = f"process {holder['process']} on {holder['host']}" if holder else "another process"
+        return OutputError(f"the output folder {self._folder} is in use by {who}; wait for it or stop it")
+
+
+def _is_here(holder: dict[str, Any]) -> bool:
+    """Whether it is a process of this machine."""
+    return holder["machine"] == _machine()
+
+
+def _is_gone(holder: dict[str, Any]) -> bool:
+    """Whether it is known to have ended."""
+    return _is_here(holder) and _began(holder["process"]) != holder["began"]
+
+
+def _began(process: int) -> float | None:
+    """When a process of this machine was started; `None` where it is none, or has ended."""
+    import psutil
+
+    try:
+        found = psutil.Process(process)
+        return None if found.status() == psutil.STATUS_ZOMBIE else found.create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _machine() -> str:
+    """This machine since it was started, as far as its processes see one another: containers are machines, too."""
+    seen = [socket.gethostname()]
+    with suppress(OSError):
+        seen += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return blake2b("\n".join(seen).encode(), digest_size=8).hexdigest()
