@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,31 @@ import orjson
 from raypipe.errors import OutputError
 from raypipe.places import Remote
 
-BEAT_S = 4.0
-STALE_S = 20.0
-"""A holder that has not written for so long is taken for dead."""
-_LOOK_EVERY_S = 0.5
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How often a holder writes, and how it is watched."""
+
+    beat_s: float = 4.0
+    silent_s: float = 20.0
+    """A holder that has not written for so long is taken for dead."""
+    look_s: float = 0.5
 
 
 class StoreLock:
     """The lock of one run on `folder`, as an object at `place`; `lost` is called when another run has it."""
 
-    def __init__(self, place: Remote, folder: Remote, lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        place: Remote,
+        folder: Remote,
+        lost: Callable[[], None],
+        rhythm: Rhythm = Rhythm(),
+        machine: str = "",
+    ) -> None:
+        """`machine`: what this one is called among holders; by default what no other is."""
         self._place, self._folder, self._lost = place, folder, lost
+        self._rhythm, self._machine = rhythm, machine or _this_machine()
         self._token = uuid4().hex
         self._beats = 0
         self._ended = threading.Event()
@@ -41,8 +56,8 @@ class StoreLock:
     def take(self) -> None:
         """Hold it from now on. Raises OutputError when another run does; OSError."""
         found = self._found()
-        if found is not None and not _is_gone(found):
-            if _is_here(found):
+        if found is not None and not self._is_gone(found):
+            if self._is_here(found):
                 raise self._in_use(found)
             self._await_silence(found)
         self._write()
@@ -51,9 +66,9 @@ class StoreLock:
 
     def _await_silence(self, found: dict[str, Any]) -> None:
         """Return when the holder has not written for long; it is refused as soon as it does."""
-        deadline = time.monotonic() + STALE_S
+        deadline = time.monotonic() + self._rhythm.silent_s
         while time.monotonic() < deadline:
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(self._rhythm.look_s)
             now = self._found()
             if now is None:
                 return
@@ -77,7 +92,7 @@ class StoreLock:
                 self._place.unlink(missing_ok=True)
 
     def _beat(self) -> None:
-        while not self._ended.wait(BEAT_S):
+        while not self._ended.wait(self._rhythm.beat_s):
             with suppress(OSError):  # the next one may get through
                 try:
                     self.check()
@@ -88,7 +103,7 @@ class StoreLock:
 
     def _write(self) -> None:
         self._beats += 1
-        me = {"token": self._token, "host": socket.gethostname(), "machine": _machine()}
+        me = {"token": self._token, "host": socket.gethostname(), "machine": self._machine}
         own = {"process": os.getpid(), "began": _began(os.getpid()), "beats": self._beats}
         self._place.write_bytes(orjson.dumps(me | own))
 
@@ -98,19 +113,17 @@ class StoreLock:
         except FileNotFoundError:
             return None
 
+    def _is_here(self, holder: dict[str, Any]) -> bool:
+        """Whether it is a process of this machine."""
+        return holder["machine"] == self._machine
+
+    def _is_gone(self, holder: dict[str, Any]) -> bool:
+        """Whether it is known to have ended."""
+        return self._is_here(holder) and _began(holder["process"]) != holder["began"]
+
     def _in_use(self, holder: dict[str, Any]) -> OutputError:
         who = f"process {holder['process']} on {holder['host']}" if holder else "another process"
         return OutputError(f"the output folder {self._folder} is in use by {who}; wait for it or stop it")
-
-
-def _is_here(holder: dict[str, Any]) -> bool:
-    """Whether it is a process of this machine."""
-    return holder["machine"] == _machine()
-
-
-def _is_gone(holder: dict[str, Any]) -> bool:
-    """Whether it is known to have ended."""
-    return _is_here(holder) and _began(holder["process"]) != holder["began"]
 
 
 def _began(process: int) -> float | None:
@@ -124,7 +137,7 @@ def _began(process: int) -> float | None:
         return None
 
 
-def _machine() -> str:
+def _this_machine() -> str:
     """This machine since it was started, as far as its processes see one another: containers are machines, too."""
     seen = [socket.gethostname()]
     with suppress(OSError):
