@@ -23,6 +23,9 @@ import orjson
 from raypipe.errors import OutputError
 from raypipe.places import Remote
 
+_LEAVE_S = 10.0
+"""How long a write that does not get through may hold up the end of a run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
@@ -85,7 +88,7 @@ class StoreLock:
         """Let go of it, if it is ours still."""
         self._ended.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_LEAVE_S)
         with suppress(OSError):  # it is silent from now on, which is as good
             found = self._found()
             if found is not None and found["token"] == self._token:

@@ -28,6 +28,8 @@ from raypipe.errors import OutputError
 from raypipe.places import Place, Remote, each, identity_of, remove, upload, write_whole
 
 _SENT = ".sent"
+_KEPT_S = 7 * 86_400.0
+"""What was sent stays this long on a machine where runs do not start: workers of the same run may read it there."""
 
 
 def folder_here(calls: Place) -> Path:
@@ -62,7 +64,7 @@ def send(stem: Path, calls: Remote) -> None:
 
 
 def send_left(calls: Remote, owner: str, is_over: bool, wait_s: float = 0.0) -> None:
-    """Send what dead workers on this machine had not sent; with `is_over`, remove the segments of `owner`.
+    """Send what dead workers on this machine had not sent, and remove old segments; with `is_over`, all of `owner`.
 
     With `wait_s`, workers of `owner` that live are waited for. Raises OSError, OutputError when they do not end.
     """
@@ -78,8 +80,16 @@ def send_left(calls: Remote, owner: str, is_over: bool, wait_s: float = 0.0) -> 
                     stack.callback(file.close)
             if files and None not in files:
                 send(stem, calls)
-                for path in here.glob(f"{stem.name}*") if is_own and is_over else ():
-                    path.unlink(missing_ok=True)
+                _clear(here, stem, is_over and is_own)
+
+
+def _clear(here: Path, stem: Path, is_over: bool) -> None:
+    """Remove what was sent, when it is over or has been there for long."""
+    old = time.time() - _KEPT_S
+    paths = list(here.glob(f"{stem.name}*"))
+    if is_over or all(path.stat().st_mtime < old for path in paths):
+        for path in paths:
+            path.unlink(missing_ok=True)
 
 
 def compact(calls: Place, owner: str, wait_s: float = WAIT_S) -> None:

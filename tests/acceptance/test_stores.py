@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,15 +15,13 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 
-from raypipe.chat import LLM
 from raypipe.errors import SpecError, StoppedError
 from raypipe.pieces import folder_here
-from raypipe.pipeline import Pipeline
 from raypipe.places import Remote, place_of
 from raypipe.results import Result
-from raypipe.steps import GlobalStep, LoadDataFromDicts, StepInput, TextGeneration
 from tests.acceptance.chain import CONCURRENCY, answer, asked, chain, topics
-from tests.acceptance.processes import killed, start, table
+from tests.acceptance.processes import ROOT, killed, start, table
+from tests.acceptance.reporting import echo, reporting
 from tests.books import Row, assert_balanced, failed, user_rows
 from tests.loopback import serve
 
@@ -31,35 +32,6 @@ def remote(address: str) -> Remote:
     place = place_of(address)
     assert isinstance(place, Remote)
     return place
-
-
-class Report(GlobalStep):
-    """Saves how many rows there are."""
-
-    def process(self, inputs: StepInput) -> Any:
-        self.save_artifact("report", lambda folder: (folder / "rows.txt").write_text(str(len(inputs))))
-        yield inputs
-
-
-def not_three(text: str) -> str:
-    """A parser that one row does not pass."""
-    if text.endswith("3"):
-        raise ValueError("three")
-    return text
-
-
-def reporting(url: str, rows: int, parse: Any = not_three) -> Pipeline:
-    """Two stages, rows that fail, artifacts."""
-    llm = LLM("openai/loopback", base_url=url, concurrency=CONCURRENCY)
-    with Pipeline("reporting") as pipeline:
-        ask = TextGeneration("ask", llm=llm, template="say {{ topic }}", output="said", parse=parse)
-        again = TextGeneration("again", llm=llm, template="again {{ said }}", output="again")
-        LoadDataFromDicts([{"topic": row} for row in topics(rows)], name="seed") >> ask >> Report("report") >> again
-    return pipeline
-
-
-def echo(body: dict[str, Any]) -> str:
-    return body["messages"][0]["content"].removeprefix("say ")
 
 
 def said(result: Result) -> dict[str, Any]:
@@ -214,6 +186,25 @@ def test_killed_and_gone_on_with_in_another_folder(bucket: str, tmp_path: Path, 
 @pytest.mark.ray
 def test_killed_and_gone_on_with_on_ray(bucket: str, tmp_path: Path) -> None:
     gone_on_with("ray", bucket, tmp_path, 2, is_elsewhere=False)
+
+
+@pytest.mark.ray
+def test_nodes_hand_over_rows_through_the_store_alone(bucket: str, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with serve(answer=echo, latency_s=0.02) as server:
+        command = [sys.executable, "-m", "tests.acceptance.reporting", "--url", server.base_url, "--rows", str(MANY)]
+        command += ["--out", f"{bucket}/out", "--disk", str(disk)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        sent = Counter(asked(server))
+        here = reporting(server.base_url, MANY).run(tmp_path / "here", engine="local")
+    there = Result(f"{bucket}/out")
+    assert there["default"].to_arrow().equals(here["default"].to_arrow())
+    assert failed(there) == failed(here)
+    assert set(sent.values()) == {1}
+    assert list(disk.rglob("segment-*.calls")), "no call was sent from the other node"
 
 
 @pytest.mark.full
