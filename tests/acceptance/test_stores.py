@@ -58,6 +58,7 @@ def test_a_store_holds_what_a_folder_holds(bucket: str, tmp_path: Path) -> None:
     assert not list((place / "calls").glob("segment-*"))
     assert not (place / ".raypipe/lock").exists()
     assert list(folder_here(place / "calls").iterdir()) == []
+    assert not [file for file in place.rglob("*") if b"of-the-tests" in file.read_bytes()], "a key was written down"
 
 
 def test_other_readers_find_the_rows(bucket: str) -> None:
