@@ -9,16 +9,19 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import EEXIST, ENOTEMPTY
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
+from uuid import uuid4
 
 import orjson
 
 from raypipe.errors import OutputError, SpecError, Violation
+from raypipe.places import P, Place, Remote, reason, upload
 
 ARTIFACTS = "artifacts"
 """The folder of a run in which they are."""
@@ -27,12 +30,12 @@ _MOST_TRIES = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(Generic[P]):
     """One artifact of a run."""
 
     step: str
     name: str
-    path: Path
+    path: P
     """The folder with its files and `metadata.json`."""
 
     @property
@@ -43,13 +46,13 @@ class Artifact:
         return {}
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> list[P]:
         """The files that the step wrote, in order."""
         mine = self.path / METADATA
         return sorted(found for found in self.path.rglob("*") if found.is_file() and found != mine)
 
 
-def artifacts_in(folder: Path) -> Iterator[Artifact]:
+def artifacts_in(folder: Path) -> Iterator[Artifact[Path]]:
     """The artifacts of a run, by step and name, from its folder `artifacts`."""
     for step in sorted(folder.glob("*")):
         for path in sorted(step.glob("*")):
@@ -60,7 +63,7 @@ def artifacts_in(folder: Path) -> Iterator[Artifact]:
 class Artifacts:
     """Where a step's artifacts are kept."""
 
-    folder: Path
+    folder: Place
     """That of the whole run; all workers of a step share it."""
     step: str
 
@@ -71,18 +74,28 @@ class Artifacts:
         """
         said = self._checked(name, metadata or {})
         try:
-            unfinished = self.folder.with_name(f"{self.folder.name}-unfinished")
-            unfinished.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=unfinished) as scratch:
+            with self._scratch() as scratch:
                 new = Path(scratch) / "new"
                 new.mkdir()
                 write(new)
                 (new / METADATA).write_bytes(said)
-                (self.folder / self.step).mkdir(parents=True, exist_ok=True)
-                _put(new, self.folder / self.step / name, Path(scratch))
+                place = self.folder / self.step / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if isinstance(place, Remote):
+                    _send(new, place / f"{time.time_ns():020d}-{uuid4().hex[:8]}")
+                else:
+                    _put(new, place, Path(scratch))
         except OSError as error:
-            problem = f"cannot be written: {error.strerror or error}; mend that and run the same command again"
+            problem = f"cannot be written: {reason(error)}; mend that and run the same command again"
             raise OutputError(f"the artifact {name!r} of step {self.step!r} {problem}") from None
+
+    def _scratch(self) -> tempfile.TemporaryDirectory[str]:
+        """A folder to write in: from beside those of the run it can be renamed among them."""
+        if isinstance(self.folder, Remote):
+            return tempfile.TemporaryDirectory(prefix="raypipe-")
+        unfinished = self.folder.with_name(f"{self.folder.name}-unfinished")
+        unfinished.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=unfinished)
 
     def _checked(self, name: str, metadata: Mapping[str, Any]) -> bytes:
         where = f"step {self.step!r}"
@@ -107,6 +120,23 @@ def _put(new: Path, target: Path, scratch: Path) -> None:
                 raise
         with suppress(FileNotFoundError):
             os.rename(target, scratch / f"old-{number}")
+
+
+def _send(new: Path, version: Remote) -> None:
+    """Bring a folder to a store as a version of its own; the one that is sent last is complete when it is there."""
+    files = sorted(found.relative_to(new).as_posix() for found in new.rglob("*") if found.is_file())
+    for name in sorted(files, key=lambda name: name == METADATA):
+        upload(new / name, version / name)
+
+
+def versions_in(folder: Remote) -> dict[tuple[str, str], Remote]:
+    """Of each artifact that was sent to a store, by step and name, the version that is the last of those complete."""
+    found: dict[tuple[str, str], Remote] = {}
+    for file in folder.rglob(METADATA):
+        step, name, *below = file.relative_to(folder).parts
+        if len(below) == 2:
+            found[step, name] = max(file.parent, found.get((step, name), file.parent))
+    return found
 
 
 def keep_others(before: Path, now: Path) -> None:

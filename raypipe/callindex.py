@@ -9,8 +9,9 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import lru_cache
+from io import BytesIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import orjson
@@ -18,6 +19,8 @@ import pyarrow.parquet as pq
 
 from raypipe.calllog import KEY_BYTES, ROW_GROUP, SEGMENT, frame_at, frames_in
 from raypipe.chat import Completion, Usage
+from raypipe.pieces import segments
+from raypipe.places import Place, Remote, parquet, place_of
 
 _CACHED_GROUPS = 16
 
@@ -40,18 +43,17 @@ class CallIndex:
         return len(self.high)
 
 
-def load_index(folder: Path, known: bool = True) -> CallIndex:
+def load_index(folder: Place, known: bool = True) -> CallIndex:
     """The index over all compacted calls in `folder`; an empty one unless `known`."""
     return _index(sorted(folder.glob("calls-*.parquet")) if known else [])
 
 
-def index_with_segments(known: CallIndex, folder: Path, owner: str) -> CallIndex:
+def index_with_segments(known: CallIndex, folder: Place, owner: str) -> CallIndex:
     """`known` and all that the workers of `owner` (`*`: of all) have written since, whether they still live or not."""
-    segments = sorted(folder.glob(f"segment-{owner}-*.calls"), key=lambda path: path.stat().st_mtime)
-    return _index([*map(Path, known.files), *segments])
+    return _index([*map(place_of, known.files), *segments(folder, owner)])
 
 
-def _index(paths: Sequence[Path]) -> CallIndex:
+def _index(paths: Sequence[Place]) -> CallIndex:
     pairs, numbers, rows = [np.empty((0, 2), np.uint64)], [np.empty(0, np.uint16)], [np.empty(0, np.uint32)]
     for number, path in enumerate(paths):
         keys, places = _segment_keys(path) if path.suffix == SEGMENT else _compacted_keys(path)
@@ -65,12 +67,12 @@ def _index(paths: Sequence[Path]) -> CallIndex:
     return CallIndex(tuple(map(str, paths)), high, low, number, row)
 
 
-def _compacted_keys(path: Path) -> tuple[Any, np.ndarray[Any, Any]]:
-    column = pq.ParquetFile(path).read(["key"]).column("key").combine_chunks()
+def _compacted_keys(path: Place) -> tuple[Any, np.ndarray[Any, Any]]:
+    column = parquet(path).read(["key"]).column("key").combine_chunks()
     return memoryview(column.buffers()[1])[: KEY_BYTES * len(column)], np.arange(len(column), dtype=np.uint32)
 
 
-def _segment_keys(path: Path) -> tuple[Any, np.ndarray[Any, Any]]:
+def _segment_keys(path: Place) -> tuple[Any, np.ndarray[Any, Any]]:
     with path.open("rb") as file:
         found = [(content[:KEY_BYTES], offset) for offset, content in frames_in(file)]
     return b"".join(key for key, _ in found), np.array([offset for _, offset in found], np.uint64)
@@ -112,7 +114,7 @@ class CallReader:
     def _read(self, number: int, row: int) -> Completion:
         path = self._index.files[number]
         if path.endswith(SEGMENT):
-            with open(path, "rb") as file:
+            with _opened(path) as file:
                 file.seek(row)
                 content = frame_at(file)
             assert content is not None
@@ -125,7 +127,7 @@ class CallReader:
         rows = self._groups.pop(place, None)
         if rows is None:
             if number not in self._files:
-                self._files[number] = pq.ParquetFile(self._index.files[number])
+                self._files[number] = parquet(self._index.files[number])
             names = ["text", "finish_reason", "input_tokens", "output_tokens", "model", "key"]
             columns = self._files[number].read_row_group(group, columns=names).select(names).columns
             rows = list(zip(*(column.to_pylist() for column in columns), strict=True))
@@ -135,6 +137,16 @@ class CallReader:
             for row in self._groups.pop(next(iter(self._groups))):
                 self._near.pop(row[-1], None)
         return rows
+
+
+def _opened(path: str) -> BinaryIO:
+    return BytesIO(_fetched(path)) if isinstance(place_of(path), Remote) else open(path, "rb")
+
+
+@lru_cache(_CACHED_GROUPS)
+def _fetched(path: str) -> bytes:
+    """A piece of a log elsewhere; its frames are asked for together."""
+    return place_of(path).read_bytes()
 
 
 def _completion(row: Sequence[Any]) -> Completion:

@@ -15,7 +15,7 @@ import fcntl
 import os
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,6 +37,8 @@ _ROOM_BYTES = 1 << 20
 """Kept for the answers of calls that are in flight when the disk is full."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 ROW_GROUP = 1024
+WAIT_S = 30.0
+"""How long workers of an earlier run are given to end."""
 
 SCHEMA = pa.schema(
     [
@@ -77,9 +79,11 @@ class SegmentWriter:
     def __init__(self, folder: Path, owner: str) -> None:
         self._folder = folder
         name = f"segment-{owner}-{uuid4().hex}"
+        self.stem = folder / name
+        """What the names of its segments begin with."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._files = [_new_segment(folder / f"{name}-{side}{SEGMENT}") for side in "ab"]
+            self._files = [_new_segment(path) for path in sides(self.stem)]
             self._room: Path | None = _kept_room(folder / f"{name}{_ROOM}")
         except OSError as error:
             raise OutputError(f"the call log {folder} cannot be written: {error.strerror}") from None
@@ -183,6 +187,27 @@ def frames_in(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         offset += _FRAME_BYTES + len(content)
 
 
+def sides(stem: Path) -> list[Path]:
+    """The two segments of one writer."""
+    return [stem.with_name(f"{stem.name}-{side}{SEGMENT}") for side in "ab"]
+
+
+def stem_of(path: Path) -> Path:
+    """What the names of both segments of a writer begin with."""
+    return path.with_name(path.name.removesuffix(SEGMENT)[: -len("-a")])
+
+
+def whole_frames(path: Path, offset: int) -> bytes:
+    """What stands in a segment from `offset` on, without a frame at its end that is cut; its writer may live."""
+    with path.open("rb") as file:
+        file.seek(max(offset, len(HEADER)))
+        content = file.read()
+    end = 0
+    while (size := int.from_bytes(content[end : end + 4], "little")) and end + _FRAME_BYTES + size <= len(content):
+        end += _FRAME_BYTES + size
+    return content[:end]
+
+
 def frame_at(file: BinaryIO) -> bytes | None:
     """The content of the frame that begins here; `None` where it is cut or damaged."""
     head = file.read(_FRAME_BYTES)
@@ -191,7 +216,7 @@ def frame_at(file: BinaryIO) -> bytes | None:
     return content if content and len(content) == size and zlib.crc32(content) == crc else None
 
 
-def compact(folder: Path, owner: str, wait_s: float = 30.0) -> None:
+def compact(folder: Path, owner: str, wait_s: float = WAIT_S) -> None:
     """Turn the segments of ended writers into one Parquet file and remove them.
 
     Segments of `owner` whose writer still lives are waited for, those of other owners left alone.
@@ -201,21 +226,24 @@ def compact(folder: Path, owner: str, wait_s: float = 30.0) -> None:
     with_locks: list[tuple[Path, BinaryIO]] = []
     try:
         for path in sorted(folder.glob("segment-*.calls")):
-            file = _locked(path, deadline if path.name.startswith(f"segment-{owner}-") else 0.0)
+            file = locked(path, deadline if path.name.startswith(f"segment-{owner}-") else 0.0)
             if file is not None:
                 with_locks.append((path, file))
         if with_locks:
-            _write_compacted(folder, [file for _, file in with_locks])
+            write_compacted(folder, (file for _, file in with_locks))
             for path, _ in with_locks:
                 path.unlink()
-                path.with_name(path.name.removesuffix(SEGMENT)[: -len("-a")] + _ROOM).unlink(missing_ok=True)
+                path.with_name(stem_of(path).name + _ROOM).unlink(missing_ok=True)
     finally:
         for _, file in with_locks:
             file.close()
 
 
-def _locked(path: Path, deadline: float) -> BinaryIO | None:
-    """The file, held; `None` where its writer lives, or where another run over the same log was faster."""
+def locked(path: Path, deadline: float) -> BinaryIO | None:
+    """The file, held; `None` where its writer lives, or where another run over the same log was faster.
+
+    With a `deadline` (`time.monotonic`), a writer that lives is waited for. Raises OutputError when it does not end.
+    """
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -238,7 +266,8 @@ def _locked(path: Path, deadline: float) -> BinaryIO | None:
             time.sleep(0.05)
 
 
-def _write_compacted(folder: Path, files: Sequence[BinaryIO]) -> None:
+def write_compacted(folder: Path, files: Iterable[BinaryIO]) -> Path | None:
+    """All calls in segments as one Parquet file in `folder`; `None` where there is no call."""
     target = folder / f"calls-{time.time_ns():020d}-{uuid4().hex[:8]}.parquet"
     temporary = target.with_suffix(".tmp")
     count = 0
@@ -257,8 +286,9 @@ def _write_compacted(folder: Path, files: Sequence[BinaryIO]) -> None:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.rename(target)
-    else:
-        temporary.unlink()
+        return target
+    temporary.unlink()
+    return None
 
 
 def _as_table(rows: list[tuple[Any, ...]]) -> pa.Table:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
-from raypipe.artifacts import ARTIFACTS, keep_others
+from raypipe.bucket import AnyFolder
 from raypipe.errors import InputError
 from raypipe.execution.batches import FAILURES, failure_table
 from raypipe.execution.setup import Outcome
-from raypipe.folder import RunFolder, write_whole
 from raypipe.merging import merged_parts
+from raypipe.places import Place, place_of
 from raypipe.plan import Plan
 from raypipe.schemas import leaf_schema
 from raypipe.tables import output_columns, write_dataset
@@ -24,7 +22,7 @@ from raypipe.tables import output_columns, write_dataset
 class Commit:
     """The end of a run. `retried`: source rows (hexadecimal identities) whose rows alone are replaced."""
 
-    def __init__(self, folder: RunFolder, plan: Plan, spec: bytes, retried: frozenset[str] | None = None) -> None:
+    def __init__(self, folder: AnyFolder, plan: Plan, spec: bytes, retried: frozenset[str] | None = None) -> None:
         self.folder = folder
         self._plan = plan
         self._spec = spec
@@ -33,7 +31,8 @@ class Commit:
     def __call__(self, outcome: Outcome, manifest: dict[str, Any]) -> bool:
         """Whether the rows were committed: those of a run that was stopped never take the place of more.
 
-        Completes the manifest. Raises OSError, InputError when rows to be retried are no longer in the input.
+        Completes the manifest. Raises OSError, InputError when rows to be retried are no longer in the input,
+        OutputError when another run has taken the folder.
         """
         folder, before = self.folder, self.folder.committed()
         if self._retried is not None and outcome.halted_for:
@@ -48,19 +47,14 @@ class Commit:
         if outcome.halted_for and _ended(manifest) < _ended(before):
             folder.clear()
             return False
-        if self._retried is not None:
-            keep_others(folder.path / ARTIFACTS, folder.work / ARTIFACTS)
-        folder.commit(["data", "failures", ARTIFACTS])
-        write_whole(folder.path / "pipeline.yaml", self._spec)
-        write_whole(folder.manifest, orjson.dumps(self._merged(before, manifest), option=orjson.OPT_INDENT_2))
-        folder.clear()
+        folder.commit(self._merged(before, manifest), self._spec, keeps_artifacts=self._retried is not None)
         return True
 
     def _write(self, outcome: Outcome, sink: str, name: str, empty: Callable[[], pa.Schema]) -> int:
         """`empty`: the schema where there is no row. To know it, a source may have to be read."""
         parts = _parts(outcome, sink)
         if self._retried is not None:
-            parts = merged_parts(self.folder.path / name, parts, self._retried, self.folder.work / "merged" / name)
+            parts = merged_parts(self.folder.files(name), parts, self._retried, self.folder.work / "merged" / name)
         return write_dataset(parts, self.folder.work / name, pa.schema([]) if parts else empty())
 
     def _check_sources(self, manifest: Mapping[str, Any]) -> None:
@@ -92,6 +86,6 @@ def _ended(manifest: Mapping[str, Any]) -> int:
     return sum(leaf["rows"] for leaf in leaves) + manifest.get("failures", {}).get("rows", 0)
 
 
-def _parts(outcome: Outcome, sink: str) -> Sequence[Path]:
+def _parts(outcome: Outcome, sink: str) -> Sequence[Place]:
     parts = [part for result in outcome.results for part in result.parts if part.sink == sink]
-    return [Path(part.path) for part in sorted(parts, key=lambda part: part.position)]
+    return [place_of(part.path) for part in sorted(parts, key=lambda part: part.position)]

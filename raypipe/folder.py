@@ -10,29 +10,38 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import orjson
 
+from raypipe.artifacts import ARTIFACTS, keep_others
 from raypipe.errors import OutputError
+from raypipe.places import P, write_whole
 
-_MARK = "raypipe run folder 1\n"
+MARK = "raypipe run folder 1\n"
 
 
-class RunFolder:
-    """One output folder. Paths are absolute."""
+class Layout(Generic[P]):
+    """Where things are in a run folder. Places are absolute."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
+    def __init__(self, path: P) -> None:
+        self.path: P = path
         self.own = self.path / ".raypipe"
         self.work = self.own / "work"
         self.parts = self.work / "parts"
         self.calls = self.path / "calls"
         self.manifest = self.path / "manifest.json"
+
+
+class RunFolder(Layout[Path]):
+    """An output folder on this machine, or on a disk that it has."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.absolute())
 
     @property
     def owner(self) -> str:
@@ -48,12 +57,15 @@ class RunFolder:
             raise OutputError(f"the output folder {self.path} {problem}")
 
     @contextmanager
-    def held(self) -> Generator[None]:
-        """The folder exists, is ours and nobody else's while inside. Raises OutputError."""
+    def held(self, lost: Callable[[], None] = lambda: None) -> Generator[None]:
+        """The folder exists, is ours and nobody else's while inside. Raises OutputError.
+
+        `lost` is for folders that another run can take over; this one stays ours.
+        """
         self.check()
         try:
             self.own.mkdir(parents=True, exist_ok=True)
-            (self.own / "mark").write_text(_MARK)
+            (self.own / "mark").write_text(MARK)
             lock = os.open(self.own / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise OutputError(f"the output folder {self.path} cannot be written: {error.strerror}") from None
@@ -90,11 +102,26 @@ class RunFolder:
         except (OSError, ValueError):
             return {}
 
-    def commit(self, names: list[str]) -> None:
-        """Move `names` from the work folder in place of what stands there; each by one rename.
+    def files(self, name: str) -> list[Path]:
+        """The committed files of a leaf (`data/<leaf>`) or of the failures, in order."""
+        return sorted((self.path / name).glob("part-*.parquet"))
 
-        What the work folder does not have is gone then.
+    def check_held(self) -> None:
+        """Nothing: the system holds the lock as long as this process lives."""
+
+    def commit(self, manifest: dict[str, Any], spec: bytes, keeps_artifacts: bool) -> None:
+        """Put rows, failures and artifacts of the work folder in place of what stands there, each by one rename.
+
+        What the work folder does not have is gone then, but for artifacts that are to be kept. Raises OSError.
         """
+        if keeps_artifacts:
+            keep_others(self.path / ARTIFACTS, self.work / ARTIFACTS)
+        self._move(["data", "failures", ARTIFACTS])
+        write_whole(self.path / "pipeline.yaml", spec)
+        write_whole(self.manifest, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+        self.clear()
+
+    def _move(self, names: Sequence[str]) -> None:
         old = self.work / "old"
         old.mkdir()
         for name in names:
@@ -107,10 +134,3 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the work folder."""
         shutil.rmtree(self.work, ignore_errors=True)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a small file so that a reader sees the old or the new content."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

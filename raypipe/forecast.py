@@ -13,16 +13,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
+from raypipe.bucket import folder_at
 from raypipe.callindex import index_with_segments, load_index
 from raypipe.calllog import Asked, read_segment
 from raypipe.execution import local
 from raypipe.execution.batches import Counts
 from raypipe.execution.setup import RunSetup
 from raypipe.execution.stopping import Stop
-from raypipe.folder import RunFolder
 from raypipe.limits import Amount, Caps
+from raypipe.pieces import segments
+from raypipe.places import Place, parquet, reach
 from raypipe.plan import Plan
 
 CHANGED = "what is sent has changed: the prompt, the options, the model or the columns that it reads"
@@ -45,7 +45,7 @@ class StepForecast:
 class Forecast:
     """What a run would reuse and send. Rows behind those that would send are not known yet and not counted."""
 
-    calls: Path
+    calls: Place
     steps: Mapping[str, StepForecast]
     after: Mapping[str, tuple[str, ...]]
     """By step, the steps above it from which rows are not known yet."""
@@ -62,9 +62,9 @@ class Forecast:
                 yield f"  {count:,}: {reason}"
 
 
-def forecast(plan: Plan, out: Path, calls: Path | None = None) -> Forecast:
+def forecast(plan: Plan, out: Place, calls: Place | None = None) -> Forecast:
     """What a run of `plan` into `out` would do. Raises SpecError, InputError, InfrastructureError."""
-    folder = RunFolder(out)
+    folder = folder_at(out)
     log = (calls or folder.calls).absolute()
     known = _rows_asked(log)
     found: defaultdict[str, StepForecast] = defaultdict(StepForecast)
@@ -72,6 +72,7 @@ def forecast(plan: Plan, out: Path, calls: Path | None = None) -> Forecast:
     def unsent(asked: Asked) -> None:
         found[asked.step].to_send[_reason(plan, known, asked)] += 1
 
+    reach(log)
     index = index_with_segments(load_index(log), log, "*")
     with tempfile.TemporaryDirectory(prefix="raypipe-") as nowhere:
         place = Path(nowhere)
@@ -97,14 +98,14 @@ def _reason(plan: Plan, known: Mapping[str, set[str]], asked: Asked) -> str:
     return CHANGED if asked.row.hex() in known[asked.step] else NEW_ROW
 
 
-def _rows_asked(folder: Path) -> dict[str, set[str]]:
+def _rows_asked(folder: Place) -> dict[str, set[str]]:
     """By step, the identities (hexadecimal) of the rows of which a call stands in `folder`."""
     found: dict[str, set[str]] = {}
     for path in folder.glob("calls-*.parquet"):
-        columns = pq.ParquetFile(path).read(["step", "row_id"]).columns
+        columns = parquet(path).read(["step", "row_id"]).columns
         for step, row in zip(*(column.to_pylist() for column in columns), strict=True):
             found.setdefault(step, set()).add(row)
-    for path in folder.glob("segment-*.calls"):
+    for path in segments(folder, "*"):
         with path.open("rb") as file:
             for _, (step, row, *_) in read_segment(file):
                 found.setdefault(step, set()).add(row)

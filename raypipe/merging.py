@@ -5,23 +5,22 @@ The rows of the run before are read a row group at a time; those of a retry, few
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from raypipe.places import Place, parquet
 from raypipe.row import PATH, POSITION, ROW_ID, SOURCE_ID
 from raypipe.tables import conform, sorted_by_source, unified_schema, write_part
 
 
-def merged_parts(before: Path, new: Iterable[Path], retried: frozenset[str], folder: Path) -> list[Path]:
+def merged_parts(before: Sequence[Place], new: Iterable[Place], retried: frozenset[str], folder: Place) -> list[Place]:
     """Parts with the rows in `before`, but for those of the retried source rows, and the rows in `new`."""
-    old, added = sorted(before.glob("part-*.parquet")), list(new)
-    schema = unified_schema([pq.read_schema(path) for path in [*old, *added]])
-    fresh = [conform(pq.read_table(path), schema) for path in added]
+    old, added = list(before), list(new)
+    schema = unified_schema([parquet(path).schema_arrow for path in [*old, *added]])
+    fresh = [conform(parquet(path).read(), schema) for path in added]
     waiting = sorted_by_source(pa.concat_tables(fresh)) if fresh else schema.empty_table()
-    parts: list[Path] = []
+    parts: list[Place] = []
     for kept in _groups(old, schema, retried):
         last = kept.column(POSITION)[-1].as_py(), kept.column(PATH)[-1].as_py()
         due = _count_until(waiting, last)
@@ -33,9 +32,9 @@ def merged_parts(before: Path, new: Iterable[Path], retried: frozenset[str], fol
     return parts
 
 
-def _groups(paths: list[Path], schema: pa.Schema, retried: frozenset[str]) -> Iterator[pa.Table]:
+def _groups(paths: Sequence[Place], schema: pa.Schema, retried: frozenset[str]) -> Iterator[pa.Table]:
     for path in paths:
-        with pq.ParquetFile(path) as file:
+        with parquet(path) as file:
             for number in range(file.num_row_groups):
                 table = conform(file.read_row_group(number), schema)
                 sources = zip(table.column(SOURCE_ID).to_pylist(), table.column(ROW_ID).to_pylist(), strict=True)
@@ -49,7 +48,7 @@ def _count_until(rows: pa.Table, last: tuple[int, list[int]]) -> int:
     return next((index for index, place in enumerate(places) if place > last), rows.num_rows)
 
 
-def _written(folder: Path, number: int, rows: pa.Table) -> Path:
+def _written(folder: Place, number: int, rows: pa.Table) -> Place:
     path = folder / f"{number:08d}.parquet"
     write_part(path, rows)
     return path

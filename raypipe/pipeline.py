@@ -27,6 +27,7 @@ from raypipe.identity import canonical_json, digest
 from raypipe.limits import Caps
 from raypipe.loading import in_groups, load_stages
 from raypipe.parameters import Parameters, described_options, with_parameters
+from raypipe.places import Place, place_of
 from raypipe.plan import Plan, plan_graph
 from raypipe.results import DryRun, Result
 from raypipe.run import Engine, RunOptions, check_models, retry_plan, run_plan
@@ -41,7 +42,7 @@ _OFFLINE = "offline/"
 class RunArguments(TypedDict, total=False):
     """What `Pipeline.run` may be told."""
 
-    calls: str | Path | None
+    calls: str | Place | None
     """Folder of the call log; by default inside the run folder."""
     engine: Engine
     """`ray` (by default), or `local`: this process alone."""
@@ -92,10 +93,10 @@ class Pipeline:
     def steps(self) -> Sequence[Step]:
         return tuple(self._collected.steps)
 
-    def folder(self, out: str | Path | None = None) -> Path:
+    def folder(self, out: str | Place | None = None) -> Place:
         """The run folder: `out`, or one under `out/` called as the pipeline, or as its steps when it has no name."""
         if out is not None:
-            return Path(out)
+            return place_of(out)
         if self._name:
             return Path("out") / self._name
         names, _ = name_steps(self.steps)
@@ -215,7 +216,7 @@ class Pipeline:
         self._address = ray_head_node_url
         return self
 
-    def run(self, out: str | Path | None = None, **options: Unpack[RunArguments]) -> Result:
+    def run(self, out: str | Place | None = None, **options: Unpack[RunArguments]) -> Result:
         """Run and commit to the folder `out` (by default `out/<name>`); completed calls are not sent again.
 
         Raises SpecError, InputError, OutputError before anything is spent, StoppedError when interrupted or when the
@@ -230,12 +231,12 @@ class Pipeline:
         changed = changed.with_parameters(options.get("parameters") or {})
         return changed.run_with(self._options(out, options))
 
-    def _options(self, out: str | Path | None, options: RunArguments) -> RunOptions:
+    def _options(self, out: str | Place | None, options: RunArguments) -> RunOptions:
         log, engine = options.get("calls"), options.get("engine", "ray")
         caps = Caps(options.get("max_calls"), options.get("max_tokens"), options.get("max_cost_usd"))
         return RunOptions(
             self.folder(out),
-            Path(log) if log is not None else None,
+            place_of(log) if log is not None else None,
             engine,
             options.get("address", self._address if engine == "ray" else None),
             options.get("fresh", False) or not options.get("use_cache", True),
@@ -270,7 +271,7 @@ class Pipeline:
 
     def retry(
         self,
-        out: str | Path | None = None,
+        out: str | Place | None = None,
         *,
         kinds: Collection[str] = (),
         engine: Engine = "ray",
@@ -304,12 +305,12 @@ class Pipeline:
             rows = {leaf: table.to_arrow() for leaf, table in result.items()}
             return DryRun(models, result.manifest, rows, result.failures.to_arrow())
 
-    def forecast(self, out: str | Path | None = None, calls: str | Path | None = None) -> Forecast:
+    def forecast(self, out: str | Place | None = None, calls: str | Place | None = None) -> Forecast:
         """What `run` with the same `out` and `calls` would reuse and what it would send, and why. Sends nothing.
 
         Functions of steps are run. Raises SpecError, InputError, InfrastructureError.
         """
-        return forecast(self.validate(), self.folder(out), Path(calls) if calls is not None else None)
+        return forecast(self.validate(), self.folder(out), place_of(calls) if calls is not None else None)
 
     # Files.
 

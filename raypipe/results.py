@@ -11,6 +11,8 @@ import orjson
 from raypipe.artifacts import ARTIFACTS, Artifact, artifacts_in
 from raypipe.elsewhere import refuse_options
 from raypipe.errors import InputError, SpecError, Violation
+from raypipe.listing import artifacts_of, files_of, here
+from raypipe.places import Place, Remote, parquet, place_of, reach, reason
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,14 +35,21 @@ class PushOptions(TypedDict, total=False):
 class Rows:
     """A folder of rows as Parquet, or as a saved Hugging Face dataset, read when asked."""
 
+    path: Place
+
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = self._folder = path
+
+    @property
+    def files(self) -> Sequence[Place]:
+        """Its Parquet files, in the order of their rows."""
+        return sorted(self._folder.glob("part-*.parquet"))
 
     def to_arrow(self) -> pa.Table:
         """All rows, in the order of their sources."""
         from raypipe.distiset import table_of
 
-        return table_of(self.path)
+        return table_of(self._folder)
 
     def to_datasets(self) -> Dataset:
         """All rows as a Hugging Face dataset, which reads them from disk.
@@ -49,7 +58,7 @@ class Rows:
         """
         from raypipe.distiset import dataset_of
 
-        return dataset_of(self.path)
+        return dataset_of(self._folder)
 
     def __getitem__(self, split: str) -> Dataset:
         """`["train"]`: all rows as a Hugging Face dataset."""
@@ -64,7 +73,7 @@ class Rows:
     def __len__(self) -> int:
         from raypipe.distiset import row_count
 
-        return row_count(self.path)
+        return row_count(self._folder)
 
     def __repr__(self) -> str:
         return f"Rows({str(self.path)!r})"
@@ -89,6 +98,31 @@ class HeldRows(Rows):
 
     def __repr__(self) -> str:
         return f"HeldRows({len(self)})"
+
+
+class RemoteRows(Rows):
+    """Rows in the files that a manifest lists, in an object store. A Hugging Face dataset of them is held in memory."""
+
+    def __init__(self, path: Remote, files: Sequence[Remote]) -> None:
+        self.path = path
+        self._files = files
+
+    @property
+    def files(self) -> Sequence[Place]:
+        return self._files
+
+    def to_arrow(self) -> pa.Table:
+        import pyarrow as pa
+
+        return pa.concat_tables([parquet(file).read() for file in self._files])
+
+    def to_datasets(self) -> Dataset:
+        from raypipe.distiset import dataset_of_table
+
+        return dataset_of_table(self.to_arrow())
+
+    def __len__(self) -> int:
+        return sum(parquet(file).metadata.num_rows for file in self._files)
 
 
 class DryRun(Mapping[str, Rows]):
@@ -121,25 +155,35 @@ class DryRun(Mapping[str, Rows]):
 
 
 class Result(Mapping[str, Rows]):
-    """A committed run: leaf name → rows; a single leaf is `default` too.
+    """A committed run in a folder, or at an address such as `s3://bucket/folder`: leaf name → rows.
 
-    Raises InputError when the folder holds none.
+    A single leaf is `default` too. Raises InputError when the folder holds none, OutputError or InfrastructureError
+    when a store cannot be used.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path | Remote) -> None:
+        self.path = path = place_of(path)
+        reach(path)
         try:
             self.manifest: dict[str, Any] = orjson.loads((path / "manifest.json").read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            if isinstance(path, Remote) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise InputError(f"{path} cannot be read: {reason(error)}") from None
             raise InputError(f"{path} holds no committed run; run a pipeline with --out {path} first") from None
-        self.failures = Rows(path / "failures")
+        self.failures = self._rows(self.manifest["failures"])
+
+    def _rows(self, entry: Mapping[str, Any]) -> Rows:
+        """`entry`: what the manifest says of them."""
+        if isinstance(self.path, Remote):
+            return RemoteRows(self.path / entry["path"], files_of(self.path, entry))
+        return Rows(self.path / entry["path"])
 
     def __getitem__(self, leaf: str) -> Rows:
         if leaf == "default" and len(self) == 1:
             leaf = next(iter(self))
         if leaf not in self.manifest["leaves"]:
             raise KeyError(leaf)
-        return Rows(self.path / "data" / leaf)
+        return self._rows(self.manifest["leaves"][leaf])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.manifest["leaves"])
@@ -173,15 +217,17 @@ class Result(Mapping[str, Rows]):
         )
 
     @property
-    def artifacts_path(self) -> Path:
+    def artifacts_path(self) -> Place:
         """The folder of what steps saved beside their rows: `<step>/<name>/`; missing when none did."""
         return self.path / ARTIFACTS
 
     @property
-    def artifacts(self) -> dict[str, dict[str, Artifact]]:
+    def artifacts(self) -> dict[str, dict[str, Artifact[Path] | Artifact[Remote]]]:
         """What steps saved beside their rows, by step and name."""
-        found: dict[str, dict[str, Artifact]] = {}
-        for artifact in artifacts_in(self.artifacts_path):
+        found: dict[str, dict[str, Artifact[Path] | Artifact[Remote]]] = {}
+        path, manifest = self.path, self.manifest
+        there = artifacts_of(path, manifest) if isinstance(path, Remote) else artifacts_in(path / ARTIFACTS)
+        for artifact in there:
             found.setdefault(artifact.step, {})[artifact.name] = artifact
         return found
 
@@ -194,7 +240,8 @@ class Result(Mapping[str, Rows]):
         """
         from raypipe.distiset import split
 
-        return split(self, train_size, shuffle=shuffle, seed=seed)
+        with here(self.path, self.manifest) as committed:
+            return split(committed, train_size, shuffle=shuffle, seed=seed)
 
     def save_to_disk(self, path: str | Path, **options: Any) -> None:
         """Write a folder that `load_from_disk` reads back, and `datasets.load_from_disk` leaf by leaf (`data/<leaf>`).
@@ -206,7 +253,8 @@ class Result(Mapping[str, Rows]):
         from raypipe.distiset import save
 
         refuse_options("save_to_disk", options, ["path"])
-        save(self, Path(path))
+        with here(self.path, self.manifest) as committed:
+            save(committed, Path(path))
 
     @classmethod
     def load_from_disk(cls, path: str | Path) -> Result:
@@ -236,7 +284,9 @@ class Result(Mapping[str, Rows]):
 
         known = list(PushOptions.__annotations__)
         refuse_options("push_to_hub", [name for name in more if name not in known], known)
-        return push(self, Upload(repo_id, private, token, generate_card, include_script, **more))
+        upload = Upload(repo_id, private, token, generate_card, include_script, **more)
+        with here(self.path, self.manifest) as committed:
+            return push(committed, upload)
 
     def transform_columns_to_image(self, columns: str | Sequence[str]) -> None:
         """Raises SpecError: there are no images here."""

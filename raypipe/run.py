@@ -7,11 +7,10 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Literal
 
+from raypipe.bucket import AnyFolder, folder_at
 from raypipe.callindex import load_index
-from raypipe.calllog import compact
 from raypipe.chat import LLM
 from raypipe.committing import Commit
 from raypipe.errors import OutputError, SpecError, StoppedError, Violation
@@ -21,10 +20,11 @@ from raypipe.execution.conductor import Snapshot
 from raypipe.execution.meters import EngineMeters
 from raypipe.execution.setup import Outcome, RunSetup, Watch
 from raypipe.execution.stopping import ASKED, Stop
-from raypipe.folder import RunFolder
 from raypipe.limits import Amount, Caps
 from raypipe.loading import LoadGroups, in_groups
 from raypipe.models import check_model, is_held_key, missing_engine
+from raypipe.pieces import compact
+from raypipe.places import Place, reach, reason
 from raypipe.plan import Plan, inbox
 from raypipe.prices import cost_usd, pool_cost_usd
 from raypipe.results import Result
@@ -37,8 +37,8 @@ Engine = Literal["ray", "local"]
 class RunOptions:
     """How a plan is run."""
 
-    out: Path
-    calls: Path | None = None
+    out: Place
+    calls: Place | None = None
     """Folder of the call log; by default inside `out`."""
     engine: Engine = "ray"
     address: str | None = None
@@ -73,9 +73,9 @@ def run_plan(
     _check_engines(plan, options)
     check_caps(plan, options.caps)
     _check_keys(plan, options)
-    folder = RunFolder(options.out)
+    folder = folder_at(options.out)
     stop = stop or Stop()
-    with stop.on_signals(), folder.held():
+    with stop.on_signals(), folder.held(stop.ask):
         return _run(plan, options, watch or _look_away, stop, Commit(folder, plan, spec))
 
 
@@ -89,9 +89,9 @@ def retry_plan(
     check_models(plan)
     _check_engines(plan, options)
     check_caps(plan, options.caps)
-    folder = RunFolder(options.out)
+    folder = folder_at(options.out)
     stop = Stop()
-    with stop.on_signals(), folder.held():
+    with stop.on_signals(), folder.held(stop.ask):
         rows = Result(folder.path).failed_sources(kinds)
         if not rows:
             return Result(folder.path)
@@ -112,6 +112,7 @@ def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Comm
         outcome = _execute(setup, options, meters.beside(watch), stop)
     except (KeyboardInterrupt, StoppedError):
         raise StoppedError(f"{ASKED}, at once; what was completed is in {calls}") from None
+    folder.check_held()
     manifest = _manifest(plan, outcome, options, started)
     meters.describe(manifest["models"])
     try:
@@ -119,19 +120,20 @@ def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Comm
         compact(calls, folder.owner)
         is_committed = commit(outcome, manifest)
     except OSError as error:
-        problem = f"cannot be written ({error.strerror or error}); mend that and run the same command again"
+        problem = f"cannot be written ({reason(error)}); mend that and run the same command again"
         raise OutputError(f"the output folder {folder.path} {problem}") from None
     if outcome.halted_for:
         raise StoppedError(_stopped(outcome.halted_for, manifest, folder, is_committed))
     return Result(folder.path)
 
 
-def _prepared(plan: Plan, options: RunOptions, folder: RunFolder, calls: Path) -> tuple[RunSetup, Spending]:
+def _prepared(plan: Plan, options: RunOptions, folder: AnyFolder, calls: Place) -> tuple[RunSetup, Spending]:
+    reach(calls)
     try:
         calls.mkdir(parents=True, exist_ok=True)
         compact(calls, folder.owner)
     except OSError as error:
-        raise OutputError(f"the call log {calls} cannot be written: {error.strerror or error}") from None
+        raise OutputError(f"the call log {calls} cannot be written: {reason(error)}") from None
     index = load_index(calls, known=not options.fresh)
     spending = Spending(folder, calls, plan)
     spent = spending.before(options.fresh) if options.caps else Amount()
@@ -142,7 +144,7 @@ def _prepared(plan: Plan, options: RunOptions, folder: RunFolder, calls: Path) -
     return setup, spending
 
 
-def _stopped(reason: str, manifest: dict[str, Any], folder: RunFolder, is_committed: bool) -> str:
+def _stopped(reason: str, manifest: dict[str, Any], folder: AnyFolder, is_committed: bool) -> str:
     rows = sum(leaf["rows"] for leaf in manifest["leaves"].values())
     kept = f"{rows:,} finished rows are in" if is_committed else "the rows of an earlier run stay as they were in"
     return f"{reason}; {kept} {folder.path}"

@@ -6,15 +6,14 @@ run leaves. With a call log outside the folder, which others may share, all is t
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import orjson
-import pyarrow.parquet as pq
 
+from raypipe.bucket import AnyFolder
 from raypipe.chat import TOOL
-from raypipe.folder import RunFolder, write_whole
 from raypipe.limits import Amount
+from raypipe.places import Place, parquet, write_whole
 from raypipe.plan import Plan
 from raypipe.prices import cost_usd
 
@@ -25,7 +24,7 @@ _COLUMNS = ["step", "model", "input_tokens", "output_tokens"]
 class Spending:
     """Of the runs into one folder. The call log must be compacted."""
 
-    def __init__(self, folder: RunFolder, calls: Path, plan: Plan) -> None:
+    def __init__(self, folder: AnyFolder, calls: Place, plan: Plan) -> None:
         self._calls = calls if calls == folder.calls.absolute() else None
         self._note = folder.own / "spent.json"
         self._plan = plan
@@ -54,13 +53,13 @@ class Spending:
     def _noted(self) -> dict[str, Any]:
         try:
             return orjson.loads(self._note.read_bytes())
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             return {"all": {}, "unanswered": 0}
 
     def _logged(self) -> Amount:
         total = Amount()
-        for path in sorted((self._calls or Path()).glob("calls-*.parquet")):
-            table = pq.read_table(path, columns=_COLUMNS)
+        for path in sorted(self._calls.glob("calls-*.parquet")) if self._calls is not None else ():
+            table = parquet(path).read(_COLUMNS)
             sums = table.group_by(["step", "model"]).aggregate(
                 [("input_tokens", "sum"), ("output_tokens", "sum"), ("step", "count")]
             )

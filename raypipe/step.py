@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_vali
 from raypipe.artifacts import Artifacts
 from raypipe.chat import Caller, ModelOrPool
 from raypipe.errors import SpecError, Violation
+from raypipe.places import Place
 from raypipe.row import Values
 from raypipe.spec import Spec
 
@@ -252,7 +253,7 @@ class Step(Spec):
         else:
             self._artifacts.save(name, write_function, metadata)
 
-    def keep_artifacts_in(self, folder: Path | None) -> None:
+    def keep_artifacts_in(self, folder: Place | None) -> None:
         """Where the run keeps artifacts, from now on; `None`: nowhere."""
         self._artifacts = None if folder is None else Artifacts(folder, self.name or type(self).__name__)
 

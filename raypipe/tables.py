@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypipe.arrays import ARROW_ERRORS, AS_IS, AsIs, array_of, as_is, text_of
+from raypipe.places import Place, Remote, parquet, whole
 from raypipe.row import ANCESTORS, LINEAGE, OUTPUT_LINEAGE, PARENT_ID, PATH, POSITION, ROW_ID, SOURCE_ID
 
 LINEAGE_SCHEMA = pa.schema(
@@ -135,13 +134,12 @@ def unpacked(content: pa.Buffer) -> pa.Table:
     return pa.ipc.open_stream(content).read_all()
 
 
-def write_part(path: Path, table: pa.Table) -> None:
+def write_part(place: Place, table: pa.Table) -> None:
     """Write one file so that a reader sees all of it or none. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    # Read once and removed: what packs fast is better here than what packs well.
-    pq.write_table(table, temporary, compression="lz4", use_dictionary=False, write_statistics=False)
-    os.replace(temporary, path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with whole(place) as file:
+        # Read once and removed: what packs fast is better here than what packs well.
+        pq.write_table(table, file, compression="lz4", use_dictionary=False, write_statistics=False)
 
 
 def output_columns(table: pa.Table) -> pa.Table:
@@ -200,21 +198,22 @@ def sorted_by_source(table: pa.Table) -> pa.Table:
     return table if order == list(range(table.num_rows)) else table.take(pa.array(order))
 
 
-def write_dataset(parts: Iterable[Path], folder: Path, empty: pa.Schema) -> int:
+def write_dataset(parts: Iterable[Place], folder: Place, empty: pa.Schema) -> int:
     """Parts, in the given order, as files `part-00000.parquet`, … of one schema. Returns the number of rows.
 
     Without any row there is one file with the schema `empty`, so that readers find the columns.
     """
     paths = list(parts)
     folder.mkdir(parents=True)
-    schema = _without_nulls(unified_schema([pq.read_schema(path) for path in paths]) if paths else empty)
+    store = folder.store if isinstance(folder, Remote) else None
+    schema = _without_nulls(unified_schema([parquet(path).schema_arrow for path in paths]) if paths else empty)
     writer: pq.ParquetWriter | None = None
     in_file = rows = number = 0
     for table in _tables(paths, schema):
         if writer is None:
             packed: Any = [name for name in schema.names if name not in OUTPUT_LINEAGE]
-            path = folder / f"part-{number:05d}.parquet"
-            writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=packed)
+            path = _in_store(folder / f"part-{number:05d}.parquet")
+            writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=packed, filesystem=store)
         writer.write_table(table)
         in_file, rows = in_file + table.num_rows, rows + table.num_rows
         if in_file >= ROWS_PER_FILE:
@@ -223,15 +222,21 @@ def write_dataset(parts: Iterable[Path], folder: Path, empty: pa.Schema) -> int:
     if writer is not None:
         writer.close()
     if not rows:
-        pq.write_table(schema.empty_table(), folder / "part-00000.parquet", compression="zstd")
+        path = _in_store(folder / "part-00000.parquet")
+        pq.write_table(schema.empty_table(), path, compression="zstd", filesystem=store)
     return rows
 
 
-def _tables(paths: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
+def _in_store(place: Place) -> Any:
+    """A file in the words of pyarrow: its path, where it is elsewhere the one in its store."""
+    return place.path if isinstance(place, Remote) else place
+
+
+def _tables(paths: Sequence[Place], schema: pa.Schema) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
     count = 0
     for path in paths:
-        held.append(conform(pq.ParquetFile(path).read(), schema))
+        held.append(conform(parquet(path).read(), schema))
         count += held[-1].num_rows
         if count >= _ROWS_PER_GROUP:
             yield pa.concat_tables(held)

@@ -1,8 +1,10 @@
-"""What several test modules share: one Ray for the whole session, and the choice of an engine."""
+"""What several test modules share: one Ray for the whole session, the choice of an engine, a store."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
 from hypothesis import settings
@@ -28,3 +30,26 @@ def engine(request: pytest.FixtureRequest) -> str:
     if request.param == "ray":
         request.getfixturevalue("ray_session")
     return request.param
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[str]:
+    """An S3 store of this machine, started once for all tests that need it."""
+    from tests.bucket_server import serve_bucket
+
+    with serve_bucket() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A folder in the store, and the environment in which it is found."""
+    from raypipe.pieces import folder_here
+    from raypipe.places import Remote
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key-of-the-tests")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-tests")
+    name = f"bucket/{uuid4().hex}"
+    yield f"s3://{name}"
+    shutil.rmtree(folder_here(Remote("s3", f"{name}/out/calls")), ignore_errors=True)

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from raypipe.errors import OutputError
-from raypipe.folder import RunFolder, write_whole
+from raypipe.folder import RunFolder
 from raypipe.pipeline import Pipeline
+from raypipe.places import write_whole
 from raypipe.step import Step
 from raypipe.steps import KeepColumns, LoadDataFromDicts
 
@@ -115,8 +116,8 @@ def test_a_commit_replaces_what_stands_there(tmp_path: Path) -> None:
             folder.start_over(forget_calls=False)
             (folder.work / "data").mkdir()
             (folder.work / "data" / text).write_text(text)
-            folder.commit(["data"])
-            folder.clear()
+            folder.commit({"of": text}, text.encode(), keeps_artifacts=False)
+            assert folder.committed() == {"of": text}
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["second"]
     assert not folder.work.exists()
 

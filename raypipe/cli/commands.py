@@ -12,6 +12,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -60,6 +61,13 @@ Groups = Annotated[
     list[str] | None,
     typer.Option(metavar="STEP,STEP", help=f"Load these by themselves, group after group; or {_SEQUENTIAL}."),
 ]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="Run folder, or s3://BUCKET/FOLDER.", show_default=False)]
+RunFolder = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Run folder, or s3://BUCKET/FOLDER; by default out/NAME.")
+]
+Calls = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Call log, here or on S3; by default in the run folder.")
+]
 BaseUrls = Annotated[
     list[str] | None, typer.Option("--base-url", metavar="[NAME=]URL", help="Reach a model at this address.")
 ]
@@ -88,8 +96,8 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
     spec: Spec,
     *,
     input: Input = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; by default out/NAME.")] = None,
-    calls: Annotated[Path | None, typer.Option(metavar="DIR", help="Call log; by default in the run folder.")] = None,
+    out: RunFolder = None,
+    calls: Calls = None,
     set: Settings = None,
     model: Models = None,
     base_url: BaseUrls = None,
@@ -120,13 +128,14 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
         from raypipe.cli.progress import watching
         from raypipe.cli.summary import failed_rows, summary
         from raypipe.limits import Caps
+        from raypipe.places import place_of
         from raypipe.run import RunOptions
 
-        folder = pipeline.folder(out)
+        folder, log = pipeline.folder(out), place_of(calls) if calls else None
         caps = Caps(max_calls, max_tokens, max_cost_usd)
-        options = RunOptions(folder, calls, engine, address, fresh, max_failed_rows, caps=caps)
+        options = RunOptions(folder, log, engine, address, fresh, max_failed_rows, caps=caps)
         options = replace(options, load_groups=_groups(load_group or []))
-        options = replace(options, origin=origin | {"folder": str(Path.cwd()), "calls": calls and str(calls)})
+        options = replace(options, origin=origin | {"folder": str(Path.cwd()), "calls": calls})
         with watching(pipeline.plan(), engine) as watch:
             result = pipeline.run_with(options, watch)
         _print_summary(*summary(result))
@@ -137,7 +146,7 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
 
 @app.command()
 def retry(  # noqa: PLR0913 - each parameter is one option of the command
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder.", show_default=False)],
+    folder: Folder,
     *,
     kind: Annotated[list[str] | None, typer.Option("--kind", help="Only failures of this kind.")] = None,
     set: Settings = None,
@@ -148,21 +157,22 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
     address: Annotated[str | None, typer.Option(help="Ray cluster; by default one of its own, here.")] = None,
 ) -> None:
     """Run only the rows again that failed, and merge what comes out."""
-    with ReportedErrors(resume=sys.argv[1:]):
+    with ReportedErrors(resume=sys.argv[1:]), TemporaryDirectory(prefix="raypipe-") as scratch:
         from raypipe.cli.progress import watching
         from raypipe.cli.summary import retried
+        from raypipe.places import file_here, place_of
         from raypipe.results import Result
         from raypipe.run import RunOptions
 
-        folder = folder.absolute()
-        before = Result(folder)
-        origin = before.manifest.get("origin") or {"spec": str(folder / "pipeline.yaml")}
+        place = place_of(folder).absolute()
+        before = Result(place)
+        origin = before.manifest.get("origin") or {"spec": file_here(place / "pipeline.yaml", Path(scratch))}
         os.chdir(origin.get("folder", "."))
         changed = (("settings", set), ("models", model), ("base_urls", base_url), ("allow_import", allow_import))
         changes = [[*(origin.get(name) or ()), *(more or ())] for name, more in changed]
         pipeline = _pipeline(origin["spec"], origin.get("input"), *changes, small=engine == "local")
-        calls = Path(origin["calls"]) if origin.get("calls") else None
-        options = RunOptions(folder, calls, engine, address, max_failed_rows=before.manifest["max_failed_rows"])
+        calls = place_of(origin["calls"]) if origin.get("calls") else None
+        options = RunOptions(place, calls, engine, address, max_failed_rows=before.manifest["max_failed_rows"])
         with watching(pipeline.plan(), engine) as watch:
             result = pipeline.retry_with(options, kind or (), watch)
         _print(retried(before, result))
@@ -196,8 +206,8 @@ def plan(  # noqa: PLR0913 - each parameter is one option of the command
     spec: Spec,
     *,
     explain: Annotated[bool, typer.Option("--explain", help="Say what a run would reuse and send, and why.")] = False,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; by default out/NAME.")] = None,
-    calls: Annotated[Path | None, typer.Option(metavar="DIR", help="Call log; by default in the run folder.")] = None,
+    out: RunFolder = None,
+    calls: Calls = None,
     input: Input = None,
     set: Settings = None,
     model: Models = None,
@@ -260,7 +270,7 @@ def draw(
 
 
 @app.command()
-def failures(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder.", show_default=False)]) -> None:
+def failures(folder: Folder) -> None:
     """Say why rows failed, by step and kind."""
     with ReportedErrors():
         from raypipe.cli import reports

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+
+from raypipe.places import Place, Remote
 
 UNKNOWN_PRICE = "price unknown"
 _GAP = "  "
@@ -58,8 +59,10 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
 
 
-def shown_path(path: Path) -> str:
+def shown_path(path: Place) -> str:
     """Relative to the working directory where that is shorter."""
+    if isinstance(path, Remote):
+        return str(path)
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 

@@ -6,10 +6,10 @@ I do not know how it ran: everything stands in the manifest.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from raypipe.cli.layout import columns, dollars, duration, number, rows, shown_path, some
+from raypipe.places import Place
 from raypipe.results import Result
 
 
@@ -48,7 +48,7 @@ def step_table(steps: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return columns([_step_cells(name, figures) for name, figures in steps.items()], left=["step"])
 
 
-def load_line(path: Path) -> str:
+def load_line(path: Place) -> str:
     return f'datasets.load_dataset("parquet", data_files="{shown_path(path)}/*.parquet")'
 
 

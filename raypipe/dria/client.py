@@ -6,12 +6,12 @@ I do not know pipelines. No network is joined and no token needed; what only mad
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
 
 from raypipe.chat import LLM
 from raypipe.dria.models import Model
 from raypipe.errors import SpecError, Violation, nearest
+from raypipe.places import Place, place_of
 from raypipe.run import Engine
 
 Named = Model | LLM | str
@@ -40,7 +40,7 @@ class Dria:
         *,
         models: Mapping[Model | str, LLM | str] | None = None,
         default: LLM | str | None = None,
-        out: str | Path | None = None,
+        out: str | Place | None = None,
         engine: Engine = "ray",
         address: str | None = None,
         **network: Unpack[NetworkOptions],
@@ -49,7 +49,7 @@ class Dria:
         unknown = [f"has no option {name!r}{nearest(name, known)}" for name in network if name not in known]
         if unknown:
             raise SpecError(violations=[Violation("Dria", problem) for problem in unknown])
-        self.out = None if out is None else Path(out)
+        self.out = None if out is None else place_of(out)
         self.engine: Engine = engine
         self.address = address
         self._models = {_model(name): _llm(llm) for name, llm in (models or {}).items()}

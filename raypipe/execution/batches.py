@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +18,7 @@ import pyarrow as pa
 from raypipe.arrays import text_of
 from raypipe.errors import OutputError
 from raypipe.execution.desk import add_counts
+from raypipe.places import Place, reason
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, LINEAGE, PATH, POSITION, ROW_ID, Failure
 from raypipe.tables import concat, output_columns, settled, sorted_by_source, write_part
 
@@ -119,7 +119,7 @@ class Batch:
             }
         )
 
-    def write(self, folder: Path, leaves: Iterable[str]) -> BatchResult:
+    def write(self, folder: Place, leaves: Iterable[str]) -> BatchResult:
         """Write the part files. Raises OSError."""
         parts: list[Part] = []
         written = set(leaves)
@@ -131,9 +131,9 @@ class Batch:
         return BatchResult(tuple(parts), dict(self.counts))
 
 
-def unwritable(folder: Path, error: OSError) -> OutputError:
+def unwritable(folder: Place, error: OSError) -> OutputError:
     """The error of a run whose parts the disk does not take."""
-    return OutputError(f"the folder {folder} cannot be written ({error.strerror or error}); mend that and run again")
+    return OutputError(f"the folder {folder} cannot be written ({reason(error)}); mend that and run again")
 
 
 FAILURE_SCHEMA = pa.schema(
@@ -156,7 +156,7 @@ def failure_table(rows: list[dict[str, Any]]) -> pa.Table:
     return sorted_by_source(pa.Table.from_pylist(rows, schema=FAILURE_SCHEMA))
 
 
-def _written(folder: Path, sink: str, rows: pa.Table) -> Part:
+def _written(folder: Place, sink: str, rows: pa.Table) -> Part:
     path = folder / sink / f"{uuid4().hex}.parquet"
     write_part(path, rows)
     return Part(sink, str(path), rows.num_rows, rows.column(POSITION)[0].as_py())

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -24,6 +23,7 @@ from raypipe.execution.routing import Router
 from raypipe.execution.standstill import standing_still
 from raypipe.execution.suspects import Suspects
 from raypipe.execution.wire import FED_FLUSH_S, FLUSH_S, SILENT_S, Chunk, Reply, Vitals, Worker
+from raypipe.places import Place
 from raypipe.plan import Stage
 from raypipe.row import ATTEMPT, Failure
 
@@ -60,7 +60,7 @@ class ConductorSetup:
 
     name: str
     stage: Stage
-    parts: Path
+    parts: Place
     """Folder for part files."""
     leaves: frozenset[str]
     drain_s: float = 60.0

@@ -10,7 +10,6 @@ import pickle
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +18,7 @@ import pyarrow as pa
 from raypipe.errors import OutputError
 from raypipe.execution.batches import Batch, BatchResult, Counts, Part, unwritable
 from raypipe.execution.families import OpenFamilies
+from raypipe.places import Place, place_of, reason
 from raypipe.tables import packed, unpacked
 
 PARKED = "~parked~"
@@ -39,7 +39,7 @@ class Parked:
     def number(self) -> int:
         return self.batch.number
 
-    def write(self, folder: Path, leaves: Iterable[str]) -> BatchResult:
+    def write(self, folder: Place, leaves: Iterable[str]) -> BatchResult:
         """Put it away; what it counted so far is in the result. Raises OSError."""
         counts, self.batch.counts = dict(self.batch.counts), defaultdict(Counts)
         path = folder / PARKED / f"{uuid4().hex}.batch"
@@ -52,9 +52,9 @@ class Parked:
 def unparked(path: str) -> Parked:
     """What was put away. Raises OutputError when it cannot be read."""
     try:
-        return pickle.loads(Path(path).read_bytes())
+        return pickle.loads(place_of(path).read_bytes())
     except OSError as error:
-        problem = f"cannot be read ({error.strerror or error}); mend that and run again"
+        problem = f"cannot be read ({reason(error)}); mend that and run again"
         raise OutputError(f"what was put away in {path} {problem}") from None
 
 
@@ -63,7 +63,7 @@ def parked_in(results: Sequence[BatchResult]) -> list[str]:
     return [part.path for result in results for part in result.parts if part.sink == PARKED]
 
 
-def ended(path: str, folder: Path, leaves: Iterable[str], reason: str) -> BatchResult:
+def ended(path: str, folder: Place, leaves: Iterable[str], reason: str) -> BatchResult:
     """A batch that was put away and is not gone on with: what it waits for is left as it is. Raises OutputError."""
     parked = unparked(path)
     for step, rows in parked.held.items():

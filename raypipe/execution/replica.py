@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from raypipe.callindex import CallIndex, CallReader, index_with_segments, load_index
@@ -29,6 +28,7 @@ from raypipe.execution.outcomes import failure_of, misfit, misnamed
 from raypipe.execution.wire import FLUSH_S, Chunk, Reply, Vitals
 from raypipe.limits import Caps
 from raypipe.limits.limiter import Grants
+from raypipe.places import Place
 from raypipe.plan import Pool
 from raypipe.row import ROW_ID, Values
 from raypipe.step import Output, Runs, Shape, Step
@@ -48,12 +48,12 @@ class ReplicaSetup:
     pool: Pool
     steps: Mapping[str, Step]
     """The steps that work here, the deepest first."""
-    calls: Path
+    calls: Place
     owner: str
     caps: Caps
     unsent: Callable[[Asked], None] | None = None
     """Told of each call instead of sending it."""
-    artifacts: Path | None = None
+    artifacts: Place | None = None
     """Where steps keep files beside their rows."""
     is_played: bool = False
     """A dry run: what would reach out is played."""

@@ -1,30 +1,35 @@
 """I write completions to the call log in a thread of my own, so that a slow disk holds up no event loop.
 
 Whoever appends waits until its frame is written; frames of a few milliseconds go in one write. Once a second what was
-written is brought to the disk by a second thread.
+written is brought to the disk by a second thread, and where the log is in an object store, sent there by a third.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from pathlib import Path
+import time
 from queue import SimpleQueue
 
 from raypipe.calllog import Asked, SegmentWriter, frame_of
 from raypipe.chat import Completion
 from raypipe.errors import OutputError
+from raypipe.pieces import folder_here, send, send_left
+from raypipe.places import Place, Remote, reason
 
 _SYNC_EVERY_S = 1.0
 _GATHER_S = 0.005
 """Frames go to the thread together: waking it for each took a sixth of the processor time of a worker."""
+_SEND_EVERY_S = 1.0
+_MOST_SILENCE_S = 60.0
+"""How long a store may take nothing before the run ends: what it does not have, another machine would ask again."""
 _Waiting = tuple[bytes, asyncio.Future[None]]
 
 
 class Scribe:
     """The log of one worker, for use inside one event loop."""
 
-    def __init__(self, folder: Path, owner: str) -> None:
+    def __init__(self, folder: Place, owner: str) -> None:
         self._folder, self._owner = folder, owner
         self._writer: SegmentWriter | None = None
         self._waiting: list[_Waiting] = []
@@ -37,8 +42,10 @@ class Scribe:
         """Begin a segment, once. Raises OutputError when the folder cannot be written."""
         if self._writer is not None:
             return
-        self._writer = SegmentWriter(self._folder, self._owner)
+        self._writer = SegmentWriter(folder_here(self._folder), self._owner)
         work = [(self._write, self._writer), (self._sync, self._writer)]
+        if isinstance(self._folder, Remote):
+            work.append((self._send, self._writer))
         self._threads = [threading.Thread(target=target, args=(writer,), daemon=True) for target, writer in work]
         for thread in self._threads:
             thread.start()
@@ -81,8 +88,25 @@ class Scribe:
             except OutputError as error:
                 self._problem = error
 
+    def _send(self, writer: SegmentWriter) -> None:
+        """Bring what is new to the store, first what a worker that died on this machine has left."""
+        assert isinstance(self._folder, Remote)
+        is_first, since = True, time.monotonic()
+        while not self._ended.wait(_SEND_EVERY_S):
+            try:
+                if is_first:
+                    send_left(self._folder, self._owner, is_over=False)
+                send(writer.stem, self._folder)
+                is_first, since = False, time.monotonic()
+            except OSError as error:
+                if time.monotonic() - since > _MOST_SILENCE_S:
+                    self._problem = self._unwritable(error)
+
+    def _unwritable(self, error: OSError) -> OutputError:
+        return OutputError(f"the call log {self._folder} cannot be written: {reason(error)}")
+
     def close(self) -> None:
-        """Write what waits, bring it to the disk, end the threads."""
+        """Write what waits, bring it to the disk or the store, end the threads. Raises OutputError."""
         if self._writer is None:
             return
         self._hand_over()
@@ -91,6 +115,11 @@ class Scribe:
         for thread in self._threads:
             thread.join()
         self._writer.close()
+        if isinstance(self._folder, Remote):
+            try:
+                send(self._writer.stem, self._folder)
+            except OSError as error:
+                raise self._unwritable(error) from None
 
 
 def _tell(waiting: list[asyncio.Future[None]], problem: OutputError | None) -> None:

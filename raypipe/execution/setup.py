@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from raypipe.artifacts import ARTIFACTS
 from raypipe.callindex import CallIndex
@@ -13,6 +12,7 @@ from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import Snapshot
 from raypipe.execution.replica import ReplicaSetup
 from raypipe.limits import Amount, Caps
+from raypipe.places import Place
 from raypipe.plan import Plan, Stage
 
 Watch = Callable[[Sequence[Snapshot]], None]
@@ -40,8 +40,8 @@ class RunSetup:
     """One run of a plan."""
 
     plan: Plan
-    parts: Path
-    calls: Path
+    parts: Place
+    calls: Place
     owner: str
     """Stands for the run folder in the names of call log segments."""
     index: CallIndex
@@ -62,7 +62,7 @@ class RunSetup:
         return frozenset(self.plan.graph.leaves)
 
     @property
-    def artifacts(self) -> Path:
+    def artifacts(self) -> Place:
         """Where steps keep files beside their rows, until they are committed."""
         return self.parts.with_name(ARTIFACTS)
 

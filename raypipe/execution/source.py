@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raypipe.errors import InputError, RaypipeError
 from raypipe.execution.boundary import close_step
 from raypipe.execution.families import grouped
 from raypipe.identity import canonical_json, group_identity, source_identity
+from raypipe.places import Place, parquet
 from raypipe.row import LINEAGE, POSITION, RESERVED, ROW_ID
 from raypipe.step import Aggregate, Source, Unit
 from raypipe.tables import LINEAGE_SCHEMA, concat, settled, sorted_by_source
@@ -117,7 +117,7 @@ def source_batches(
     source: Source,
     limit: int | None = None,
     only: frozenset[bytes] | None = None,
-    artifacts: Path | None = None,
+    artifacts: Place | None = None,
 ) -> Iterator[pa.Table]:
     """All rows of a source in batches, or the first `limit` rows, or those with certain identities.
 
@@ -158,7 +158,7 @@ def grouped_batches(paths: Sequence[str], name: str, step: Aggregate) -> Iterato
     """The groups of all rows in `paths`, in the order of their first rows."""
     if not paths:
         return
-    rows = sorted_by_source(settled(concat([pq.ParquetFile(path).read() for path in paths])))
+    rows = sorted_by_source(settled(concat([parquet(path).read() for path in paths])))
     places: dict[bytes, list[int]] = {}
     keys = rows.select(step.by).to_pylist() if isinstance(step.by, list) else [{}] * rows.num_rows
     for index, key in enumerate(keys):

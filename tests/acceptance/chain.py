@@ -71,7 +71,7 @@ def run_as_program(pipeline_of: Callable[[str, Sequence[str]], Pipeline]) -> Non
     """Run the pipeline of an address and topics as the command line says."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--url", required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", required=True)
     parser.add_argument("--engine", required=True)
     parser.add_argument("--rows", type=int, required=True)
     chosen = parser.parse_args()

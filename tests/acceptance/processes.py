@@ -48,12 +48,14 @@ def await_end(family: Sequence[psutil.Process]) -> list[psutil.Process]:
     return left
 
 
-def start(server: Loopback, out: Path, engine: str, rows: int, program: str = "chain") -> subprocess.Popen[bytes]:
-    """A program of this folder, in a process group of its own."""
+def start(
+    server: Loopback, out: Path | str, engine: str, rows: int, program: str = "chain", folder: Path = ROOT
+) -> subprocess.Popen[bytes]:
+    """A program of this folder, in a process group of its own, that works in `folder`."""
     command = [sys.executable, "-m", f"tests.acceptance.{program}", "--url", server.base_url, "--out", str(out)]
     return subprocess.Popen(
         [*command, "--engine", engine, "--rows", str(rows)],
-        cwd=ROOT,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -68,7 +70,7 @@ def family_of(process: subprocess.Popen[bytes]) -> Sequence[psutil.Process]:
     return []
 
 
-def killed(server: Loopback, out: Path, engine: str, rows: int, count: int, program: str = "chain") -> None:
+def killed(server: Loopback, out: Path | str, engine: str, rows: int, count: int, program: str = "chain") -> None:
     """Start a run, kill its whole group after `count` requests, and wait until nothing of it is left.
 
     Ray's workers are in groups of their own; they notice that their node is gone, work on until then, and log

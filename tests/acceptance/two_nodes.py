@@ -6,7 +6,6 @@ import argparse
 import threading
 import time
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -27,7 +26,7 @@ REPLICAS = 4
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--url", required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", required=True)
     parser.add_argument("--rows", type=int, required=True)
     parser.add_argument("--after", type=int, required=True, help="Take the node down after so many requests.")
     chosen = parser.parse_args()

@@ -9,7 +9,6 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, TypedDict, Unpack
 from uuid import uuid4
 
@@ -22,6 +21,7 @@ from raypipe.execution.stopping import Stop
 from raypipe.identity import canonical_json, digest
 from raypipe.limits import Caps
 from raypipe.pipeline import Pipeline as Graph
+from raypipe.places import Place, place_of
 from raypipe.results import Result
 from raypipe.run import Engine, RunOptions
 from raypipe.steps import LoadDataFromDicts
@@ -40,9 +40,9 @@ class PipelineStatus(StrEnum):
 class Execution(TypedDict, total=False):
     """What `execute` may be told, beside whether it waits."""
 
-    out: str | Path | None
+    out: str | Place | None
     """The run folder; by default the client's, or one under `out/` that the steps and the inputs name."""
-    calls: str | Path | None
+    calls: str | Place | None
     """Folder of the call log; by default inside the run folder, or shared by all inputs of the same steps."""
     engine: Engine
     """`ray`, or `local`: this process alone. By default the client's."""
@@ -101,11 +101,11 @@ class Pipeline:
             return self._state, PipelineStatus.RUNNING.value, None
         return self._state, PipelineStatus.COMPLETED.value, self._background.future.result()
 
-    def folder(self, out: str | Path | None = None) -> Path:
+    def folder(self, out: str | Place | None = None) -> Place:
         """The run folder: `out`, the client's, or one that is called as the steps and the inputs."""
         given = out if out is not None else self._dria.out
         if given is not None:
-            return Path(given)
+            return place_of(given)
         source = self.graph.steps[0]
         assert isinstance(source, LoadDataFromDicts)
         return self.graph.folder() / digest(canonical_json(list(source.data))).hex()[:12]
@@ -121,7 +121,7 @@ class Pipeline:
         engine = options.get("engine", self._dria.engine)
         address = options.get("address", self._dria.address if engine == "ray" else None)
         caps = Caps(options.get("max_calls"), options.get("max_tokens"), options.get("max_cost_usd"))
-        log = None if calls is None else Path(calls)
+        log = None if calls is None else place_of(calls)
         return RunOptions(folder, log, engine, address, options.get("fresh", False), caps=caps)
 
     def _run(self, options: RunOptions, stop: Stop | None) -> Any:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
@@ -45,6 +44,7 @@ from raypipe.execution.setup import DRAIN_S, Outcome, RunSetup, Watch
 from raypipe.execution.source import group_of, identified
 from raypipe.execution.stopping import ASKED, Stop
 from raypipe.loading import ALL, fitted, kept
+from raypipe.places import Place, for_arrow
 from raypipe.plan import Stage, inbox
 from raypipe.step import Aggregate, Source, Unit
 
@@ -130,7 +130,7 @@ class _Read:
         source: ray.ObjectRef,
         units: Sequence[tuple[int, Unit]],
         only: frozenset[bytes] | None,
-        artifacts: Path,
+        artifacts: Place,
     ) -> None:
         self._source = source
         self._only = only
@@ -277,13 +277,13 @@ class _Driver:
             readers = min(len(units), _READERS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1))))
             return ray.data.read_datasource(Units(entry, units, readers, self._setup), override_num_blocks=readers)
         assert isinstance(entry, Aggregate)
-        paths = paths_for(inbox(stage.entry), self._results)
+        paths, store = for_arrow(paths_for(inbox(stage.entry), self._results))
         if not paths:
             return None
         keys = list(entry.by) if isinstance(entry.by, list) else None
         name = stage.entry
         groups = (
-            ray.data.read_parquet(paths)
+            ray.data.read_parquet(paths, filesystem=store)
             .groupby(keys)
             .map_groups(lambda rows: group_of(rows, name, entry), batch_format="pyarrow")
         )
