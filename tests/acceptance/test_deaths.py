@@ -51,7 +51,7 @@ async def fatal(row: Values, llm: Caller) -> dict[str, str]:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_a_row_that_takes_its_worker_down_fails_alone(replicas: int, tmp_path: Path) -> None:
     with serve(latency_s=0.02) as server:
         model = LLM("vllm-server/x", base_url=server.base_url, concurrency=16, replicas=replicas)

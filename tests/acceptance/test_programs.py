@@ -58,7 +58,7 @@ def test_all_models_answer_each_row(tmp_path: Path, program: str, arguments: lis
         assert len(row["generations"]) == 3
 
 
-@pytest.mark.parametrize("mode", ["sampled", "dataset"])
+@pytest.mark.parametrize("mode", ["sampled", pytest.param("dataset", marks=pytest.mark.full)])
 def test_two_models_by_chance_answer_each_row(tmp_path: Path, mode: str) -> None:
     with serve() as server:
         command = ["several_models.py", server.base_url, str(folder_of(tmp_path)), str(tmp_path / "out")]

@@ -190,6 +190,7 @@ def test_killed_and_gone_on_with_on_ray(bucket: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.full
 def test_nodes_hand_over_rows_through_the_store_alone(bucket: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -82,7 +82,7 @@ def chain(url: str) -> Pipeline:
     return pipeline
 
 
-@pytest.mark.parametrize("most", [30, 150])
+@pytest.mark.parametrize("most", [pytest.param(30, marks=pytest.mark.full), 150])
 def test_a_run_that_stops_in_a_group_goes_on_where_it_was(engine: Any, most: int, tmp_path: Path) -> None:
     groups = [["many"], ["last", "beside"]]
     with serve() as server:

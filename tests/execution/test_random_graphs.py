@@ -179,7 +179,10 @@ def test_a_random_graph_on_local(
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize(("seed", "steps", "groups"), [(0, 12, None), (1, 12, None), (7, 6, SEQUENTIAL)])
+@pytest.mark.parametrize(
+    ("seed", "steps", "groups"),
+    [(0, 12, None), pytest.param(1, 12, None, marks=pytest.mark.full), (7, 6, SEQUENTIAL)],
+)
 def test_random_graphs_on_ray(tmp_path: Path, seed: int, steps: int, groups: str | None) -> None:
     """Step by step, a group costs seconds: there, few steps with a meeting, a scatter, failures and an aggregate."""
     rng, rows = random.Random(seed), source_rows(1100)

@@ -71,8 +71,11 @@ def watched(models: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
     """A run on Ray whose two models have no room at once, and whose first engine is killed while it is at work."""
     out = tmp_path_factory.mktemp("watched") / "out"
     seen = Watched(out)
-    said = (out.parent / "said.txt").open("w+")
-    with subprocess.Popen(_command(models, out, "ray", 1.0), cwd=ROOT, env=_environment(), stderr=said) as run:
+    said = out.with_name("said.txt")
+    with (
+        said.open("w") as file,
+        subprocess.Popen(_command(models, out, "ray", 1.0), cwd=ROOT, env=_environment(), stderr=file) as run,
+    ):
         while run.poll() is None:
             engines = _engines(psutil.Process(run.pid))
             seen.pids |= {engine.pid for engine in engines}
@@ -83,8 +86,7 @@ def watched(models: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
                 for engine in engines:
                     engine.kill()
             time.sleep(0.1)
-    said.seek(0)
-    assert run.returncode == 0, said.read()[-3000:]
+    assert run.returncode == 0, said.read_text()[-3000:]
     return seen
 
 
