@@ -149,5 +149,5 @@ def _undivided(stage: Stage, phases: Sequence[Sequence[str]]) -> tuple[frozenset
 
 
 def _fits(plan: Plan, pools: Collection[str], there: Mapping[str, float]) -> bool:
-    wanted = {kind: sum(plan.pools[name].replicas * getattr(plan.pools[name], kind) for name in pools) for kind in KEPT}
+    wanted = {kind: sum(plan.pools[name].least * getattr(plan.pools[name], kind) for name in pools) for kind in KEPT}
     return all(wanted[kind] <= there.get(kind, 0.0) or not wanted[kind] for kind in KEPT)

@@ -33,6 +33,7 @@ class Pool:
     name: str
     llm: LLM | None
     replicas: int
+    """Workers that are started; none where the first is to be started by a row that waits."""
     concurrency: int
     """Calls in flight for each replica."""
     most_replicas: int = 1
@@ -49,6 +50,11 @@ class Pool:
     def rows(self) -> int:
         """Rows that each replica works on at once."""
         return self.concurrency * self.rows_a_call
+
+    @property
+    def least(self) -> int:
+        """The fewest workers with which its steps get on."""
+        return max(1, self.replicas)
 
     @property
     def most(self) -> int:
@@ -141,7 +147,7 @@ class Plan:
         lines = [f"pipeline {self.name}: {len(self.graph.steps)} steps, {len(self.stages)} stages"]
         for pool in self.pools.values():
             what = pool.llm.label if pool.llm else "Python functions"
-            lines.append(f"pool {pool.name}: {what}, {pool.replicas} × {pool.concurrency} in flight{_kept(pool)}")
+            lines.append(f"pool {pool.name}: {what}, {_number(pool)} × {pool.concurrency} in flight{_kept(pool)}")
         for stage in self.stages:
             origin = "reads" if stage.reads_stage is None else f"groups rows of stage {stage.reads_stage} by"
             lines.append(f"stage {stage.index}: {origin} {stage.entry!r}")
@@ -154,11 +160,15 @@ class Plan:
         return "\n".join(lines)
 
 
+def _number(pool: Pool) -> str:
+    return str(pool.replicas) if pool.replicas == pool.most else f"{pool.replicas} to {pool.most}"
+
+
 def _kept(pool: Pool) -> str:
     """What the workers of a pool have to themselves, all together."""
-    words = [f", {pool.gpus * pool.replicas:g} GPUs"] if pool.gpus else []
-    words += [f", {pool.cpus * pool.replicas:g} CPUs"] if pool.cpus else []
-    words += [f", {pool.memory * pool.replicas / 2**30:.3g} GiB"] if pool.memory else []
+    words = [f", {pool.gpus * pool.least:g} GPUs"] if pool.gpus else []
+    words += [f", {pool.cpus * pool.least:g} CPUs"] if pool.cpus else []
+    words += [f", {pool.memory * pool.least / 2**30:.3g} GiB"] if pool.memory else []
     return "".join(words)
 
 
@@ -282,7 +292,7 @@ def _widened(pool: Pool, step: Step) -> Pool:
     wanted = step.resources.replicas
     kept = {name: max(getattr(pool, name), getattr(step.resources, name)) for name in ("cpus", "gpus", "memory")}
     pool = replace(pool, **kept)
-    if wanted <= pool.replicas:
+    if wanted <= pool.least:
         return pool
     in_flight = pool.concurrency if pool.llm is None else max(_in_flight(llm, wanted) for llm in pool.llms)
     return replace(pool, replicas=wanted, concurrency=in_flight)
@@ -303,7 +313,7 @@ def _pool_for(llm: LLM, pools: dict[str, Pool]) -> str:
             return pool.name
     taken = sum(pool.llm is not None and pool.llm.label == llm.label for pool in pools.values())
     name = llm.label if not taken else f"{llm.label} #{taken + 1}"
-    replicas = max(1, *(member.fewest_replicas for member in llm.members))
+    replicas = max(member.fewest_replicas for member in llm.members)
     most = max(member.most_replicas for member in llm.members)
     gpus = sum(map(gpus_of, llm.members))
     pools[name] = Pool(name, llm, replicas, _in_flight(llm, most), most_replicas=most, gpus=gpus)

@@ -101,7 +101,7 @@ class Figures:
             return StepFigures(name, counts, self._waiting.get(name, 0), 0, 0, 0.0, None)
         cost = pool_cost_usd(llm, counts.input_tokens, counts.output_tokens, counts.by_model)
         workers = self._plan.pools[pool]
-        slots = workers.replicas * workers.concurrency
+        slots = workers.most * workers.concurrency
         rate = self._rate(lambda past: past[name].output_tokens)
         return StepFigures(name, counts, self._waiting.get(name, 0), self.in_flight(pool), slots, rate, cost)
 

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -18,10 +19,11 @@ import pyarrow.compute as pc
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.batches import Batch, BatchResult, Counts, unwritable
 from raypipe.execution.parking import Parked, ended, unparked
-from raypipe.execution.queues import Lane, Outbox
+from raypipe.execution.queues import Lane, Outbox, homes_of
 from raypipe.execution.routing import Router
+from raypipe.execution.scaling import Scaler, ScalingPool
 from raypipe.execution.standstill import standing_still
-from raypipe.execution.suspects import Suspects
+from raypipe.execution.suspects import Suspects, tried_again
 from raypipe.execution.wire import FED_FLUSH_S, FLUSH_S, SILENT_S, Chunk, Reply, Vitals, Worker
 from raypipe.places import Place
 from raypipe.plan import Stage
@@ -38,7 +40,7 @@ _LOST_S = 30.0
 """Rows that a worker does not know of for so long will never end."""
 
 
-class Pool(Protocol):
+class Pool(ScalingPool, Protocol):
     """The workers of one model."""
 
     @property
@@ -87,12 +89,14 @@ class Conductor:
     def __init__(self, setup: ConductorSetup, pools: Mapping[str, Pool]) -> None:
         self._setup = setup
         self._pools = pools
-        self._router = Router(setup.stage, setup.phase, _homes(setup.stage, pools))
+        self._router = Router(setup.stage, setup.phase, homes_of(setup.stage, pools))
         self._results: dict[int, asyncio.Future[BatchResult]] = {}
         self._vitals: dict[str, Vitals] = {}
         self._lanes: list[Lane] = []
         self._suspects = {name: Suspects() for name in pools}
         self._tester: dict[str, Lane] = {}
+        changes = (self._begin, self._end, self._start, self._stop_for)
+        self._scaler = Scaler(pools, self._router.queues, self._lanes, *changes)
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._losses = 0
@@ -103,20 +107,35 @@ class Conductor:
 
     def open(self) -> None:
         """Start feeding the workers; call inside the event loop."""
-        deepest_first = list(reversed(list(self._router.queues.items())))
-        for pool_name, pool in self._pools.items():
-            queues = {name: queue for name, queue in deepest_first if queue.pool == pool_name}
-            for home, worker in enumerate(pool.workers):
-                outbox = Outbox(queues, self._router.is_congested, worker.concurrency, self._setup.share, home)
-                lane = Lane(worker, outbox, pool_name)
-                self._lanes.append(lane)
-                self._start(self._serve(pool, lane))
+        for name, pool in self._pools.items():
+            for worker in pool.workers:
+                self._begin(name, worker)
         self._start(self._keep_watch())
+        self._start(self._scaler.run())
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
+    def _begin(self, pool: str, worker: Worker) -> None:
+        """Feed one more worker."""
+        deepest_first = reversed(list(self._router.queues.items()))
+        queues = {name: queue for name, queue in deepest_first if queue.pool == pool}
+        taken = {lane.outbox.home for lane in self._lanes if lane.pool == pool}
+        home = next(number for number in count() if number not in taken)
+        outbox = Outbox(queues, self._router.is_congested, worker.concurrency, self._setup.share, home)
+        lane = Lane(worker, outbox, pool)
+        self._lanes.append(lane)
+        lane.serving = self._start(self._serve(self._pools[pool], lane))
+
+    def _end(self, lane: Lane) -> None:
+        """Feed a worker no more that has no rows."""
+        self._lanes.remove(lane)
+        self._vitals.pop(lane.worker.name, None)
+        if lane.serving is not None:
+            lane.serving.cancel()
+
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         task.add_done_callback(self._ended)
         self._tasks.add(task)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A defect of ours must end the run, never leave it waiting."""
@@ -223,7 +242,8 @@ class Conductor:
             await asyncio.sleep(_WATCH_EVERY_S)
             # Where rows have ended meanwhile it is another standstill: each look saw a moment between two exchanges.
             moved = sum(lane.outbox.ended_rows for lane in self._lanes)
-            is_through = any(self._suspects.values()) or all(result.done() for result in self._results.values())
+            is_through = self._scaler.is_growing or any(self._suspects.values())
+            is_through = is_through or all(result.done() for result in self._results.values())
             forgotten = standing_still(self._lanes, self._vitals, None if is_through else self._router.queues)
             now, found = asyncio.get_running_loop().time(), {(what, moved): said for what, said in forgotten}
             since = {what: since.get(what, now) for what in found}
@@ -301,7 +321,7 @@ class Conductor:
                 self._router.leave(step, rows)
             self._settle()
             return
-        again = [(step, _tried_again(rows)) for step, rows in lane.outbox.take_back()]
+        again = [(step, tried_again(rows)) for step, rows in lane.outbox.take_back()]
         suspects = [(step, rows.filter(pc.field(ATTEMPT) >= _SUSPICIOUS)) for step, rows in again]
         is_one = sum(rows.num_rows for _, rows in suspects) == 1
         for (step, rows), (_, suspicious) in zip(again, suspects, strict=True):
@@ -372,18 +392,6 @@ class Conductor:
         else:
             if not result.done():
                 result.set_result(replace(written, halted_for=self.halted_for))
-
-
-def _homes(stage: Stage, pools: Mapping[str, Pool]) -> dict[str, int]:
-    """Prompts that begin alike should come to the same engine, which remembers their beginning."""
-    holding = {step.pool for step in stage.steps.values() if step.step.llm is not None and step.step.llm.runs_here}
-    return {name: len(pool.workers) for name, pool in pools.items() if name in holding}
-
-
-def _tried_again(rows: pa.Table) -> pa.Table:
-    """The rows, with one more worker lost."""
-    attempts = pa.array([attempt + 1 for attempt in rows.column(ATTEMPT).to_pylist()], pa.int8())
-    return rows.set_column(rows.column_names.index(ATTEMPT), ATTEMPT, attempts)
 
 
 async def _halted(worker: Worker, reason: str) -> None:

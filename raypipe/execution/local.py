@@ -9,7 +9,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -42,8 +42,30 @@ class LocalPool:
     """Replicas in this process; one whose engine died is replaced a bounded number of times."""
 
     make: Callable[[ReplicaSetup], Replica]
-    workers: list[Replica]
+    setups: list[ReplicaSetup]
+    """Of all workers that there may be."""
+    workers: list[Replica] = field(default_factory=list[Replica])
     replaced: int = 0
+
+    @property
+    def fewest(self) -> int:
+        return self.setups[0].pool.replicas
+
+    @property
+    def most(self) -> int:
+        return len(self.setups)
+
+    async def grow(self) -> Replica:
+        """One more worker, ready. Raises InfrastructureError."""
+        there = {worker.name for worker in self.workers}
+        worker = self.make(next(setup for setup in self.setups if setup.name not in there))
+        await worker.open()
+        self.workers.append(worker)
+        return worker
+
+    async def shrink(self, worker: Replica) -> None:
+        self.workers.remove(worker)
+        await worker.close()
 
     async def replace(self, lost: Replica) -> Replica:
         self.replaced += 1
@@ -169,10 +191,9 @@ class _Run:
     ) -> None:
         for name, replicas in self._setup.replicas(stage, phase).items():
             if name not in pools:
-                pools[name] = LocalPool(partial(self._replica, *shared), [])
-                for one in replicas:
-                    pools[name].workers.append(self._replica(*shared, one))
-                    await pools[name].workers[-1].open()
+                pool = pools[name] = LocalPool(partial(self._replica, *shared), replicas)
+                for _ in range(pool.fewest):
+                    await pool.grow()
 
     def _replica(self, log: Scribe, authority: Authority, setup: ReplicaSetup) -> Replica:
         """A worker; one in place of another finds in the call log what that one left."""

@@ -11,12 +11,13 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from raypipe.execution.wire import Chunk, Worker
-from raypipe.plan import PlannedStep
+from raypipe.plan import PlannedStep, Stage
 from raypipe.row import ATTEMPT, ROW_ID
 from raypipe.tables import concat
 
@@ -116,6 +117,20 @@ class StepQueue:
             for name, column in wanted.items()
         }
         return pa.table({ROW_ID: rows.column(ROW_ID), **columns})
+
+
+class _Counted(Protocol):
+    @property
+    def most(self) -> int: ...
+
+
+def homes_of(stage: Stage, pools: Mapping[str, _Counted]) -> dict[str, int]:
+    """In how many homes rows wait, by pool: those that begin alike should come to the same engine, which remembers it.
+
+    There are as many as the most workers that a pool may have.
+    """
+    holding = {step.pool for step in stage.steps.values() if step.step.llm is not None and step.step.llm.runs_here}
+    return {name: pool.most for name, pool in pools.items() if name in holding}
 
 
 def _homes_of(rows: pa.Table, columns: Sequence[str], homes: int) -> np.ndarray:
@@ -303,6 +318,8 @@ class Lane:
     """Workers lost here, one after the other, before they said anything."""
     is_away: bool = False
     """Whether a worker is being started in place of a lost one, which may take minutes."""
+    serving: asyncio.Task[None] | None = None
+    """What feeds the worker."""
     bell: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property

@@ -50,7 +50,7 @@ def check_room(pools: Iterable[Pool], there: Mapping[str, float]) -> None:
     pools = list(pools)
     room = room_in(there)
     for share, (_, unit, left) in _KINDS.items():
-        wanted = {pool.name: pool.replicas * getattr(pool, share) for pool in pools if getattr(pool, share)}
+        wanted = {pool.name: pool.least * getattr(pool, share) for pool in pools if getattr(pool, share)}
         if sum(wanted.values()) > room[share]:
             each = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())
             beside = f" beside the {left:g} that reads" if left else ""

@@ -67,9 +67,9 @@ class RunSetup:
         return self.parts.with_name(ARTIFACTS)
 
     def replicas(self, stage: Stage, phase: frozenset[str] = frozenset()) -> dict[str, list[ReplicaSetup]]:
-        """The workers of a stage, or of one of its phases, by pool."""
+        """The workers that a stage, or one of its phases, may have, by pool; the first `Pool.replicas` are started."""
         pools, names = self.plan.pools, stage.pools_of(phase)
-        return {name: [self._replica(name, number, phase) for number in range(pools[name].replicas)] for name in names}
+        return {name: [self._replica(name, number, phase) for number in range(pools[name].most)] for name in names}
 
     def _replica(self, pool: str, number: int, phase: frozenset[str]) -> ReplicaSetup:
         """Workers with a model serve every step that names it; others are loaded anew in each phase."""

@@ -11,6 +11,8 @@ from collections import deque
 
 import pyarrow as pa
 
+from raypipe.row import ATTEMPT
+
 _FEW = 8
 
 
@@ -32,3 +34,9 @@ class Suspects:
     def take(self) -> tuple[str, pa.Table]:
         """The next group, for a worker that has no other rows."""
         return self._groups.popleft()
+
+
+def tried_again(rows: pa.Table) -> pa.Table:
+    """The rows, with one more worker lost."""
+    attempts = pa.array([attempt + 1 for attempt in rows.column(ATTEMPT).to_pylist()], pa.int8())
+    return rows.set_column(rows.column_names.index(ATTEMPT), ATTEMPT, attempts)

@@ -219,19 +219,56 @@ class RemotePool:
     """The replica actors of one pool; a lost one is replaced a bounded number of times."""
 
     workers: list[RemoteWorker]
+    setups: list[ReplicaSetup]
+    """Of all workers that there may be."""
     index: Any
     authority: Any = None
     replaced: int = 0
 
-    async def replace(self, lost: RemoteWorker) -> RemoteWorker:
-        with suppress(RayError, TimeoutError):  # one that lives, with a dead engine, puts away what it holds
+    @property
+    def fewest(self) -> int:
+        return self.setups[0].pool.replicas
+
+    @property
+    def most(self) -> int:
+        return len(self.setups)
+
+    async def grow(self) -> RemoteWorker:
+        """One more worker, ready; it ends with whoever asked for it. Raises RaypipeError."""
+        there = {worker.name for worker in self.workers}
+        setup = next(setup for setup in self.setups if setup.name not in there)
+        actor = start_replica(setup, self.index, self.authority, is_substitute=True)
+        worker = RemoteWorker(setup.name, setup.pool.rows, setup, actor)
+        try:
+            await self._ready(worker)
+        except RaypipeError:
+            ray.kill(actor)
+            raise
+        self.workers.append(worker)
+        return worker
+
+    async def shrink(self, worker: RemoteWorker) -> None:
+        self.workers.remove(worker)
+        await self._end(worker)
+
+    async def _end(self, worker: RemoteWorker) -> None:
+        """One that lives, be it with a dead engine, puts away what it holds."""
+        with suppress(RayError, TimeoutError):
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                await lost.actor.close.remote()
-        ray.kill(lost.actor)
+                await worker.actor.close.remote()
+        ray.kill(worker.actor)
+
+    async def replace(self, lost: RemoteWorker) -> RemoteWorker:
+        await self._end(lost)
         self.replaced += 1
         if self.replaced > MOST_REPLACEMENTS:
             raise InfrastructureError(f"worker {lost.name!r} was lost {MOST_REPLACEMENTS} times; see its log for why")
         worker = replace(lost, actor=start_replica(lost.setup, self.index, self.authority, is_substitute=True))
+        await self._ready(worker)
+        self.workers[self.workers.index(lost)] = worker
+        return worker
+
+    async def _ready(self, worker: RemoteWorker) -> None:
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 await worker.actor.open.remote()
@@ -239,12 +276,10 @@ class RemotePool:
             raise unwrapped(error) from None
         except RayError as error:
             said = str(error).strip().splitlines()[0]
-            raise ReplicaLostError(f"worker {lost.name!r} died while it started: {said}") from None
+            raise ReplicaLostError(f"worker {worker.name!r} died while it started: {said}") from None
         except TimeoutError:
-            problem = f"worker {lost.name!r} was not ready within {_START_TIMEOUT_S:.0f} s"
+            problem = f"worker {worker.name!r} was not ready within {_START_TIMEOUT_S:.0f} s"
             raise InfrastructureError(problem) from None
-        self.workers[self.workers.index(lost)] = worker
-        return worker
 
 
 class ConductorUDF:

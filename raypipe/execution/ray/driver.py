@@ -205,7 +205,7 @@ class _Driver:
     def _start_authority(self) -> None:
         """Where one worker alone asks an endpoint, it keeps the limits itself."""
         asking = [pool for pool in self._setup.plan.pools.values() if pool.llm is not None]
-        if self._setup.caps or sum(pool.replicas for pool in asking) > 1:
+        if self._setup.caps or sum(pool.most for pool in asking) > 1:
             self._authority = start_authority(self._run, self._setup.caps, self._setup.spent)
 
     def _watch(self, watch: Watch, stopped: threading.Event) -> None:
@@ -236,13 +236,14 @@ class _Driver:
 
     def _open_pools(self, stage: Stage, phase: frozenset[str]) -> None:
         made = {name: one for name, one in self._setup.replicas(stage, phase).items() if name not in self._pools}
-        places = iter(spread([one for replicas in made.values() for one in replicas]))
-        for name, replicas in made.items():
+        started = {name: setups[: setups[0].pool.replicas] for name, setups in made.items()}
+        places = iter(spread([one for setups in started.values() for one in setups]))
+        for name, setups in started.items():
             workers = [
                 RemoteWorker(one.name, one.pool.rows, one, start_replica(one, self._index, self._authority, place))
-                for one, place in zip(replicas, places, strict=False)
+                for one, place in zip(setups, places, strict=False)
             ]
-            self._pools[name] = RemotePool(workers, self._index, self._authority)
+            self._pools[name] = RemotePool(workers, made[name], self._index, self._authority)
             for worker in workers:
                 worker.actor.open.remote()
 
