@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from raypipe.steps.combination_sampler import CombinationSampler
     from raypipe.steps.combining import CombineColumns, CombineOutputs, GroupColumns
     from raypipe.steps.dedup import MinHashDedup
+    from raypipe.steps.embedding import EmbeddingGeneration
     from raypipe.steps.evolving import EvolInstruct
     from raypipe.steps.file_system_loader import LoadDataFromFileSystem
     from raypipe.steps.filtering import Filter
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from raypipe.steps.merging_columns import ExpandColumns, MergeColumns
     from raypipe.steps.own_tasks import Task, task
     from raypipe.steps.preference import PreferencePair
+    from raypipe.steps.rewarding import RewardModelScore
     from raypipe.steps.sampling import DataSampler
     from raypipe.steps.sentence_pairs import GenerateSentencePair
     from raypipe.steps.structured_generation import StructuredGeneration
@@ -71,6 +73,7 @@ REGISTRY: dict[str, str] = {
     "CombineColumns": "raypipe.steps.combining:CombineColumns",
     "CombineOutputs": "raypipe.steps.combining:CombineOutputs",
     "DataSampler": "raypipe.steps.sampling:DataSampler",
+    "EmbeddingGeneration": "raypipe.steps.embedding:EmbeddingGeneration",
     "EvolInstruct": "raypipe.steps.evolving:EvolInstruct",
     "ExpandColumns": "raypipe.steps.merging_columns:ExpandColumns",
     "Filter": "raypipe.steps.filtering:Filter",
@@ -94,6 +97,7 @@ REGISTRY: dict[str, str] = {
     "MergeColumns": "raypipe.steps.merging_columns:MergeColumns",
     "MinHashDedup": "raypipe.steps.dedup:MinHashDedup",
     "PreferencePair": "raypipe.steps.preference:PreferencePair",
+    "RewardModelScore": "raypipe.steps.rewarding:RewardModelScore",
     "SelfInstruct": "raypipe.steps.instructing:SelfInstruct",
     "StructuredGeneration": "raypipe.steps.structured_generation:StructuredGeneration",
     "TextClassification": "raypipe.steps.classifying:TextClassification",
@@ -132,6 +136,7 @@ __all__ = [
     "CombineColumns",
     "CombineOutputs",
     "DataSampler",
+    "EmbeddingGeneration",
     "EvolInstruct",
     "ExpandColumns",
     "Filter",
@@ -159,6 +164,7 @@ __all__ = [
     "MergeColumns",
     "MinHashDedup",
     "PreferencePair",
+    "RewardModelScore",
     "RuntimeParameter",
     "SelfInstruct",
     "Step",

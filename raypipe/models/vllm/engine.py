@@ -59,6 +59,7 @@ class Engine:
         """Load the model; takes seconds to minutes. Raises InfrastructureError with the engine's own words."""
         self.label = llm.label
         self._numbers = count()
+        self._adapters: dict[str, int] = {}
         self._meter = _Meter()
         self._diary = Diary(llm.label)
         self._devices: Devices | None = None
@@ -157,8 +158,21 @@ class Engine:
         with self._mended():
             return await self._engine.get_supported_tasks()
 
-    def _lora(self, path: str | None) -> Any:
-        return None if path is None else self._lora_request(path, 1, path)
+    async def adapt(self, folder: str) -> None:
+        """Load a LoRA adapter. Raises InfrastructureError with the engine's own words."""
+        try:
+            await self._engine.add_lora(self._lora(folder))
+        except Exception as error:  # noqa: BLE001 - vLLM raises whatever kept it from loading
+            said = self._diary.cause(error)
+            problem = f"model {self.label!r} cannot load the LoRA adapter in {folder!r}: {said}"
+            raise InfrastructureError(f"{problem}; all it said is in {self._diary.path}") from None
+
+    def _lora(self, folder: str | None) -> Any:
+        """An adapter is known to the engine by a number of its own."""
+        if folder is None:
+            return None
+        number = self._adapters.setdefault(folder, len(self._adapters) + 1)
+        return self._lora_request(folder, number, folder)
 
     @contextmanager
     def _mended(self) -> Generator[None]:
