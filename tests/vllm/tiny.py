@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 START_TIMEOUT_S = 240.0
+ENGINE = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 28, "max_model_len": 2048, "dtype": "float32"}
+"""Options of an engine that has little room."""
 _WIDTH = 128
 _RANK = 8
 CHAT_TEMPLATE = (
@@ -102,13 +104,13 @@ def _free_port() -> int:
 
 
 @contextmanager
-def serve(folder: Path, log: Path) -> Generator[str]:
+def serve(folder: Path, log: Path, *options: str) -> Generator[str]:
     """vLLM's OpenAI server over the model in `folder`, named `tiny`; yields its base URL."""
     port = _free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "16384"]
     command += ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
-    command += ["--enforce-eager", "--max-num-seqs", "64", "--dtype", "float32"]
+    command += ["--enforce-eager", "--max-num-seqs", "64", "--dtype", "float32", *options]
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",

@@ -86,6 +86,7 @@ class Engine:
         self._chat: Any = import_module("vllm.renderers.params").ChatParams
         self._lora_request: Any = import_module("vllm.lora.request").LoRARequest
         self._dead: type[Exception] = import_module("vllm.v1.engine.exceptions").EngineDeadError
+        self._refused: type[Exception] = import_module("vllm.exceptions").VLLMClientError
         self.defaults: Mapping[str, Any] = self._engine.model_config.get_diff_sampling_param()
 
     def _stat_logger(self, vllm_config: Any, engine_index: int = 0) -> Any:
@@ -181,7 +182,7 @@ class Engine:
             yield
         except self._dead:
             raise self._lost() from None
-        except (ValueError, TypeError, NotImplementedError) as error:
+        except (self._refused, ValueError, TypeError, NotImplementedError) as error:
             if self._engine.errored:
                 raise self._lost() from None
             raise CallError(f"model {self.label!r} refused: {error}", "rejected", Retry.NEVER) from None
