@@ -339,7 +339,7 @@ class AskOptions(TypedDict, total=False):
 
     system: str | None
     schema: Schema | None
-    """What the answer must satisfy; the value is returned instead of the text."""
+    """What the answer must satisfy, or the form of a text; the value is returned instead of the text."""
     temperature: float | None
     max_tokens: int | None
     tools: Sequence[Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ def test_adapters_share_an_engine_and_each_answers_for_itself(tmp_path: Path, mo
         for step in steps:
             above = above >> step
     assert len(pipeline.plan().pools) == 1
+    environment = dict(os.environ)
     rows = pipeline.run(tmp_path / "out", engine="local")["again"].to_arrow().to_pylist()
+    assert "VLLM_LOGGING_CONFIG_PATH" not in os.environ.keys() - environment.keys()
     assert len(rows) == len(ROWS)
     for row in rows:
         assert row["one"] == row["again"] != row["other"]

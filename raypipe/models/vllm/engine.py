@@ -26,6 +26,7 @@ from raypipe.models.vllm.words import Diary, advice
 
 _LOADING = threading.Lock()
 """While an engine is loaded, its processes inherit what this one has: only one at a time."""
+_LOGGING = "VLLM_LOGGING_CONFIG_PATH"
 _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -225,11 +226,25 @@ def _apart(diary: Diary, timeout_s: float) -> Generator[None]:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", str(round(timeout_s)))
-    os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(diary.settings)
     with ExitStack() as stack:
+        stack.enter_context(_said_to_children(_LOGGING, str(diary.settings)))
         stack.enter_context(_without_main())
         stack.enter_context(diary.listening())
         yield
+
+
+@contextmanager
+def _said_to_children(name: str, value: str) -> Generator[None]:
+    """An environment variable for those that are started inside, not for what this process starts later."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextmanager
