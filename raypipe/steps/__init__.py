@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from raypipe.steps.chatting import ChatGeneration
     from raypipe.steps.chunking import ChunkText
+    from raypipe.steps.classifier_scores import ClassifierScore
     from raypipe.steps.classifying import TextClassification
     from raypipe.steps.columns import KeepColumns
     from raypipe.steps.combination_sampler import CombinationSampler
@@ -69,6 +70,7 @@ REGISTRY: dict[str, str] = {
     "Candidates": "raypipe.repeating:Candidates",
     "ChatGeneration": "raypipe.steps.chatting:ChatGeneration",
     "ChunkText": "raypipe.steps.chunking:ChunkText",
+    "ClassifierScore": "raypipe.steps.classifier_scores:ClassifierScore",
     "CombinationSampler": "raypipe.steps.combination_sampler:CombinationSampler",
     "CombineColumns": "raypipe.steps.combining:CombineColumns",
     "CombineOutputs": "raypipe.steps.combining:CombineOutputs",
@@ -132,6 +134,7 @@ __all__ = [
     "Candidates",
     "ChatGeneration",
     "ChunkText",
+    "ClassifierScore",
     "CombinationSampler",
     "CombineColumns",
     "CombineOutputs",

@@ -6,6 +6,7 @@ I do not know what is asked; the steps built on me do.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import orjson
@@ -40,3 +41,18 @@ async def ask_numbers(llm: Caller, request: Request) -> list[float]:
     if not numbers or not all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
         raise RowError(f"the model gave no numbers: {completion.text[:60]!r}", kind="numbers")
     return [float(one) for one in numbers]
+
+
+def named_numbers(numbers: Sequence[float], names: Sequence[str], option: str) -> dict[str, float]:
+    """The numbers by name. Raises RowError (`numbers`) where there are more or fewer than names."""
+    if len(numbers) != len(names):
+        problem = f"the model gives {len(numbers)} numbers, but {len(names)} are named"
+        raise RowError(f"{problem}; name each of them in {option}=[…]", kind="numbers")
+    return dict(zip(names, numbers, strict=True))
+
+
+def with_different_names(names: list[str] | None) -> list[str] | None:
+    """Raises ValueError for names of which two are the same."""
+    if names is not None and len(set(names)) < len(names):
+        raise ValueError("each number has a name of its own")
+    return names

@@ -16,7 +16,7 @@ from raypipe.row import Values
 from raypipe.step import Columns, Output
 from raypipe.steps.asking import text_of
 from raypipe.steps.chatting import conversation_of
-from raypipe.steps.numbers import NumbersStep, ask_numbers
+from raypipe.steps.numbers import NumbersStep, ask_numbers, named_numbers, with_different_names
 
 _PAIR = ("instruction", "response")
 _WHOLE = "conversation"
@@ -42,12 +42,7 @@ class RewardModelScore(NumbersStep):
     activation: bool = False
     """Takes what the model's activation makes of its numbers, which are shares of 1, instead of the numbers."""
 
-    @field_validator("aspects")
-    @classmethod
-    def _are_different(cls, aspects: list[str] | None) -> list[str] | None:
-        if aspects is not None and len(set(aspects)) < len(aspects):
-            raise ValueError("each aspect has a name of its own")
-        return aspects
+    _are_different = field_validator("aspects")(with_different_names)
 
     def reads(self) -> tuple[str, ...]:
         if _WHOLE in self.input_mappings:
@@ -69,11 +64,7 @@ class RewardModelScore(NumbersStep):
 
     async def process_row(self, row: Values, llm: Caller) -> Output:
         numbers = await ask_numbers(llm, self._request(_conversation(row)))
-        aspects = self.aspects or ["score"]
-        if len(numbers) != len(aspects):
-            problem = f"the model gives {len(numbers)} numbers, but {len(aspects)} are named"
-            raise RowError(f"{problem}; name each of them in aspects=[…]", kind="numbers")
-        named = dict(zip(aspects, numbers, strict=True))
+        named = named_numbers(numbers, self.aspects or ["score"], "aspects")
         return {"score": named} if self.aspects else named
 
 

@@ -77,6 +77,12 @@ def test_a_server_of_vllms_scores_a_conversation(request_: Request, is_active: b
     assert len(numbers(made)) == 1
 
 
+def test_a_server_of_vllms_classifies_a_text() -> None:
+    with serve() as server:
+        asked(LLM("vllm-server/sorter", base_url=server.base_url), Request(prompt="hello", pool="classify"))
+    assert server.requests[0].body == {"model": "sorter", "input": "hello", "use_activation": True}
+
+
 @pytest.mark.parametrize("body", [b"{}", b'{"data": []}', b'{"data": [{"embedding": null}]}', b'{"data": [3]}'])
 def test_an_answer_without_numbers_is_a_broken_answer(body: bytes) -> None:
     with serve(body=body) as server, pytest.raises(CallError, match="/v1/embeddings answered with") as caught:

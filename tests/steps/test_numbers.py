@@ -13,7 +13,7 @@ import pytest
 from raypipe.chat import LLM, Request
 from raypipe.errors import RowError, SpecError
 from raypipe.pipeline import Pipeline
-from raypipe.steps import EmbeddingGeneration, LoadDataFromDicts, RewardModelScore
+from raypipe.steps import ClassifierScore, EmbeddingGeneration, LoadDataFromDicts, RewardModelScore
 from tests.books import assert_balanced
 from tests.steps.scripted import ScriptedCaller
 
@@ -89,6 +89,16 @@ def test_a_row_without_a_conversation_costs_no_call(row: dict[str, Any], said: s
     assert caller.asked == []
 
 
+def test_a_text_is_put_before_a_classifier() -> None:
+    made, sent = ask(ClassifierScore(llm=MODEL, labels=["bad", "good"]), {"text": "hello"}, "[0.25, 0.75]")
+    assert made == {"label": "good", "scores": {"bad": 0.25, "good": 0.75}}
+    assert sent == Request(prompt="hello", pool="classify", numbers=2)
+    made, sent = ask(ClassifierScore(llm=MODEL, activation=False), {"text": "hello"}, "[3.5]")
+    assert (made, sent) == ({"score": 3.5}, Request(prompt="hello", pool="score", numbers=1))
+    with pytest.raises(RowError, match=r"gives 3 numbers, but 2 are named; name each of them in labels="):
+        ask(ClassifierScore(llm=MODEL, labels=["bad", "good"]), {"text": "hello"}, "[1, 2, 3]")
+
+
 def test_columns_that_are_named_must_be_there() -> None:
     assert RewardModelScore(llm=MODEL).takes() == ()
     pair = RewardModelScore(llm=MODEL, input_mappings={"response": "answer"})
@@ -96,7 +106,7 @@ def test_columns_that_are_named_must_be_there() -> None:
     assert RewardModelScore(llm=MODEL, input_mappings={"conversation": "chat"}).takes() == ("chat",)
 
 
-@pytest.mark.parametrize("kind", [EmbeddingGeneration, RewardModelScore])
+@pytest.mark.parametrize("kind", [EmbeddingGeneration, RewardModelScore, ClassifierScore])
 def test_a_model_is_needed(kind: Any) -> None:
     assert any("has none" in problem for problem in kind().problems())
 
@@ -104,7 +114,7 @@ def test_a_model_is_needed(kind: Any) -> None:
 def test_options_that_are_said_of_the_model_are_answered_with_where() -> None:
     with pytest.raises(SpecError, match=r"option 'model'.*is called llm here"):
         RewardModelScore(model="RLHFlow/ArmoRM-Llama3-8B-v0.1")
-    with pytest.raises(SpecError, match="each aspect has a name of its own"):
+    with pytest.raises(SpecError, match="each number has a name of its own"):
         RewardModelScore(llm=MODEL, aspects=["a", "a"])
 
 
