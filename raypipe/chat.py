@@ -7,7 +7,7 @@ written to a file; it holds the name of an environment variable, never a secret.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, Self, TypedDict, Unpack, cast
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypedDict, Unpack, cast
 
 from pydantic import (
     AfterValidator,
@@ -274,6 +274,9 @@ ModelOrPool = Annotated[LLM, BeforeValidator(_pooled)]
 """What a step asks: one `LLM`, or a list of them, any of which may answer."""
 
 
+Pooling = Literal["embed", "score", "classify"]
+
+
 class Request(NamedTuple):
     """One thing to ask. Fields left `None` take the model's own setting."""
 
@@ -292,6 +295,16 @@ class Request(NamedTuple):
     """Functions that the model may call: `{"name": …, "description": …, "parameters": JSON Schema}`."""
     must_call: bool = True
     """Whether it calls one of `tools` in any case; otherwise it may answer in words."""
+    form: Mapping[str, Any] | None = None
+    """Instead of a schema: `{"regex": …}`, `{"choice": […]}` or `{"grammar": …}`, which the text satisfies."""
+    pool: Pooling | None = None
+    """Numbers are wanted instead of text: the completion's text is a JSON list of them.
+
+    `embed` makes one vector of the text in `prompt`. `score` gives the raw numbers that a reward model or classifier
+    has for the whole conversation in `messages`, or the text in `prompt`; `classify` what its activation makes of them.
+    """
+    numbers: int | None = None
+    """How many numbers are wanted; by default as many as the model gives."""
 
 
 class Usage(NamedTuple):
@@ -326,7 +339,7 @@ class AskOptions(TypedDict, total=False):
 
     system: str | None
     schema: Schema | None
-    """What the answer must satisfy; the value is returned instead of the text."""
+    """What the answer must satisfy, or the form of a text; the value is returned instead of the text."""
     temperature: float | None
     max_tokens: int | None
     tools: Sequence[Any]

@@ -12,6 +12,7 @@ from raypipe.errors import SpecError, Violation, nearest
 _TASK = "write it as a Task of your own with format_input and format_output, or as TextGeneration with a template"
 _LOCAL_MODEL = "call the library that has the model in a @step of your own, with resources=StepResources(gpus=…)"
 _SERVED = 'serve the model behind an OpenAI-compatible endpoint and write LLM("openai/…", base_url=…)'
+_EMBEDDING = 'EmbeddingGeneration(embeddings=LLM("vllm/…"))'
 _ALL_ROWS = 'write it as a function of all rows: @step(step_type="global")'
 _ARGILLA = 'give the rows to the client of Argilla: result["default"].to_datasets()'
 _EVOLVING = "put LoadDataFromDicts with first instructions before EvolInstruct"
@@ -46,7 +47,13 @@ _INSTEAD = {
     **dict.fromkeys(("EvolInstructGenerator", "EvolComplexityGenerator"), _EVOLVING),
     "EvolComplexity": "write EvolInstruct with mutation_templates=… that make instructions harder",
     "TextGenerationWithImage": "write ChatGeneration; the content of a message may be a list of parts with images",
-    **dict.fromkeys(("EmbeddingGeneration", "GenerateEmbeddings", "PairRM", "RewardModelScore"), _LOCAL_MODEL),
+    "GenerateEmbeddings": "write EmbeddingGeneration",
+    "PairRM": _LOCAL_MODEL,
+    "vLLMEmbeddings": f"write {_EMBEDDING}",
+    **dict.fromkeys(
+        ("LlamaCppEmbeddings", "SentenceTransformerEmbeddings"),
+        f'write {_EMBEDDING}, or serve the model and write LLM("openai/…", base_url=…)',
+    ),
     **dict.fromkeys(("DBSCAN", "DeitaFiltering", "EmbeddingDedup", "FaissNearestNeighbour", "UMAP"), _ALL_ROWS),
     **dict.fromkeys(("ArgillaLabeller", "PreferenceToArgilla", "TextGenerationToArgilla"), _ARGILLA),
     **dict.fromkeys(

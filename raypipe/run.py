@@ -22,7 +22,7 @@ from raypipe.execution.setup import Outcome, RunSetup, Watch
 from raypipe.execution.stopping import ASKED, Stop
 from raypipe.limits import Amount, Caps
 from raypipe.loading import LoadGroups, in_groups
-from raypipe.models import check_model, is_held_key, missing_engine
+from raypipe.models import check_model, check_request, is_held_key, missing_engine
 from raypipe.pieces import compact
 from raypipe.places import Place, reach, reason
 from raypipe.plan import Plan, inbox
@@ -171,8 +171,16 @@ def _check_keys(plan: Plan, options: RunOptions) -> None:
 def check_models(plan: Plan) -> None:
     """Raises SpecError with everything about models that is wrong and can be known before a call."""
     problems = [problem for llm in plan.models for problem in check_model(llm)]
+    problems = problems or _refusals(plan)
     if problems:
         raise SpecError(violations=problems)
+
+
+def _refusals(plan: Plan) -> list[Violation]:
+    """What steps want to ask models that cannot be asked it."""
+    asked = [(step.llm, request) for step in plan.graph.steps.values() if step.llm for request in step.requests()]
+    found = [problem for llm, request in asked for member in llm.members for problem in check_request(member, request)]
+    return list(dict.fromkeys(found))
 
 
 def _check_engines(plan: Plan, options: RunOptions) -> None:

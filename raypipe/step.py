@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, overloa
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from raypipe.artifacts import Artifacts
-from raypipe.chat import Caller, ModelOrPool
+from raypipe.chat import Caller, ModelOrPool, Request
 from raypipe.errors import SpecError, Violation
 from raypipe.places import Place
 from raypipe.row import Values
@@ -212,6 +212,10 @@ class Step(Spec):
     def problems(self) -> list[str]:
         """What is unsound about the step itself, one sentence each; asked once the graph is complete."""
         return []
+
+    def requests(self) -> tuple[Request, ...]:
+        """Requests like those of its rows, as far as not every model can be asked them."""
+        return ()
 
     # What the step does; a subclass writes the one that fits its `runs`.
 

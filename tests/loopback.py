@@ -29,6 +29,7 @@ from aiohttp import web
 from raypipe.identity import canonical_json, digest
 from raypipe.models.offline.prompt import Prompt
 from raypipe.models.offline.schema import value_for
+from raypipe.models.offline.vectors import embedding, scores
 
 OK, TOO_MANY = 200, 429
 CUT = "cut"
@@ -126,7 +127,7 @@ class Loopback:
         }
 
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.path.endswith(("/completions", "/api/generate")):
+        if request.path.endswith(("/completions", "/api/generate", "/embeddings", "/classify")):
             return await self._complete(request)
         if request.path == "/log":
             return _json_response(200, self.summary())
@@ -220,6 +221,8 @@ class Loopback:
         return orjson.dumps({"error": {**usual, **self.behaviour.error}})
 
     def _completion(self, logged: Logged) -> bytes:
+        if logged.path.endswith(("/embeddings", "/classify")):
+            return _numbers(logged)
         text = self._text(logged)
         asked, answered = -(-len(logged.raw) // 4), -(-len(text) // 4)
         if logged.path.endswith("/api/generate"):
@@ -249,6 +252,17 @@ class Loopback:
             value = value_for(tool["parameters"], Prompt.of(logged.body["messages"]), zlib.crc32(logged.raw))
             return orjson.dumps([{"name": tool["name"], "arguments": value}]).decode()
         return f"Answer {zlib.crc32(logged.raw):08x}."
+
+
+def _numbers(logged: Logged) -> bytes:
+    """An embedding, or the scores of a conversation."""
+    body = logged.body
+    if logged.path.endswith("/embeddings"):
+        found: dict[str, Any] = {"embedding": embedding(body["input"], body.get("dimensions"))}
+    else:
+        found = {"probs": scores(body, 1), "num_classes": 1}
+    usage = {"prompt_tokens": -(-len(logged.raw) // 4)}
+    return orjson.dumps({"object": "list", "model": "loopback", "data": [{"index": 0, **found}], "usage": usage})
 
 
 def _calls(text: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 from raypipe.chat import LLM, Usage
 from raypipe.identity import canonical_json
 from raypipe.limits import Amount, Caps
+from raypipe.models.numbers import gives_numbers
 from raypipe.prices import cost_usd
 
 ASSUMED_OUTPUT = 8192
@@ -29,6 +30,8 @@ class WorstCase:
         """The most that the call can take."""
         if not self._counts_tokens:
             return self._one
+        if gives_numbers(payload):
+            return self._amount(len(canonical_json(payload)), 0)
         output = next((payload[name] for name in _LIMITS if name in payload), self._llm.max_tokens or ASSUMED_OUTPUT)
         return self._amount(len(canonical_json(payload)), int(output))
 

@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from raypipe.answering import Model
-from raypipe.chat import LLM
+from raypipe.chat import LLM, Request
 from raypipe.elsewhere import missing
 from raypipe.errors import SpecError, Violation, nearest
-from raypipe.models import presets
+from raypipe.models import abilities, presets
 from raypipe.models.named import (
     AnthropicLLM,
     AzureOpenAILLM,
@@ -42,6 +42,7 @@ __all__ = [
     "TogetherLLM",
     "VertexAILLM",
     "check_model",
+    "check_request",
     "gpus_here",
     "gpus_of",
     "is_held_key",
@@ -97,6 +98,12 @@ def check_model(llm: LLM) -> list[Violation]:
     if llm.provider in presets.PRESETS:
         return presets.check(llm)
     return _unknown_provider(llm) or _adapter(llm.provider).check(llm)
+
+
+def check_request(llm: LLM, request: Request) -> list[Violation]:
+    """Why `llm`, which is sound, cannot be asked this, as far as that can be known without asking."""
+    problem = abilities.refusal(llm, request) if llm.provider in presets.PRESETS else None
+    return [] if problem is None else [Violation(f"model {llm.label!r}", problem)]
 
 
 def _unknown_provider(llm: LLM) -> list[Violation]:

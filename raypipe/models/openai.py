@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -19,11 +19,13 @@ from yarl import URL
 from raypipe.answering import EngineFigures, Quota, Terms
 from raypipe.chat import LLM, Completion, Request, Usage
 from raypipe.errors import CallError, InfrastructureError, Retry, SpecError, Violation
-from raypipe.models import presets
+from raypipe.models import abilities, presets
 from raypipe.models.faults import Endpoint
 from raypipe.models.fetching import proxy_for
+from raypipe.models.numbers import gives_numbers, is_embedding, numbers_completion, numbers_payload
 from raypipe.models.plain import plain_completion, plain_payload, variant_seed
 from raypipe.models.quotas import declared_quota, named_quota
+from raypipe.models.text_forms import form_schema, is_wrapped, unwrapped
 from raypipe.models.tool_calls import TOOL_CALLS, calls_text, offered
 
 # aiohttp warns about larger bodies given as bytes.
@@ -42,6 +44,10 @@ class _Door(NamedTuple):
     endpoint: Endpoint
 
 
+def _beside(endpoint: Endpoint, url: str) -> _Door:
+    return _Door(URL(url), replace(endpoint, url=url))
+
+
 class OpenAIModel:
     """A model behind an OpenAI-compatible endpoint; implements `Model`.
 
@@ -57,7 +63,8 @@ class OpenAIModel:
         self._seed = preset.seed
         self._constant = self._constant_fields(preset.seed)
         self._plain_way: presets.PlainWay | None = presets.plain_way(llm)
-        self._chat = self._plain = _Door(URL(), Endpoint(llm.label, presets.chat_url(llm), presets.key_env(llm)))
+        unopened = _Door(URL(), Endpoint(llm.label, presets.chat_url(llm), presets.key_env(llm)))
+        self._chat = self._plain = self._embeddings = self._scores = unopened
         self._session: aiohttp.ClientSession | None = None
         self._headers: Mapping[str, str] = {}
         self._named: tuple[object, Quota] = (None, Quota())
@@ -76,7 +83,9 @@ class OpenAIModel:
         chat = Endpoint(self._llm.label, presets.chat_url(self._llm), presets.key_env(self._llm), key)
         self._chat = _Door(URL(chat.url), chat)
         plain_url = presets.plain_url(self._llm)
-        self._plain = self._chat if plain_url is None else _Door(URL(plain_url), replace(chat, url=plain_url))
+        self._plain = self._chat if plain_url is None else _beside(chat, plain_url)
+        self._embeddings = _beside(chat, abilities.embeddings_url(self._llm))
+        self._scores = _beside(chat, abilities.scores_url(self._llm))
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S),
             timeout=aiohttp.ClientTimeout(
@@ -104,12 +113,14 @@ class OpenAIModel:
     def payload(self, request: Request) -> dict[str, Any]:
         """The request body; what the request leaves open is taken from the `LLM`.
 
-        Raises SpecError for a prompt where the endpoint takes conversations only.
+        Raises SpecError for what the endpoint cannot be asked, such as a prompt where it takes conversations only.
         """
-        if request.prompt is not None:
-            if self._plain_way is None:
-                problem = presets.no_plain_prompts(self._llm)
-                raise SpecError(violations=[Violation(f"model {self._llm.label!r}", problem)])
+        problem = abilities.refusal(self._llm, request)
+        if problem is not None:
+            raise SpecError(violations=[Violation(f"model {self._llm.label!r}", problem)])
+        if request.pool is not None:
+            return numbers_payload(self._llm.model, request) | self._llm.extra
+        if request.prompt is not None and self._plain_way is not None:
             return plain_payload(self._llm, request, self._plain_way, self._seed)
         body = {**self._constant, "messages": list(request.messages)}
         if request.temperature is not None:
@@ -118,12 +129,20 @@ class OpenAIModel:
             body[self._limit] = request.max_tokens
         if request.schema is not None:
             body["response_format"] = _response_format(request.schema, self._is_strict)
+        if request.form is not None:
+            body |= self._formed(request.form)
         if request.stop:
             body["stop"] = [*self._llm.stop, *request.stop]
         if request.tools:
             body = offered(request) | body
         own_seed = variant_seed(self._llm, request)
         return body if own_seed is None else body | {self._seed: own_seed}
+
+    def _formed(self, form: Mapping[str, Any]) -> dict[str, Any]:
+        if abilities.has_forms(self._llm):
+            return {"structured_outputs": dict(form)}
+        name, schema = form_schema(form)
+        return {"response_format": _response_format(schema | {"title": name}, self._is_strict)}
 
     def figures(self) -> EngineFigures | None:
         """It runs elsewhere."""
@@ -135,7 +154,7 @@ class OpenAIModel:
         if session is None:
             raise InfrastructureError(f"model {self._llm.label!r} is not open")
         body = orjson.dumps(payload, default=dict)
-        door = self._plain if "prompt" in payload else self._chat
+        door = self._door(payload)
         try:
             async with session.post(
                 door.url, data=body if len(body) < _LARGE_BYTES else io.BytesIO(body), allow_redirects=False
@@ -146,7 +165,15 @@ class OpenAIModel:
             raise self._broken(door.endpoint, error) from None
         if response.status != _OK:
             raise door.endpoint.refusal(response.status, response.headers, answer)
-        return self._completion(answer, "tools" in payload) if door is self._chat else self._plain_completion(answer)
+        if door is not self._chat:
+            return self._completion_of(answer, numbers_completion if gives_numbers(payload) else plain_completion, door)
+        completion = self._completion(answer, "tools" in payload)
+        return unwrapped(completion) if is_wrapped(payload) else completion
+
+    def _door(self, payload: Mapping[str, Any]) -> _Door:
+        if not gives_numbers(payload):
+            return self._plain if "prompt" in payload else self._chat
+        return self._embeddings if is_embedding(payload) else self._scores
 
     def _constant_fields(self, seed: str) -> dict[str, Any]:
         llm = self._llm
@@ -177,11 +204,11 @@ class OpenAIModel:
             text = self._unusual_text(message, finish_reason)
         return Completion(text, finish_reason, _usage(usage), model or self._llm.model)
 
-    def _plain_completion(self, answer: bytes) -> Completion:
+    def _completion_of(self, answer: bytes, read: Callable[[Any, str], Completion], door: _Door) -> Completion:
         try:
-            return plain_completion(orjson.loads(answer), self._llm.model)
+            return read(orjson.loads(answer), self._llm.model)
         except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
-            raise _without_choice(self._plain.endpoint, answer) from None
+            raise _without_choice(door.endpoint, answer) from None
 
     def _unusual_text(self, message: dict[str, Any], finish_reason: str) -> str:
         refusal, content = message.get("refusal"), message.get("content")

@@ -41,6 +41,8 @@ class Preset:
     """Environment variable that replaces scheme, host and port of the address."""
     plain: PlainWay | None = None
     """How it is given a prompt without chat template; `None`: it takes none."""
+    embeds: bool = False
+    """Whether it has `/embeddings`."""
 
 
 PRESETS: dict[str, Preset] = {
@@ -49,20 +51,26 @@ PRESETS: dict[str, Preset] = {
         "OPENAI_API_KEY",
         completion_limit="max_completion_tokens",
         base_url_env="OPENAI_BASE_URL",
+        embeds=True,
     ),
-    "mistral": Preset("https://api.mistral.ai/v1", "MISTRAL_API_KEY", seed="random_seed"),
-    "gemini": Preset("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY"),
+    "mistral": Preset("https://api.mistral.ai/v1", "MISTRAL_API_KEY", seed="random_seed", embeds=True),
+    "gemini": Preset("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY", embeds=True),
     "vertex": Preset(
         "https://{host}/v1/projects/{project}/locations/{location}/endpoints/openapi", "VERTEX_ACCESS_TOKEN"
     ),
     "anthropic": Preset("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"),
     "groq": Preset("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
-    "together": Preset("https://api.together.xyz/v1", "TOGETHER_API_KEY", plain="completions"),
+    "together": Preset("https://api.together.xyz/v1", "TOGETHER_API_KEY", plain="completions", embeds=True),
     "deepseek": Preset("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
-    "openrouter": Preset("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
-    "ollama": Preset("http://localhost:11434/v1", host_env="OLLAMA_HOST", queues=True, plain="ollama"),
+    "openrouter": Preset("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", embeds=True),
+    "ollama": Preset("http://localhost:11434/v1", host_env="OLLAMA_HOST", queues=True, plain="ollama", embeds=True),
     "vllm-server": Preset(
-        "http://localhost:8000/v1", "VLLM_API_KEY", is_key_optional=True, queues=True, plain="completions"
+        "http://localhost:8000/v1",
+        "VLLM_API_KEY",
+        is_key_optional=True,
+        queues=True,
+        plain="completions",
+        embeds=True,
     ),
 }
 

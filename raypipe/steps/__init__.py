@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     )
     from raypipe.steps.chatting import ChatGeneration
     from raypipe.steps.chunking import ChunkText
+    from raypipe.steps.classifier_scores import ClassifierScore
     from raypipe.steps.classifying import TextClassification
     from raypipe.steps.columns import KeepColumns
     from raypipe.steps.combination_sampler import CombinationSampler
     from raypipe.steps.combining import CombineColumns, CombineOutputs, GroupColumns
     from raypipe.steps.dedup import MinHashDedup
+    from raypipe.steps.embedding import EmbeddingGeneration
     from raypipe.steps.evolving import EvolInstruct
     from raypipe.steps.file_system_loader import LoadDataFromFileSystem
     from raypipe.steps.filtering import Filter
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from raypipe.steps.merging_columns import ExpandColumns, MergeColumns
     from raypipe.steps.own_tasks import Task, task
     from raypipe.steps.preference import PreferencePair
+    from raypipe.steps.rewarding import RewardModelScore
     from raypipe.steps.sampling import DataSampler
     from raypipe.steps.sentence_pairs import GenerateSentencePair
     from raypipe.steps.structured_generation import StructuredGeneration
@@ -67,10 +70,12 @@ REGISTRY: dict[str, str] = {
     "Candidates": "raypipe.repeating:Candidates",
     "ChatGeneration": "raypipe.steps.chatting:ChatGeneration",
     "ChunkText": "raypipe.steps.chunking:ChunkText",
+    "ClassifierScore": "raypipe.steps.classifier_scores:ClassifierScore",
     "CombinationSampler": "raypipe.steps.combination_sampler:CombinationSampler",
     "CombineColumns": "raypipe.steps.combining:CombineColumns",
     "CombineOutputs": "raypipe.steps.combining:CombineOutputs",
     "DataSampler": "raypipe.steps.sampling:DataSampler",
+    "EmbeddingGeneration": "raypipe.steps.embedding:EmbeddingGeneration",
     "EvolInstruct": "raypipe.steps.evolving:EvolInstruct",
     "ExpandColumns": "raypipe.steps.merging_columns:ExpandColumns",
     "Filter": "raypipe.steps.filtering:Filter",
@@ -94,6 +99,7 @@ REGISTRY: dict[str, str] = {
     "MergeColumns": "raypipe.steps.merging_columns:MergeColumns",
     "MinHashDedup": "raypipe.steps.dedup:MinHashDedup",
     "PreferencePair": "raypipe.steps.preference:PreferencePair",
+    "RewardModelScore": "raypipe.steps.rewarding:RewardModelScore",
     "SelfInstruct": "raypipe.steps.instructing:SelfInstruct",
     "StructuredGeneration": "raypipe.steps.structured_generation:StructuredGeneration",
     "TextClassification": "raypipe.steps.classifying:TextClassification",
@@ -128,10 +134,12 @@ __all__ = [
     "Candidates",
     "ChatGeneration",
     "ChunkText",
+    "ClassifierScore",
     "CombinationSampler",
     "CombineColumns",
     "CombineOutputs",
     "DataSampler",
+    "EmbeddingGeneration",
     "EvolInstruct",
     "ExpandColumns",
     "Filter",
@@ -159,6 +167,7 @@ __all__ = [
     "MergeColumns",
     "MinHashDedup",
     "PreferencePair",
+    "RewardModelScore",
     "RuntimeParameter",
     "SelfInstruct",
     "Step",

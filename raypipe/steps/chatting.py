@@ -25,35 +25,42 @@ class ChatGeneration(AskingStep):
         return {"generation": "string"}
 
     async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
-        completion = await llm.complete(Request(_conversation(row["messages"])), sample=sample)
+        completion = await llm.complete(Request(_to_go_on_with(row["messages"])), sample=sample)
         return {"generation": completion.text.strip()}
 
 
-def _conversation(messages: Any) -> tuple[Message, ...]:
+def _to_go_on_with(messages: Any) -> tuple[Message, ...]:
     """Raises RowError (`messages`) for what is no conversation that a model can go on with."""
+    found = conversation_of(messages)
+    if found[-1]["role"] != "user":
+        place, role = f"[{len(found) - 1}]", found[-1]["role"]
+        raise _unsound("messages", place, f"is the last message and from {role!r}, not from 'user'; end with the user")
+    return found
+
+
+def conversation_of(messages: Any, column: str = "messages") -> tuple[Message, ...]:
+    """The conversation in a column. Raises RowError (`messages`) for what is none."""
     if not isinstance(messages, list | tuple) or not messages:
         got = "empty" if isinstance(messages, list | tuple) else f"no list but {shown(messages)}"
-        raise _unsound("", f'is {got}; write [{{"role": "user", "content": "…"}}]')
-    found = [_message(index, message) for index, message in enumerate(cast("Sequence[Any]", messages))]
-    if found[-1]["role"] != "user":
-        place = f"[{len(found) - 1}]"
-        raise _unsound(place, f"is the last message and from {found[-1]['role']!r}, not from 'user'; end with the user")
-    return tuple(found)
+        raise _unsound(column, "", f'is {got}; write [{{"role": "user", "content": "…"}}]')
+    return tuple(
+        _message(column, f"[{index}]", message) for index, message in enumerate(cast("Sequence[Any]", messages))
+    )
 
 
-def _message(index: int, message: Any) -> dict[str, Any]:
-    place = f"[{index}]"
+def _message(column: str, place: str, message: Any) -> dict[str, Any]:
     if not isinstance(message, Mapping):
-        raise _unsound(place, f'is no message but {shown(message)}; write {{"role": …, "content": …}}')
+        raise _unsound(column, place, f'is no message but {shown(message)}; write {{"role": …, "content": …}}')
     found: dict[str, Any] = without_nulls(message)
     if not isinstance(found.get("role"), str):
-        raise _unsound(place, f"has no role ({shown(message)}); it is 'system', 'user', 'assistant' or 'tool'")
+        problem = f"has no role ({shown(message)}); it is 'system', 'user', 'assistant' or 'tool'"
+        raise _unsound(column, place, problem)
     if isinstance(found.get("content"), str | list):
         return found
     if found["role"] != "assistant" or "content" in found or not found.get("tool_calls"):
-        raise _unsound(place, f"has no content ({shown(message)}); it is text or a list of parts")
+        raise _unsound(column, place, f"has no content ({shown(message)}); it is text or a list of parts")
     return {**found, "content": None}
 
 
-def _unsound(place: str, problem: str) -> RowError:
-    return RowError(f"column 'messages'{place} {problem}", kind="messages")
+def _unsound(column: str, place: str, problem: str) -> RowError:
+    return RowError(f"column {column!r}{place} {problem}", kind="messages")

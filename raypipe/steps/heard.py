@@ -62,7 +62,7 @@ class Heard:
         return await self._llm(prompt, **options)
 
     async def complete(self, request: Request, *, sample: int = 0) -> Completion:
-        sent = request if self._sends_schema else request._replace(schema=None)
+        sent = request if self._sends_schema else request._replace(schema=None, form=None)
         completion = await self._llm.complete(sent, sample=sample)
         self.messages, self.text = list(sent.messages), completion.text
         self._answered_by = completion.answered_by

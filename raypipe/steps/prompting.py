@@ -88,6 +88,7 @@ def _shown(request: Request) -> list[str]:
     parts = [(str(message["role"]), message.get("content")) for message in request.messages]
     parts += [("text to go on with", request.prompt)] if request.prompt is not None else []
     parts += [("schema of the answer", dict(request.schema))] if request.schema is not None else []
+    parts += [("form of the answer", dict(request.form))] if request.form is not None else []
     return [line for name, content in parts for line in (f"--- {name}", _text(content))]
 
 

@@ -18,7 +18,7 @@ from raypipe.steps.awaiting import all_of
 from raypipe.steps.heard import Heard, Keeping, labels_of
 from raypipe.steps.outputs import Outputs
 from raypipe.steps.parsing import Parser
-from raypipe.steps.structured import Structure, ask_structured, cut
+from raypipe.steps.structured import Expected, ask_structured, cut
 from raypipe.steps.templates import Template
 
 
@@ -51,7 +51,7 @@ class RowProgram:
 
     template: Template
     system: Template | None
-    structure: Structure | None
+    structure: Expected | None
     parse: Parser
     outputs: Outputs
     ending: Ending

@@ -1,7 +1,7 @@
 """I get an answer that satisfies a schema: ask, check, and once more with the error shown.
 
 I do not know which columns the answer becomes. A schema is a JSON Schema (draft 2020-12), or the
-pydantic class that stands for one, or the dotted path of either.
+pydantic class that stands for one, or the form of a text, or the dotted path of any.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic.errors import PydanticUserError
 from raypipe.chat import Caller, Completion, Request, Schema
 from raypipe.errors import RowError
 from raypipe.naming import imported
+from raypipe.steps.forms import TextForm, form_of
 from raypipe.steps.parsing import read_json
 from raypipe.steps.schemas import Node, closed, unsound
 
@@ -29,6 +30,8 @@ class Structure:
     """A schema ready to check answers. It travels to workers as the schema."""
 
     __slots__ = ("_check", "_schema", "json_schema")
+    again = "the corrected JSON"
+    """What is asked for where an answer does not fit."""
 
     def __init__(self, schema: Schema) -> None:
         """Raises SpecError for what is no schema."""
@@ -50,12 +53,26 @@ class Structure:
         """What it was made of: a pydantic class, or a JSON Schema in the form that is sent."""
         return self._schema if isinstance(self._schema, type) else self.json_schema
 
+    def asked(self, request: Request) -> Request:
+        """The request for an answer that satisfies the schema."""
+        return request._replace(schema=self.json_schema)
+
     def validate(self, text: str, *, repair: bool = True) -> Any:
         """The value in the text, as plain JSON. Raises RowError (`schema`) saying what the schema does not allow."""
         value = read_json(text, repair=repair)
         if value is None:
             raise RowError(f"the completion is not JSON: {_short(text)!r}", kind="schema")
         return self._check(value)
+
+
+Expected = Structure | TextForm
+"""What an answer is held to."""
+
+
+def expected(schema: Schema | Expected | str) -> Expected:
+    """`schema` or the form of a text ready to check answers. Raises SpecError for what is neither."""
+    found: Any = imported(schema) if isinstance(schema, str) else schema
+    return found if isinstance(found, TextForm) else form_of(found) or structure_of(found)
 
 
 def structure_of(schema: Schema | Structure | str) -> Structure:
@@ -84,15 +101,15 @@ def validate(schema: Schema | str, text: str) -> Any:
 
 
 async def ask_structured(
-    llm: Caller, request: Request, schema: Schema | Structure | str, sample: int = 0
+    llm: Caller, request: Request, schema: Schema | Expected | str, sample: int = 0
 ) -> tuple[Any, Completion]:
     """The validated answer and the completion it stands in.
 
     An answer that does not fit is asked for once more, with the error shown. Raises RowError (`schema`), or
     (`length`) for a completion that was cut: asking again would be cut again.
     """
-    structure = structure_of(schema)
-    asked = request._replace(schema=structure.json_schema)
+    structure = expected(schema)
+    asked = structure.asked(request)
     completion = await llm.complete(asked, sample=sample)
     try:
         return _checked(structure, asked, completion), completion
@@ -100,7 +117,8 @@ async def ask_structured(
         if error.kind == _CUT:
             raise
         problem = error
-    completion = await llm.complete(_with_problem(asked, completion, problem), sample=sample)
+    again = f"That does not fit: {problem}. Answer again with {structure.again} only."
+    completion = await llm.complete(_with_problem(asked, completion, again), sample=sample)
     return _checked(structure, asked, completion), completion
 
 
@@ -112,7 +130,7 @@ def cut(request: Request, completion: Completion) -> RowError | None:
     return RowError(f"the completion was cut at max_tokens={limit}; raise max_tokens", kind=_CUT)
 
 
-def _checked(structure: Structure, request: Request, completion: Completion) -> Any:
+def _checked(structure: Expected, request: Request, completion: Completion) -> Any:
     """Of a cut completion nothing is repaired: closing its brackets would pass half an answer as a whole one."""
     shortened = cut(request, completion)
     try:
@@ -123,8 +141,7 @@ def _checked(structure: Structure, request: Request, completion: Completion) -> 
         raise
 
 
-def _with_problem(request: Request, completion: Completion, problem: RowError) -> Request:
-    again = f"That does not fit: {problem}. Answer again with the corrected JSON only."
+def _with_problem(request: Request, completion: Completion, again: str) -> Request:
     more = ({"role": "assistant", "content": completion.text}, {"role": "user", "content": again})
     return request._replace(messages=(*request.messages, *more))
 

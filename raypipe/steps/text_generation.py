@@ -21,16 +21,17 @@ from pydantic import (
     model_validator,
 )
 
-from raypipe.chat import Caller
-from raypipe.errors import SpecError, Violation
+from raypipe.chat import Caller, Request
+from raypipe.errors import SpecError, Violation, nearest
 from raypipe.row import METADATA, MODEL_NAME, Values
 from raypipe.step import Columns, Output, Shape
+from raypipe.steps.forms import FORMS
 from raypipe.steps.heard import Keeping
 from raypipe.steps.outputs import Outputs, Wanted, from_structure, from_text
 from raypipe.steps.parsing import Parser, parser
 from raypipe.steps.prompting import PromptedStep
 from raypipe.steps.row_program import Ending, RowProgram
-from raypipe.steps.structured import Structure, structure_of
+from raypipe.steps.structured import Expected, expected
 from raypipe.steps.templates import compile_template, first_variable, variables
 
 _DEFAULT_TEMPLATE = "{{ instruction }}"
@@ -64,7 +65,10 @@ class TextGeneration(PromptedStep):
     group_generations: bool = False
     """The answers to a row stay in it: its new columns become lists."""
     structured_output: Any = None
-    """A pydantic class, a JSON Schema, the dotted path of either, or a `.json` file relative to `base_dir`."""
+    """A pydantic class, a JSON Schema, the dotted path of either, or a `.json` file relative to `base_dir`.
+
+    A mapping of one of these alone is the form of a text: `{"regex": …}`, `{"choice": […]}`, `{"grammar": …}`.
+    """
     parse: str | Callable[[str], Any] = "text"
     """`text`, `json`, `json_list`, `comma_list`, `lines`, `tags`, `regex`, a dotted path, or a function of the text."""
     pattern: str | None = None
@@ -83,7 +87,7 @@ class TextGeneration(PromptedStep):
     """Folder that files are relative to, by default the working directory."""
 
     _text: str = PrivateAttr(default="")
-    _structure: Structure | None = PrivateAttr(default=None)
+    _structure: Expected | None = PrivateAttr(default=None)
     _reads: tuple[str, ...] = PrivateAttr(default=())
 
     def __eq__(self, other: object) -> bool:
@@ -102,7 +106,7 @@ class TextGeneration(PromptedStep):
         if self.template_file is not None and "template" in written:
             written["template"] = self._text
         if self._structure is not None and _is_file(self.structured_output):
-            written["structured_output"] = self._structure.json_schema
+            written["structured_output"] = self._structure.declared
         return written
 
     @field_validator("columns", "outputs", mode="before")
@@ -138,10 +142,7 @@ class TextGeneration(PromptedStep):
     def _read_structure(self) -> None:
         schema = self.structured_output
         if isinstance(schema, Mapping) and "schema" in schema and not schema.keys() - {"format", "schema"}:
-            if schema.get("format", "json") != "json":
-                problem = f"format {schema['format']!r} belongs to the step StructuredGeneration, not here"
-                raise SpecError(violations=[Violation("structured_output", problem)])
-            schema = schema["schema"]
+            schema = _in_format(schema.get("format", "json"), schema["schema"])
         if _is_file(schema):
             try:
                 schema = orjson.loads(self._file_text("structured_output", schema))
@@ -149,7 +150,7 @@ class TextGeneration(PromptedStep):
                 raise SpecError(
                     violations=[Violation("structured_output", f"{schema!r} is no JSON: {error}")]
                 ) from None
-        self._structure = None if schema is None else structure_of(schema)
+        self._structure = None if schema is None else expected(schema)
 
     def _file_text(self, option: str, name: str) -> str:
         path = Path(self.base_dir or ".", name)
@@ -199,6 +200,9 @@ class TextGeneration(PromptedStep):
             types = {name: f"list<{kind}>" if kind else "" for name, kind in types.items()}
         return types | ({MODEL_NAME: "string"} if self.add_model_name else {})
 
+    def requests(self) -> tuple[Request, ...]:
+        return () if self._structure is None else (self._structure.asked(Request()),)
+
     def problems(self) -> list[str]:
         outputs = self._wanted_outputs()
         found = [outputs.problem]
@@ -230,6 +234,16 @@ class TextGeneration(PromptedStep):
 
     async def process_row(self, row: Values, llm: Caller) -> Output:
         return await self.program.run(row, llm)
+
+
+def _in_format(kind: Any, schema: Any) -> Any:
+    """A schema, or the form of a text, as distilabel writes them."""
+    if kind == "json":
+        return schema
+    if kind not in FORMS:
+        problem = f"format {kind!r} is unknown{nearest(str(kind), ['json', *FORMS])}"
+        raise SpecError(violations=[Violation("structured_output", problem)])
+    return {kind: schema}
 
 
 def _exclusions(step: TextGeneration) -> Iterator[str]:

@@ -19,9 +19,12 @@ from raypipe.answering import EngineFigures, Terms
 from raypipe.chat import LLM, Completion, Request, Usage
 from raypipe.errors import CallError, Retry, Violation
 from raypipe.identity import canonical_json, digest
+from raypipe.models.numbers import gives_numbers, is_embedding, numbers_payload
 from raypipe.models.offline import wording
+from raypipe.models.offline.pattern import text_for
 from raypipe.models.offline.prompt import Prompt
 from raypipe.models.offline.schema import value_for
+from raypipe.models.offline.vectors import embedding, scores
 from raypipe.models.presets import check_options
 from raypipe.models.tool_calls import TOOL_CALLS, offered
 from raypipe.spec import Spec
@@ -77,6 +80,10 @@ class OfflineModel:
 
     def payload(self, request: Request) -> dict[str, Any]:
         """The request as an OpenAI body; what the request leaves open is taken from the `LLM`."""
+        if request.pool is not None:
+            wanted = {} if request.numbers is None else {"numbers": request.numbers}
+            stand_in = {name: self._constant[name] for name in ("stand_in",) if name in self._constant}
+            return numbers_payload(self._llm.model, request) | wanted | stand_in
         said = {"messages": list(request.messages)} if request.prompt is None else {"prompt": request.prompt}
         body = {**(offered(request) if request.tools else {}), **self._constant, **said}
         if request.stop:
@@ -89,6 +96,8 @@ class OfflineModel:
             body["max_tokens"] = request.max_tokens
         if request.schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": {"schema": request.schema}}
+        if request.form is not None:
+            body["structured_outputs"] = dict(request.form)
         return body
 
     def figures(self) -> EngineFigures | None:
@@ -100,7 +109,8 @@ class OfflineModel:
         key = digest(canonical_json(payload))
         await self._wait(key)
         self._fail(key)
-        prompt = Prompt.of(payload["messages"]) if "messages" in payload else Prompt.of_text(payload["prompt"])
+        text = payload.get("prompt") or payload.get("input") or ""
+        prompt = Prompt.of(payload["messages"]) if "messages" in payload else Prompt.of_text(text)
         return self._completion(payload, prompt, self._answer(payload, prompt, int.from_bytes(key[12:])))
 
     async def _wait(self, key: bytes) -> None:
@@ -135,6 +145,11 @@ class OfflineModel:
         if payload.get("tools") and (_must_call(payload) or not _has_results(payload.get("messages", ()))):
             tool = payload["tools"][turn % len(payload["tools"])]["function"]
             return [{"name": tool["name"], "arguments": value_for(tool["parameters"], prompt, turn)}]
+        if gives_numbers(payload):
+            count = payload.get("numbers")
+            return embedding(prompt.all_text, count) if is_embedding(payload) else scores(payload, count)
+        if "structured_outputs" in payload:
+            return _text_of_form(payload["structured_outputs"], prompt, turn)
         response_format = payload.get("response_format") or {}
         kind = response_format.get("type")
         if kind == "json_schema":
@@ -153,7 +168,7 @@ class OfflineModel:
         finish_reason, longest = TOOL_CALLS if calls else "stop", payload.get("max_tokens")
         if longest is not None and _tokens(text) > longest:
             text, finish_reason = text[: longest * _CHARS_PER_TOKEN], "length"
-        usage = Usage(_tokens(prompt.all_text), _tokens(text))
+        usage = Usage(_tokens(prompt.all_text), 0 if gives_numbers(payload) else _tokens(text))
         return Completion(text, finish_reason, usage, self._llm.model)
 
 
@@ -175,6 +190,14 @@ def _fixed_answer(answers: list[Any] | dict[str, Any] | None, prompt: Prompt, tu
     if isinstance(answers, dict):
         return next((answer for part, answer in answers.items() if part in prompt.all_text), None)
     return answers[turn % len(answers)] if answers else None
+
+
+def _text_of_form(form: Mapping[str, Any], prompt: Prompt, turn: int) -> str:
+    """A text of the form; to a grammar, which it cannot read, it answers in its own words."""
+    if "choice" in form:
+        return form["choice"][turn % len(form["choice"])]
+    found = text_for(f"^(?:{form['regex']})$", turn) if "regex" in form else None
+    return wording.answer(prompt, turn) if found is None else found
 
 
 def _must_call(payload: Mapping[str, Any]) -> bool:

@@ -18,10 +18,12 @@ import orjson
 from raypipe.answering import EngineFigures, Terms
 from raypipe.chat import LLM, Completion, Request, Usage
 from raypipe.errors import CallError, InfrastructureError, RaypipeError, Retry, SpecError, Violation
+from raypipe.models.numbers import gives_numbers, is_embedding, numbers_payload, numbers_text
 from raypipe.models.plain import variant_seed
 from raypipe.models.tool_calls import TOOL_CALLS
 from raypipe.models.vllm import options
 from raypipe.models.vllm.engine import Engine
+from raypipe.models.vllm.lora import adapter_folder
 
 _T = TypeVar("_T")
 _SEEDS = 2**63
@@ -36,11 +38,17 @@ class _Loaded:
         self._llm = llm
         self._lock = asyncio.Lock()
         self.engine: Engine | None = None
+        self.tasks: tuple[str, ...] = ()
+        """What the model can do, in vLLM's words."""
 
-    async def open(self) -> None:
+    async def open(self, adapter: str | None) -> None:
+        """Load it, if it is not there, and the LoRA adapter in the folder."""
         async with self._lock:
             if self.engine is None:
-                self.engine = await _in_thread(lambda: Engine(self._llm))
+                engine = await _in_thread(lambda: Engine(self._llm))
+                self.tasks, self.engine = await engine.tasks(), engine
+            if adapter is not None:
+                await self.engine.adapt(adapter)
 
     async def close(self) -> None:
         engine, self.engine = self.engine, None
@@ -72,6 +80,7 @@ class VLLMModel:
         self._options = options.VLLMOptions(**llm.options)
         self._template = self._options.chat_template
         self._rendered: dict[bytes, asyncio.Task[Any]] = {}
+        self._adapter: str | None = None
         fields = {"temperature": llm.temperature, "top_p": llm.top_p, "max_tokens": llm.max_tokens, "seed": llm.seed}
         named = {name: value for name, value in fields.items() if value is not None}
         self._constant: dict[str, Any] = {"model": llm.model, **({"lora": llm.lora} if llm.lora else {}), **named}
@@ -83,8 +92,9 @@ class VLLMModel:
         return options.check(llm)
 
     async def open(self) -> None:
-        """Load the engine. Raises InfrastructureError with the engine's own words."""
-        await self._loaded.open()
+        """Load engine and LoRA adapter. Raises InfrastructureError with the engine's own words."""
+        self._adapter = await _in_thread(lambda: adapter_folder(self._llm))
+        await self._loaded.open(self._adapter)
 
     async def close(self) -> None:
         """End the engine."""
@@ -105,6 +115,9 @@ class VLLMModel:
 
     def payload(self, request: Request) -> dict[str, Any]:
         """The request, in the words of OpenAI's API and vLLM's. Raises SpecError for tools that it may call or not."""
+        if request.pool is not None:
+            adapted = {"lora": self._llm.lora} if self._llm.lora else {}
+            return numbers_payload(self._llm.model, request) | adapted
         body = dict(self._constant)
         if request.prompt is None:
             body["messages"] = list(request.messages)
@@ -118,6 +131,8 @@ class VLLMModel:
             body["stop"] = stops
         if request.schema is not None:
             body["structured_outputs"] = {"json": request.schema}
+        if request.form is not None:
+            body["structured_outputs"] = dict(request.form)
         if request.tools:
             body |= self._offered(request)
         own_seed = variant_seed(self._llm, request)
@@ -147,14 +162,41 @@ class VLLMModel:
             raise CallError(f"model {self._llm.label!r} {problem}", "timeout", Retry.LATER) from None
 
     async def _completion(self, engine: Engine, payload: Mapping[str, Any], key: bytes) -> Completion:
+        if gives_numbers(payload):
+            return await self._numbers(engine, payload)
+        self._check_task("generate")
         prompt = await self._prompt(engine, payload)
-        output = await engine.generated(prompt, self._sampling(engine, payload, key), payload.get("lora"))
+        output = await engine.generated(prompt, self._sampling(engine, payload, key), self._adapter)
         answer = output.outputs[0]
         usage = Usage(len(output.prompt_token_ids or ()), len(answer.token_ids))
         reason = answer.finish_reason or "stop"
         if "tools" in payload and reason == "stop":
             reason = TOOL_CALLS
         return Completion(answer.text, reason, usage, self._llm.model)
+
+    async def _numbers(self, engine: Engine, payload: Mapping[str, Any]) -> Completion:
+        task = self._check_task(*(("embed",) if is_embedding(payload) else _SCORING))
+        if "input" in payload:
+            prompt = await engine.tokenized(payload["input"], is_begun=False)
+        else:
+            told = self._options.chat_template_kwargs | {"add_generation_prompt": payload["add_generation_prompt"]}
+            prompt = await engine.rendered(payload["messages"], self._template, told)
+        fields = {name: payload[name] for name in ("dimensions", "use_activation") if name in payload}
+        output = await engine.pooled(prompt, task, fields, self._adapter)
+        numbers = output.outputs.data.float().numpy()
+        # Of what is said of each token, the last one's is said of the whole.
+        text = numbers_text(numbers[-1] if task == _OF_TOKENS else numbers)
+        return Completion(text, "stop", Usage(len(output.prompt_token_ids)), self._llm.model)
+
+    def _check_task(self, *wanted: str) -> str:
+        """The first of vLLM's tasks that the model can do. Raises SpecError when it can do none."""
+        able = self._loaded.tasks
+        found = next((task for task in wanted if task in able), None)
+        if found is None:
+            what, way_out = _WORDS[wanted[0]]
+            problem = f"cannot {what} (vLLM says that it can: {', '.join(able)}); {way_out}"
+            raise SpecError(violations=[Violation(f"model {self._llm.label!r}", problem)])
+        return found
 
     def _sampling(self, engine: Engine, payload: Mapping[str, Any], key: bytes) -> dict[str, Any]:
         """What the model says of sampling, what was asked for, and a seed that is the call's own."""
@@ -178,6 +220,17 @@ class VLLMModel:
         return await asyncio.shield(found)
 
 
+_OF_TOKENS = "token_classify"
+_SCORING = ("classify", _OF_TOKENS)
+_WORDS = {
+    "generate": ("write text", "take a model that writes"),
+    "embed": (
+        "make embeddings",
+        'take an embedding model, or load it with engine={"runner": "pooling", "convert": "embed"}',
+    ),
+    "classify": ("give scores", 'take a reward model or classifier, and load it with engine={"runner": "pooling"}'),
+}
+"""By vLLM's task: what it is, and which model can do it."""
 _NO_SAMPLING = frozenset({"model", "messages", "prompt", "lora", "tools"})
 
 

@@ -26,6 +26,7 @@ from raypipe.models.vllm.words import Diary, advice
 
 _LOADING = threading.Lock()
 """While an engine is loaded, its processes inherit what this one has: only one at a time."""
+_LOGGING = "VLLM_LOGGING_CONFIG_PATH"
 _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -59,6 +60,7 @@ class Engine:
         """Load the model; takes seconds to minutes. Raises InfrastructureError with the engine's own words."""
         self.label = llm.label
         self._numbers = count()
+        self._adapters: dict[str, int] = {}
         self._meter = _Meter()
         self._diary = Diary(llm.label)
         self._devices: Devices | None = None
@@ -85,6 +87,7 @@ class Engine:
         self._chat: Any = import_module("vllm.renderers.params").ChatParams
         self._lora_request: Any = import_module("vllm.lora.request").LoRARequest
         self._dead: type[Exception] = import_module("vllm.v1.engine.exceptions").EngineDeadError
+        self._refused: type[Exception] = import_module("vllm.exceptions").VLLMClientError
         self.defaults: Mapping[str, Any] = self._engine.model_config.get_diff_sampling_param()
 
     def _stat_logger(self, vllm_config: Any, engine_index: int = 0) -> Any:
@@ -157,8 +160,21 @@ class Engine:
         with self._mended():
             return await self._engine.get_supported_tasks()
 
-    def _lora(self, path: str | None) -> Any:
-        return None if path is None else self._lora_request(path, 1, path)
+    async def adapt(self, folder: str) -> None:
+        """Load a LoRA adapter. Raises InfrastructureError with the engine's own words."""
+        try:
+            await self._engine.add_lora(self._lora(folder))
+        except Exception as error:  # noqa: BLE001 - vLLM raises whatever kept it from loading
+            said = self._diary.cause(error)
+            problem = f"model {self.label!r} cannot load the LoRA adapter in {folder!r}: {said}"
+            raise InfrastructureError(f"{problem}; all it said is in {self._diary.path}") from None
+
+    def _lora(self, folder: str | None) -> Any:
+        """An adapter is known to the engine by a number of its own."""
+        if folder is None:
+            return None
+        number = self._adapters.setdefault(folder, len(self._adapters) + 1)
+        return self._lora_request(folder, number, folder)
 
     @contextmanager
     def _mended(self) -> Generator[None]:
@@ -167,7 +183,7 @@ class Engine:
             yield
         except self._dead:
             raise self._lost() from None
-        except (ValueError, TypeError, NotImplementedError) as error:
+        except (self._refused, ValueError, TypeError, NotImplementedError) as error:
             if self._engine.errored:
                 raise self._lost() from None
             raise CallError(f"model {self.label!r} refused: {error}", "rejected", Retry.NEVER) from None
@@ -210,11 +226,25 @@ def _apart(diary: Diary, timeout_s: float) -> Generator[None]:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", str(round(timeout_s)))
-    os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(diary.settings)
     with ExitStack() as stack:
+        stack.enter_context(_said_to_children(_LOGGING, str(diary.settings)))
         stack.enter_context(_without_main())
         stack.enter_context(diary.listening())
         yield
+
+
+@contextmanager
+def _said_to_children(name: str, value: str) -> Generator[None]:
+    """An environment variable for those that are started inside, not for what this process starts later."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextmanager
