@@ -11,6 +11,9 @@ from typing import Any
 
 from raypipe.errors import SpecError, Violation
 
+FROM_FILE = "raypipe_spec_"
+"""How the names of modules begin that were loaded from a file by its path, for the pipeline in it."""
+
 _allowed: ContextVar[tuple[str, ...] | None] = ContextVar("allowed", default=None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -42,7 +43,7 @@ class RunOptions:
     """Folder of the call log; by default inside `out`."""
     engine: Engine = "ray"
     address: str | None = None
-    """Ray cluster; by default one of our own on this machine."""
+    """Ray cluster; by default the one that RAY_ADDRESS names, else one of our own on this machine."""
     fresh: bool = False
     """Forget the calls made before."""
     max_failed_rows: int = 0
@@ -58,6 +59,13 @@ class RunOptions:
     """Steps that are loaded together, one group after the other; none: all that there is room for."""
     is_played: bool = False
     """A dry run: searches and other requests of tools are played instead of sent."""
+    env: tuple[str, ...] = ()
+    """Environment variables that every node of a cluster must have, beside those that hold the keys of models."""
+
+    @property
+    def cluster(self) -> str | None:
+        """The Ray cluster that is attached to; `None`: one of our own."""
+        return (self.address or os.environ.get("RAY_ADDRESS") or None) if self.engine == "ray" else None
 
 
 def run_plan(
@@ -141,7 +149,7 @@ def _prepared(plan: Plan, options: RunOptions, folder: AnyFolder, calls: Place) 
     setup = RunSetup(
         plan, folder.parts, calls, folder.owner, index, options.caps, spent, *rows, is_played=options.is_played
     )
-    return setup, spending
+    return replace(setup, env=options.env), spending
 
 
 def _stopped(reason: str, manifest: dict[str, Any], folder: AnyFolder, is_committed: bool) -> str:
@@ -161,9 +169,13 @@ def check_caps(plan: Plan, caps: Caps) -> None:
 
 
 def _check_keys(plan: Plan, options: RunOptions) -> None:
-    """Raises SpecError for a key that only this process has, where workers are elsewhere."""
+    """Raises SpecError for a key that only this process has, where workers are elsewhere, and for what it has not."""
+    missing = [name for name in options.env if not os.environ.get(name)]
+    if missing:
+        problem = "is not set where the run starts; on a cluster set it before `ray start`"
+        raise SpecError(violations=[Violation(f"environment variable {name!r}", problem) for name in missing])
     held = [llm for llm in plan.models if is_held_key(llm.api_key_env)]
-    if options.address is not None and held:
+    if options.cluster is not None and held:
         problem = "was given a key that only this process has; set it in the cluster's environment, name it api_key_env"
         raise SpecError(violations=[Violation(f"model {llm.label!r}", problem) for llm in held])
 
@@ -199,7 +211,7 @@ def _execute(setup: RunSetup, options: RunOptions, watch: Watch, stop: Stop) -> 
         return local.execute(setup, watch, stop)
     from raypipe.execution import ray
 
-    return ray.execute(setup, options.address, watch, stop)
+    return ray.execute(setup, options.cluster, watch, stop)
 
 
 def _manifest(plan: Plan, outcome: Outcome, options: RunOptions, started: float) -> dict[str, Any]:

@@ -13,11 +13,34 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raypipe.cli import jobs
 from raypipe.cli.exits import ReportedErrors
+from raypipe.cli.options import (
+    SEQUENTIAL,
+    Address,
+    BaseUrls,
+    Calls,
+    Engines,
+    Folder,
+    Fresh,
+    Groups,
+    Imports,
+    Input,
+    MaxCalls,
+    MaxCostUsd,
+    MaxFailedRows,
+    MaxTokens,
+    Models,
+    Names,
+    Out,
+    Prices,
+    Settings,
+    Spec,
+)
 
 if TYPE_CHECKING:
     from raypipe.loading import LoadGroups
@@ -38,39 +61,9 @@ app = typer.Typer(
     help=_HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 
-_ROWS_FAILED = 3
-_SEQUENTIAL = "sequential_step_execution"
+app.add_typer(jobs.app)
 
-Spec = Annotated[
-    str, typer.Argument(metavar="SPEC", help="YAML or JSON file or its URL, or file.py:name.", show_default=False)
-]
-Input = Annotated[
-    str | None, typer.Option("--input", metavar="PATH", help="Read rows from here; takes the place of the loader.")
-]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="STEP.PARAM=VALUE", help="Change one option of a step.")
-]
-Models = Annotated[
-    list[str] | None, typer.Option("--model", metavar="[NAME=]URI", help="Ask provider/model instead of a model.")
-]
-Imports = Annotated[
-    list[str] | None,
-    typer.Option("--allow-import", metavar="MODULE", help="SPEC may name steps and functions of this module."),
-]
-Groups = Annotated[
-    list[str] | None,
-    typer.Option(metavar="STEP,STEP", help=f"Load these by themselves, group after group; or {_SEQUENTIAL}."),
-]
-Folder = Annotated[str, typer.Argument(metavar="DIR", help="Run folder, or s3://BUCKET/FOLDER.", show_default=False)]
-RunFolder = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Run folder, or s3://BUCKET/FOLDER; by default out/NAME.")
-]
-Calls = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Call log, here or on S3; by default in the run folder.")
-]
-BaseUrls = Annotated[
-    list[str] | None, typer.Option("--base-url", metavar="[NAME=]URL", help="Reach a model at this address.")
-]
+_ROWS_FAILED = 3
 
 
 def _print_version(wanted: bool) -> None:
@@ -96,23 +89,22 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
     spec: Spec,
     *,
     input: Input = None,
-    out: RunFolder = None,
+    out: Out = None,
     calls: Calls = None,
     set: Settings = None,
     model: Models = None,
     base_url: BaseUrls = None,
     allow_import: Imports = None,
-    engine: Annotated[Literal["ray", "local"], typer.Option(help="Ray, or this process alone.")] = "ray",
-    address: Annotated[str | None, typer.Option(help="Ray cluster; by default one of its own, here.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the calls made before.")] = False,
-    max_failed_rows: Annotated[int, typer.Option(min=0, help="Failed rows that still count as success.")] = 0,
-    max_cost_usd: Annotated[float | None, typer.Option(min=0, help="Stop before all runs here cost more.")] = None,
-    max_calls: Annotated[int | None, typer.Option(min=0, help="Stop before more calls are sent.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=0, help="Stop before more tokens are used.")] = None,
-    prices: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML: model: [USD per million input, output tokens].")
-    ] = None,
+    engine: Engines = "ray",
+    address: Address = None,
+    fresh: Fresh = False,
+    max_failed_rows: MaxFailedRows = 0,
+    max_cost_usd: MaxCostUsd = None,
+    max_calls: MaxCalls = None,
+    max_tokens: MaxTokens = None,
+    prices: Prices = None,
     load_group: Groups = None,
+    env: Names = None,
 ) -> None:
     """Run a pipeline and write its datasets. A call that was completed before is not sent again."""
     if address is not None and engine == "local":
@@ -134,7 +126,7 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
         folder, log = pipeline.folder(out), place_of(calls) if calls else None
         caps = Caps(max_calls, max_tokens, max_cost_usd)
         options = RunOptions(folder, log, engine, address, fresh, max_failed_rows, caps=caps)
-        options = replace(options, load_groups=_groups(load_group or []))
+        options = replace(options, load_groups=_groups(load_group or []), env=tuple(env or ()))
         options = replace(options, origin=origin | {"folder": str(Path.cwd()), "calls": calls})
         with watching(pipeline.plan(), engine) as watch:
             result = pipeline.run_with(options, watch)
@@ -153,8 +145,8 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
     model: Models = None,
     base_url: BaseUrls = None,
     allow_import: Imports = None,
-    engine: Annotated[Literal["ray", "local"], typer.Option(help="Ray, or this process alone.")] = "ray",
-    address: Annotated[str | None, typer.Option(help="Ray cluster; by default one of its own, here.")] = None,
+    engine: Engines = "ray",
+    address: Address = None,
 ) -> None:
     """Run only the rows again that failed, and merge what comes out."""
     with ReportedErrors(resume=sys.argv[1:]), TemporaryDirectory(prefix="raypipe-") as scratch:
@@ -166,7 +158,10 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
 
         place = place_of(folder).absolute()
         before = Result(place)
-        origin = before.manifest.get("origin") or {"spec": file_here(place / "pipeline.yaml", Path(scratch))}
+        origin: dict[str, Any] = before.manifest.get("origin") or {}
+        if not origin or not Path(origin.get("folder", ".")).is_dir():  # what a job brought along went with its cluster
+            kept = file_here(place / "pipeline.yaml", Path(scratch))
+            origin = {"spec": kept, "allow_import": origin.get("allow_import")}
         os.chdir(origin.get("folder", "."))
         changed = (("settings", set), ("models", model), ("base_urls", base_url), ("allow_import", allow_import))
         changes = [[*(origin.get(name) or ()), *(more or ())] for name, more in changed]
@@ -206,7 +201,7 @@ def plan(  # noqa: PLR0913 - each parameter is one option of the command
     spec: Spec,
     *,
     explain: Annotated[bool, typer.Option("--explain", help="Say what a run would reuse and send, and why.")] = False,
-    out: RunFolder = None,
+    out: Out = None,
     calls: Calls = None,
     input: Input = None,
     set: Settings = None,
@@ -280,7 +275,7 @@ def failures(folder: Folder) -> None:
 
 
 def _groups(named: list[str]) -> LoadGroups:
-    return _SEQUENTIAL if named == [_SEQUENTIAL] else [group.split(",") for group in named]
+    return SEQUENTIAL if named == [SEQUENTIAL] else [group.split(",") for group in named]
 
 
 def _pipeline(spec: str, input: str | None, *changes: list[str] | None, small: bool = True) -> Pipeline:

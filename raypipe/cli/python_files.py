@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 
 from raypipe.errors import RaypipeError, SpecError, Violation, nearest
+from raypipe.naming import FROM_FILE
 from raypipe.pipeline import Pipeline
 
 
@@ -49,7 +50,7 @@ def _missing(path: Path, name: str, found: dict[str, Pipeline]) -> str:
 
 def _loaded(path: Path) -> ModuleType:
     digest = blake2b(str(path).encode(), digest_size=4).hexdigest()
-    name = f"raypipe_spec_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{digest}"
+    name = f"{FROM_FILE}{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{digest}"
     spec = spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

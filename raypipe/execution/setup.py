@@ -56,6 +56,8 @@ class RunSetup:
     """Told of each call instead of sending it, in this process only; stages after unfinished rows are left."""
     is_played: bool = False
     """A dry run: what would reach out is played."""
+    env: tuple[str, ...] = ()
+    """Environment variables that every node must have, beside those that hold the keys of models."""
 
     @property
     def leaves(self) -> frozenset[str]:

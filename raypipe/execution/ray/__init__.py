@@ -17,9 +17,10 @@ __all__ = ["execute"]
 
 def execute(setup: RunSetup, address: str | None, watch: Watch, stop: Stop) -> Outcome:
     """Run all stages on Ray. Raises RaypipeError when the run cannot go on."""
-    from raypipe.execution.ray.session import check_reachable, load
+    from raypipe.execution.ray.access import knock
+    from raypipe.execution.ray.session import load
 
-    check_reachable(address)
+    knock(address)
     load()
     from raypipe.execution.ray.driver import execute as drive
 

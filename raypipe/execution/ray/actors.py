@@ -7,6 +7,7 @@ import os
 import pickle
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -28,6 +29,7 @@ from raypipe.execution.collection import collect_rarely
 from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
 from raypipe.execution.parking import PARKED
 from raypipe.execution.ray.gauges import Gauges
+from raypipe.execution.ray.nodes import nodes_at_work
 from raypipe.execution.replica import Replica, ReplicaSetup
 from raypipe.execution.scribe import Scribe
 from raypipe.execution.setup import MOST_REPLACEMENTS
@@ -38,7 +40,7 @@ from raypipe.limits import Amount, Authority, Caps, Lease, Report
 _BOARD_EVERY_S = 0.5
 _START_TIMEOUT_S = 1800.0
 _LOADING_POLL_S = 5.0
-_CLOSE_TIMEOUT_S = 20.0
+_CLOSE_TIMEOUT_S = 5.0
 _LEASE_TIMEOUT_S = 120.0
 _LOOK_FOR_NODE_S, _OUTLIVE_S = 2.0, 20.0
 
@@ -166,11 +168,15 @@ def spread(setups: Sequence[ReplicaSetup]) -> list[Any]:
     Ray places actors that keep no room of their own at random, so that a node may get them all; these are
     dealt out in turn. Ray spreads the others.
     """
-    here = ray.get_runtime_context().get_node_id()
-    at_work = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")] or [here]
-    nodes = sorted(at_work, key=lambda node: (node != here, node))
+    own = ray.get_runtime_context().get_node_id()
+    nodes = sorted(nodes_at_work() or [own], key=lambda node: (node != own, node))
     turns = (NodeAffinitySchedulingStrategy(node, soft=False) for node in cycle(nodes))
-    return ["SPREAD" if any((one.pool.cpus, one.pool.gpus, one.pool.memory)) else next(turns) for one in setups]
+    return ["SPREAD" if is_kept(one) else next(turns) for one in setups]
+
+
+def is_kept(setup: ReplicaSetup) -> bool:
+    """Whether a replica has room to itself."""
+    return any((setup.pool.cpus, setup.pool.gpus, setup.pool.memory))
 
 
 def start_replica(setup: ReplicaSetup, index: Any, authority: Any, place: Any = "SPREAD", **fields: Any) -> Any:
@@ -197,6 +203,13 @@ class RemoteWorker:
     concurrency: int
     setup: ReplicaSetup
     actor: Any
+    place: Any = "SPREAD"
+    """Where it was told to live."""
+
+    @property
+    def node(self) -> str:
+        """The node that it was told to live on; empty where it was told none."""
+        return getattr(self.place, "node_id", "")
 
     async def exchange(self, sender: str, chunks: list[Chunk], flush_s: float) -> Reply:
         try:
@@ -263,7 +276,9 @@ class RemotePool:
         self.replaced += 1
         if self.replaced > MOST_REPLACEMENTS:
             raise InfrastructureError(f"worker {lost.name!r} was lost {MOST_REPLACEMENTS} times; see its log for why")
-        worker = replace(lost, actor=start_replica(lost.setup, self.index, self.authority, is_substitute=True))
+        place = await self._place(lost)
+        actor = start_replica(lost.setup, self.index, self.authority, place, is_substitute=True)
+        worker = replace(lost, actor=actor, place=place)
         await self._ready(worker)
         self.workers[self.workers.index(lost)] = worker
         return worker
@@ -280,6 +295,18 @@ class RemotePool:
         except TimeoutError:
             problem = f"worker {worker.name!r} was not ready within {_START_TIMEOUT_S:.0f} s"
             raise InfrastructureError(problem) from None
+
+    async def _place(self, lost: RemoteWorker) -> Any:
+        """Where one takes the place of another: the node with the fewest of this pool, such as one that has joined.
+
+        Not where the lost one was, since a node is known to be gone only some time after its workers.
+        """
+        nodes = await asyncio.to_thread(nodes_at_work)
+        if is_kept(lost.setup) or not nodes:
+            return "SPREAD"
+        there = Counter(worker.node for worker in self.workers if worker is not lost)
+        node = min(nodes, key=lambda node: (node == lost.node, there[node]))
+        return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
 class ConductorUDF:

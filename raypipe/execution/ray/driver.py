@@ -37,6 +37,7 @@ from raypipe.execution.ray.actors import (
     start_replica,
     unwrapped,
 )
+from raypipe.execution.ray.nodes import await_nodes, check_environment
 from raypipe.execution.ray.session import kill_own_ray, session, speak_again
 from raypipe.execution.ray.shipping import ship_by_value
 from raypipe.execution.room import made_fit, room_in
@@ -172,6 +173,7 @@ class _Driver:
         watcher = threading.Thread(target=self._watch, args=(watch, stopped), daemon=True)
         watcher.start()
         try:
+            self._join_cluster()
             self._make_fit(ray.cluster_resources())
             self._start_authority()
             stay = iter(kept(self._setup.plan))
@@ -188,6 +190,16 @@ class _Driver:
             watcher.join(_CLOSE_TIMEOUT_S)
             self._kill_actors()
         return Outcome(self._results, self._halted_for())
+
+    def _join_cluster(self) -> None:
+        """See that a cluster of somebody else's has nodes, and that they have what this machine has."""
+        if self._address is None:
+            return
+        pools = self._setup.plan.pools.values()
+        free = sum(pool.replicas for pool in pools if not (pool.cpus or pool.gpus or pool.memory))
+        await_nodes(free, lambda: self._stop.is_asked)
+        if not self._stop.is_asked:
+            check_environment(self._setup.plan, self._setup.env)
 
     def _make_fit(self, there: Mapping[str, float]) -> None:
         """Load fewer steps together where there is no room for all.
@@ -240,7 +252,9 @@ class _Driver:
         places = iter(spread([one for setups in started.values() for one in setups]))
         for name, setups in started.items():
             workers = [
-                RemoteWorker(one.name, one.pool.rows, one, start_replica(one, self._index, self._authority, place))
+                RemoteWorker(
+                    one.name, one.pool.rows, one, start_replica(one, self._index, self._authority, place), place
+                )
                 for one, place in zip(setups, places, strict=False)
             ]
             self._pools[name] = RemotePool(workers, made[name], self._index, self._authority)
@@ -258,6 +272,8 @@ class _Driver:
             batch_format="pyarrow",
             zero_copy_batch=True,
             num_cpus=0,
+            # Beside the driver: a node that is lost takes workers along, but never what has their rows.
+            label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
             compute=ray.data.ActorPoolStrategy(
                 size=1,
                 max_concurrent_calls_per_actor=_BLOCKS_AT_ONCE,

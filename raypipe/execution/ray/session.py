@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import socket
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from typing import Any
 import psutil
 
 from raypipe.errors import InfrastructureError
+from raypipe.execution.ray.access import knock, why_not
 
 _QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -25,7 +25,6 @@ _QUIET = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
 }
 _BLOCK_BYTES = 16 << 20
-_CONNECT_TIMEOUT_S = 10.0
 _SMALL_STORE_BYTES = 512 << 20
 
 
@@ -61,7 +60,7 @@ def session(address: str | None) -> Generator[None]:
 
     Raises InfrastructureError when Ray cannot be started or reached.
     """
-    check_reachable(address)
+    knock(address)
     load()
     import ray
 
@@ -109,26 +108,14 @@ def speak_again() -> None:
 
 def _start(address: str | None) -> None:
     import ray
+    from ray.exceptions import RayError
 
     own: dict[str, Any] = {} if address else {"object_store_memory": _SMALL_STORE_BYTES, "include_dashboard": False}
     try:
         with _without_banner():
             ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **own)
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
-        where = f"the cluster at {address!r}" if address else "Ray on this machine"
-        raise InfrastructureError(f"{where} cannot be used: {error}") from None
-
-
-def check_reachable(address: str | None) -> None:
-    """Ray itself goes on trying for minutes, without a word, where nothing listens. Raises InfrastructureError."""
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not (colon and port.isdecimal()):
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
-    except (OSError, OverflowError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise InfrastructureError(f"no Ray cluster can be reached at {address!r}: {said}") from None
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError, RayError) as error:
+        raise InfrastructureError(why_not(address, error)) from None
 
 
 def _settle_data_context() -> None:

@@ -13,12 +13,13 @@ from types import ModuleType
 
 from ray import cloudpickle
 
+from raypipe.naming import FROM_FILE
 from raypipe.plan import Plan
 
 
 def ship_by_value(plan: Plan) -> None:
     """Mark the modules of a plan's steps, and of the functions and classes in their options."""
-    folders: set[str] = set()
+    folders = {_folder(module) for name, module in sys.modules.items() if name.startswith(FROM_FILE)}
     for module in _modules(plan):
         if module.__name__ != "__main__" and not _is_importable(module.__name__):
             cloudpickle.register_pickle_by_value(module)

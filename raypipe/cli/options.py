@@ -1,0 +1,58 @@
+"""I am the options that several commands share, with their words of help.
+
+I do not know what they do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+SEQUENTIAL = "sequential_step_execution"
+
+Spec = Annotated[
+    str, typer.Argument(metavar="SPEC", help="YAML or JSON file or its URL, or file.py:name.", show_default=False)
+]
+Input = Annotated[
+    str | None, typer.Option("--input", metavar="PATH", help="Read rows from here; takes the place of the loader.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="STEP.PARAM=VALUE", help="Change one option of a step.")
+]
+Models = Annotated[
+    list[str] | None, typer.Option("--model", metavar="[NAME=]URI", help="Ask provider/model instead of a model.")
+]
+Imports = Annotated[
+    list[str] | None,
+    typer.Option("--allow-import", metavar="MODULE", help="SPEC may name steps and functions of this module."),
+]
+Groups = Annotated[
+    list[str] | None,
+    typer.Option(metavar="STEP,STEP", help=f"Load these by themselves, group after group; or {SEQUENTIAL}."),
+]
+BaseUrls = Annotated[
+    list[str] | None, typer.Option("--base-url", metavar="[NAME=]URL", help="Reach a model at this address.")
+]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="Run folder, or s3://BUCKET/FOLDER.", show_default=False)]
+Out = Annotated[str | None, typer.Option(metavar="DIR", help="Run folder, or s3://BUCKET/FOLDER; by default out/NAME.")]
+Calls = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Call log, here or on S3; by default in the run folder.")
+]
+Engines = Annotated[Literal["ray", "local"], typer.Option(help="Ray, or this process alone.")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster, or auto; by default RAY_ADDRESS, else one of its own, here.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Forget the calls made before.")]
+MaxFailedRows = Annotated[int, typer.Option(min=0, help="Failed rows that still count as success.")]
+MaxCostUsd = Annotated[float | None, typer.Option(min=0, help="Stop before all runs here cost more.")]
+MaxCalls = Annotated[int | None, typer.Option(min=0, help="Stop before more calls are sent.")]
+MaxTokens = Annotated[int | None, typer.Option(min=0, help="Stop before more tokens are used.")]
+Prices = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="YAML: model: [USD per million input, output tokens].")
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Option("--env", metavar="NAME", help="Environment variable that every node must have; never a value."),
+]

@@ -1,0 +1,88 @@
+"""I know the nodes of a cluster: which have CPUs, what they lack, and how to be given some.
+
+A worker behind an endpoint keeps no CPU to itself: tasks that read may hold all there are, and wait for it. A cluster
+that adds nodes on demand would add none for it. So where no node has a CPU, I ask for one for each worker until
+they are there. Such a worker keeps its node from being released, and its end lets it go.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raypipe.errors import InfrastructureError, SpecError, Violation
+from raypipe.models.presets import PRESETS, key_env
+from raypipe.plan import Plan
+
+_NODES_TIMEOUT_S, _STRAGGLERS_S, _LOOK_EVERY_S = 1800.0, 60.0, 0.5
+_MOST_ASKED_FOR = 1000
+_TELL_TIMEOUT_S = 120.0
+
+
+def nodes_at_work() -> list[str]:
+    """The nodes that have CPUs, by their ids."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
+def await_nodes(workers: int, is_stopped: Callable[[], bool]) -> None:
+    """Where no node has a CPU, ask for one for each of so many workers, and wait for the first node and those near it.
+
+    Nothing is asked for any more afterwards, nor when this process ends. Raises InfrastructureError when none comes.
+    """
+    if nodes_at_work() or not workers:
+        return
+    asked = [placement_group([{"CPU": 1}]) for _ in range(min(workers, _MOST_ASKED_FOR))]
+    deadline, first = time.monotonic() + _NODES_TIMEOUT_S, float("inf")
+    try:
+        while not is_stopped() and time.monotonic() < min(deadline, first + _STRAGGLERS_S):
+            if nodes_at_work():
+                first = min(first, time.monotonic())
+            if all(one.wait(0) for one in asked):
+                return
+            time.sleep(_LOOK_EVERY_S)
+    finally:
+        for one in asked:
+            remove_placement_group(one)
+    if not is_stopped() and not nodes_at_work():
+        problem = f"the cluster has no node with a CPU, and none came within {_NODES_TIMEOUT_S / 60:.0f} minutes"
+        raise InfrastructureError(f"{problem}; add a node, or see in `ray status` why it adds none")
+
+
+def check_environment(plan: Plan, names: Sequence[str]) -> None:
+    """Every node has the keys of the models that this process has, and these variables.
+
+    Raises SpecError that says which nodes lack which; no value leaves a node. One that joins later is not asked.
+    """
+    keys = [key_env(llm) for llm in plan.models if llm.provider in PRESETS]
+    wanted = list(dict.fromkeys([*names, *(name for name in keys if name and os.environ.get(name))]))
+    if not wanted:
+        return
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+    asked = {_asked_on(node, wanted): nodes[node] for node in nodes_at_work()}
+    told, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_TELL_TIMEOUT_S) if asked else ([], [])
+    where: dict[str, list[str]] = {}
+    for one in told:
+        for name in ray.get(one):
+            where.setdefault(name, []).append(asked[one])
+    way = "set it where `ray start` is called there (cluster.yaml shows how); a job takes no value along"
+    if where:
+        problems = [
+            Violation(f"environment variable {name!r}", f"is not set on {', '.join(sorted(set(lacking)))}; {way}")
+            for name, lacking in where.items()
+        ]
+        raise SpecError(violations=problems)
+
+
+def _asked_on(node: str, names: Sequence[str]) -> Any:
+    here = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(_lacking).options(num_cpus=0, max_retries=0, scheduling_strategy=here).remote(names)
+
+
+def _lacking(names: Sequence[str]) -> list[str]:
+    return [name for name in names if not os.environ.get(name)]
