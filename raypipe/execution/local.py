@@ -27,6 +27,7 @@ from raypipe.execution.scribe import Scribe
 from raypipe.execution.setup import DRAIN_S, MOST_REPLACEMENTS, Outcome, RunSetup, Watch
 from raypipe.execution.source import grouped_batches, source_batches
 from raypipe.execution.stopping import ASKED, Stop
+from raypipe.execution.wire import Vitals
 from raypipe.limits import Authority
 from raypipe.loading import ALL, kept
 from raypipe.plan import Plan, Stage, inbox
@@ -228,8 +229,13 @@ class _Run:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             await conductor.close()
-            seen, self.conductor = replace(conductor.snapshot(), queued={}, vitals={}), None
-            self._before.append(seen)
+            seen, self.conductor = conductor.snapshot(), None
+            engines = {
+                name: Vitals(output_tokens=one.output_tokens, engines=one.engines) for name, one in seen.vitals.items()
+            }
+            self._before.append(
+                replace(seen, queued={}, vitals={name: one for name, one in engines.items() if one.engines})
+            )
         return parked_in(self.results[began:])
 
     async def _work(

@@ -97,7 +97,7 @@ def test_no_row_is_lost_with_an_engine(watched: Watched) -> None:
     for above, below in pairwise(steps):
         assert steps[below]["rows_in"] == steps[above]["rows_out"], below
     assert steps["judge"]["rows_done"] >= 1
-    assert not any("worker_lost" in failure["kind"] for failure in watched.result.failures.to_pylist())
+    assert not any("worker_lost" in failure["kind"] for failure in watched.result.failures.to_arrow().to_pylist())
 
 
 def test_steps_that_name_one_model_share_its_engine(watched: Watched) -> None:
@@ -110,11 +110,14 @@ def test_models_without_room_for_both_are_loaded_one_after_the_other(watched: Wa
 
 
 def test_the_manifest_says_what_the_engines_did(watched: Watched) -> None:
-    for figures in watched.result.manifest["models"].values():
+    killed, judge = watched.result.manifest["models"].values()
+    for figures in (killed, judge):
         [engine] = figures["engines"].values()
-        assert engine["output_tokens"] == figures["output_tokens"]
+        assert 0 < engine["output_tokens"] <= figures["output_tokens"]
         assert engine["most_running"] >= 1
         assert 0 < engine["most_kv_cache_usage"] <= 1
+    [engine] = judge["engines"].values()
+    assert engine["output_tokens"] == judge["output_tokens"]
 
 
 def test_an_undisturbed_run_makes_the_same_rows(watched: Watched, models: tuple[Path, Path], tmp_path: Path) -> None:

@@ -321,6 +321,7 @@ class ConductorUDF:
         end_with_node()
         collect_rarely()
         self._drain_s = setup.drain_s
+        self._name, self._run_id = setup.name, run
         self._loop = uvloop.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="conductor", daemon=True).start()
         self._conductor = Conductor(setup, pools)
@@ -335,6 +336,13 @@ class ConductorUDF:
             if reason:
                 self._conductor.halt(reason, self._drain_s)
             await asyncio.sleep(_BOARD_EVERY_S)
+
+    async def _report_engines(self) -> None:
+        """What engines did last is in the manifest, too, though the run ends now."""
+        snapshot = self._conductor.snapshot()
+        if any(vitals.engines for vitals in snapshot.vitals.values()):
+            with suppress(RayError):
+                await board_of(self._run_id).put.remote(self._name, snapshot)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         if READ_ERROR in block.column_names:
@@ -361,6 +369,7 @@ class ConductorUDF:
             await self._conductor.room()
             running.append(asyncio.create_task(self._conductor.run_batch(rows)))
         results = list(await asyncio.gather(*running))
+        await self._report_engines()
         if self._conductor.halted_for:
             results.append(BatchResult((), {}, self._conductor.halted_for))
         return results

@@ -229,6 +229,8 @@ class _Driver:
                 if self._stop.is_asked:
                     board.halt.remote(ASKED)
                 watch(ray.get(board.snapshots.remote(), timeout=_CLOSE_TIMEOUT_S))
+        with suppress(RayError):
+            watch(ray.get(board.snapshots.remote(), timeout=_CLOSE_TIMEOUT_S))
         ray.kill(board)
 
     def _run_stage(self, stage: Stage, stay: Iterator[Sequence[str]]) -> None:
