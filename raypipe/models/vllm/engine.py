@@ -81,7 +81,7 @@ class Engine:
         arguments = vllm.AsyncEngineArgs(**engine_options(llm), disable_log_stats=True)
         assert self._devices is not None
         with self._devices.visible():
-            self._engine: Any = core.AsyncLLM.from_engine_args(arguments, stat_loggers=[self._stat_logger])
+            self._engine: Any = core.AsyncLLM.from_engine_args(arguments, stat_loggers=[self._listener()])
         self._parameters: Any = import_module("vllm.sampling_params")
         self._pooling: Any = import_module("vllm.pooling_params").PoolingParams
         self._chat: Any = import_module("vllm.renderers.params").ChatParams
@@ -90,12 +90,15 @@ class Engine:
         self._refused: type[Exception] = import_module("vllm.exceptions").VLLMClientError
         self.defaults: Mapping[str, Any] = self._engine.model_config.get_diff_sampling_param()
 
-    def _stat_logger(self, vllm_config: Any, engine_index: int = 0) -> Any:
-        """A listener of the engine's; its class can be made only once vLLM is there."""
-        base, meter = import_module("vllm.v1.metrics.loggers").StatLoggerBase, self._meter
+    def _listener(self) -> type[Any]:
+        """What the engine reports to; it can be made only once vLLM is there.
+
+        It takes the place of vLLM's own report to Prometheus, which costs a fifth of the processor time of this side.
+        """
+        base, meter = import_module("vllm.v1.metrics.loggers").PrometheusStatLogger, self._meter
 
         class Listener(base):
-            def __init__(self, *_: Any) -> None: ...
+            def __init__(self, *_: Any, **__: Any) -> None: ...
 
             def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
                 if scheduler_stats is not None:
@@ -103,7 +106,11 @@ class Engine:
 
             def log_engine_initialized(self) -> None: ...
 
-        return Listener(vllm_config, engine_index)
+            def log(self) -> None: ...
+
+            def record_sleep_state(self, *_: Any, **__: Any) -> None: ...
+
+        return Listener
 
     def _unloadable(self, error: Exception) -> InfrastructureError:
         said = self._diary.cause(error)
