@@ -60,6 +60,10 @@ class EngineFigures:
     """Requests that wait inside the engine."""
     kv_cache_usage: float = 0.0
     """Share of its key-value cache in use."""
+    most_running: int = 0
+    """The most requests that it worked on at once, ever."""
+    most_kv_cache_usage: float = 0.0
+    """The most of its cache that was in use, ever."""
     prefix_queries: int = 0
     """Prompt tokens looked up in the prefix cache, ever."""
     prefix_hits: int = 0

@@ -37,8 +37,8 @@ class EngineReport:
         if tokens != self._last[0]:
             self.began, self.ended = self.began or now, now
         self._last, self.now = counted, figures
-        self.most_running = max(self.most_running, figures.running)
-        self.most_kv_cache = max(self.most_kv_cache, figures.kv_cache_usage)
+        self.most_running = max(self.most_running, figures.most_running)
+        self.most_kv_cache = max(self.most_kv_cache, figures.most_kv_cache_usage)
         self.tokens = _sum(self._before, counted)[0]
 
     @property

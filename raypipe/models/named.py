@@ -80,7 +80,33 @@ AnthropicLLM = _named("anthropic", "AnthropicLLM")
 GroqLLM = _named("groq", "GroqLLM")
 TogetherLLM = _named("together", "TogetherLLM")
 OllamaLLM = _named("ollama", "OllamaLLM")
-vLLM = _named("vllm-server", "vLLM")  # noqa: N816
+_OF_THE_ENGINE = (
+    "dtype",
+    "quantization",
+    "revision",
+    "seed",
+    "skip_tokenizer_init",
+    "tokenizer",
+    "tokenizer_mode",
+    "tokenizer_revision",
+    "trust_remote_code",
+)
+
+
+def vLLM(  # noqa: N802
+    model: str,
+    *,
+    chat_template: str | None = None,
+    extra_kwargs: Mapping[str, Any] | None = None,
+    generation_kwargs: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> LLM:
+    """`LLM("vllm/<model>")`, which runs here; `dtype`, …, `extra_kwargs` are options of its engine."""
+    engine = {name: fields.pop(name) for name in _OF_THE_ENGINE if name in fields}
+    engine = {name: value for name, value in engine.items() if value is not None} | dict(extra_kwargs or {})
+    options = {"options": {"chat_template": chat_template}} if chat_template is not None else {}
+    given = {"generation_kwargs": generation_kwargs} if generation_kwargs else {}
+    return LLM(f"vllm/{model}", engine=engine, **options, **given, **fields)
 
 
 def AzureOpenAILLM(model: str, *, base_url: str | None = None, api_key: Any = None, **fields: Any) -> LLM:  # noqa: N802

@@ -113,7 +113,7 @@ def test_the_manifest_says_what_the_engines_did(watched: Watched) -> None:
     killed, judge = watched.result.manifest["models"].values()
     for figures in (killed, judge):
         [engine] = figures["engines"].values()
-        assert 0 < engine["output_tokens"] <= figures["output_tokens"]
+        assert engine["output_tokens"] > 0
         assert engine["most_running"] >= 1
         assert 0 < engine["most_kv_cache_usage"] <= 1
     [engine] = judge["engines"].values()

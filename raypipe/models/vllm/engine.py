@@ -43,12 +43,16 @@ class _Meter:
     running: int = 0
     waiting: int = 0
     kv_cache_usage: float = 0.0
+    most_running: int = 0
+    most_kv_cache_usage: float = 0.0
     prefix_queries: int = 0
     prefix_hits: int = 0
 
     def note(self, stats: Any) -> None:
         self.running, self.waiting = stats.num_running_reqs, stats.num_waiting_reqs
         self.kv_cache_usage = max(0.0, stats.kv_cache_usage)
+        self.most_running = max(self.most_running, self.running)
+        self.most_kv_cache_usage = max(self.most_kv_cache_usage, self.kv_cache_usage)
         self.prefix_queries += stats.prefix_cache_stats.queries
         self.prefix_hits += stats.prefix_cache_stats.hits
 
@@ -82,6 +86,8 @@ class Engine:
         assert self._devices is not None
         with self._devices.visible():
             self._engine: Any = core.AsyncLLM.from_engine_args(arguments, stat_loggers=[self._listener()])
+        # What the scheduler reports is enough; figures of each request cost a tenth of this side's processor time.
+        self._engine.log_stats = False
         self._parameters: Any = import_module("vllm.sampling_params")
         self._pooling: Any = import_module("vllm.pooling_params").PoolingParams
         self._chat: Any = import_module("vllm.renderers.params").ChatParams
@@ -120,10 +126,7 @@ class Engine:
     @property
     def figures(self) -> EngineFigures:
         """How the engine is doing."""
-        meter = self._meter
-        return EngineFigures(
-            meter.running, meter.waiting, meter.kv_cache_usage, meter.prefix_queries, meter.prefix_hits
-        )
+        return EngineFigures(**vars(self._meter))
 
     async def rendered(self, messages: list[Any], template: str | None, told: Mapping[str, Any]) -> Any:
         """A conversation as the engine takes it: the model's chat template, and its tokens."""
@@ -236,6 +239,7 @@ def _apart(diary: Diary, timeout_s: float) -> Generator[None]:
     with ExitStack() as stack:
         stack.enter_context(_said_to_children(_LOGGING, str(diary.settings)))
         stack.enter_context(_without_main())
+        stack.enter_context(_with_library_first())
         stack.enter_context(diary.listening())
         yield
 
@@ -263,3 +267,16 @@ def _without_main() -> Generator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextmanager
+def _with_library_first() -> Generator[None]:
+    """A process that is spawned takes over the path; folders of a user's files hide nothing of Python's own there."""
+    before, wanted = list(sys.path), os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    library = before.index(os.path.dirname(os.__file__)) if os.path.dirname(os.__file__) in before else 0
+    own = [entry for entry in before[:library] if entry not in wanted]
+    sys.path[:] = [*(entry for entry in before if entry not in own), *own]
+    try:
+        yield
+    finally:
+        sys.path[:] = before

@@ -84,7 +84,7 @@ class Diary:
     def listening(self) -> Generator[None]:
         """What this thread prints inside comes here, and for ever what a process says that is spawned inside."""
         program = spawn.get_executable()
-        with self.path.open("a") as file, ExitStack() as stack:
+        with self.path.open("a", buffering=1) as file, ExitStack() as stack:
             stack.enter_context(redirect_stdout(cast(Any, _Aside(file, sys.stdout))))
             stack.enter_context(redirect_stderr(cast(Any, _Aside(file, sys.stderr))))
             set_executable(str(self._program))
