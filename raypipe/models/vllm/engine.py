@@ -168,7 +168,7 @@ class Engine:
     async def tasks(self) -> tuple[str, ...]:
         """What the model can do, in vLLM's words: `generate`, `embed`, `classify`, `token_classify` and others."""
         with self._mended():
-            return await self._engine.get_supported_tasks()
+            return tuple(sorted(await self._engine.get_supported_tasks()))
 
     async def adapt(self, folder: str) -> None:
         """Load a LoRA adapter. Raises InfrastructureError with the engine's own words."""
