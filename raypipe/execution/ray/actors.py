@@ -76,8 +76,8 @@ class ReplicaActor:
         grants = Authority(Caps()) if authority is None else RemoteGrants(authority)
         self._replica = Replica(setup, index, self._log, grants)
         self._opening: asyncio.Task[None] | None = None
-        self._waiting: list[Chunk] = []
-        """Rows that came before it was ready."""
+        self._waiting: dict[str, list[Chunk]] = {}
+        """Rows that came before it was ready, by sender."""
         self._gauges = Gauges(setup.name) if setup.pool.llm is not None else None
 
     async def open(self) -> None:
@@ -88,14 +88,15 @@ class ReplicaActor:
 
     async def exchange(self, sender: str, chunks: list[Chunk], flush_s: float) -> Reply:
         """As `Replica.exchange`; while it gets ready, which takes an engine minutes, it says that it lives."""
-        self._waiting.extend(chunks)
+        waiting = self._waiting.setdefault(sender, [])
+        waiting.extend(chunks)
         opening = asyncio.ensure_future(self.open())
         await asyncio.wait({opening}, timeout=_LOADING_POLL_S)
         if not opening.done():
             opening.cancel()
-            return Reply([], Vitals(held=sum(chunk.table.num_rows for chunk in self._waiting)))
+            return Reply([], Vitals(held=sum(chunk.table.num_rows for chunk in waiting)))
         await opening
-        taken, self._waiting = self._waiting, []
+        taken = self._waiting.pop(sender, [])
         reply = await self._replica.exchange(sender, taken, flush_s)
         if self._gauges is not None:
             self._gauges.show(reply.vitals)
