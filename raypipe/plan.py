@@ -36,8 +36,6 @@ class Pool:
     """Workers that are started; none where the first is to be started by a row that waits."""
     concurrency: int
     """Calls in flight for each replica."""
-    most_replicas: int = 1
-    """How many there may be while rows wait."""
     rows_a_call: int = 1
     cpus: float = 0
     gpus: float = 0
@@ -58,8 +56,8 @@ class Pool:
 
     @property
     def most(self) -> int:
-        """The most replicas that there may be."""
-        return max(self.replicas, self.most_replicas)
+        """The most replicas that there may be, while rows wait."""
+        return max(self.replicas, *(member.most_replicas for llm in self.llms for member in llm.members), 1)
 
     @property
     def llms(self) -> tuple[LLM, ...]:
@@ -316,5 +314,5 @@ def _pool_for(llm: LLM, pools: dict[str, Pool]) -> str:
     replicas = max(member.fewest_replicas for member in llm.members)
     most = max(member.most_replicas for member in llm.members)
     gpus = sum(map(gpus_of, llm.members))
-    pools[name] = Pool(name, llm, replicas, _in_flight(llm, most), most_replicas=most, gpus=gpus)
+    pools[name] = Pool(name, llm, replicas, _in_flight(llm, most), gpus=gpus)
     return name

@@ -242,9 +242,9 @@ class Conductor:
             await asyncio.sleep(_WATCH_EVERY_S)
             # Where rows have ended meanwhile it is another standstill: each look saw a moment between two exchanges.
             moved = sum(lane.outbox.ended_rows for lane in self._lanes)
-            is_through = self._scaler.is_growing or any(self._suspects.values())
-            is_through = is_through or all(result.done() for result in self._results.values())
-            forgotten = standing_still(self._lanes, self._vitals, None if is_through else self._router.queues)
+            may_stand = self._scaler.is_growing or any(self._suspects.values())
+            may_stand = may_stand or all(result.done() for result in self._results.values())
+            forgotten = standing_still(self._lanes, self._vitals, None if may_stand else self._router.queues)
             now, found = asyncio.get_running_loop().time(), {(what, moved): said for what, said in forgotten}
             since = {what: since.get(what, now) for what in found}
             for what, problem in found.items():

@@ -235,7 +235,7 @@ class Desk:
 
     def figures(self) -> list[EngineFigures]:
         """How the engines are doing that run here."""
-        shown = {id(member.limiter): member.model.figures() for member in self.members}
+        shown = {member.limiter: member.model.figures() for member in self.members}
         return [figures for figures in shown.values() if figures is not None]
 
     @property

@@ -35,7 +35,7 @@ def problems(llm: LLM) -> str:
         ({"engine": {"max_num_seq": 4}}, "has no option 'max_num_seq' (did you mean 'max_num_seqs'?)"),
         ({"engine": {"model": "other"}}, "engine: 'model' is what the uri names; leave it out"),
         ({"extra": {"topk": 4}}, "has no sampling parameter 'topk' (did you mean 'top_k'?)"),
-        ({"extra": {"n": 2}}, "extra must not set 'n', which is decided elsewhere"),
+        ({"extra": {"n": 2}}, "extra: 'n' is decided elsewhere; leave it out"),
     ],
 )
 def test_what_vllm_does_not_know_is_refused_before_it_loads(fields: dict[str, object], said: str) -> None:

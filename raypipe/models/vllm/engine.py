@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from importlib import import_module
 from itertools import count
 from types import ModuleType
@@ -36,25 +35,24 @@ _ENVIRONMENT = {
 }
 
 
-@dataclass
 class _Meter:
-    """What the engine reported last, summed where it is a count."""
+    """What the engine reported last; what it counts is summed, its peaks are kept."""
 
-    running: int = 0
-    waiting: int = 0
-    kv_cache_usage: float = 0.0
-    most_running: int = 0
-    most_kv_cache_usage: float = 0.0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
+    def __init__(self) -> None:
+        self.figures = EngineFigures()
 
     def note(self, stats: Any) -> None:
-        self.running, self.waiting = stats.num_running_reqs, stats.num_waiting_reqs
-        self.kv_cache_usage = max(0.0, stats.kv_cache_usage)
-        self.most_running = max(self.most_running, self.running)
-        self.most_kv_cache_usage = max(self.most_kv_cache_usage, self.kv_cache_usage)
-        self.prefix_queries += stats.prefix_cache_stats.queries
-        self.prefix_hits += stats.prefix_cache_stats.hits
+        before, cache = self.figures, stats.prefix_cache_stats
+        running, usage = stats.num_running_reqs, max(0.0, stats.kv_cache_usage)
+        self.figures = EngineFigures(
+            running=running,
+            waiting=stats.num_waiting_reqs,
+            kv_cache_usage=usage,
+            most_running=max(before.most_running, running),
+            most_kv_cache_usage=max(before.most_kv_cache_usage, usage),
+            prefix_queries=before.prefix_queries + cache.queries,
+            prefix_hits=before.prefix_hits + cache.hits,
+        )
 
 
 class Engine:
@@ -127,7 +125,7 @@ class Engine:
     @property
     def figures(self) -> EngineFigures:
         """How the engine is doing."""
-        return EngineFigures(**vars(self._meter))
+        return self._meter.figures
 
     async def rendered(self, messages: list[Any], template: str | None, told: Mapping[str, Any]) -> Any:
         """A conversation as the engine takes it: the model's chat template, and its tokens."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -33,6 +33,7 @@ _OURS: Mapping[str, str] = {
 """Engine options that do not go into `engine`."""
 _ASKED = ("n", "output_kind", "structured_outputs", "temperature", "top_p", "max_tokens", "seed", "stop")
 """Sampling parameters that have a place of their own."""
+_WORDS = {"engine": "option", "extra": "sampling parameter"}
 
 
 _USED_MEMORY = 0.9
@@ -64,7 +65,10 @@ def check(llm: LLM) -> list[Violation]:
         found.append(Violation(where, problem))
     if _folder() is None:  # the workers may have it
         return found
-    return [*found, *(Violation(where, problem) for problem in (*_engine_problems(llm), *_sampling_problems(llm)))]
+    engine = _problems("engine", llm.engine, _OURS, _fields(*_ENGINE))
+    known = [name for name in _fields(*_SAMPLING) if not name.startswith("_")]
+    sampling = _problems("extra", llm.extra, dict.fromkeys(_ASKED, "is decided elsewhere"), known)
+    return [*found, *(Violation(where, problem) for problem in (*engine, *sampling))]
 
 
 def missing_engine(llm: LLM) -> list[Violation]:
@@ -114,25 +118,14 @@ def engine_options(llm: LLM) -> dict[str, Any]:
     return made | llm.engine
 
 
-def _engine_problems(llm: LLM) -> list[str]:
-    known = _fields(*_ENGINE)
+def _problems(place: str, given: Iterable[str], elsewhere: Mapping[str, str], known: Sequence[str]) -> list[str]:
+    """What is wrong with the names `given` at a place; `elsewhere`: those that are said in another, and why."""
     found: list[str] = []
-    for name in llm.engine:
-        if name in _OURS:
-            found.append(f"engine: {name!r} {_OURS[name]}; leave it out")
+    for name in given:
+        if name in elsewhere:
+            found.append(f"{place}: {name!r} {elsewhere[name]}; leave it out")
         elif name not in known:
-            found.append(f"engine: vLLM {_version()} has no option {name!r}{nearest(name, list(known))}")
-    return found
-
-
-def _sampling_problems(llm: LLM) -> list[str]:
-    known = [name for name in _fields(*_SAMPLING) if not name.startswith("_")]
-    found: list[str] = []
-    for name in llm.extra:
-        if name in _ASKED:
-            found.append(f"extra must not set {name!r}, which is decided elsewhere; leave it out")
-        elif name not in known:
-            found.append(f"extra: vLLM {_version()} has no sampling parameter {name!r}{nearest(name, known)}")
+            found.append(f"{place}: vLLM {_version()} has no {_WORDS[place]} {name!r}{nearest(name, list(known))}")
     return found
 
 

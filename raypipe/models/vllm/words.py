@@ -25,7 +25,7 @@ _LONGEST = 400
 _SAID = re.compile(r"(?:^|[\s\]])(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt)): (\S.*)$")
 _ECHOES = re.compile(
     r"EngineDeadError|Engine core initialization failed|Worker failed|WorkerProc initialization failed|"
-    r"Engine core proc|ProcessLookupError|CancelledError|See (root|stack)|LoggingConfig"
+    r"Engine core proc|ProcessLookupError|CancelledError|See (root|stack)"
 )
 """What other processes say of one that failed."""
 _ADVICE = (
