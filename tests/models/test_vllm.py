@@ -13,7 +13,7 @@ import pytest
 from raypipe.errors import InfrastructureError, SpecError
 from raypipe.models import LLM, check_model, gpus_of, missing_engine, open_model, vLLM
 from raypipe.models.vllm.devices import claimed, gpus_here
-from raypipe.models.vllm.options import engine_options
+from raypipe.models.vllm.options import engine_options, is_cpu_build
 from raypipe.models.vllm.words import Diary, advice
 from raypipe.pipeline import Pipeline
 from raypipe.steps import LoadDataFromDicts
@@ -40,6 +40,16 @@ def problems(llm: LLM) -> str:
 )
 def test_what_vllm_does_not_know_is_refused_before_it_loads(fields: dict[str, object], said: str) -> None:
     assert said in problems(LLM("vllm/org/model", **fields))
+
+
+@needs_vllm
+@pytest.mark.skipif(not is_cpu_build(), reason="only an engine on processors dies of prompts in parts")
+def test_an_engine_on_processors_reads_no_prompt_in_parts() -> None:
+    assert engine_options(LLM("vllm/m"))["enable_chunked_prefill"] is False
+    parts = {"max_num_batched_tokens": 512}
+    assert "reads long prompts in parts" in problems(LLM("vllm/m", engine=parts))
+    assert problems(LLM("vllm/m", engine=parts, options={"seeds": False})) == ""
+    assert "enable_chunked_prefill" not in engine_options(LLM("vllm/m", engine=parts))
 
 
 def test_a_model_that_runs_here_has_no_address() -> None:

@@ -19,6 +19,7 @@ from tests.vllm.tiny import ENGINE, make_adapter, make_model
 pytestmark = [*MARKS, pytest.mark.filterwarnings("ignore")]
 
 ROWS = [{"instruction": f"Is {n} even?"} for n in range(8)]
+LONG = " Think." * 1000
 FORMS: dict[str, Any] = {
     "pattern": {"regex": r"\d{2}-[a-z]{3}"},
     "choice": {"choice": ["yes", "no"]},
@@ -29,18 +30,22 @@ FORMS: dict[str, Any] = {
 def test_adapters_share_an_engine_and_each_answers_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = make_model(tmp_path / "tiny")
-    base = LLM(f"vllm/{folder}", engine={**ENGINE, "max_loras": 2}, temperature=0.0, max_tokens=12)
+    engine = {**ENGINE, "max_loras": 2, "max_model_len": 8192}
+    base = LLM(f"vllm/{folder}", engine=engine, temperature=0.0, max_tokens=12)
     one, other = (base.model_copy(update={"lora": str(make_adapter(tmp_path / f"a{n}", n))}) for n in (1, 2))
+    sampled = one.model_copy(update={"temperature": 1.0, "max_tokens": 2})
     with Pipeline("adapted") as pipeline:
         steps = [TextGeneration(name, llm=llm, output=name) for name, llm in (("one", one), ("other", other))]
         steps += [TextGeneration(name, llm=one, structured_output=form, output=name) for name, form in FORMS.items()]
         steps += [TextGeneration("again", llm=one, output="again")]
+        # Too many tokens for one pass of vLLM: an engine on processors must not read a prompt in parts.
+        steps += [TextGeneration("long", llm=sampled, template=f"{{{{ instruction }}}}{LONG}", output="long")]
         above: Any = LoadDataFromDicts(ROWS)
         for step in steps:
             above = above >> step
     assert len(pipeline.plan().pools) == 1
     environment = dict(os.environ)
-    rows = pipeline.run(tmp_path / "out", engine="local")["again"].to_arrow().to_pylist()
+    rows = pipeline.run(tmp_path / "out", engine="local")["long"].to_arrow().to_pylist()
     assert "VLLM_LOGGING_CONFIG_PATH" not in os.environ.keys() - environment.keys()
     assert len(rows) == len(ROWS)
     for row in rows:

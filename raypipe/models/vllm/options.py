@@ -42,6 +42,13 @@ _USED_MEMORY = 0.9
 _CPU_MEMORY = 0.4
 """Of this machine's memory, where the engine computes on processors: by default it would take nearly all."""
 
+_READS_IN_PARTS = ("enable_chunked_prefill", "max_num_batched_tokens")
+"""Engine options that may let a prompt be read in parts.
+
+An engine that computes on processors dies of it where the call has a seed: vLLM turns the random generator back after
+each part, and torch cannot do that on processors ("CPU Generator does not use offset").
+"""
+
 
 class VLLMOptions(Spec):
     """`LLM.options` of `vllm/…`."""
@@ -67,8 +74,19 @@ def check(llm: LLM) -> list[Violation]:
         return found
     engine = _problems("engine", llm.engine, _OURS, _fields(*_ENGINE))
     known = [name for name in _fields(*_SAMPLING) if not name.startswith("_")]
+    engine += _deadly(llm)
     sampling = _problems("extra", llm.extra, dict.fromkeys(_ASKED, "is decided elsewhere"), known)
     return [*found, *(Violation(where, problem) for problem in (*engine, *sampling))]
+
+
+def _deadly(llm: LLM) -> list[str]:
+    """What would make the engine die in flight."""
+    has_seeds = llm.options.get("seeds", True) or llm.seed is not None
+    given = [name for name in _READS_IN_PARTS if llm.engine.get(name)]
+    if not (is_cpu_build() and has_seeds and given) or llm.engine.get(_READS_IN_PARTS[0]) is False:
+        return []
+    way_out = "leave it out, or set options={'seeds': False} and no seed"
+    return [f"engine: {given[0]!r} reads long prompts in parts, of which vLLM's build for CPUs dies; {way_out}"]
 
 
 def missing_engine(llm: LLM) -> list[Violation]:
@@ -113,6 +131,8 @@ def engine_options(llm: LLM) -> dict[str, Any]:
         made["gpu_memory_utilization"] = round(_USED_MEMORY * llm.gpus, 3)
     elif is_cpu_build() and "kv_cache_memory_bytes" not in llm.engine and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
         made["gpu_memory_utilization"] = _CPU_MEMORY
+    if is_cpu_build() and not any(name in llm.engine for name in _READS_IN_PARTS):
+        made["enable_chunked_prefill"] = False
     if "max_num_seqs" not in llm.engine:
         made["max_num_seqs"] = SEQUENCES
     return made | llm.engine
