@@ -77,7 +77,7 @@ def test_survives_ray_returned_and_raised() -> None:
     import ray
     from ray.exceptions import RayTaskError
 
-    from raypipe.execution.ray.actors import unwrapped
+    from raypipe.execution.ray.pools import unwrapped
 
     def give_back(errors: list[RaypipeError]) -> list[RaypipeError]:
         return errors

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Protocol
@@ -98,7 +97,7 @@ class Conductor:
         changes = (self._begin, self._end, self._start, self._stop_for)
         self._scaler = Scaler(pools, self._router.queues, self._lanes, *changes)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Event()
+        self._room, self._wanted = asyncio.Event(), asyncio.Event()
         self._losses = 0
         self._has_left = False
         self.halted_for = ""
@@ -149,8 +148,8 @@ class Conductor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def snapshot(self) -> Snapshot:
-        queued = {name: queue.rows for name, queue in self._router.queues.items()}
-        return Snapshot(self._router.totals, queued, dict(self._vitals))
+        queues = self._router.queues.items()
+        return Snapshot(self._router.totals, {name: queue.rows for name, queue in queues}, dict(self._vitals))
 
     async def room(self) -> None:
         """Wait while the first queues are long."""
@@ -183,6 +182,7 @@ class Conductor:
 
     async def _carried(self, number: int) -> BatchResult:
         result = self._results[number] = asyncio.get_running_loop().create_future()
+        self._wanted.set()
         self._settle()
         return await result
 
@@ -193,7 +193,7 @@ class Conductor:
         self.halted_for = reason
         self._room.set()
         for lane in self._lanes:
-            self._start(_halted(lane.worker, reason))
+            self._start(lane.worker.halt(reason))
         self._start(self._drain(drain_s))
 
     async def drained(self, reason: str) -> None:
@@ -342,7 +342,8 @@ class Conductor:
         lane.is_away = False
 
     async def _started_again(self, pool: Pool, lane: Lane, lost: ReplicaLostError) -> None:
-        """A new worker for a lane; those that die while they start are replaced too, for a while."""
+        """A new worker for a lane, once rows want one; those that die while they start are replaced, for a while."""
+        await self._wanted.wait()
         while lane.stillborn < _MOST_STILLBORN:
             if lane.stillborn:
                 # Its node may be gone without anybody knowing yet.
@@ -377,6 +378,8 @@ class Conductor:
         """After anything ended: write complete batches, look for work for every worker."""
         for batch in (*self._router.take_complete(), *self._router.take_parked()):
             self._start(self._finish(batch, self._results.pop(batch.number)))
+        if not self._results:
+            self._wanted.clear()
         for lane in self._lanes:
             lane.bell.set()
         if not self._router.is_congested(self._setup.stage.entry):
@@ -392,8 +395,3 @@ class Conductor:
         else:
             if not result.done():
                 result.set_result(replace(written, halted_for=self.halted_for))
-
-
-async def _halted(worker: Worker, reason: str) -> None:
-    with suppress(RaypipeError):  # a worker that is gone sends nothing
-        await worker.halt(reason)

@@ -27,11 +27,12 @@ from raypipe.models.named import (
     vLLM,
 )
 from raypipe.models.vllm.devices import gpus_here
-from raypipe.models.vllm.options import gpus_of, missing_engine
+from raypipe.models.vllm.options import SPREAD_ENGINE, gpus_of, missing_engine
 
 __all__ = [
     "LLM",
     "REGISTRY",
+    "SPREAD_ENGINE",
     "Adapter",
     "AnthropicLLM",
     "AzureOpenAILLM",

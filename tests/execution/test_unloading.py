@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,22 @@ def noting(kind: Any, tmp_path: Path, **options: Any) -> tuple[Pipeline, Path]:
         else:
             LoadDataFromDicts([{"n": 1}, {"n": 2}]) >> made
     return pipeline, notes
+
+
+class Dying(Noting):
+    """Takes its first worker down."""
+
+    def process(self, inputs: StepInput) -> Any:
+        if Path(self.notes).read_text().split() == ["load"]:
+            os._exit(1)
+        yield inputs
+
+
+@pytest.mark.ray
+def test_a_step_is_unloaded_by_the_worker_that_took_the_place_of_a_lost_one(tmp_path: Path) -> None:
+    pipeline, notes = noting(Dying, tmp_path)
+    assert len(pipeline.run(tmp_path / "out", engine="ray")["default"]) == 2
+    assert notes.read_text().split() == ["load", "load", "unload"]
 
 
 @pytest.mark.parametrize("kind", [Noting, NotingGlobal, NotingSource])

@@ -24,20 +24,16 @@ from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import ConductorSetup
 from raypipe.execution.local import paths_for
 from raypipe.execution.parking import PARKED, ended, parked_in
-from raypipe.execution.ray.actors import (
+from raypipe.execution.ray.conductors import (
     BOARD_AFTER_S,
     READ_ERROR,
     ConductorUDF,
-    RemotePool,
-    RemoteWorker,
     board_of,
     results_of,
-    spread,
     start_authority,
-    start_replica,
-    unwrapped,
 )
 from raypipe.execution.ray.nodes import await_nodes, check_environment
+from raypipe.execution.ray.pools import RemotePool, end_pools, started_pools, unwrapped
 from raypipe.execution.ray.session import kill_own_ray, session, speak_again
 from raypipe.execution.ray.shipping import ship_by_value
 from raypipe.execution.room import made_fit, room_in
@@ -250,18 +246,7 @@ class _Driver:
 
     def _open_pools(self, stage: Stage, phase: frozenset[str]) -> None:
         made = {name: one for name, one in self._setup.replicas(stage, phase).items() if name not in self._pools}
-        started = {name: setups[: setups[0].pool.replicas] for name, setups in made.items()}
-        places = iter(spread([one for setups in started.values() for one in setups]))
-        for name, setups in started.items():
-            workers = [
-                RemoteWorker(
-                    one.name, one.pool.rows, one, start_replica(one, self._index, self._authority, place), place
-                )
-                for one, place in zip(setups, places, strict=False)
-            ]
-            self._pools[name] = RemotePool(workers, made[name], self._index, self._authority)
-            for worker in workers:
-                worker.actor.open.remote()
+        self._pools |= started_pools(made, self._index, self._authority)
 
     def _run_phase(self, stage: Stage, phase: frozenset[str], rows: ray.data.Dataset) -> list[str]:
         pools = {name: self._pools[name] for name in stage.pools_of(phase)}
@@ -309,19 +294,13 @@ class _Driver:
         return groups.sort("_position") if keys else groups
 
     def _close_pools(self, stay: Sequence[str]) -> None:
-        workers = [w.actor for name in self._pools if name not in stay for w in self._pools[name].workers]
-        closing = [actor.close.remote() for actor in workers]
-        ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_TIMEOUT_S) if closing else None
-        for actor in workers:
-            ray.kill(actor)
+        end_pools([pool for name, pool in self._pools.items() if name not in stay], _CLOSE_TIMEOUT_S)
         self._pools = {name: pool for name, pool in self._pools.items() if name in stay}
 
     def _kill_actors(self) -> None:
         """What a run that broke has left; its workers get a moment to put away what their steps loaded."""
-        actors = [worker.actor for pool in self._pools.values() for worker in pool.workers]
         with suppress(RayError):
-            closing = [actor.close.remote() for actor in actors]
-            ray.wait(closing, num_returns=len(closing), timeout=_LEAVE_S) if closing else None
-        for actor in actors if self._authority is None else [*actors, self._authority]:
+            end_pools(self._pools.values(), _LEAVE_S)
+        if self._authority is not None:
             with suppress(RayError):
-                ray.kill(actor)
+                ray.kill(self._authority)

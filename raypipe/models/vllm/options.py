@@ -36,6 +36,9 @@ _ASKED = ("n", "output_kind", "structured_outputs", "temperature", "top_p", "max
 _WORDS = {"engine": "option", "extra": "sampling parameter"}
 
 
+SPREAD_ENGINE = "RAYPIPE_SPREAD_ENGINE"
+"""Environment variable of a worker whose engine has GPUs of other nodes, too: those of its placement group."""
+
 _USED_MEMORY = 0.9
 """Of a GPU's memory, or of the share of it that the engine has; as by default in vLLM."""
 
@@ -122,6 +125,11 @@ def _parts(llm: LLM) -> int:
     return sizes[0] * sizes[1]
 
 
+def is_spread(llm: LLM) -> bool:
+    """Whether the engine takes its GPUs from Ray, wherever they are, and not from those this process sees."""
+    return SPREAD_ENGINE in os.environ or llm.engine.get("distributed_executor_backend") == "ray"
+
+
 def engine_options(llm: LLM) -> dict[str, Any]:
     """What vLLM's engine is made with: `engine` as it stands, and what follows from the rest of the declaration."""
     made: dict[str, Any] = {"model": llm.model}
@@ -133,6 +141,8 @@ def engine_options(llm: LLM) -> dict[str, Any]:
         made["gpu_memory_utilization"] = _CPU_MEMORY
     if is_cpu_build() and not any(name in llm.engine for name in _READS_IN_PARTS):
         made["enable_chunked_prefill"] = False
+    if SPREAD_ENGINE in os.environ:
+        made["distributed_executor_backend"] = "ray"
     if "max_num_seqs" not in llm.engine:
         made["max_num_seqs"] = SEQUENCES
     return made | llm.engine

@@ -1,0 +1,191 @@
+"""I am the workers of one model as a conductor sees them, each an actor of Ray's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
+from raypipe.execution.ray.nodes import nodes_at_work
+from raypipe.execution.ray.replicas import a_name, beginning, give_up, give_up_groups, is_kept, places_of, start_replica
+from raypipe.execution.replica import ReplicaSetup
+from raypipe.execution.setup import MOST_REPLACEMENTS
+from raypipe.execution.wire import Chunk, Reply
+
+_START_TIMEOUT_S = 1800.0
+_CLOSE_TIMEOUT_S = 5.0
+
+
+def started_pools(made: Mapping[str, list[ReplicaSetup]], index: Any, authority: Any) -> dict[str, RemotePool]:
+    """The pools by name, each with as many workers as it begins with; they are being opened."""
+    first = {name: setups[: setups[0].pool.replicas] for name, setups in made.items()}
+    places = iter(places_of([one for setups in first.values() for one in setups]))
+    pools: dict[str, RemotePool] = {}
+    for name, setups in first.items():
+        placed = [(one, next(places)) for one in setups]
+        actors = [start_replica(one, index, authority, place) for one, place in placed]
+        workers = [
+            RemoteWorker(one.name, one.pool.rows, one, actor, place)
+            for (one, place), actor in zip(placed, actors, strict=True)
+        ]
+        pools[name] = RemotePool(workers, made[name], index, authority)
+        for actor in actors:
+            actor.open.remote()
+    return pools
+
+
+def end_pools(pools: Iterable[RemotePool], timeout_s: float) -> None:
+    """End their workers, those too that a conductor has started since; they have so long to put away what they hold."""
+    pools = list(pools)
+    begins = tuple(beginning(pool.setups[0]) for pool in pools)
+    actors = [worker.actor for pool in pools for worker in pool.workers]
+    if begins:
+        for name in ray.util.list_named_actors():
+            with suppress(ValueError):  # gone meanwhile
+                actors += [ray.get_actor(name)] if name.startswith(begins) else []
+    _end(actors, timeout_s)
+    give_up_groups(begins)
+
+
+def _end(actors: Sequence[Any], timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
+    """End them; one that lives, be it with a dead engine, has so long to put away what it holds."""
+    closing = [actor.close.remote() for actor in actors]
+    if closing:
+        ray.wait(closing, num_returns=len(closing), timeout=timeout_s)
+    for actor in actors:
+        ray.kill(actor)
+
+
+def unwrapped(error: RayTaskError) -> RaypipeError:
+    """Our own error that came through Ray, or Ray's in one sentence."""
+    cause: Any = error.cause
+    if isinstance(cause, RaypipeError):
+        return type(cause).__reduce__(cause)[0](*cause.__reduce__()[1])
+    said = str(cause.args[0] if getattr(cause, "args", ()) else cause).splitlines()
+    return InfrastructureError(f"a worker broke: {type(cause).__name__}: {said[0] if said else ''}")
+
+
+@dataclass
+class RemoteWorker:
+    """A replica actor as a conductor sees it."""
+
+    name: str
+    concurrency: int
+    setup: ReplicaSetup
+    actor: Any
+    place: Any = "SPREAD"
+    """Where it was told to live."""
+
+    @property
+    def node(self) -> str:
+        """The node that it was told to live on; empty where it was told none."""
+        return getattr(self.place, "node_id", "")
+
+    async def exchange(self, sender: str, chunks: list[Chunk], flush_s: float) -> Reply:
+        try:
+            return await self.actor.exchange.remote(sender, chunks, flush_s)
+        except RayTaskError as error:
+            raise unwrapped(error) from None
+        except (RayActorError, ActorUnschedulableError) as error:
+            said = str(error).strip().splitlines()[0]
+            raise ReplicaLostError(f"worker {self.name!r} is gone: {said}") from None
+        except RayError as error:
+            raise InfrastructureError(f"worker {self.name!r} cannot be reached: {error}") from None
+
+    async def halt(self, reason: str) -> None:
+        with suppress(RayError):  # a worker that is gone sends nothing
+            await self.actor.halt.remote(reason)
+
+
+@dataclass
+class RemotePool:
+    """The replica actors of one pool; a lost one is replaced a bounded number of times."""
+
+    workers: list[RemoteWorker]
+    setups: list[ReplicaSetup]
+    """Of all workers that there may be."""
+    index: Any
+    authority: Any = None
+    replaced: int = 0
+
+    @property
+    def fewest(self) -> int:
+        return self.setups[0].pool.replicas
+
+    @property
+    def most(self) -> int:
+        return len(self.setups)
+
+    async def grow(self) -> RemoteWorker:
+        """One more worker, ready; it ends with whoever asked for it. Raises RaypipeError."""
+        there = {worker.name for worker in self.workers}
+        setup = next(setup for setup in self.setups if setup.name not in there)
+        [place] = await asyncio.to_thread(places_of, [setup])
+        worker = self._begin(setup, place if is_kept(setup) else "SPREAD")
+        try:
+            await self._ready(worker)
+        except RaypipeError:
+            await self._end(worker)
+            raise
+        self.workers.append(worker)
+        return worker
+
+    async def shrink(self, worker: RemoteWorker) -> None:
+        self.workers.remove(worker)
+        await self._end(worker)
+
+    async def _end(self, worker: RemoteWorker) -> None:
+        """One that lives, be it with a dead engine, puts away what it holds."""
+        await asyncio.to_thread(_end, [worker.actor])
+        give_up(worker.place)
+
+    def _begin(self, setup: ReplicaSetup, place: Any) -> RemoteWorker:
+        """Named, so that the driver finds it, too."""
+        actor = start_replica(setup, self.index, self.authority, place, a_name(setup))
+        return RemoteWorker(setup.name, setup.pool.rows, setup, actor, place)
+
+    async def replace(self, lost: RemoteWorker) -> RemoteWorker:
+        await self._end(lost)
+        self.replaced += 1
+        if self.replaced > MOST_REPLACEMENTS:
+            raise InfrastructureError(f"worker {lost.name!r} was lost {MOST_REPLACEMENTS} times; see its log for why")
+        place = await self._place(lost)
+        worker = self._begin(lost.setup, place)
+        await self._ready(worker)
+        self.workers[self.workers.index(lost)] = worker
+        return worker
+
+    async def _ready(self, worker: RemoteWorker) -> None:
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await worker.actor.open.remote()
+        except RayTaskError as error:
+            raise unwrapped(error) from None
+        except RayError as error:
+            said = str(error).strip().splitlines()[0]
+            raise ReplicaLostError(f"worker {worker.name!r} died while it started: {said}") from None
+        except TimeoutError:
+            problem = f"worker {worker.name!r} was not ready within {_START_TIMEOUT_S:.0f} s"
+            raise InfrastructureError(problem) from None
+
+    async def _place(self, lost: RemoteWorker) -> Any:
+        """Where one takes the place of another: the node with the fewest of this pool, such as one that has joined.
+
+        Not where the lost one was, since a node is known to be gone only some time after its workers.
+        """
+        nodes = await asyncio.to_thread(nodes_at_work)
+        if is_kept(lost.setup):
+            return (await asyncio.to_thread(places_of, [lost.setup]))[0]
+        if not nodes:
+            return "SPREAD"
+        there = Counter(worker.node for worker in self.workers if worker is not lost)
+        node = min(nodes, key=lambda node: (node == lost.node, there[node]))
+        return NodeAffinitySchedulingStrategy(node, soft=False)

@@ -1,0 +1,193 @@
+"""I put replicas into Ray's actors, each on a node or, where an engine is larger than one, over several."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import ray
+from ray.exceptions import RayError
+from ray.util.placement_group import (
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from raypipe.callindex import CallIndex, index_with_segments
+from raypipe.errors import InfrastructureError
+from raypipe.execution.collection import collect_rarely
+from raypipe.execution.ray.gauges import Gauges
+from raypipe.execution.ray.nodes import largest_gpus, nodes_at_work
+from raypipe.execution.replica import Replica, ReplicaSetup
+from raypipe.execution.scribe import Scribe
+from raypipe.execution.wire import Chunk, Reply, Vitals
+from raypipe.limits import Authority, Caps, Lease, Report
+from raypipe.models import SPREAD_ENGINE
+
+_LOADING_POLL_S = 5.0
+_LEASE_TIMEOUT_S = 120.0
+_LOOK_FOR_NODE_S, _OUTLIVE_S = 2.0, 20.0
+
+
+def end_with_node() -> None:
+    """Watch, in a thread, the process that started this one: a worker never outlives its node for long.
+
+    Ray ends workers whose node is gone; one that it missed has the time to log the calls in flight.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_FOR_NODE_S)
+        time.sleep(_OUTLIVE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="node", daemon=True).start()
+
+
+class ReplicaActor:
+    """A replica in an actor of its own."""
+
+    def __init__(self, setup: ReplicaSetup, index: CallIndex, authority: Any, is_substitute: bool = False) -> None:
+        end_with_node()
+        collect_rarely()
+        # The first array imports pandas, where that is installed: 0.3 s in which no answer would be heard later.
+        pa.array([""])
+        if is_substitute:
+            # Its rows may have been answered before: by the worker that was lost, or for a conductor that was.
+            index = index_with_segments(index, setup.calls, setup.owner)
+        self._log = Scribe(setup.calls, setup.owner)
+        grants = Authority(Caps()) if authority is None else RemoteGrants(authority)
+        self._replica = Replica(setup, index, self._log, grants)
+        self._opening: asyncio.Task[None] | None = None
+        self._waiting: dict[str, list[Chunk]] = {}
+        """Rows that came before it was ready, by sender."""
+        self._gauges = Gauges(setup.name) if setup.pool.llm is not None else None
+
+    async def open(self) -> None:
+        """Get ready, once; whoever asks waits for it."""
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._replica.open())
+        await asyncio.shield(self._opening)
+
+    async def exchange(self, sender: str, chunks: list[Chunk], flush_s: float) -> Reply:
+        """As `Replica.exchange`; while it gets ready, which takes an engine minutes, it says that it lives."""
+        waiting = self._waiting.setdefault(sender, [])
+        waiting.extend(chunks)
+        opening = asyncio.ensure_future(self.open())
+        await asyncio.wait({opening}, timeout=_LOADING_POLL_S)
+        if not opening.done():
+            opening.cancel()
+            return Reply([], Vitals(held=sum(chunk.table.num_rows for chunk in waiting)))
+        await opening
+        taken = self._waiting.pop(sender, [])
+        reply = await self._replica.exchange(sender, taken, flush_s)
+        if self._gauges is not None:
+            self._gauges.show(reply.vitals)
+        return reply
+
+    async def halt(self, reason: str) -> None:
+        await self._replica.halt(reason)
+
+    async def close(self) -> None:
+        await self._replica.close()
+        self._log.close()
+
+
+@dataclass
+class RemoteGrants:
+    """The authority of the run, in an actor of its own."""
+
+    actor: Any
+
+    async def lease(self, report: Report) -> Lease:
+        try:
+            async with asyncio.timeout(_LEASE_TIMEOUT_S):
+                return await self.actor.lease.remote(report)
+        except (RayError, TimeoutError) as error:
+            said = (str(error).strip() or "it gave no answer").splitlines()[0]
+            raise InfrastructureError(f"the worker that keeps the run's limits is gone: {said}") from None
+
+
+def places_of(setups: Sequence[ReplicaSetup]) -> list[Any]:
+    """Where each replica is to live: scheduling strategies of Ray's.
+
+    Ray places actors that keep no room of their own at random, so that a node may get them all; these are
+    dealt out in turn. Ray spreads the others. A replica with more GPUs than any node has, or whose engine is told to
+    use Ray, gets a placement group of one GPU each, on as few nodes as can be.
+    """
+    own = ray.get_runtime_context().get_node_id()
+    nodes = sorted(nodes_at_work() or [own], key=lambda node: (node != own, node))
+    turns = (NodeAffinitySchedulingStrategy(node, soft=False) for node in cycle(nodes))
+    largest = largest_gpus()
+    return [_group(one) if _is_spread(one, largest) else "SPREAD" if is_kept(one) else next(turns) for one in setups]
+
+
+def is_kept(setup: ReplicaSetup) -> bool:
+    """Whether a replica has room to itself."""
+    return any((setup.pool.cpus, setup.pool.gpus, setup.pool.memory))
+
+
+def _is_spread(setup: ReplicaSetup, largest: float) -> bool:
+    llm, gpus = setup.pool.llm, setup.pool.gpus
+    if llm is None or not llm.runs_here or gpus < 1:
+        return False
+    return llm.engine.get("distributed_executor_backend") == "ray" or 0 < largest < gpus
+
+
+def _group(setup: ReplicaSetup) -> PlacementGroupSchedulingStrategy:
+    """The replica lives with the first GPU; what its engine starts in turn gets the others."""
+    pool = setup.pool
+    bundles = [{"GPU": 1.0} for _ in range(math.ceil(pool.gpus))]
+    bundles[0] |= {name: amount for name, amount in (("CPU", pool.cpus), ("memory", pool.memory)) if amount}
+    group = placement_group(bundles, strategy="PACK", name=a_name(setup))
+    return PlacementGroupSchedulingStrategy(group, 0, True)
+
+
+def a_name(setup: ReplicaSetup) -> str:
+    """A new name for what Ray keeps for a replica: the driver finds by it what a conductor made."""
+    return f"{beginning(setup)}{uuid4().hex[:8]}"
+
+
+def beginning(setup: ReplicaSetup) -> str:
+    """How the names begin that belong to the pool of a replica."""
+    return f"raypipe-{setup.owner}-{setup.pool.name}-"
+
+
+def give_up(place: Any) -> None:
+    """Let others have what a group keeps."""
+    if isinstance(place, PlacementGroupSchedulingStrategy):
+        remove_placement_group(place.placement_group)
+
+
+def give_up_groups(begins: tuple[str, ...]) -> None:
+    """The same for all groups whose names begin so."""
+    names = [one["name"] for one in placement_group_table().values() if one["state"] != "REMOVED"]
+    for name in names:
+        if begins and name.startswith(begins):
+            remove_placement_group(get_placement_group(name))
+
+
+def start_replica(setup: ReplicaSetup, index: Any, authority: Any, place: Any, name: str = "") -> Any:
+    """A new replica actor; it is not opened yet. `index` is a reference to a `CallIndex`.
+
+    One that takes the place of another, or comes later, has a name.
+    """
+    ours = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 64, "scheduling_strategy": place}
+    kept = {"num_cpus": setup.pool.cpus, "num_gpus": setup.pool.gpus, "memory": setup.pool.memory or None}
+    if isinstance(place, PlacementGroupSchedulingStrategy):
+        ours |= {"runtime_env": {"env_vars": {SPREAD_ENGINE: "1"}}}
+        kept["num_gpus"] = 0
+    ours |= {"name": name} if name else {}
+    return ray.remote(ReplicaActor).options(**kept, **ours).remote(setup, index, authority, is_substitute=bool(name))
