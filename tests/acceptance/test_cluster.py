@@ -47,8 +47,12 @@ def shout(text):
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RunningCluster]:
-    with running_cluster(OPENAI_API_KEY=CANARY) as running:
+def cluster(endpoint: str) -> Iterator[RunningCluster]:
+    """Its nodes find the store, as does whoever starts runs on them."""
+    keys = {"AWS_ACCESS_KEY_ID": "key-of-the-tests", "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests"}
+    store = {"AWS_ENDPOINT_URL": endpoint, **keys}
+    with running_cluster(OPENAI_API_KEY=CANARY, **store) as running:
+        running.environment |= store
         yield running
 
 
@@ -163,6 +167,39 @@ def test_a_job_works_on_every_node_and_goes_on_when_one_is_lost(cluster: Running
     assert 0 <= resent <= lost * SLOTS_OF_A_WORKER
     assert cluster.order("count") == [0, 0, 0, 0], "a worker outlives its run"
     assert not [1 for part in (followed, *told_by(cluster, job), *written(out)) if CANARY in part]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_run_into_a_store_outlives_a_node_and_its_driver(
+    cluster: RunningCluster, bucket: str, tmp_path: Path
+) -> None:
+    """It goes on from another working directory."""
+    with serve() as server:
+        undisturbed = Pipeline.from_file(nemotron(tmp_path, server.base_url)).run(tmp_path / "whole", engine="local")
+        needed = len(server.requests)
+    (tmp_path / "again").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    with serve(latency_s=0.5) as server:
+        spec = nemotron(tmp_path / "again", server.base_url)
+        command = ("run", spec, "--out", f"{bucket}/out", "--address", cluster.address)
+        while len(cluster.order("count")) < 4:
+            cluster.order("join")
+        driver = cluster.raypipe(*command, cwd=tmp_path)
+        until(lambda: len(server.requests) > 30 or driver.poll() is not None, "no call was sent")
+        cluster.order("join")
+        lost, seen = cluster.order("lose"), len(server.requests)
+        until(lambda: len(server.requests) > seen + 40 or driver.poll() is not None, "it did not go on")
+        assert driver.poll() is None
+        driver.kill()
+        said, _ = driver.communicate()
+        assert "Traceback" not in said
+        until(lambda: sum(cluster.order("count")) == 0, "a worker outlives its run")
+        again = cluster.said(*command, cwd=tmp_path / "elsewhere")
+        resent = len(server.requests) - needed
+    assert "Traceback" not in again
+    assert table(Result(f"{bucket}/out"), "dataset") == table(undisturbed, "dataset")
+    assert 0 <= resent <= (lost + WORKERS) * SLOTS_OF_A_WORKER
 
 
 @pytest.mark.ray
