@@ -3,8 +3,9 @@
 In one run and with equal engine options: `LLM.generate` of vLLM, raypipe on `local` and on `ray`, and with `--ray-data`
 the vLLM processor of `ray.data.llm` (needs `ray[llm]`). Each is a process of its own, so that no engine is left beside
 another. The model has random weights, so that nothing is downloaded: by default a tiny one for a CPU; `--shape 1b` and
-`--shape 8b` are Llama's on a GPU. The ratio is that of the time from the first request to the last answer; what
-loading took is told apart.
+`--shape 8b` are Llama's on a GPU. The ratio is that of the time from the first request to the last answer. Beside it
+stand in seconds that time, the engine's loading, what passed beyond it from the start of the process to the first
+request, and the whole process. 0.0 stands for what a way does not tell.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--max-num-seqs", type=int, default=128)
     parser.add_argument("--seeds", action="store_true", help="Give each request a seed of its own, in every way.")
     parser.add_argument("--ray-data", action="store_true", help="Also the vLLM processor of ray.data.llm.")
-    parser.add_argument("--ways", nargs="+", default=list(WAYS))
+    parser.add_argument("--ways", nargs="*", default=list(WAYS))
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
@@ -64,7 +65,8 @@ def main() -> None:
 def _compare(chosen: argparse.Namespace, model: Path) -> None:
     ways = [*chosen.ways, *(["ray.data.llm"] if chosen.ray_data else [])]
     print(f"{_versions()}, {_device()}; shape {chosen.shape}, {chosen.prompts} prompts x {chosen.tokens} tokens")
-    print(f"{'round':>5} {'way':<14} {'tokens/s':>10} {'to vllm':>8} {'generating s':>13} {'whole s':>8}")
+    heads = (f"{name:>9}" for name in ("tokens/s", "to vllm", "working", "loading", "beyond", "whole"))
+    print(f"{'round':>5} {'way':<12}", *heads)
     for number in range(chosen.rounds):
         base = 0.0
         for way in ways:
@@ -73,10 +75,10 @@ def _compare(chosen: argparse.Namespace, model: Path) -> None:
             whole = time.monotonic() - began
             rate = made["tokens"] / made["seconds"]
             base = base or rate
-            print(
-                f"{number:>5} {way:<14} {rate:>10,.0f} {rate / base:>8.3f} {made['seconds']:>13.1f} {whole:>8.1f}",
-                flush=True,
+            times = (
+                f"{each:>9.1f}" for each in (made["seconds"], made.get("load_s", 0), made.get("beyond_s", 0), whole)
             )
+            print(f"{number:>5} {way:<12} {rate:>9,.0f} {rate / base:>9.3f}", *times, flush=True)
 
 
 def _run(way: str, model: Path) -> dict[str, float]:
@@ -110,7 +112,9 @@ def by_vllm(chosen: argparse.Namespace) -> dict[str, float]:
     """vLLM's own offline loop."""
     from vllm import LLM, SamplingParams
 
+    loading = time.monotonic()
     llm = LLM(model=str(chosen.model), **engine_options(chosen))
+    load_s = time.monotonic() - loading
     conversations = [[{"role": "user", "content": prompt}] for prompt in prompts(chosen.prompts)]
     sampling = [
         SamplingParams(max_tokens=chosen.tokens, ignore_eos=True, temperature=1.0, seed=index if chosen.seeds else None)
@@ -120,11 +124,13 @@ def by_vllm(chosen: argparse.Namespace) -> dict[str, float]:
     began = time.monotonic()
     outputs = llm.chat(conversations, sampling, use_tqdm=False)
     seconds = time.monotonic() - began
-    return {"tokens": sum(len(output.outputs[0].token_ids) for output in outputs), "seconds": seconds}
+    tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
+    return {"tokens": tokens, "seconds": seconds, "load_s": load_s}
 
 
 def by_raypipe(chosen: argparse.Namespace) -> dict[str, float]:
     """raypipe, from the first row to the last answer."""
+    import psutil
     import pyarrow.parquet as pq
 
     from raypipe.models import LLM
@@ -149,7 +155,11 @@ def by_raypipe(chosen: argparse.Namespace) -> dict[str, float]:
         timed = pq.read_table(calls, columns=["ended_at", "latency_s"]).to_pydict()
         began = min(end - took for end, took in zip(timed["ended_at"], timed["latency_s"], strict=True))
         tokens = result.manifest["steps"]["answers"]["output_tokens"]
-    return {"tokens": tokens, "seconds": max(timed["ended_at"]) - began}
+        [figures] = result.manifest["models"].values()
+        [engine] = figures["engines"].values()
+    load_s = engine["load_s"]
+    beyond_s = began - psutil.Process().create_time() - load_s
+    return {"tokens": tokens, "seconds": max(timed["ended_at"]) - began, "load_s": load_s, "beyond_s": beyond_s}
 
 
 def by_ray_data(chosen: argparse.Namespace) -> dict[str, float]:
@@ -157,9 +167,16 @@ def by_ray_data(chosen: argparse.Namespace) -> dict[str, float]:
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    ray.init(log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=max(8, os.cpu_count() or 1), log_to_driver=False, logging_level="ERROR")
+    # Its five stages keep a CPU each; the engine asks for a GPU unless it is told what to ask for.
+    place = {"placement_group_config": {"bundles": [{"CPU": 1}]}} if chosen.shape == "tiny" else {}
     config = vLLMEngineProcessorConfig(
-        model_source=str(chosen.model), engine_kwargs=engine_options(chosen), concurrency=1, batch_size=32
+        model_source=str(chosen.model),
+        engine_kwargs=engine_options(chosen),
+        concurrency=1,
+        batch_size=32,
+        log_engine_metrics=False,
+        **place,
     )
     processor = build_processor(
         config,

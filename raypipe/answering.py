@@ -68,6 +68,8 @@ class EngineFigures:
     """Prompt tokens looked up in the prefix cache, ever."""
     prefix_hits: int = 0
     """Those of them that were found."""
+    load_s: float = 0.0
+    """How long it took to load, vLLM's own code included, in seconds."""
 
 
 class Model(Protocol):

@@ -98,6 +98,7 @@ class EngineMeters:
                 "most_running": report.most_running,
                 "most_kv_cache_usage": round(report.most_kv_cache, 4),
                 "prefix_hit_rate": round(report.prefix_hit_rate, 4),
+                "load_s": round(report.now.load_s, 1),
             }
             for worker, report in sorted(self.reports.items())
             if worker.rpartition(":")[0] == pool

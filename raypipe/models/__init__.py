@@ -97,14 +97,22 @@ def open_model(llm: LLM, beside: Model | None = None) -> Model:
 def check_model(llm: LLM) -> list[Violation]:
     """Everything that would keep `llm` from answering and can be known without network."""
     if llm.provider in presets.PRESETS:
-        return presets.check(llm)
-    return _unknown_provider(llm) or _adapter(llm.provider).check(llm)
+        return [*_misplaced(llm), *presets.check(llm)]
+    return _unknown_provider(llm) or [*_misplaced(llm), *_adapter(llm.provider).check(llm)]
 
 
 def check_request(llm: LLM, request: Request) -> list[Violation]:
     """Why `llm`, which is sound, cannot be asked this, as far as that can be known without asking."""
     problem = abilities.refusal(llm, request) if llm.provider in presets.PRESETS else None
     return [] if problem is None else [Violation(f"model {llm.label!r}", problem)]
+
+
+def _misplaced(llm: LLM) -> list[Violation]:
+    """What only an engine of raypipe's own understands."""
+    given = {"engine": llm.engine, "gpus": llm.gpus is not None, "lora": llm.lora is not None}
+    names = [name for name, value in given.items() if value and not llm.runs_here]
+    problem = "is for models that run here, vllm/…; leave it out, or tell the server when it is started"
+    return [Violation(f"model {llm.label!r}", f"{name}: {problem}") for name in names]
 
 
 def _unknown_provider(llm: LLM) -> list[Violation]:

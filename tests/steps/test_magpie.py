@@ -194,8 +194,9 @@ def test_the_names_are_distilabels():
     assert (resolve("Magpie"), resolve("MagpieGenerator")) == (Magpie, MagpieGenerator)
 
 
-def test_a_model_that_takes_anothers_place_has_another_template():
+def test_a_model_that_takes_anothers_place_takes_nothing_over_that_was_said_to_it():
     options = {"uri": "vllm-server/m", "magpie_pre_query_template": "llama3", "use_magpie_template": True, "seed": 1}
+    options |= {"engine": {"max_num_seqs": 4}, "gpus": 1, "lora": "adapter"}
     changed = read_choice("offline/x", "model").applied(options)
     assert changed == {"uri": "offline/x", "seed": 1}
     assert Magpie(llm=LLM(**changed)).problems() == []

@@ -116,6 +116,7 @@ def test_the_manifest_says_what_the_engines_did(watched: Watched) -> None:
         assert engine["output_tokens"] > 0
         assert engine["most_running"] >= 1
         assert 0 < engine["most_kv_cache_usage"] <= 1
+        assert engine["load_s"] > 1
     [engine] = judge["engines"].values()
     assert engine["output_tokens"] == judge["output_tokens"]
 

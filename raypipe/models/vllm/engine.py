@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from importlib import import_module
 from itertools import count
 from types import ModuleType
@@ -39,7 +41,11 @@ class _Meter:
     """What the engine reported last; what it counts is summed, its peaks are kept."""
 
     def __init__(self) -> None:
+        self._since = time.monotonic()
         self.figures = EngineFigures()
+
+    def loaded(self) -> None:
+        self.figures = replace(self.figures, load_s=time.monotonic() - self._since)
 
     def note(self, stats: Any) -> None:
         before, cache = self.figures, stats.prefix_cache_stats
@@ -52,6 +58,7 @@ class _Meter:
             most_kv_cache_usage=max(before.most_kv_cache_usage, usage),
             prefix_queries=before.prefix_queries + cache.queries,
             prefix_hits=before.prefix_hits + cache.hits,
+            load_s=before.load_s,
         )
 
 
@@ -71,6 +78,7 @@ class Engine:
             with _LOADING, _apart(self._diary, options.load_timeout_s):
                 self._devices = claimed(llm)
                 self._load(llm)
+                self._meter.loaded()
         except ImportError as error:
             self._give_back()
             raise InfrastructureError(f"model {llm.label!r} needs vLLM ({error}); {INSTALL}") from None
