@@ -15,7 +15,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.ray.nodes import nodes_at_work
-from raypipe.execution.ray.replicas import a_name, beginning, give_up, give_up_groups, is_kept, places_of, start_replica
+from raypipe.execution.ray.replicas import (
+    a_name,
+    beginning,
+    beginning_of,
+    give_up,
+    give_up_groups,
+    is_kept,
+    places_of,
+    start_replica,
+)
 from raypipe.execution.replica import ReplicaSetup
 from raypipe.execution.setup import MOST_REPLACEMENTS
 from raypipe.execution.wire import Chunk, Reply
@@ -45,12 +54,12 @@ def started_pools(made: Mapping[str, list[ReplicaSetup]], index: Any, authority:
 def end_pools(pools: Iterable[RemotePool], timeout_s: float) -> None:
     """End their workers, those too that a conductor has started since; they have so long to put away what they hold."""
     pools = list(pools)
-    begins = tuple(beginning(pool.setups[0]) for pool in pools)
+    begins = {beginning(pool.setups[0]) for pool in pools}
     actors = [worker.actor for pool in pools for worker in pool.workers]
-    if begins:
-        for name in ray.util.list_named_actors():
+    for name in ray.util.list_named_actors() if begins else ():
+        if beginning_of(name) in begins:
             with suppress(ValueError):  # gone meanwhile
-                actors += [ray.get_actor(name)] if name.startswith(begins) else []
+                actors.append(ray.get_actor(name))
     _end(actors, timeout_s)
     give_up_groups(begins)
 
@@ -129,12 +138,7 @@ class RemotePool:
         there = {worker.name for worker in self.workers}
         setup = next(setup for setup in self.setups if setup.name not in there)
         [place] = await asyncio.to_thread(places_of, [setup])
-        worker = self._begin(setup, place if is_kept(setup) else "SPREAD")
-        try:
-            await self._ready(worker)
-        except RaypipeError:
-            await self._end(worker)
-            raise
+        worker = await self._started(setup, place if is_kept(setup) else "SPREAD")
         self.workers.append(worker)
         return worker
 
@@ -147,19 +151,23 @@ class RemotePool:
         await asyncio.to_thread(_end, [worker.actor])
         give_up(worker.place)
 
-    def _begin(self, setup: ReplicaSetup, place: Any) -> RemoteWorker:
-        """Named, so that the driver finds it, too."""
+    async def _started(self, setup: ReplicaSetup, place: Any) -> RemoteWorker:
+        """One that is ready, and named, so that the driver finds it, too."""
         actor = start_replica(setup, self.index, self.authority, place, a_name(setup))
-        return RemoteWorker(setup.name, setup.pool.rows, setup, actor, place)
+        worker = RemoteWorker(setup.name, setup.pool.rows, setup, actor, place)
+        try:
+            await self._ready(worker)
+        except RaypipeError:
+            await self._end(worker)
+            raise
+        return worker
 
     async def replace(self, lost: RemoteWorker) -> RemoteWorker:
         await self._end(lost)
         self.replaced += 1
         if self.replaced > MOST_REPLACEMENTS:
             raise InfrastructureError(f"worker {lost.name!r} was lost {MOST_REPLACEMENTS} times; see its log for why")
-        place = await self._place(lost)
-        worker = self._begin(lost.setup, place)
-        await self._ready(worker)
+        worker = await self._started(lost.setup, await self._place(lost))
         self.workers[self.workers.index(lost)] = worker
         return worker
 

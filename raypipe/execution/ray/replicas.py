@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -157,12 +157,17 @@ def _group(setup: ReplicaSetup) -> PlacementGroupSchedulingStrategy:
 
 def a_name(setup: ReplicaSetup) -> str:
     """A new name for what Ray keeps for a replica: the driver finds by it what a conductor made."""
-    return f"{beginning(setup)}{uuid4().hex[:8]}"
+    return f"{beginning(setup)}-{uuid4().hex[:8]}"
 
 
 def beginning(setup: ReplicaSetup) -> str:
-    """How the names begin that belong to the pool of a replica."""
-    return f"raypipe-{setup.owner}-{setup.pool.name}-"
+    """What the names have in common that belong to the pool of a replica."""
+    return f"raypipe-{setup.owner}-{setup.pool.name}"
+
+
+def beginning_of(name: str) -> str:
+    """The same, of a name."""
+    return name.rpartition("-")[0]
 
 
 def give_up(place: Any) -> None:
@@ -171,11 +176,11 @@ def give_up(place: Any) -> None:
         remove_placement_group(place.placement_group)
 
 
-def give_up_groups(begins: tuple[str, ...]) -> None:
+def give_up_groups(begins: Set[str]) -> None:
     """The same for all groups whose names begin so."""
     names = [one["name"] for one in placement_group_table().values() if one["state"] != "REMOVED"]
     for name in names:
-        if begins and name.startswith(begins):
+        if beginning_of(name) in begins:
             remove_placement_group(get_placement_group(name))
 
 
