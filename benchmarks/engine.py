@@ -5,7 +5,7 @@ the vLLM processor of `ray.data.llm` (needs `ray[llm]`). Each is a process of it
 another. The model has random weights, so that nothing is downloaded: by default a tiny one for a CPU; `--shape 1b` and
 `--shape 8b` are Llama's on a GPU. The ratio is that of the time from the first request to the last answer. Beside it
 stand in seconds that time, the engine's loading, what passed beyond it from the start of the process to the first
-request, and the whole process. 0.0 stands for what a way does not tell.
+request, and the whole process; `-` is what a way does not tell.
 """
 
 from __future__ import annotations
@@ -75,9 +75,8 @@ def _compare(chosen: argparse.Namespace, model: Path) -> None:
             whole = time.monotonic() - began
             rate = made["tokens"] / made["seconds"]
             base = base or rate
-            times = (
-                f"{each:>9.1f}" for each in (made["seconds"], made.get("load_s", 0), made.get("beyond_s", 0), whole)
-            )
+            told = (made["seconds"], made.get("load_s"), made.get("beyond_s"), whole)
+            times = (f"{'-' if each is None else f'{each:.1f}':>9}" for each in told)
             print(f"{number:>5} {way:<12} {rate:>9,.0f} {rate / base:>9.3f}", *times, flush=True)
 
 

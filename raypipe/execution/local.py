@@ -24,7 +24,7 @@ from raypipe.execution.parking import ended, parked_in
 from raypipe.execution.replica import Replica, ReplicaSetup
 from raypipe.execution.room import made_fit, of_this_process
 from raypipe.execution.scribe import Scribe
-from raypipe.execution.setup import DRAIN_S, MOST_REPLACEMENTS, Outcome, RunSetup, Watch
+from raypipe.execution.setup import DRAIN_S, MOST_REPLACEMENTS, Outcome, Roster, RunSetup, Watch
 from raypipe.execution.source import grouped_batches, source_batches
 from raypipe.execution.stopping import ASKED, Stop
 from raypipe.execution.wire import Vitals
@@ -39,27 +39,17 @@ _LEAVE_S = 1.5
 
 
 @dataclass
-class LocalPool:
+class LocalPool(Roster):
     """Replicas in this process; one whose engine died is replaced a bounded number of times."""
 
     make: Callable[[ReplicaSetup], Replica]
     setups: list[ReplicaSetup]
-    """Of all workers that there may be."""
     workers: list[Replica] = field(default_factory=list[Replica])
     replaced: int = 0
 
-    @property
-    def fewest(self) -> int:
-        return self.setups[0].pool.replicas
-
-    @property
-    def most(self) -> int:
-        return len(self.setups)
-
     async def grow(self) -> Replica:
         """One more worker, ready. Raises InfrastructureError."""
-        there = {worker.name for worker in self.workers}
-        worker = self.make(next(setup for setup in self.setups if setup.name not in there))
+        worker = self.make(self.vacant())
         await worker.open()
         self.workers.append(worker)
         return worker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from raypipe.artifacts import ARTIFACTS
 from raypipe.callindex import CallIndex
@@ -33,6 +34,27 @@ class Outcome:
     results: Sequence[BatchResult]
     halted_for: str = ""
     """Why not all rows were carried to their ends; empty when they were."""
+
+
+class Roster:
+    """The workers of a pool, of all that there may be."""
+
+    setups: list[ReplicaSetup]
+    """Of all workers that there may be."""
+    workers: list[Any]
+
+    @property
+    def fewest(self) -> int:
+        return self.setups[0].pool.replicas
+
+    @property
+    def most(self) -> int:
+        return len(self.setups)
+
+    def vacant(self) -> ReplicaSetup:
+        """That of a worker which is not there."""
+        there = {worker.name for worker in self.workers}
+        return next(setup for setup in self.setups if setup.name not in there)
 
 
 @dataclass(frozen=True)

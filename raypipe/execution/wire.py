@@ -116,8 +116,11 @@ class Reply:
 class Worker(Protocol):
     """A replica, wherever it lives."""
 
-    name: str
-    concurrency: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def concurrency(self) -> int: ...
 
     async def exchange(self, sender: str, chunks: list[Chunk], flush_s: float) -> Reply:
         """Take new rows; come back when there is something to tell, at most `flush_s` after the first of it.

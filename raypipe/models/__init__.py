@@ -27,7 +27,7 @@ from raypipe.models.named import (
     vLLM,
 )
 from raypipe.models.vllm.devices import gpus_here
-from raypipe.models.vllm.options import SPREAD_ENGINE, gpus_of, missing_engine
+from raypipe.models.vllm.options import SPREAD_ENGINE, gpus_of, missing_engine, takes_gpus_from_ray
 
 __all__ = [
     "LLM",
@@ -49,6 +49,7 @@ __all__ = [
     "is_held_key",
     "missing_engine",
     "open_model",
+    "takes_gpus_from_ray",
     "vLLM",
 ]
 

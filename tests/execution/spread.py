@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ def _setup(gpus: float, **engine: Any) -> ReplicaSetup:
     with Pipeline("spread") as pipeline:
         LoadDataFromDicts([{"instruction": "a"}]) >> TextGeneration("ask", llm=llm)
     [pool] = [one for one in pipeline.plan().pools.values() if one.llm is not None]
-    return ReplicaSetup("w", pool, {}, Path(tempfile.mkdtemp()), "owner", Caps())
+    return ReplicaSetup("w", pool, {}, Path("calls"), "owner", Caps())
 
 
 def main() -> None:
@@ -31,7 +30,7 @@ def main() -> None:
     from ray.cluster_utils import Cluster
     from ray.util import placement_group_table
 
-    from raypipe.execution.ray.replicas import give_up, places_of
+    from raypipe.execution.ray.replicas import places_of, remove_group
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0, "include_dashboard": False})
     for _ in range(2):
@@ -46,11 +45,11 @@ def main() -> None:
         group, whole, forced = places_of([_setup(3), _setup(2), _setup(2, distributed_executor_backend="ray")])
         told["whole"] = whole
         told["forced"] = [bundle for bundle in forced.placement_group.bundle_specs]
-        give_up(forced)
+        remove_group(forced)
         lives = ray.get(ray.remote(node).options(num_cpus=0, scheduling_strategy=group).remote(), timeout=60)
         nodes = placement_group_table(group.placement_group)["bundles_to_node_id"]
         told |= {"nodes": len(set(nodes.values())), "bundles": len(nodes), "is_first": nodes[0] == lives}
-        give_up(group)
+        remove_group(group)
         told["left"] = [one["state"] for one in placement_group_table().values() if one["state"] != "REMOVED"]
     finally:
         ray.shutdown()

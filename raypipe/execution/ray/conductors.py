@@ -86,13 +86,13 @@ class ConductorUDF:
         threading.Thread(target=self._loop.run_forever, name="conductor", daemon=True).start()
         self._conductor = Conductor(setup, pools)
         self._loop.call_soon_threadsafe(self._conductor.open)
-        asyncio.run_coroutine_threadsafe(self._report(setup.name, run), self._loop)
+        asyncio.run_coroutine_threadsafe(self._report(), self._loop)
 
-    async def _report(self, name: str, run: str) -> None:
+    async def _report(self) -> None:
         await asyncio.sleep(BOARD_AFTER_S)
-        board = await asyncio.to_thread(board_of, run)
+        board = await asyncio.to_thread(board_of, self._run_id)
         while True:
-            reason = await board.put.remote(name, self._conductor.snapshot())
+            reason = await board.put.remote(self._name, self._conductor.snapshot())
             if reason:
                 self._conductor.halt(reason, self._drain_s)
             await asyncio.sleep(_BOARD_EVERY_S)

@@ -16,17 +16,18 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.ray.nodes import nodes_at_work
 from raypipe.execution.ray.replicas import (
-    a_name,
-    beginning,
-    beginning_of,
-    give_up,
-    give_up_groups,
     is_kept,
+    new_name,
+    place_with_room,
     places_of,
+    pool_prefix,
+    prefix_of,
+    remove_group,
+    remove_groups,
     start_replica,
 )
 from raypipe.execution.replica import ReplicaSetup
-from raypipe.execution.setup import MOST_REPLACEMENTS
+from raypipe.execution.setup import MOST_REPLACEMENTS, Roster
 from raypipe.execution.wire import Chunk, Reply
 
 _START_TIMEOUT_S = 1800.0
@@ -34,34 +35,30 @@ _CLOSE_TIMEOUT_S = 5.0
 
 
 def started_pools(made: Mapping[str, list[ReplicaSetup]], index: Any, authority: Any) -> dict[str, RemotePool]:
-    """The pools by name, each with as many workers as it begins with; they are being opened."""
+    """The pools by name, each with as many workers as it prefixes with; they are being opened."""
     first = {name: setups[: setups[0].pool.replicas] for name, setups in made.items()}
     places = iter(places_of([one for setups in first.values() for one in setups]))
     pools: dict[str, RemotePool] = {}
     for name, setups in first.items():
         placed = [(one, next(places)) for one in setups]
-        actors = [start_replica(one, index, authority, place) for one, place in placed]
-        workers = [
-            RemoteWorker(one.name, one.pool.rows, one, actor, place)
-            for (one, place), actor in zip(placed, actors, strict=True)
-        ]
+        workers = [RemoteWorker(one, start_replica(one, index, authority, place), place) for one, place in placed]
         pools[name] = RemotePool(workers, made[name], index, authority)
-        for actor in actors:
-            actor.open.remote()
+        for worker in workers:
+            worker.actor.open.remote()
     return pools
 
 
 def end_pools(pools: Iterable[RemotePool], timeout_s: float) -> None:
     """End their workers, those too that a conductor has started since; they have so long to put away what they hold."""
     pools = list(pools)
-    begins = {beginning(pool.setups[0]) for pool in pools}
+    prefixes = {pool_prefix(pool.setups[0]) for pool in pools}
     actors = [worker.actor for pool in pools for worker in pool.workers]
-    for name in ray.util.list_named_actors() if begins else ():
-        if beginning_of(name) in begins:
+    for name in ray.util.list_named_actors() if prefixes else ():
+        if prefix_of(name) in prefixes:
             with suppress(ValueError):  # gone meanwhile
                 actors.append(ray.get_actor(name))
     _end(actors, timeout_s)
-    give_up_groups(begins)
+    remove_groups(prefixes)
 
 
 def _end(actors: Sequence[Any], timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
@@ -86,12 +83,18 @@ def unwrapped(error: RayTaskError) -> RaypipeError:
 class RemoteWorker:
     """A replica actor as a conductor sees it."""
 
-    name: str
-    concurrency: int
     setup: ReplicaSetup
     actor: Any
-    place: Any = "SPREAD"
+    place: Any
     """Where it was told to live."""
+
+    @property
+    def name(self) -> str:
+        return self.setup.name
+
+    @property
+    def concurrency(self) -> int:
+        return self.setup.pool.rows
 
     @property
     def node(self) -> str:
@@ -115,30 +118,19 @@ class RemoteWorker:
 
 
 @dataclass
-class RemotePool:
+class RemotePool(Roster):
     """The replica actors of one pool; a lost one is replaced a bounded number of times."""
 
     workers: list[RemoteWorker]
     setups: list[ReplicaSetup]
-    """Of all workers that there may be."""
     index: Any
     authority: Any = None
     replaced: int = 0
 
-    @property
-    def fewest(self) -> int:
-        return self.setups[0].pool.replicas
-
-    @property
-    def most(self) -> int:
-        return len(self.setups)
-
     async def grow(self) -> RemoteWorker:
         """One more worker, ready; it ends with whoever asked for it. Raises RaypipeError."""
-        there = {worker.name for worker in self.workers}
-        setup = next(setup for setup in self.setups if setup.name not in there)
-        [place] = await asyncio.to_thread(places_of, [setup])
-        worker = await self._started(setup, place if is_kept(setup) else "SPREAD")
+        setup = self.vacant()
+        worker = await self._started(setup, await self._place(setup))
         self.workers.append(worker)
         return worker
 
@@ -149,12 +141,12 @@ class RemotePool:
     async def _end(self, worker: RemoteWorker) -> None:
         """One that lives, be it with a dead engine, puts away what it holds."""
         await asyncio.to_thread(_end, [worker.actor])
-        give_up(worker.place)
+        remove_group(worker.place)
 
     async def _started(self, setup: ReplicaSetup, place: Any) -> RemoteWorker:
         """One that is ready, and named, so that the driver finds it, too."""
-        actor = start_replica(setup, self.index, self.authority, place, a_name(setup))
-        worker = RemoteWorker(setup.name, setup.pool.rows, setup, actor, place)
+        actor = start_replica(setup, self.index, self.authority, place, new_name(setup))
+        worker = RemoteWorker(setup, actor, place)
         try:
             await self._ready(worker)
         except RaypipeError:
@@ -167,7 +159,7 @@ class RemotePool:
         self.replaced += 1
         if self.replaced > MOST_REPLACEMENTS:
             raise InfrastructureError(f"worker {lost.name!r} was lost {MOST_REPLACEMENTS} times; see its log for why")
-        worker = await self._started(lost.setup, await self._place(lost))
+        worker = await self._started(lost.setup, await self._place(lost.setup, lost))
         self.workers[self.workers.index(lost)] = worker
         return worker
 
@@ -184,16 +176,16 @@ class RemotePool:
             problem = f"worker {worker.name!r} was not ready within {_START_TIMEOUT_S:.0f} s"
             raise InfrastructureError(problem) from None
 
-    async def _place(self, lost: RemoteWorker) -> Any:
-        """Where one takes the place of another: the node with the fewest of this pool, such as one that has joined.
+    async def _place(self, setup: ReplicaSetup, lost: RemoteWorker | None = None) -> Any:
+        """Where one more is to live: the node with the fewest of this pool, such as one that has joined.
 
-        Not where the lost one was, since a node is known to be gone only some time after its workers.
+        Not where the lost one was whose place it takes: a node is known to be gone only some time after its workers.
         """
+        if is_kept(setup):
+            return await asyncio.to_thread(place_with_room, setup)
         nodes = await asyncio.to_thread(nodes_at_work)
-        if is_kept(lost.setup):
-            return (await asyncio.to_thread(places_of, [lost.setup]))[0]
         if not nodes:
             return "SPREAD"
         there = Counter(worker.node for worker in self.workers if worker is not lost)
-        node = min(nodes, key=lambda node: (node == lost.node, there[node]))
+        node = min(nodes, key=lambda node: (lost is not None and node == lost.node, there[node]))
         return NodeAffinitySchedulingStrategy(node, soft=False)

@@ -33,7 +33,7 @@ from raypipe.execution.replica import Replica, ReplicaSetup
 from raypipe.execution.scribe import Scribe
 from raypipe.execution.wire import Chunk, Reply, Vitals
 from raypipe.limits import Authority, Caps, Lease, Report
-from raypipe.models import SPREAD_ENGINE
+from raypipe.models import SPREAD_ENGINE, takes_gpus_from_ray
 
 _LOADING_POLL_S = 5.0
 _LEASE_TIMEOUT_S = 120.0
@@ -130,8 +130,7 @@ def places_of(setups: Sequence[ReplicaSetup]) -> list[Any]:
     own = ray.get_runtime_context().get_node_id()
     nodes = sorted(nodes_at_work() or [own], key=lambda node: (node != own, node))
     turns = (NodeAffinitySchedulingStrategy(node, soft=False) for node in cycle(nodes))
-    largest = largest_gpus()
-    return [_group(one) if _is_spread(one, largest) else "SPREAD" if is_kept(one) else next(turns) for one in setups]
+    return [place_with_room(one) if is_kept(one) else next(turns) for one in setups]
 
 
 def is_kept(setup: ReplicaSetup) -> bool:
@@ -139,11 +138,16 @@ def is_kept(setup: ReplicaSetup) -> bool:
     return any((setup.pool.cpus, setup.pool.gpus, setup.pool.memory))
 
 
-def _is_spread(setup: ReplicaSetup, largest: float) -> bool:
+def place_with_room(setup: ReplicaSetup) -> Any:
+    """Where a replica is to live that has room to itself; its group, where it has one, is new."""
+    return _group(setup) if _is_spread(setup) else "SPREAD"
+
+
+def _is_spread(setup: ReplicaSetup) -> bool:
     llm, gpus = setup.pool.llm, setup.pool.gpus
     if llm is None or not llm.runs_here or gpus < 1:
         return False
-    return llm.engine.get("distributed_executor_backend") == "ray" or 0 < largest < gpus
+    return takes_gpus_from_ray(llm) or 0 < largest_gpus() < gpus
 
 
 def _group(setup: ReplicaSetup) -> PlacementGroupSchedulingStrategy:
@@ -151,36 +155,38 @@ def _group(setup: ReplicaSetup) -> PlacementGroupSchedulingStrategy:
     pool = setup.pool
     bundles = [{"GPU": 1.0} for _ in range(math.ceil(pool.gpus))]
     bundles[0] |= {name: amount for name, amount in (("CPU", pool.cpus), ("memory", pool.memory)) if amount}
-    group = placement_group(bundles, strategy="PACK", name=a_name(setup))
-    return PlacementGroupSchedulingStrategy(group, 0, True)
+    group = placement_group(bundles, strategy="PACK", name=new_name(setup))
+    return PlacementGroupSchedulingStrategy(
+        group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
+    )
 
 
-def a_name(setup: ReplicaSetup) -> str:
+def new_name(setup: ReplicaSetup) -> str:
     """A new name for what Ray keeps for a replica: the driver finds by it what a conductor made."""
-    return f"{beginning(setup)}-{uuid4().hex[:8]}"
+    return f"{pool_prefix(setup)}-{uuid4().hex[:8]}"
 
 
-def beginning(setup: ReplicaSetup) -> str:
+def pool_prefix(setup: ReplicaSetup) -> str:
     """What the names have in common that belong to the pool of a replica."""
     return f"raypipe-{setup.owner}-{setup.pool.name}"
 
 
-def beginning_of(name: str) -> str:
+def prefix_of(name: str) -> str:
     """The same, of a name."""
     return name.rpartition("-")[0]
 
 
-def give_up(place: Any) -> None:
+def remove_group(place: Any) -> None:
     """Let others have what a group keeps."""
     if isinstance(place, PlacementGroupSchedulingStrategy):
         remove_placement_group(place.placement_group)
 
 
-def give_up_groups(begins: Set[str]) -> None:
+def remove_groups(prefixes: Set[str]) -> None:
     """The same for all groups whose names begin so."""
     names = [one["name"] for one in placement_group_table().values() if one["state"] != "REMOVED"]
     for name in names:
-        if beginning_of(name) in begins:
+        if prefix_of(name) in prefixes:
             remove_placement_group(get_placement_group(name))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from raypipe.chat import LLM
 from raypipe.errors import InfrastructureError
-from raypipe.models.vllm.options import gpus_of, is_spread
+from raypipe.models.vllm.options import gpus_of, takes_gpus_from_ray
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _lock = threading.Lock()
@@ -56,7 +56,7 @@ class Devices:
 def claimed(llm: LLM) -> Devices:
     """GPUs for an engine, the least used first. Raises InfrastructureError where too few are free."""
     wanted = gpus_of(llm)
-    if not wanted or is_spread(llm):
+    if not wanted or takes_gpus_from_ray(llm):
         return Devices((), 0.0)
     number, share = max(1, round(wanted)), min(1.0, wanted)
     with _lock:

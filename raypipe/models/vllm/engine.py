@@ -41,16 +41,13 @@ class _Meter:
     """What the engine reported last; what it counts is summed, its peaks are kept."""
 
     def __init__(self) -> None:
-        self._since = time.monotonic()
         self.figures = EngineFigures()
-
-    def loaded(self) -> None:
-        self.figures = replace(self.figures, load_s=time.monotonic() - self._since)
 
     def note(self, stats: Any) -> None:
         before, cache = self.figures, stats.prefix_cache_stats
         running, usage = stats.num_running_reqs, max(0.0, stats.kv_cache_usage)
-        self.figures = EngineFigures(
+        self.figures = replace(
+            before,
             running=running,
             waiting=stats.num_waiting_reqs,
             kv_cache_usage=usage,
@@ -58,7 +55,6 @@ class _Meter:
             most_kv_cache_usage=max(before.most_kv_cache_usage, usage),
             prefix_queries=before.prefix_queries + cache.queries,
             prefix_hits=before.prefix_hits + cache.hits,
-            load_s=before.load_s,
         )
 
 
@@ -77,8 +73,9 @@ class Engine:
         try:
             with _LOADING, _apart(self._diary, options.load_timeout_s):
                 self._devices = claimed(llm)
+                began = time.monotonic()
                 self._load(llm)
-                self._meter.loaded()
+                self._meter.figures = replace(self._meter.figures, load_s=time.monotonic() - began)
         except ImportError as error:
             self._give_back()
             raise InfrastructureError(f"model {llm.label!r} needs vLLM ({error}); {INSTALL}") from None

@@ -125,7 +125,7 @@ def _parts(llm: LLM) -> int:
     return sizes[0] * sizes[1]
 
 
-def is_spread(llm: LLM) -> bool:
+def takes_gpus_from_ray(llm: LLM) -> bool:
     """Whether the engine takes its GPUs from Ray, wherever they are, and not from those this process sees."""
     return SPREAD_ENGINE in os.environ or llm.engine.get("distributed_executor_backend") == "ray"
 
