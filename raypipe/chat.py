@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from raypipe.errors import nearest
+from raypipe.identity import canonical_json, digest
 from raypipe.spec import Spec
 
 Message = Mapping[str, Any]
@@ -98,9 +99,11 @@ class LLM(Spec):
     options: dict[str, Any] = Field(default_factory=dict)
     """Settings of the adapter itself, for example the latency of `offline`."""
     engine: dict[str, Any] = Field(default_factory=dict)
-    """Of a model that runs here (`vllm/…`): options of vLLM's engine, handed to it unchanged."""
+    """Of a model that runs here (`vllm/…`) or is served: options of vLLM's engine, handed to it unchanged."""
     gpus: float | None = Field(default=None, ge=0)
-    """Of a model that runs here: GPUs of each replica, or a share of one; by default what `engine` asks for."""
+    """Of the same: GPUs of each engine, or a share of one; by default what `engine` asks for."""
+    serve: bool = False
+    """Of `vllm-server/…`: its server is started on the Ray cluster, or found where another run has started the same."""
     lora: str | None = None
     """Of a model that runs here: a LoRA adapter, as a folder or by its name on the Hugging Face hub."""
     concurrency: int | None = Field(default=None, gt=0)
@@ -208,11 +211,17 @@ class LLM(Spec):
     def _engine_key(self) -> tuple[Any, ...]:
         return self.uri, self.engine, self.gpus, self.replicas, self.lora is None
 
+    @property
+    def server_key(self) -> str:
+        """The same for all that one server can answer for."""
+        return digest(b"server", canonical_json([self.model, self.engine, self.gpus])).hex()
+
     def in_flight(self, replicas: int) -> int:
         """Most calls in flight to this model alone from each of so many replicas."""
-        if self.concurrency is None and self.runs_here:
+        if self.concurrency is None and (self.runs_here or self.serve):
             sequences = self.engine.get("max_num_seqs", SEQUENCES)
-            return sequences + max(_AHEAD, sequences // 8)
+            engines = replicas if self.serve else 1
+            return -(-(sequences + max(_AHEAD, sequences // 8)) // engines)
         return -(-(self.concurrency or _IN_FLIGHT) // replicas)
 
     @field_validator("also")

@@ -289,7 +289,7 @@ class Choice:
 
 
 _OF_ONE_MODEL = (
-    *("also", "weight", "base_url", "api_key_env", "options", "extra", "engine", "gpus", "lora"),
+    *("also", "weight", "base_url", "api_key_env", "options", "extra", "engine", "gpus", "lora", "serve"),
     *("magpie_pre_query_template", "use_magpie_template"),
 )
 """Options that belong to the model that was there and not to its replacement."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from raypipe.branching import Meet, Route
 from raypipe.chat import LLM
 from raypipe.graph import Graph
-from raypipe.models import gpus_of
+from raypipe.models import engine_gpus, gpus_of
 from raypipe.repeating import Until
 from raypipe.step import Aggregate, Columns, Runs, Step
 
@@ -145,7 +145,10 @@ class Plan:
         lines = [f"pipeline {self.name}: {len(self.graph.steps)} steps, {len(self.stages)} stages"]
         for pool in self.pools.values():
             what = pool.llm.label if pool.llm else "Python functions"
-            lines.append(f"pool {pool.name}: {what}, {_number(pool)} × {pool.concurrency} in flight{_kept(pool)}")
+            served = "".join(f", served with {engine_gpus(llm):g} GPUs" for llm in pool.llms if llm.serve)
+            lines.append(
+                f"pool {pool.name}: {what}, {_number(pool)} × {pool.concurrency} in flight{_kept(pool)}{served}"
+            )
         for stage in self.stages:
             origin = "reads" if stage.reads_stage is None else f"groups rows of stage {stage.reads_stage} by"
             lines.append(f"stage {stage.index}: {origin} {stage.entry!r}")

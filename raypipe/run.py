@@ -196,8 +196,11 @@ def _refusals(plan: Plan) -> list[Violation]:
 
 
 def _check_engines(plan: Plan, options: RunOptions) -> None:
-    """Raises SpecError where an engine is to run in this Python and is not installed."""
+    """Raises SpecError where an engine is to run in this Python and is not installed, or a server without Ray."""
     problems = [problem for llm in plan.models for problem in missing_engine(llm)] if options.address is None else []
+    if options.engine == "local":
+        way = "serve: servers are started on Ray; run it there, or ask one that runs, with base_url and without serve"
+        problems += [Violation(f"model {llm.label!r}", way) for llm in plan.models if llm.serve]
     if problems:
         raise SpecError(violations=problems)
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from raypipe.callindex import CallIndex, CallReader, index_with_segments, load_index
@@ -57,6 +57,16 @@ class ReplicaSetup:
     """Where steps keep files beside their rows."""
     is_played: bool = False
     """A dry run: what would reach out is played."""
+    servers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Addresses of the servers that were started for models, by their keys."""
+
+    def reached(self, llm: LLM) -> LLM:
+        """The model as it is reached from here."""
+        return llm.each(self._at_its_server)
+
+    def _at_its_server(self, llm: LLM) -> LLM:
+        address = self.servers.get(llm.server_key) if llm.serve else None
+        return llm if address is None else llm.model_copy(update={"base_url": address})
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +111,8 @@ class Replica:
         asked: list[tuple[LLM, list[Member]]] = []
         for llm in setup.pool.llms:
             beside = asked[0][1][0] if asked else None
-            asked.append((llm, members_of(llm, self.name, setup.pool.most, authority, setup.caps, beside)))
+            here = setup.reached(llm)
+            asked.append((llm, members_of(here, self.name, setup.pool.most, authority, setup.caps, beside)))
         forgotten = frozenset(name for name, step in self._steps.items() if not step.use_cache)
         return Desk(
             [member for _, members in asked for member in members],

@@ -9,7 +9,7 @@ import psutil
 
 from raypipe.errors import InfrastructureError
 from raypipe.loading import fitted, loaded
-from raypipe.models import gpus_here
+from raypipe.models import engine_gpus, gpus_here
 from raypipe.plan import Plan, Pool
 
 _KINDS = {"cpus": ("CPU", "CPUs", 1.0), "gpus": ("GPU", "GPUs", 0.0), "memory": ("memory", "bytes of memory", 0.0)}
@@ -32,12 +32,29 @@ def of_this_process() -> dict[str, float]:
 def made_fit(plan: Plan, there: Mapping[str, float]) -> Plan:
     """The plan with fewer steps loaded together where there is no room for all.
 
-    Raises InfrastructureError where some that must be loaded together have no room.
+    Raises InfrastructureError where some that must be loaded together have no room, and where servers have none.
     """
+    _check_servers(plan, there)
+    there = beside_servers(plan, there)
     plan = fitted(plan, room_in(there))
     for pools in loaded(plan):
         check_room([plan.pools[name] for name in pools], there)
     return plan
+
+
+def beside_servers(plan: Plan, there: Mapping[str, float]) -> dict[str, float]:
+    """What is left of what is `there`, by Ray's names, where the models have their servers."""
+    return {**there, "GPU": max(0.0, there.get("GPU", 0.0) - _gpus_of_servers(plan))}
+
+
+def _check_servers(plan: Plan, there: Mapping[str, float]) -> None:
+    wanted, gpus = _gpus_of_servers(plan), there.get("GPU", 0.0)
+    if wanted > gpus:
+        raise InfrastructureError(f"the servers want {wanted:g} GPUs and there are {gpus:g}; {_ADVICE}")
+
+
+def _gpus_of_servers(plan: Plan) -> float:
+    return sum({llm.server_key: engine_gpus(llm) for llm in plan.models if llm.serve}.values())
 
 
 def room_in(there: Mapping[str, float]) -> dict[str, float]:
@@ -55,7 +72,4 @@ def check_room(pools: Iterable[Pool], there: Mapping[str, float]) -> None:
             each = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())
             beside = f" beside the {left:g} that reads" if left else ""
             problem = f"the workers want {sum(wanted.values()):g} {unit} and there are {room[share]:g}{beside} ({each})"
-            raise InfrastructureError(
-                f"{problem}; lower `resources` of these steps, or `replicas` and `engine` of these models, or use a "
-                "larger cluster"
-            )
+            raise InfrastructureError(f"{problem}; {_ADVICE}")

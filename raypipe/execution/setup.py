@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from raypipe.artifacts import ARTIFACTS
@@ -80,6 +80,8 @@ class RunSetup:
     """A dry run: what would reach out is played."""
     env: tuple[str, ...] = ()
     """Environment variables that every node must have, beside those that hold the keys of models."""
+    servers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Addresses of the servers that were started for models, by their keys."""
 
     @property
     def leaves(self) -> frozenset[str]:
@@ -105,5 +107,5 @@ class RunSetup:
             if planned.pool == pool and (planned.name in some or not some)
         }
         name, planned = f"{pool}:{number}", self.plan.pools[pool]
-        own = (self.unsent, self.artifacts, self.is_played)
+        own = (self.unsent, self.artifacts, self.is_played, self.servers)
         return ReplicaSetup(name, planned, steps, self.calls, self.owner, self.caps, *own)

@@ -27,7 +27,14 @@ from raypipe.models.named import (
     vLLM,
 )
 from raypipe.models.vllm.devices import gpus_here
-from raypipe.models.vllm.options import SPREAD_ENGINE, gpus_of, missing_engine, takes_gpus_from_ray
+from raypipe.models.vllm.options import (
+    SPREAD_ENGINE,
+    check_engine,
+    engine_gpus,
+    gpus_of,
+    missing_engine,
+    takes_gpus_from_ray,
+)
 
 __all__ = [
     "LLM",
@@ -44,6 +51,7 @@ __all__ = [
     "VertexAILLM",
     "check_model",
     "check_request",
+    "engine_gpus",
     "gpus_here",
     "gpus_of",
     "is_held_key",
@@ -59,6 +67,9 @@ REGISTRY: dict[str, str] = {
     "vllm": "raypipe.models.vllm.adapter:VLLMModel",
 }
 """Provider → `module:Class` of its adapter."""
+
+
+_SERVED = "vllm-server"
 
 
 def __getattr__(name: str) -> Any:
@@ -98,7 +109,7 @@ def open_model(llm: LLM, beside: Model | None = None) -> Model:
 def check_model(llm: LLM) -> list[Violation]:
     """Everything that would keep `llm` from answering and can be known without network."""
     if llm.provider in presets.PRESETS:
-        return [*_misplaced(llm), *presets.check(llm)]
+        return [*_misplaced(llm), *(_served(llm) if llm.serve else ()), *presets.check(llm)]
     return _unknown_provider(llm) or [*_misplaced(llm), *_adapter(llm.provider).check(llm)]
 
 
@@ -109,11 +120,23 @@ def check_request(llm: LLM, request: Request) -> list[Violation]:
 
 
 def _misplaced(llm: LLM) -> list[Violation]:
-    """What only an engine of raypipe's own understands."""
-    given = {"engine": llm.engine, "gpus": llm.gpus is not None, "lora": llm.lora is not None}
+    """What only an engine of raypipe's own understands, or is understood by vLLM's server alone."""
+    told = {"engine": bool(llm.engine), "gpus": llm.gpus is not None}
+    given = {"lora": llm.lora is not None} | ({} if llm.serve else told)
     names = [name for name, value in given.items() if value and not llm.runs_here]
     problem = "is for models that run here, vllm/…; leave it out, or tell the server when it is started"
-    return [Violation(f"model {llm.label!r}", f"{name}: {problem}") for name in names]
+    found = [f"{name}: {problem}" for name in names]
+    if llm.serve and llm.provider != _SERVED:
+        found.append(f"serve: only vLLM's server is started; write {_SERVED}/NAME, or leave it out")
+    return [Violation(f"model {llm.label!r}", problem) for problem in found]
+
+
+def _served(llm: LLM) -> list[Violation]:
+    """What keeps a server from being started."""
+    problem = (
+        "serve: a server that is started has no address before; leave base_url out, or ask the one there without it"
+    )
+    return check_engine(llm) + ([Violation(f"model {llm.label!r}", problem)] if llm.base_url else [])
 
 
 def _unknown_provider(llm: LLM) -> list[Violation]:

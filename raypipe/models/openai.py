@@ -55,7 +55,7 @@ class OpenAIModel:
     """
 
     def __init__(self, llm: LLM) -> None:
-        options = presets.OpenAIOptions(**llm.options)
+        options = presets.options_of(llm)(**llm.options)
         preset = presets.PRESETS[llm.provider]
         self._llm = llm
         self._limit = options.completion_limit or preset.completion_limit

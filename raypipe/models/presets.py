@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
+from pydantic import Field
+
 from raypipe.chat import LLM
 from raypipe.errors import SpecError, Violation
 from raypipe.spec import Spec
@@ -89,6 +91,20 @@ class OpenAIOptions(Spec):
     """Whether the endpoint is told to hold the completion to the schema exactly."""
 
 
+class ServedOptions(OpenAIOptions):
+    """`LLM.options` of a model whose server is started for it."""
+
+    load_timeout_s: float = Field(default=1800.0, gt=0)
+    """Longest time until the server answers, in seconds: for its GPUs to be free, to download and to load the model."""
+    idle_s: float = Field(default=300.0, ge=0)
+    """How long the server stays when no run uses it any more, in seconds."""
+
+
+def options_of(llm: LLM) -> type[OpenAIOptions]:
+    """What `llm.options` may hold."""
+    return ServedOptions if llm.serve else OpenAIOptions
+
+
 def base_url(llm: LLM) -> str:
     """Address of the endpoint without a trailing slash: the declared one, the environment's, the provider's."""
     preset = PRESETS[llm.provider]
@@ -152,7 +168,7 @@ def check(llm: LLM) -> list[Violation]:
             problems.append(f"extra must not set {name!r}, which is decided by the request; leave it out")
     if llm.magpie_pre_query_template is not None and plain_url(llm) is None:
         problems.append(no_plain_prompts(llm))
-    return [Violation(where, problem) for problem in problems] + check_options(llm, OpenAIOptions)
+    return [Violation(where, problem) for problem in problems] + check_options(llm, options_of(llm))
 
 
 def check_options(llm: LLM, options: type[Spec]) -> list[Violation]:

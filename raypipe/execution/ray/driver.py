@@ -34,9 +34,10 @@ from raypipe.execution.ray.conductors import (
 )
 from raypipe.execution.ray.nodes import await_nodes, check_environment
 from raypipe.execution.ray.pools import RemotePool, end_pools, started_pools, unwrapped
+from raypipe.execution.ray.servers import kept_servers
 from raypipe.execution.ray.session import kill_own_ray, session, speak_again
 from raypipe.execution.ray.shipping import ship_by_value
-from raypipe.execution.room import made_fit, room_in
+from raypipe.execution.room import beside_servers, made_fit, room_in
 from raypipe.execution.setup import DRAIN_S, Outcome, RunSetup, Watch
 from raypipe.execution.source import group_of, identified
 from raypipe.execution.stopping import ASKED, Stop
@@ -172,11 +173,9 @@ class _Driver:
             self._join_cluster()
             self._make_fit(ray.cluster_resources())
             self._start_authority()
-            stay = iter(kept(self._setup.plan))
-            for stage in self._setup.plan.stages:
-                if self._halted_for():
-                    break
-                self._run_stage(stage, stay)
+            with kept_servers(self._setup.plan.models, self._run, lambda: self._stop.is_asked) as servers:
+                self._setup = replace(self._setup, servers=servers)
+                self._run_stages()
         except RayTaskError as error:
             raise unwrapped(error) from None
         except RayError as error:
@@ -186,6 +185,13 @@ class _Driver:
             watcher.join(_CLOSE_TIMEOUT_S)
             self._kill_actors()
         return Outcome(self._results, self._halted_for())
+
+    def _run_stages(self) -> None:
+        stay = iter(kept(self._setup.plan))
+        for stage in self._setup.plan.stages:
+            if self._halted_for():
+                break
+            self._run_stage(stage, stay)
 
     def _join_cluster(self) -> None:
         """See that a cluster of somebody else's has nodes, and that they have what this machine has."""
@@ -203,7 +209,8 @@ class _Driver:
         Raises InfrastructureError where one has no room by itself, unless the cluster is another's: that may grow.
         """
         plan = self._setup.plan
-        fits = made_fit(plan, there) if self._address is None else fitted(plan, room_in(there))
+        left = room_in(beside_servers(plan, there))
+        fits = made_fit(plan, there) if self._address is None else fitted(plan, left)
         self._setup = replace(self._setup, plan=fits)
 
     def _halted_for(self) -> str:

@@ -28,7 +28,8 @@ from raypipe.models.vllm.words import Diary, advice
 _LOADING = threading.Lock()
 """While an engine is loaded, its processes inherit what this one has: only one at a time."""
 _LOGGING = "VLLM_LOGGING_CONFIG_PATH"
-_ENVIRONMENT = {
+READY_TIMEOUT = "VLLM_ENGINE_READY_TIMEOUT_S"
+ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     # A fork of a process with threads may hang; vLLM itself spawns wherever a GPU was touched or Ray is up.
@@ -237,9 +238,9 @@ async def _last(outputs: AsyncGenerator[Any]) -> Any:
 @contextmanager
 def _apart(diary: Diary, timeout_s: float) -> Generator[None]:
     """What is said and started inside goes to the diary, also what those say that were started, for ever."""
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", str(round(timeout_s)))
+    os.environ.setdefault(READY_TIMEOUT, str(round(timeout_s)))
     with ExitStack() as stack:
         stack.enter_context(_said_to_children(_LOGGING, str(diary.settings)))
         stack.enter_context(_without_main())

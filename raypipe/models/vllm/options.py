@@ -75,26 +75,32 @@ def check(llm: LLM) -> list[Violation]:
         found.append(Violation(where, problem))
     if _folder() is None:  # the workers may have it
         return found
-    engine = _problems("engine", llm.engine, _OURS, _fields(*_ENGINE))
     known = [name for name in _fields(*_SAMPLING) if not name.startswith("_")]
-    engine += _deadly(llm)
     sampling = _problems("extra", llm.extra, dict.fromkeys(_ASKED, "is decided elsewhere"), known)
-    return [*found, *(Violation(where, problem) for problem in (*engine, *sampling))]
+    return [*found, *check_engine(llm), *(Violation(where, problem) for problem in sampling)]
+
+
+def check_engine(llm: LLM) -> list[Violation]:
+    """What is wrong with `llm.engine`, as far as it can be known without loading it."""
+    if _folder() is None:  # the workers may have it
+        return []
+    problems = [*_problems("engine", llm.engine, _OURS, _fields(*_ENGINE)), *_deadly(llm)]
+    return [Violation(f"model {llm.label!r}", problem) for problem in problems]
 
 
 def _deadly(llm: LLM) -> list[str]:
     """What would make the engine die in flight."""
-    has_seeds = llm.options.get("seeds", True) or llm.seed is not None
+    has_seeds = llm.seed is not None or (llm.runs_here and llm.options.get("seeds", True))
     given = [name for name in _READS_IN_PARTS if llm.engine.get(name)]
     if not (is_cpu_build() and has_seeds and given) or llm.engine.get(_READS_IN_PARTS[0]) is False:
         return []
-    way_out = "leave it out, or set options={'seeds': False} and no seed"
+    way_out = "leave it out, or set " + ("options={'seeds': False} and no seed" if llm.runs_here else "no seed")
     return [f"engine: {given[0]!r} reads long prompts in parts, of which vLLM's build for CPUs dies; {way_out}"]
 
 
 def missing_engine(llm: LLM) -> list[Violation]:
     """What keeps `llm` from being loaded in this Python, whatever its options are."""
-    if not llm.runs_here or _folder() is not None:
+    if not (llm.runs_here or llm.serve) or _folder() is not None:
         return []
     return [Violation(f"model {llm.label!r}", f"needs vLLM, which is not installed here; {INSTALL}")]
 
@@ -112,9 +118,12 @@ def is_cpu_build() -> bool:
 
 
 def gpus_of(llm: LLM) -> float:
-    """GPUs that one replica needs: as the model says, or one for each part that its layers are spread over."""
-    if not llm.runs_here:
-        return 0.0
+    """GPUs that one replica needs, which has an engine where the model runs here."""
+    return engine_gpus(llm) if llm.runs_here else 0.0
+
+
+def engine_gpus(llm: LLM) -> float:
+    """GPUs of an engine: as the model says, or one for each part that its layers are spread over."""
     if llm.gpus is not None:
         return llm.gpus
     return 0.0 if is_cpu_build() else float(_parts(llm))

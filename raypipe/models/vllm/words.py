@@ -50,6 +50,21 @@ def advice(said: str) -> str:
     return next((f"; {what}" for pattern, what in _ADVICE if pattern.search(said)), "")
 
 
+_WATCH = """
+import os, sys, time
+
+child, parent = map(int, sys.argv[1:])
+os.closerange(3, 1 << 16)
+while os.getppid() == child:
+    try:
+        os.kill(parent, 0)
+    except ProcessLookupError:
+        os.kill(child, 9)
+    time.sleep(0.5)
+"""
+"""Ends a process whose parent is gone: an engine of vLLM's outlives one that is killed, with the memory it has."""
+
+
 class _Aside:
     """A stream that takes what one thread writes elsewhere."""
 
@@ -75,10 +90,12 @@ class Diary:
         self.settings = self._folder / "logging.json"
         """A configuration for Python's logging, in vLLM's processes."""
         self.settings.write_bytes(orjson.dumps(_settings(self.path)))
-        self._program = self._folder / "python"
-        """This Python, saying what it says to the diary."""
-        self._program.write_text(f'#!/bin/sh\nexec {quote(sys.executable)} "$@" >>{quote(str(self.path))} 2>&1\n')
-        self._program.chmod(0o700)
+        self.program = self._folder / "python"
+        """This Python, saying what it says to the diary, and ending with the process that starts it."""
+        python = quote(sys.executable)
+        watch = f"{python} -I -S -c {quote(_WATCH)} $$ $PPID </dev/null >/dev/null 2>&1 &"
+        self.program.write_text(f'#!/bin/sh\n{watch}\nexec {python} "$@" >>{quote(str(self.path))} 2>&1\n')
+        self.program.chmod(0o700)
 
     @contextmanager
     def listening(self) -> Generator[None]:
@@ -87,7 +104,7 @@ class Diary:
         with self.path.open("a", buffering=1) as file, ExitStack() as stack:
             stack.enter_context(redirect_stdout(cast(Any, _Aside(file, sys.stdout))))
             stack.enter_context(redirect_stderr(cast(Any, _Aside(file, sys.stderr))))
-            set_executable(str(self._program))
+            set_executable(str(self.program))
             try:
                 yield
             finally:

@@ -1,0 +1,83 @@
+"""I let three runs on one cluster ask a model whose server they share, kill the server once, and print what I saw.
+
+python -m tests.vllm.serving FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from raypipe.chat import LLM
+from raypipe.pipeline import Pipeline
+from raypipe.steps import LoadDataFromDicts, TextGeneration
+from tests.vllm.tiny import ENGINE
+
+END_TIMEOUT_S = 60.0
+IDLE_S = 8.0
+
+
+def _run(folder: Path, out: str) -> None:
+    model, options = folder / "tiny", {"idle_s": IDLE_S}
+    llm = LLM(f"vllm-server/{model}", serve=True, engine=ENGINE, options=options, temperature=0, max_tokens=16)
+    with Pipeline("served") as pipeline:
+        rows = LoadDataFromDicts([{"instruction": f"Say {number}."} for number in range(8)])
+        rows >> TextGeneration("ask", llm=llm)
+    pipeline.run(folder / out)
+
+
+def _processes(word: str) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            if word in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _servers() -> list[tuple[int, str]]:
+    """Process and port of each."""
+    found = [(one.pid, one.cmdline()) for one in _processes("raypipe.models.vllm.serving")]
+    return [(pid, command[-1]) for pid, command in found if "--port" in command]
+
+
+def main() -> None:
+    from raypipe.execution.ray.session import load
+
+    load()
+
+    import ray
+    from ray.util import list_named_actors
+
+    folder, told, orphans = Path(sys.argv[1]), dict[str, Any](), list[psutil.Process]()
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
+    try:
+        for out in ("first", "second", "third"):
+            if out == "third":
+                server = psutil.Process(_servers()[0][0])
+                orphans = [one for one in server.children(recursive=True) if one.name().startswith("VLLM")]
+                server.kill()
+                server.wait(END_TIMEOUT_S)
+            _run(folder, out)
+            told[out] = _servers()
+        told["orphans"] = {one.pid: one.is_running() for one in orphans}
+        engines = _processes("VLLM::")
+        deadline = time.monotonic() + END_TIMEOUT_S
+        while time.monotonic() < deadline and (_servers() or any(one.is_running() for one in engines)):
+            time.sleep(0.2)
+        told["left"] = [*_servers(), *(one.pid for one in engines if one.is_running())]
+        told["actors"] = [one for one in list_named_actors(all_namespaces=True) if "server" in one["name"]]
+    finally:
+        ray.shutdown()
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()
