@@ -1,9 +1,10 @@
 """How many tokens a second a model that runs here gives, beside vLLM's own offline loop over the same prompts.
 
-In one run and with equal engine options: `LLM.generate` of vLLM, raypipe on `local` and on `ray`, and with `--ray-data`
-the vLLM processor of `ray.data.llm` (needs `ray[llm]`). Each is a process of its own, so that no engine is left beside
-another. The model has random weights, so that nothing is downloaded: by default a tiny one for a CPU; `--shape 1b` and
-`--shape 8b` are Llama's on a GPU. The ratio is that of the time from the first request to the last answer. Beside it
+In one run and with equal engine options: `LLM.chat` of vLLM, raypipe on `local`, vLLM's engine in a bare actor of Ray's
+that is given everything at once (`actor`: what Ray takes by itself), raypipe on `ray`, and with `--ray-data` the vLLM
+processor of `ray.data.llm` (needs `ray[llm]`). Each is a process of its own, so that no engine is left beside
+another. The model has random weights, so that nothing is downloaded: by default a tiny one for a CPU, whose
+steps take a millisecond; one of `--shape small` takes ten; `--shape 1b` and `--shape 8b` are Llama's on a GPU. The ratio is that of the time from the first request to the last answer. Beside it
 stand in seconds that time, the engine's loading, what passed beyond it from the start of the process to the first
 request, and the whole process; `-` is what a way does not tell.
 """
@@ -11,6 +12,7 @@ request, and the whole process; `-` is what a way does not tell.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import platform
@@ -24,6 +26,7 @@ from typing import Any
 
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "small": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 4},
     "1b": {
         "hidden_size": 2048,
         "intermediate_size": 8192,
@@ -39,7 +42,8 @@ SHAPES: dict[str, dict[str, int]] = {
         "num_key_value_heads": 8,
     },
 }
-WAYS = ("vllm", "local", "ray")
+ON_CPU = ("tiny", "small")
+WAYS = ("vllm", "local", "actor", "ray")
 
 
 def main() -> None:
@@ -95,7 +99,7 @@ _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK
 def engine_options(chosen: argparse.Namespace) -> dict[str, Any]:
     """What every way gives its engine."""
     options: dict[str, Any] = {"max_model_len": 2048, "max_num_seqs": chosen.max_num_seqs}
-    if chosen.shape == "tiny":
+    if chosen.shape in ON_CPU:
         options |= {"enforce_eager": True, "dtype": "float32", "kv_cache_memory_bytes": 1 << 30}
     else:
         options |= {"dtype": "bfloat16"}
@@ -161,6 +165,51 @@ def by_raypipe(chosen: argparse.Namespace) -> dict[str, float]:
     return {"tokens": tokens, "seconds": max(timed["ended_at"]) - began, "load_s": load_s, "beyond_s": beyond_s}
 
 
+class _Actor:
+    """An engine and nothing else."""
+
+    def __init__(self, model: str, options: dict[str, Any]) -> None:
+        loading = time.monotonic()
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, disable_log_stats=True, **options))
+        self.load_s = time.monotonic() - loading
+
+    async def work(self, texts: list[str], most: int, seeds: bool) -> dict[str, float]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        tokenizer = self._engine.get_tokenizer()
+        told = {"max_tokens": most, "ignore_eos": True, "temperature": 1.0}
+
+        async def answered(index: int, text: str) -> int:
+            messages = [{"role": "user", "content": text}]
+            prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            seed = index if seeds else None
+            sampling = SamplingParams(**told, seed=seed, output_kind=RequestOutputKind.FINAL_ONLY)
+            [tokens] = [
+                len(one.outputs[0].token_ids) async for one in self._engine.generate(prompt, sampling, str(index))
+            ]
+            return tokens
+
+        began = time.time()
+        made = await asyncio.gather(*(answered(index, text) for index, text in enumerate(texts)))
+        return {"tokens": sum(made), "seconds": time.time() - began, "load_s": self.load_s, "began": began}
+
+
+def by_actor(chosen: argparse.Namespace) -> dict[str, float]:
+    """vLLM's engine in an actor of Ray's, given all prompts in one message."""
+    import psutil
+    import ray
+
+    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    gpus = 0 if chosen.shape in ON_CPU else 1
+    actor = ray.remote(_Actor).options(num_cpus=0, num_gpus=gpus).remote(str(chosen.model), engine_options(chosen))
+    made = ray.get(actor.work.remote(prompts(chosen.prompts), chosen.tokens, chosen.seeds))
+    return made | {"beyond_s": made["began"] - psutil.Process().create_time() - made["load_s"]}
+
+
 def by_ray_data(chosen: argparse.Namespace) -> dict[str, float]:
     """The vLLM processor of `ray.data.llm`; its actors and engine are up before its clock starts, as far as it lets."""
     import ray
@@ -168,7 +217,7 @@ def by_ray_data(chosen: argparse.Namespace) -> dict[str, float]:
 
     ray.init(num_cpus=max(8, os.cpu_count() or 1), log_to_driver=False, logging_level="ERROR")
     # Its five stages keep a CPU each; the engine asks for a GPU unless it is told what to ask for.
-    place = {"placement_group_config": {"bundles": [{"CPU": 1}]}} if chosen.shape == "tiny" else {}
+    place = {"placement_group_config": {"bundles": [{"CPU": 1}]}} if chosen.shape in ON_CPU else {}
     config = vLLMEngineProcessorConfig(
         model_source=str(chosen.model),
         engine_kwargs=engine_options(chosen),
@@ -192,7 +241,7 @@ def by_ray_data(chosen: argparse.Namespace) -> dict[str, float]:
     return {"tokens": sum(row["tokens"] for row in made), "seconds": ends[-1] - ends[0]}
 
 
-_WORK = {"vllm": by_vllm, "local": by_raypipe, "ray": by_raypipe, "ray.data.llm": by_ray_data}
+_WORK = {"vllm": by_vllm, "local": by_raypipe, "actor": by_actor, "ray": by_raypipe, "ray.data.llm": by_ray_data}
 
 
 def make_model(folder: Path, shape: dict[str, int]) -> Path:
@@ -215,7 +264,7 @@ def make_model(folder: Path, shape: dict[str, int]) -> Path:
     config = LlamaConfig(
         vocab_size=len(alphabet), max_position_embeddings=4096, bos_token_id=0, eos_token_id=0, **shape
     )
-    dtype = torch.float32 if shape is SHAPES["tiny"] else torch.bfloat16
+    dtype = torch.float32 if shape in (SHAPES[name] for name in ON_CPU) else torch.bfloat16
     torch.set_default_dtype(dtype)
     LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
     return folder

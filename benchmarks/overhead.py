@@ -28,6 +28,7 @@ from raypipe.steps.tasks import TextGeneration
 
 IN_FLIGHT = 256
 FEW = 1000
+ROWS_A_GROUP = 10_000
 
 
 async def _bare(base_url: str, rows: int) -> None:
@@ -49,7 +50,10 @@ def _prompt(number: int) -> str:
 
 def _run(folder: Path, base_url: str, rows: int, engine: str) -> Tree:
     path = folder / f"{rows}.parquet"
-    pq.write_table(pa.table({"instruction": [_prompt(number) for number in range(rows)]}), path, row_group_size=10_000)
+    with pq.ParquetWriter(path, pa.schema({"instruction": pa.string()})) as file:
+        for start in range(0, rows, ROWS_A_GROUP):
+            prompts = [_prompt(number) for number in range(start, min(rows, start + ROWS_A_GROUP))]
+            file.write_table(pa.table({"instruction": prompts}))
     with Pipeline("overhead") as pipeline:
         model = LLM("vllm-server/bench", base_url=base_url, concurrency=IN_FLIGHT)
         LoadDataFromFiles(path=str(path)) >> TextGeneration(llm=model)
