@@ -2,11 +2,11 @@
 
 In one run and with equal engine options: `LLM.chat` of vLLM, raypipe on `local`, vLLM's engine in a bare actor of Ray's
 that is given everything at once (`actor`: what Ray takes by itself), raypipe on `ray`, and with `--ray-data` the vLLM
-processor of `ray.data.llm` (needs `ray[llm]`). Each is a process of its own, so that no engine is left beside
-another. The model has random weights, so that nothing is downloaded: by default a tiny one for a CPU, whose
-steps take a millisecond; one of `--shape small` takes ten; `--shape 1b` and `--shape 8b` are Llama's on a GPU. The ratio is that of the time from the first request to the last answer. Beside it
-stand in seconds that time, the engine's loading, what passed beyond it from the start of the process to the first
-request, and the whole process; `-` is what a way does not tell.
+processor of `ray.data.llm` (needs `ray[llm]`). Each is a process of its own, so that no engine is left beside another.
+The model has random weights, so that nothing is downloaded: by default a tiny one for a CPU, `--shape small` takes it
+longer, `--shape 1b` and `--shape 8b` are Llama's on a GPU. The ratio is that of the time from the first
+request to the last answer. Beside it stand in seconds that time, the engine's loading, what passed beyond it from the
+start of the process to the first request, and the whole process; `-` is what a way does not tell.
 """
 
 from __future__ import annotations

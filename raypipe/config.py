@@ -284,7 +284,8 @@ class Choice:
     def applied(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options of a model as they are to be."""
         if self.option == "base_url":
-            return {**options, "base_url": self.value}
+            kept = {name: value for name, value in options.items() if name not in _OF_A_SERVER}
+            return {**(kept if options.get("serve") else options), "base_url": self.value}
         return {name: value for name, value in options.items() if name not in _OF_ONE_MODEL} | {"uri": self.value}
 
 
@@ -293,6 +294,8 @@ _OF_ONE_MODEL = (
     *("magpie_pre_query_template", "use_magpie_template"),
 )
 """Options that belong to the model that was there and not to its replacement."""
+_OF_A_SERVER = ("serve", "engine", "gpus")
+"""Options that say how a server is started, where none is asked at an address."""
 
 
 def read_choice(text: str, option: Literal["model", "base_url"]) -> Choice:

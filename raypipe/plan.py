@@ -64,6 +64,11 @@ class Pool:
         """All that the steps of the pool ask."""
         return () if self.llm is None else (self.llm, *self.others)
 
+    @property
+    def members(self) -> list[LLM]:
+        """The same, each member of a pool of models by itself."""
+        return [member for llm in self.llms for member in llm.members]
+
 
 @dataclass(frozen=True)
 class Gather:
@@ -138,14 +143,14 @@ class Plan:
     @property
     def models(self) -> list[LLM]:
         """All that is asked, each member of a pool of models by itself."""
-        return [member for pool in self.pools.values() for llm in pool.llms for member in llm.members]
+        return [member for pool in self.pools.values() for member in pool.members]
 
     def describe(self) -> str:
         """The plan as text, one line for each stage, pool and step."""
         lines = [f"pipeline {self.name}: {len(self.graph.steps)} steps, {len(self.stages)} stages"]
         for pool in self.pools.values():
             what = pool.llm.label if pool.llm else "Python functions"
-            served = "".join(f", served with {engine_gpus(llm):g} GPUs" for llm in pool.llms if llm.serve)
+            served = "".join(f", served with {engine_gpus(one):g} GPUs" for one in pool.members if one.serve)
             lines.append(
                 f"pool {pool.name}: {what}, {_number(pool)} × {pool.concurrency} in flight{_kept(pool)}{served}"
             )

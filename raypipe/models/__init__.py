@@ -133,10 +133,16 @@ def _misplaced(llm: LLM) -> list[Violation]:
 
 def _served(llm: LLM) -> list[Violation]:
     """What keeps a server from being started."""
-    problem = (
-        "serve: a server that is started has no address before; leave base_url out, or ask the one there without it"
-    )
-    return check_engine(llm) + ([Violation(f"model {llm.label!r}", problem)] if llm.base_url else [])
+    found: list[str] = []
+    if llm.base_url:
+        found.append("serve: a server that is started has no address before; leave base_url out, or serve")
+    if llm.api_key_env:
+        found.append("api_key_env: vLLM's server takes its key from VLLM_API_KEY alone; leave it out")
+    if llm.engine.get("distributed_executor_backend") == "ray":
+        found.append("engine: a server has the GPUs of one node; leave 'distributed_executor_backend' out")
+    if "served_model_name" in llm.engine:
+        found.append("engine: 'served_model_name' is what the uri names; leave it out")
+    return check_engine(llm) + [Violation(f"model {llm.label!r}", problem) for problem in found]
 
 
 def _unknown_provider(llm: LLM) -> list[Violation]:

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from raypipe.chat import SEQUENCES
-from raypipe.config import parse_spec, with_model
+from raypipe.config import parse_spec, with_base_url, with_model
 from raypipe.errors import InfrastructureError, SpecError
 from raypipe.execution.replica import ReplicaSetup
 from raypipe.execution.room import beside_servers
 from raypipe.limits import Caps
 from raypipe.models import LLM, check_model, engine_gpus, gpus_of
+from raypipe.models.vllm import options
 from raypipe.models.vllm.options import is_cpu_build
 from raypipe.models.vllm.serving import command_line
 from raypipe.pipeline import Pipeline
@@ -43,6 +44,9 @@ def asking(*llms: LLM) -> Pipeline:
         (LLM("openai/gpt", serve=True, api_key_env="PATH"), "serve: only vLLM's server is started"),
         (LLM("vllm/org/model", serve=True), "serve: only vLLM's server is started"),
         (LLM("vllm-server/m", serve=True, base_url="http://h:1/v1"), "serve: a server that is started has no address"),
+        (LLM("vllm-server/m", serve=True, api_key_env="PATH"), "api_key_env: vLLM's server takes its key from"),
+        (LLM("vllm-server/m", serve=True, engine={"served_model_name": "m"}), "is what the uri names"),
+        (LLM("vllm-server/m", serve=True, engine={"distributed_executor_backend": "ray"}), "the GPUs of one node"),
         (LLM("vllm-server/m", serve=True, lora="a"), "lora: is for models that run here"),
         (LLM("vllm-server/m", engine={"max_num_seqs": 4}), "engine: is for models that run here"),
         (LLM("vllm-server/m", options={"idle_s": 4}), "idle_s"),
@@ -96,8 +100,8 @@ def test_no_server_is_started_without_ray(tmp_path: Path) -> None:
         asking(SERVED).run(tmp_path / "out", engine="local")
 
 
-@pytest.mark.skipif(is_cpu_build(), reason="vLLM is installed")
-def test_no_server_is_started_without_vllm(tmp_path: Path) -> None:
+def test_no_server_is_started_without_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "_folder", lambda: None)
     with pytest.raises(SpecError, match="needs vLLM"):
         asking(SERVED).run(tmp_path / "out")
 
@@ -109,21 +113,23 @@ def test_a_server_that_wants_more_gpus_than_there_are_is_one_sentence(tmp_path: 
         asking(SERVED).run(tmp_path / "out")
 
 
-def test_another_model_is_not_served() -> None:
+def test_another_model_or_address_is_not_served() -> None:
     spec = parse_spec(
         "name: p\nmodels:\n  m: {uri: vllm-server/org/model, serve: true, gpus: 1}\nsteps: []\n", "the file"
     )
     assert with_model(spec, "m=openai/gpt").models == {"m": {"uri": "openai/gpt"}}
+    there = {"uri": "vllm-server/org/model", "base_url": "http://h:1/v1"}
+    assert with_base_url(spec, "m=http://h:1/v1").models == {"m": there}
 
 
 @pytest.mark.parametrize(
-    ("options", "flags"),
+    ("given", "flags"),
     [
         ({"enforce_eager": True, "enable_chunked_prefill": False}, ["--enforce-eager", "--no-enable-chunked-prefill"]),
         ({"max_model_len": 64, "dtype": "float32"}, ["--max-model-len", "64", "--dtype", "float32"]),
         ({"hf_overrides": {"a": [1]}}, ["--hf-overrides", '{"a":[1]}']),
-        ({"middleware": ["a", "b"], "revision": None}, ["--middleware", "a", "b"]),
+        ({"middleware": ["a", "b"], "revision": None, "empty": []}, ["--middleware", "a", "b"]),
     ],
 )
-def test_options_of_the_engine_are_written_as_the_server_takes_them(options: dict[str, Any], flags: list[str]) -> None:
-    assert command_line(options) == flags
+def test_options_of_the_engine_are_written_as_the_server_takes_them(given: dict[str, Any], flags: list[str]) -> None:
+    assert command_line(given) == flags

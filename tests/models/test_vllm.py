@@ -6,8 +6,10 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from raypipe.errors import InfrastructureError, SpecError
@@ -18,6 +20,7 @@ from raypipe.models.vllm.words import Diary, advice
 from raypipe.pipeline import Pipeline
 from raypipe.steps import LoadDataFromDicts
 from raypipe.steps.tasks import TextGeneration
+from tests.acceptance.processes import await_end
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed, so its options are not known"
@@ -147,6 +150,41 @@ def test_the_words_that_say_why_are_found_among_those_of_others() -> None:
     assert "lower max_model_len" in advice(said)
     diary.end()
     assert not diary.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n"
+            "  Value error, Invalid repository ID or local directory specified: '/x'. [type=value_error, a=1]\n"
+            "    For further information visit https://errors.pydantic.dev\n",
+            "ValidationError: Invalid repository ID or local directory specified: '/x'",
+        ),
+        (
+            "usage: api_server.py [-h]\napi_server.py: error: argument --dtype: invalid choice: 'f'\n",
+            "argument --dtype: invalid choice: 'f'",
+        ),
+    ],
+)
+def test_what_is_said_over_several_lines_is_told_in_one(lines: str, said: str) -> None:
+    diary = Diary("vllm-server/m")
+    diary.path.write_text(lines)
+    assert diary.cause() == said
+    diary.end()
+
+
+def test_a_process_ends_with_the_one_that_has_started_it(tmp_path: Path) -> None:
+    diary, pid = Diary("vllm/m"), tmp_path / "pid"
+    works = f"spawn_main = 1; import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(100)"
+    starts = f"import subprocess; subprocess.run([{str(diary.program)!r}, '-c', {works!r}])"
+    with subprocess.Popen([sys.executable, "-c", starts]) as parent:
+        while not (pid.exists() and pid.read_text()):
+            time.sleep(0.05)
+        child = psutil.Process(int(pid.read_text()))
+        parent.kill()
+    assert await_end([child]) == []
+    diary.end()
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,12 @@ import psutil
 from raypipe.chat import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.steps import LoadDataFromDicts, TextGeneration
+from tests.acceptance.processes import await_end, is_working
 from tests.vllm.tiny import ENGINE
 
 END_TIMEOUT_S = 60.0
 IDLE_S = 8.0
+PROGRAM = "raypipe.models.vllm.serving"
 
 
 def _run(folder: Path, out: str) -> None:
@@ -35,7 +37,7 @@ def _processes(word: str) -> list[psutil.Process]:
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
-            if word in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+            if word in " ".join(process.cmdline()) and is_working(process):
                 found.append(process)
         except psutil.Error:
             continue
@@ -44,7 +46,7 @@ def _processes(word: str) -> list[psutil.Process]:
 
 def _servers() -> list[tuple[int, str]]:
     """Process and port of each."""
-    found = [(one.pid, one.cmdline()) for one in _processes("raypipe.models.vllm.serving")]
+    found = [(one.pid, one.cmdline()) for one in _processes(PROGRAM)]
     return [(pid, command[-1]) for pid, command in found if "--port" in command]
 
 
@@ -55,6 +57,9 @@ def main() -> None:
 
     import ray
     from ray.util import list_named_actors
+
+    def servers() -> list[str]:
+        return [one["name"] for one in list_named_actors(all_namespaces=True) if "server" in one["name"]]
 
     folder, told, orphans = Path(sys.argv[1]), dict[str, Any](), list[psutil.Process]()
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
@@ -67,13 +72,13 @@ def main() -> None:
                 server.wait(END_TIMEOUT_S)
             _run(folder, out)
             told[out] = _servers()
-        told["orphans"] = {one.pid: one.is_running() for one in orphans}
-        engines = _processes("VLLM::")
-        deadline = time.monotonic() + END_TIMEOUT_S
-        while time.monotonic() < deadline and (_servers() or any(one.is_running() for one in engines)):
-            time.sleep(0.2)
-        told["left"] = [*_servers(), *(one.pid for one in engines if one.is_running())]
-        told["actors"] = [one for one in list_named_actors(all_namespaces=True) if "server" in one["name"]]
+        told["orphans"] = {one.pid: is_working(one) for one in orphans}
+        left = await_end([*_processes(PROGRAM), *_processes("VLLM::")])
+        told["left"] = [one.name() for one in left]
+        told["actors"], deadline = servers(), time.monotonic() + END_TIMEOUT_S
+        while told["actors"] and time.monotonic() < deadline:
+            time.sleep(0.1)
+            told["actors"] = servers()
     finally:
         ray.shutdown()
     print(json.dumps(told))

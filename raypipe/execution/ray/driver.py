@@ -89,9 +89,9 @@ class _Work:
     def run(self) -> None:
         with ExitStack() as stack:
             stack.push(self._note_end)
-            stack.enter_context(session(self._address))
+            is_own_ray = stack.enter_context(session(self._address))
             ship_by_value(self._setup.plan)
-            self.outcome = _Driver(self._setup, self._address, self._stop).run(self._watch)
+            self.outcome = _Driver(self._setup, self._address, is_own_ray, self._stop).run(self._watch)
 
     def _note_end(self, kind: object, error: BaseException | None, trace: object) -> bool:
         self.error = error
@@ -154,9 +154,10 @@ def _parked_rows(paths: Sequence[str]) -> ray.data.Dataset | None:
 
 
 class _Driver:
-    def __init__(self, setup: RunSetup, address: str | None, stop: Stop) -> None:
+    def __init__(self, setup: RunSetup, address: str | None, is_own_ray: bool, stop: Stop) -> None:
         self._setup = setup
         self._address = address
+        self._is_own_ray = is_own_ray
         self._stop = stop
         self._index = ray.put(setup.index)
         self._authority: Any = None
@@ -173,7 +174,8 @@ class _Driver:
             self._join_cluster()
             self._make_fit(ray.cluster_resources())
             self._start_authority()
-            with kept_servers(self._setup.plan.models, self._run, lambda: self._stop.is_asked) as servers:
+            models, own = self._setup.plan.models, self._is_own_ray
+            with kept_servers(models, self._run, own, lambda: self._stop.is_asked) as servers:
                 self._setup = replace(self._setup, servers=servers)
                 self._run_stages()
         except RayTaskError as error:

@@ -6,7 +6,7 @@ it goes on, so that one which dies without a word is forgotten, too.
 
 from __future__ import annotations
 
-import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -28,14 +28,16 @@ from raypipe.models.vllm.serving import Server
 
 NAMESPACE = "raypipe"
 """Of Ray's, where the servers of all runs are found."""
-_KEEP_EVERY_S, _LOOK_EVERY_S = 5.0, 1.0
+_KEEP_EVERY_S, _LOOK_EVERY_S = 5.0, 0.5
 _SILENCE_S = 60.0
 """How long nothing may be heard of a run before it counts as gone."""
 _MOST_RESTARTS = 5
-_TRIES = 3
-_WAIT_S = 0.5
+_TELL_S = 10.0
+"""How long one that could not be loaded stays to say why."""
 _STARTS_S = 60.0
-_LEAVE_TIMEOUT_S = 5.0
+_MOST_LOST = 20
+"""Times in a row that a server's actor is gone before it has said a word."""
+_LEAVE_TIMEOUT_S, _CLOSE_TIMEOUT_S = 5.0, 20.0
 
 
 class ServerActor:
@@ -43,148 +45,203 @@ class ServerActor:
 
     def __init__(self, llm: LLM, name: str) -> None:
         end_with_node()
-        self._name = name
-        self._server = Server(llm, ray.util.get_node_ip_address())
-        self._loading: asyncio.Task[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._llm, self._name = llm, name
+        self._lock = threading.Lock()
         self._heard: dict[str, float] = {}
         """When each run that uses it was heard of."""
         self._until = 0.0
-        self._restarts = 0
+        self._base_url = ""
+        self._problem: InfrastructureError | None = None
         self._is_ending = False
+        self._closed = threading.Event()
+        threading.Thread(target=self._work, name="server", daemon=True).start()
 
-    async def base_url(self) -> str:
-        """Its address, once it answers. Raises InfrastructureError with the server's own words."""
-        if self._is_ending:
-            await asyncio.Event().wait()  # whoever asks learns that it is gone, and asks for a new one
-        await self._loaded()
-        if self._watching is None:
-            self._watching = asyncio.create_task(self._watch())
-        return self._server.base_url
+    def keep(self, run: str, idle_s: float) -> str | None:
+        """A run uses it, and wants it to stay for so many seconds afterwards.
 
-    async def _loaded(self) -> None:
-        """It is there, for the first time or again."""
-        if self._loading is None or (self._loading.done() and not self._server.is_alive):
-            self._loading = asyncio.create_task(asyncio.to_thread(self._server.load))
-        await asyncio.shield(self._loading)
+        Its address, empty until it answers; `None` when it ends and another is to be asked for. Raises
+        InfrastructureError with the server's own words when it cannot be loaded.
+        """
+        with self._lock:
+            if self._problem is not None:
+                raise self._problem
+            if self._is_ending:
+                return None
+            now = time.monotonic()
+            self._heard[run] = now
+            self._until = max(self._until, now + idle_s)
+            return self._base_url
 
-    async def keep(self, run: str, idle_s: float) -> None:
-        """A run uses it, and wants it to stay for so many seconds afterwards."""
-        now = time.monotonic()
-        self._heard[run] = now
-        self._until = max(self._until, now + idle_s)
-
-    async def leave(self, run: str) -> None:
+    def leave(self, run: str) -> None:
         """A run uses it no more."""
         self._heard.pop(run, None)
 
-    async def _watch(self) -> None:
-        """Start it again when it has died, and end when no run uses it."""
-        while self._is_wanted() and self._restarts <= _MOST_RESTARTS:
-            if not self._server.is_alive:
-                self._restarts += 1
+    def await_end(self) -> None:
+        """Come back when it has ended."""
+        self._closed.wait()
+
+    def _work(self) -> None:
+        """From the first run that asks to its end."""
+        server: Server | None = None
+        try:
+            if self._is_asked_for():
+                server = Server(self._llm, ray.util.get_node_ip_address())
+                self._serve(server)
+        except (InfrastructureError, OSError) as error:
+            said = f"model {self._llm.label!r} cannot be served: {error}"
+            self._problem = error if isinstance(error, InfrastructureError) else InfrastructureError(said)
+        finally:
+            self._is_ending = True
+            if server is not None:
+                server.close(keep=self._problem is not None)
+            self._closed.set()
+            time.sleep(_TELL_S if self._problem is not None else _LOOK_EVERY_S)
+            with suppress(ValueError):
+                ray.kill(ray.get_actor(self._name, NAMESPACE))
+            time.sleep(_TELL_S)
+            os._exit(1)
+
+    def _is_asked_for(self) -> bool:
+        """Whether the run that has made it is still there, which may have waited long for its place."""
+        deadline = time.monotonic() + _SILENCE_S
+        while not self._heard and time.monotonic() < deadline:
+            time.sleep(_LOOK_EVERY_S)
+        return bool(self._heard)
+
+    def _serve(self, server: Server) -> None:
+        """Load it, and start it again when it has died, as long as a run uses it."""
+        server.load()
+        self._base_url = server.base_url
+        restarts = 0
+        while self._is_wanted():
+            if not server.is_alive:
+                self._base_url = ""
+                restarts += 1
+                if restarts > _MOST_RESTARTS:
+                    raise InfrastructureError(f"the server of model {self._llm.label!r} died {restarts} times")
                 with suppress(InfrastructureError):
-                    await self._loaded()
-            await asyncio.sleep(_LOOK_EVERY_S)
-        self._is_ending = True
-        await asyncio.to_thread(self._server.close)
-        ray.kill(ray.get_actor(self._name, NAMESPACE))
+                    server.load()
+                    self._base_url = server.base_url
+            time.sleep(_LOOK_EVERY_S)
 
     def _is_wanted(self) -> bool:
-        now = time.monotonic()
-        return now < self._until or any(now - heard < _SILENCE_S for heard in self._heard.values())
+        """Whether a run uses it; once none does, none can begin to."""
+        with self._lock:
+            now = time.monotonic()
+            is_used = any(now - heard < _SILENCE_S for heard in self._heard.values())
+            self._is_ending = not is_used and now >= self._until
+            return not self._is_ending
 
 
 @contextmanager
-def kept_servers(models: Iterable[LLM], run: str, is_stopped: Callable[[], bool]) -> Generator[Mapping[str, str]]:
+def kept_servers(
+    models: Iterable[LLM], run: str, is_own_ray: bool, is_stopped: Callable[[], bool]
+) -> Generator[Mapping[str, str]]:
     """The addresses of the servers that models are to be asked at, by their keys; they stay as long as this is open.
 
-    Those that are not there are started, all at once. Nothing is told when the run is stopped meanwhile. Raises
-    InfrastructureError when one cannot be started.
+    Those that are not there are started, all at once. Nothing is told when the run is stopped meanwhile. On a Ray of
+    this run's own they end with it. Raises InfrastructureError when one cannot be started.
     """
-    wanted = {llm.server_key: llm for llm in models if llm.serve}
-    if not wanted:
-        yield {}
-        return
-    kept, ended = _Kept(run), threading.Event()
-    for llm in wanted.values():
-        kept.ask(llm)
-    keeper = threading.Thread(target=kept.work, args=(ended,), name="servers", daemon=True)
+    kept = [_KeptServer(llm, run, 0.0 if is_own_ray else None) for llm in models if llm.serve]
+    kept = list({one.key: one for one in sorted(kept, key=lambda one: one.idle_s)}.values())
+    ended = threading.Event()
+    keeper = threading.Thread(target=_keep, args=(kept, ended), name="servers", daemon=True)
     keeper.start()
     try:
-        found = {key: kept.base_url(llm, is_stopped) for key, llm in wanted.items()}
+        for one in kept:
+            one.ask()
+        found = {one.key: one.base_url(is_stopped) for one in kept}
         yield {key: address for key, address in found.items() if address}
     finally:
         ended.set()
         keeper.join()
-        kept.leave()
+        for one in kept:
+            one.leave(is_own_ray)
 
 
-class _Kept:
-    """The servers that one run uses."""
-
-    def __init__(self, run: str) -> None:
-        self._run = run
-        self._actors: dict[str, Any] = {}
-        self._idle_s: dict[str, float] = {}
-
-    def ask(self, llm: LLM) -> Any:
-        """The server's actor, new or as another run has started it."""
-        key = llm.server_key
-        self._idle_s[key] = ServedOptions(**llm.options).idle_s
-        self._actors[key] = actor = _actor(llm)
-        self._keep(key)
-        return actor
-
-    def _keep(self, key: str) -> None:
-        self._actors[key].keep.remote(self._run, self._idle_s[key])
-
-    def work(self, ended: threading.Event) -> None:
-        while not ended.wait(_KEEP_EVERY_S):
-            for key in list(self._actors):
-                self._keep(key)
-
-    def base_url(self, llm: LLM, is_stopped: Callable[[], bool]) -> str:
-        """The server's address; empty when the run is stopped before it is known."""
-        actor = self._actors[llm.server_key]
-        for last in reversed(range(_TRIES)):
-            try:
-                return _told(actor.base_url.remote(), llm, is_stopped)
-            except RayTaskError as error:
-                ray.kill(actor)
-                raise unwrapped(error) from None
-            except RayActorError as error:
-                # It ended as nobody used it, at the moment when we asked.
-                if not last:
-                    said = str(error).strip().splitlines()[0]
-                    raise InfrastructureError(f"the server of model {llm.label!r} is gone: {said}") from None
-                actor = self.ask(llm)
-        raise AssertionError("the last try returns or raises")
-
-    def leave(self) -> None:
-        left = [actor.leave.remote(self._run) for actor in self._actors.values()]
-        ray.wait(left, num_returns=len(left), timeout=_LEAVE_TIMEOUT_S)
+def _keep(kept: Iterable[_KeptServer], ended: threading.Event) -> None:
+    while not ended.wait(_KEEP_EVERY_S):
+        for one in kept:
+            one.keep()
 
 
-def _told(address: Any, llm: LLM, is_stopped: Callable[[], bool]) -> str:
-    timeout_s = ServedOptions(**llm.options).load_timeout_s + _STARTS_S
-    deadline = time.monotonic() + timeout_s
-    while not is_stopped():
-        if ray.wait([address], timeout=_WAIT_S)[0]:
-            return ray.get(address)
-        if time.monotonic() > deadline:
-            problem = f"model {llm.label!r} cannot be served: its server was not ready within {timeout_s:g} s"
-            raise InfrastructureError(f"{problem}; see that a node has {engine_gpus(llm):g} GPUs free for it")
-    return ""
+class _KeptServer:
+    """A server that one run uses."""
+
+    def __init__(self, llm: LLM, run: str, idle_s: float | None) -> None:
+        options = ServedOptions(**llm.options)
+        self.key, self._llm, self._run = llm.server_key, llm, run
+        self.idle_s = options.idle_s if idle_s is None else idle_s
+        self._timeout_s = options.load_timeout_s + _STARTS_S
+        self._actor: Any = None
+        self._asked: Any = None
+        self._is_there = False
+        self._lost = 0
+
+    def ask(self) -> None:
+        """Say that it is wanted, to one that is there or to a new one."""
+        with suppress(ValueError):  # one of this name has just gone
+            self._actor = _actor(self._llm)
+        self._asked = self.keep()
+
+    def keep(self) -> Any:
+        return None if self._actor is None else self._actor.keep.remote(self._run, self.idle_s)
+
+    def base_url(self, is_stopped: Callable[[], bool]) -> str:
+        """Its address, once it answers; empty when the run is stopped before."""
+        deadline = time.monotonic() + self._timeout_s
+        while not is_stopped():
+            if address := self._answer():
+                return address
+            if time.monotonic() > deadline:
+                problem = f"its server was not ready within {self._timeout_s:g} s"
+                way = f"see that a node has {engine_gpus(self._llm):g} GPUs free for it, or raise load_timeout_s"
+                raise InfrastructureError(f"model {self._llm.label!r} cannot be served: {problem}; {way}")
+            time.sleep(_LOOK_EVERY_S)
+        return ""
+
+    def _answer(self) -> str:
+        """What it says; empty where it says nothing yet, and is asked again."""
+        if self._asked is None:
+            self.ask()
+            return ""
+        if not ray.wait([self._asked], timeout=_LOOK_EVERY_S)[0]:
+            return ""
+        address: str | None = None
+        try:
+            address = ray.get(self._asked)
+            self._is_there, self._lost = True, 0
+        except RayTaskError as error:
+            self._is_there = True
+            raise unwrapped(error) from None
+        except RayActorError as error:
+            self._lost += 1
+            if self._lost > _MOST_LOST:
+                said = str(error).strip().splitlines()[0]
+                raise InfrastructureError(f"model {self._llm.label!r} cannot be served: {said}") from None
+        self._asked = None if address is None else self.keep()
+        return address or ""
+
+    def leave(self, is_own_ray: bool) -> None:
+        """This run uses it no more; one that has not been given its place is not to come any more."""
+        if self._actor is None:
+            return
+        if not self._is_there:
+            ray.kill(self._actor)
+            return
+        waited = [self._actor.leave.remote(self._run)]
+        if is_own_ray:
+            waited.append(self._actor.await_end.remote())
+        timeout_s = _CLOSE_TIMEOUT_S if is_own_ray else _LEAVE_TIMEOUT_S
+        ray.wait(waited, num_returns=len(waited), timeout=timeout_s)
 
 
 def _actor(llm: LLM) -> Any:
-    name = f"server-{llm.server_key}"
-    nodes = nodes_at_work()
+    name, gpus = f"server-{llm.server_key}", engine_gpus(llm)
+    nodes = sorted(nodes_at_work())
     place: Any = "DEFAULT"
-    if not engine_gpus(llm) and nodes:
-        own = ray.get_runtime_context().get_node_id()
-        place = NodeAffinitySchedulingStrategy(min(nodes, key=lambda node: (node == own, node)), soft=True)
-    options = {"num_cpus": 0, "num_gpus": engine_gpus(llm), "max_concurrency": 64, "scheduling_strategy": place}
+    if nodes and not gpus:
+        place = NodeAffinitySchedulingStrategy(nodes[int(llm.server_key[:8], 16) % len(nodes)], soft=True)
+    options = {"num_cpus": 0, "num_gpus": gpus, "max_concurrency": 64, "scheduling_strategy": place}
     shared = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True, "max_restarts": 0}
     return ray.remote(ServerActor).options(**options, **shared).remote(llm, name)

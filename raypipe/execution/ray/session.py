@@ -55,10 +55,10 @@ def _is_rays(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def session(address: str | None) -> Generator[None]:
+def session(address: str | None) -> Generator[bool]:
     """Ray is up inside: a cluster at `address`, the one this process is attached to, or one of our own.
 
-    Raises InfrastructureError when Ray cannot be started or reached.
+    Tells whether it is our own, which ends with this. Raises InfrastructureError when Ray cannot be started or reached.
     """
     knock(address)
     load()
@@ -69,7 +69,7 @@ def session(address: str | None) -> Generator[None]:
         _start(address)
     _settle_data_context()
     try:
-        yield
+        yield started and address is None
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)
         raise

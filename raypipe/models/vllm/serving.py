@@ -90,14 +90,14 @@ class Server:
             str(self._diary.program),
             *command_line(self._options),
         ]
-        command += ["--host", self._host, "--port", str(self._port)]
+        command += ["--disable-uvicorn-access-log", "--host", self._host, "--port", str(self._port)]
         home = str(Path(__file__).parents[3])
         paths = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), home])
         ready = {READY_TIMEOUT: str(round(self._load_timeout_s))}
         with self._diary.path.open("ab") as file:
             self._process = subprocess.Popen(
                 command,
-                env=ENVIRONMENT | ready | os.environ | {"PYTHONPATH": paths},
+                env=ENVIRONMENT | ready | os.environ | {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -138,10 +138,14 @@ def command_line(options: Mapping[str, Any]) -> list[str]:
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
         elif isinstance(value, list | tuple):
-            flags += [f"--{flag}", *map(str, value)]
+            flags += [f"--{flag}", *map(_text, value)] if value else []
         elif value is not None:
-            flags += [f"--{flag}", orjson.dumps(value).decode() if isinstance(value, Mapping) else str(value)]
+            flags += [f"--{flag}", _text(value)]
     return flags
+
+
+def _text(value: Any) -> str:
+    return orjson.dumps(value).decode() if isinstance(value, Mapping | list | tuple) else str(value)
 
 
 def _end_with(parent: int) -> None:

@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from itertools import takewhile
 from multiprocessing import set_executable, spawn
 from pathlib import Path
 from shlex import quote
@@ -23,6 +24,12 @@ import orjson
 _TAIL_BYTES = 256 << 10
 _LONGEST = 400
 _SAID = re.compile(r"(?:^|[\s\]])(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt)): (\S.*)$")
+_REFUSED = re.compile(r"[\w.]+: error: (.*)$")
+"""How a command line is refused."""
+_DETAIL = re.compile(r"\s+(?!For further information)\S")
+"""A line that goes on with the error above it, as pydantic's do."""
+_COUNTED = re.compile(r"(?<=ValidationError: )\d+ validation errors? for \w+\s+(?:Value error, )?(?=\S)")
+"""What pydantic says before it says what is wrong."""
 _ECHOES = re.compile(
     r"EngineDeadError|Engine core initialization failed|Worker failed|WorkerProc initialization failed|"
     r"Engine core proc|ProcessLookupError|CancelledError|See (root|stack)"
@@ -30,7 +37,10 @@ _ECHOES = re.compile(
 """What other processes say of one that failed."""
 _ADVICE = (
     (
-        re.compile(r"out of memory|OutOfMemory|No available memory|KV cache|insufficient memory", re.IGNORECASE),
+        re.compile(
+            r"out of memory|OutOfMemory|No available memory|KV cache|insufficient memory|derived max_model_len",
+            re.IGNORECASE,
+        ),
         "lower max_model_len, max_num_seqs or gpu_memory_utilization in `engine`, or spread the model over more GPUs "
         "with tensor_parallel_size",
     ),
@@ -57,12 +67,17 @@ child, parent = map(int, sys.argv[1:])
 os.closerange(3, 1 << 16)
 while os.getppid() == child:
     try:
-        os.kill(parent, 0)
-    except ProcessLookupError:
+        with open(f"/proc/{child}/stat") as file:
+            is_alone = int(file.read().rpartition(")")[2].split()[1]) != parent
+    except OSError:
+        is_alone = False
+    if is_alone:
         os.kill(child, 9)
     time.sleep(0.5)
 """
-"""Ends a process whose parent is gone: an engine of vLLM's outlives one that is killed, with the memory it has."""
+"""Ends a process that has lost its parent, on Linux: an engine of vLLM's outlives one that is killed, with the memory
+that it has. Python's tracker of shared memory, which is started in the same way, lives on and cleans up.
+"""
 
 
 class _Aside:
@@ -94,6 +109,7 @@ class Diary:
         """This Python, saying what it says to the diary, and ending with the process that starts it."""
         python = quote(sys.executable)
         watch = f"{python} -I -S -c {quote(_WATCH)} $$ $PPID </dev/null >/dev/null 2>&1 &"
+        watch = f'case "$*" in *spawn_main*)\n{watch}\nesac'
         self.program.write_text(f'#!/bin/sh\n{watch}\nexec {python} "$@" >>{quote(str(self.path))} 2>&1\n')
         self.program.chmod(0o700)
 
@@ -115,9 +131,11 @@ class Diary:
         with self.path.open("rb") as file:
             file.seek(max(0, self.path.stat().st_size - _TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
-        found = [match for line in lines if (match := _SAID.search(line.rstrip())) and not _ECHOES.search(line)]
+        found = [(place, said) for place, line in enumerate(lines) if (said := _cause_in(line))]
         if found:
-            return _short(f"{found[-1][1]}: {found[-1][2]}")
+            place, said = found[-1]
+            more = takewhile(_DETAIL.match, lines[place + 1 :])
+            return _short(_COUNTED.sub("", " ".join([said, *(line.partition(" [type=")[0] for line in more)])))
         if error is None:
             return ""
         return _short(f"{type(error).__name__}: {error}")
@@ -128,8 +146,17 @@ class Diary:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def _cause_in(line: str) -> str:
+    """The error that a line names; empty where it names none, or what others say of it."""
+    said = _SAID.search(line.rstrip())
+    if said is None or _ECHOES.search(line):
+        refused = _REFUSED.match(line)
+        return refused[1] if refused else ""
+    return f"{said[1]}: {said[2]}"
+
+
 def _short(text: str) -> str:
-    text = " ".join(text.split())
+    text = " ".join(text.split()).rstrip(".")
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
