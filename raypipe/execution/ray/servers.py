@@ -110,7 +110,7 @@ class ServerActor:
 
     def _serve(self, server: Server) -> None:
         """Load it, and start it again when it has died, as long as a run uses it."""
-        server.load()
+        server.load(self._is_wanted)
         self._base_url = server.base_url
         restarts = 0
         while self._is_wanted():
@@ -120,7 +120,7 @@ class ServerActor:
                 if restarts > _MOST_RESTARTS:
                     raise InfrastructureError(f"the server of model {self._llm.label!r} died {restarts} times")
                 with suppress(InfrastructureError):
-                    server.load()
+                    server.load(self._is_wanted)
                     self._base_url = server.base_url
             time.sleep(_LOOK_EVERY_S)
 
@@ -226,7 +226,7 @@ class _KeptServer:
         """This run uses it no more; one that has not been given its place is not to come any more."""
         if self._actor is None:
             return
-        if not self._is_there:
+        if not self._is_there and self._asked is not None and not ray.wait([self._asked], timeout=0)[0]:
             ray.kill(self._actor)
             return
         waited = [self._actor.leave.remote(self._run)]

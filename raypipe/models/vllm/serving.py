@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.spawn import set_executable
 from pathlib import Path
@@ -58,11 +58,13 @@ class Server:
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def load(self) -> None:
-        """Start it and wait until it answers. Raises InfrastructureError with its own words."""
+    def load(self, is_wanted: Callable[[], bool]) -> None:
+        """Start it and wait until it answers, or is not wanted. Raises InfrastructureError with its own words."""
         self._start()
         deadline = time.monotonic() + self._load_timeout_s
         while self.is_alive and time.monotonic() < deadline:
+            if not is_wanted():
+                return
             # It takes connections once the engine is loaded, not before.
             with suppress(OSError):
                 socket.create_connection((self._host, self._port), _LOOK_EVERY_S).close()
