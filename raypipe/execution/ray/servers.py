@@ -74,7 +74,8 @@ class ServerActor:
 
     def leave(self, run: str) -> None:
         """A run uses it no more."""
-        self._heard.pop(run, None)
+        with self._lock:
+            self._heard.pop(run, None)
 
     def await_end(self) -> None:
         """Come back when it has ended."""
