@@ -58,7 +58,7 @@ def main() -> None:
     import ray
     from ray.util import list_named_actors
 
-    def servers() -> list[str]:
+    def actors() -> list[str]:
         return [one["name"] for one in list_named_actors(all_namespaces=True) if "server" in one["name"]]
 
     folder, told, orphans = Path(sys.argv[1]), dict[str, Any](), list[psutil.Process]()
@@ -73,12 +73,13 @@ def main() -> None:
             _run(folder, out)
             told[out] = _servers()
         told["orphans"] = {one.pid: is_working(one) for one in orphans}
-        left = await_end([*_processes(PROGRAM), *_processes("VLLM::")])
+        servers = _processes(PROGRAM)
+        left = await_end([*servers, *(child for server in servers for child in server.children(recursive=True))])
         told["left"] = [one.name() for one in left]
-        told["actors"], deadline = servers(), time.monotonic() + END_TIMEOUT_S
+        told["actors"], deadline = actors(), time.monotonic() + END_TIMEOUT_S
         while told["actors"] and time.monotonic() < deadline:
             time.sleep(0.1)
-            told["actors"] = servers()
+            told["actors"] = actors()
     finally:
         ray.shutdown()
     print(json.dumps(told))
