@@ -98,9 +98,9 @@ def test_a_folder_is_free_again_after_its_run(tmp_path: Path) -> None:
 def test_starting_over_keeps_results_and_calls(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.held():
-        for name in ("data/leaf", "calls", ".raypipe/work/parts/old"):
-            (tmp_path / name).mkdir(parents=True)
-            (tmp_path / name / "file").write_text(name)
+        for place in (tmp_path / "data" / "leaf", tmp_path / "calls", folder.parts / "old"):
+            place.mkdir(parents=True)
+            (place / "file").write_text("kept or not")
         folder.start_over(forget_calls=False)
         assert list(folder.work.rglob("*")) == [folder.parts]
         assert (tmp_path / "data/leaf/file").exists()

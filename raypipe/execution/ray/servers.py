@@ -145,6 +145,9 @@ def kept_servers(
     """
     kept = [_KeptServer(llm, run, 0.0 if is_own_ray else None) for llm in models if llm.serve]
     kept = list({one.key: one for one in sorted(kept, key=lambda one: one.idle_s)}.values())
+    if not kept:
+        yield {}
+        return
     ended = threading.Event()
     keeper = threading.Thread(target=_keep, args=(kept, ended), name="servers", daemon=True)
     keeper.start()
