@@ -108,7 +108,9 @@ def _of_files(name: str, *paths: Path) -> Callable[[str], Pipeline]:
 class Numbered(GlobalStep):
     """Gives every row its number."""
 
-    outputs: Any = ("number",)
+    @property
+    def outputs(self) -> Any:
+        return ["number"]
 
     def process(self, inputs: Any) -> Any:
         yield [{**row, "number": number} for number, row in enumerate(inputs)]

@@ -19,8 +19,8 @@ def main() -> None:
     if "--without-pandas" in rest:
         sys.meta_path.insert(0, _NoPandas())
     else:
-        import pandas  # noqa: F401, PLC0415
-    from tests.compatibility.cases import CASES  # noqa: PLC0415
+        import pandas  # noqa: F401
+    from tests.compatibility.cases import CASES
 
     CASES[case](url).run(out if "://" in out else Path(out), engine="local")
 
