@@ -25,6 +25,11 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 
+def shortened(text: str, most: int = 200) -> str:
+    """The text, its middle left out where it is longer than `most` characters."""
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-(most // 2) :]}"
+
+
 class Retry(StrEnum):
     """Whether the same call can succeed later."""
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from raypipe.chat import Request
 from raypipe.errors import RowError, SpecError, Violation
+from raypipe.patterns import Pattern, compile_pattern
 from raypipe.steps.schemas import Node
 
 FORMS = ("regex", "choice", "grammar")
@@ -33,7 +34,7 @@ class TextForm:
         self._choices = _choices(said["choice"]) if "choice" in said else ()
         grammar = said.get("grammar", "-")
         if not isinstance(grammar, str) or not grammar.strip():
-            raise _unsound(f"has the grammar {grammar!r}; write it as text, in the words of xgrammar or Lark")
+            raise _unsound(f"has the grammar {_short(grammar)}; write it as text, in the words of xgrammar or Lark")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TextForm) and self.declared == other.declared
@@ -57,7 +58,8 @@ class TextForm:
         for said in (text, text.strip()) if repair else (text,):
             if self._fits(said):
                 return said
-        wanted = "is none of the choices" if self._pattern is None else f"does not match {self._pattern.pattern!r}"
+        pattern = self._pattern
+        wanted = "is none of the choices" if pattern is None else f"does not match {_short(pattern.pattern)}"
         raise RowError(f"the completion {wanted}: {_short(text)}", kind="schema")
 
     def _fits(self, text: str) -> bool:
@@ -72,20 +74,21 @@ def form_of(said: Any) -> TextForm | None:
     return TextForm(cast("Mapping[str, Any]", said)) if is_form else None
 
 
-def _compiled(pattern: Any) -> re.Pattern[str]:
+def _compiled(pattern: Any) -> Pattern:
     if not isinstance(pattern, str):
-        raise _unsound(f"has the pattern {pattern!r}, which is no text")
+        raise _unsound(f"has the pattern {_short(pattern)}, which is no text")
     try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise _unsound(f"has the pattern {pattern!r}, which is no regular expression: {error}") from None
+        return compile_pattern(pattern)
+    except ValueError as error:
+        raise _unsound(f"has the pattern {_short(pattern)}, which is no regular expression: {error}") from None
 
 
 def _choices(given: Any) -> tuple[str, ...]:
     listed = isinstance(given, Sequence) and not isinstance(given, str)
     choices: tuple[Any, ...] = tuple(cast("Sequence[Any]", given)) if listed else ()
     if not choices or not all(isinstance(one, str) and one for one in choices) or len(set(choices)) < len(choices):
-        raise _unsound(f"has the choice {given!r}; write a list of different texts, in YAML in quotes: ['yes', 'no']")
+        advice = "write a list of different texts, in YAML in quotes: ['yes', 'no']"
+        raise _unsound(f"has the choice {_short(given)}; {advice}")
     return choices
 
 
@@ -93,6 +96,6 @@ def _unsound(problem: str) -> SpecError:
     return SpecError(violations=[Violation("structured_output", problem)])
 
 
-def _short(text: str) -> str:
-    shown = repr(text)
+def _short(value: Any) -> str:
+    shown = repr(value)
     return shown if len(shown) <= 60 else shown[:59] + "…"

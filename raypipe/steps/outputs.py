@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from raypipe.errors import RowError
-from raypipe.steps.parsing import TYPES, Parser, compile_pattern, mapped
+from raypipe.steps.parsing import TYPES, Parser, mapped, parser_pattern
 from raypipe.steps.schemas import Node, arrow_type, items, properties
 
 DEFAULT = "generation"
@@ -69,7 +69,7 @@ class Wanted:
 
 def from_text(wanted: Wanted, parse: str | Parser, pattern: str | None) -> Outputs:
     """The columns of a parsed text."""
-    groups = tuple(compile_pattern(pattern).groupindex) if parse == "regex" else ()
+    groups = tuple(parser_pattern(pattern).groupindex) if parse == "regex" else ()
     parts = _parts_of(wanted, parse, groups)
     known = TYPES.get(parse, "") if isinstance(parse, str) else ""
     inner = known.removeprefix("list<").removesuffix(">")

@@ -13,8 +13,9 @@ from typing import Any, cast
 
 import orjson
 
-from raypipe.errors import RowError, SpecError, Violation, nearest
+from raypipe.errors import RowError, SpecError, Violation, nearest, shortened
 from raypipe.naming import imported
+from raypipe.patterns import Pattern, compile_pattern
 from raypipe.steps.repairing import repaired
 
 Parser = Callable[[str], Any]
@@ -46,7 +47,7 @@ def parser(parse: str | Parser, *, pattern: str | None = None, names: Sequence[s
     if not isinstance(parse, str):
         return _guarded(parse)
     if parse == "regex":
-        return _by_pattern(compile_pattern(pattern))
+        return _by_pattern(parser_pattern(pattern))
     if parse == "tags":
         return _by_tags(tuple(names))
     if parse in PARSERS:
@@ -157,24 +158,25 @@ def _by_tags(names: tuple[str, ...]) -> Parser:
     return as_tags
 
 
-def compile_pattern(pattern: str | None) -> re.Pattern[str]:
+def parser_pattern(pattern: str | None) -> Pattern:
     """Raises SpecError when `pattern` is missing or no regular expression."""
     if pattern is None:
         raise SpecError(violations=[Violation("pattern", "is required with parse='regex'")])
     try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise SpecError(violations=[Violation("pattern", f"{pattern!r} is no regular expression: {error}")]) from None
+        return compile_pattern(pattern)
+    except ValueError as error:
+        problem = f"{shortened(repr(pattern))} is no regular expression: {error}"
+        raise SpecError(violations=[Violation("pattern", problem)]) from None
 
 
-def _by_pattern(pattern: re.Pattern[str]) -> Parser:
+def _by_pattern(pattern: Pattern) -> Parser:
     def as_match(text: str) -> Any:
         found = pattern.search(text)
         if found is None:
             raise unparsable(text, f"match of {pattern.pattern!r}")
         if pattern.groupindex:
-            return found.groupdict()
-        return found.groups() if pattern.groups > 1 else found[pattern.groups]
+            return {name: found.groups[number - 1] for name, number in pattern.groupindex.items()}
+        return found.groups if pattern.groups > 1 else (*found.groups, found.whole)[0]
 
     return as_match
 

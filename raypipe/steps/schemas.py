@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
+from urllib.parse import unquote
 
 import orjson
 
-from raypipe.errors import SpecError, Violation
+from raypipe.errors import SpecError, Violation, shortened
+from raypipe.steps.schema_check import nodes
 
 Node = dict[str, Any]
 """A schema or a part of one."""
@@ -26,6 +28,7 @@ _LEAVE_OPEN = frozenset(
 _SCALARS = {"string": "string", "integer": "int64", "number": "double", "boolean": "bool"}
 _NULL = {"type": "null"}
 _MOST_REFERENCES = 32
+_LARGEST_BYTES = 1 << 20
 
 
 def closed(schema: Mapping[str, Any]) -> Node:
@@ -35,11 +38,14 @@ def closed(schema: Mapping[str, Any]) -> Node:
     that lead nowhere.
     """
     try:
-        root = cast(Node, orjson.loads(orjson.dumps(dict(schema))))
+        text = orjson.dumps(dict(schema))
     except TypeError as error:
         raise unsound(f"is not plain JSON: {error}") from None
+    if len(text) > _LARGEST_BYTES:
+        raise unsound(f"is {len(text)} bytes of JSON, more than {_LARGEST_BYTES}")
+    root = cast(Node, orjson.loads(text))
+    _check_references(root)
     for node in _nodes(root):
-        _at(root, node.get("$ref", "#"))
         if isinstance(node.get("properties"), dict) and not _LEAVE_OPEN & node.keys():
             node["additionalProperties"] = False
     return root
@@ -94,6 +100,14 @@ def unsound(problem: str) -> SpecError:
     return SpecError(violations=[Violation("schema", problem)])
 
 
+def _check_references(root: Node) -> None:
+    """Every reference, under whichever keyword, leads to a part of the schema."""
+    for node in nodes(root):
+        for name in ("$ref", "$dynamicRef", "$recursiveRef"):
+            if isinstance(node.get(name), str):
+                _at(root, node[name])
+
+
 def _nodes(node: Node) -> Iterator[Node]:
     yield node
     inner: list[Any] = [node.get(key) for key in _OF_ONE]
@@ -109,13 +123,26 @@ def _nodes(node: Node) -> Iterator[Node]:
 
 
 def _at(root: Node, reference: Any) -> Node:
-    """The node that a local JSON pointer (RFC 6901) names."""
-    found: Any = root
+    """The node that a local JSON pointer (RFC 6901) or an anchor names."""
+    shown = shortened(repr(reference))
     if not (isinstance(reference, str) and reference.startswith("#")):
-        raise unsound(f"refers to {reference!r}; only references inside the schema (#/$defs/…) are followed")
-    for part in reference[1:].split("/")[1:]:
+        raise unsound(f"refers to {shown}; only references inside the schema (#/$defs/…) are followed")
+    first, *parts = unquote(reference[1:]).split("/")
+    found = _anchored(root, first) if first else root
+    for part in parts:
         key = part.replace("~1", "/").replace("~0", "~")
-        found = cast(Node, found).get(key) if isinstance(found, dict) else None
+        found = _inside(found, key)
     if not isinstance(found, dict):
-        raise unsound(f"refers to {reference!r}, which is not in it")
+        raise unsound(f"refers to {shown}, which is not in it")
     return cast(Node, found)
+
+
+def _anchored(root: Node, name: str) -> Node | None:
+    return next((node for node in nodes(root) if name in (node.get("$anchor"), node.get("$dynamicAnchor"))), None)
+
+
+def _inside(found: Any, key: str) -> Any:
+    if isinstance(found, list):
+        listed = cast(list[Any], found)
+        return listed[int(key)] if key.isdecimal() and len(key) < 10 and int(key) < len(listed) else None
+    return cast(Node, found).get(key) if isinstance(found, dict) else None

@@ -19,6 +19,7 @@ from raypipe.errors import RowError
 from raypipe.naming import imported
 from raypipe.steps.forms import TextForm, form_of
 from raypipe.steps.parsing import read_json
+from raypipe.steps.schema_check import SchemaCheck, Uncheckable
 from raypipe.steps.schemas import Node, closed, unsound
 
 _SHOWN = 200
@@ -85,9 +86,10 @@ def structure_of(schema: Schema | Structure | str) -> Structure:
     if not isinstance(found, Mapping):
         raise unsound(f"{_short(repr(found))} is neither a pydantic class nor a JSON Schema")
     try:
-        return _structure_of_json(orjson.dumps(dict(cast(Mapping[str, Any], found))))
+        written = orjson.dumps(dict(cast(Mapping[str, Any], found)))
     except TypeError as error:
         raise unsound(f"is not plain JSON: {error}") from None
+    return _structure_of_json(written)
 
 
 def json_schema_of(schema: Schema | str) -> Node:
@@ -177,20 +179,18 @@ def _model_check(schema: type[BaseModel]) -> Check:
 
 
 def _schema_check(schema: Node) -> Check:
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import SchemaError
-
     try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        place = ".".join(str(part) for part in error.absolute_path)
-        raise unsound(f"{place or 'its top level'} is no JSON Schema: {_short(error.message)}") from None
-    validator = cast(Any, Draft202012Validator(schema))
+        check = SchemaCheck(schema)
+    except Uncheckable as error:
+        raise unsound(str(error)) from None
 
     def checked(value: Any) -> Any:
-        error = next(validator.iter_errors(value), None)
-        if error is not None:
-            raise _mismatch(error.absolute_path, error.message)
+        try:
+            found = check.mismatch(value)
+        except Uncheckable as error:
+            raise RowError(f"the completion cannot be checked against the schema: it {error}", "schema") from None
+        if found is not None:
+            raise _mismatch(*found)
         return value
 
     return checked

@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 import string
 
+from raypipe.errors import RowError
+from raypipe.patterns import compile_pattern
+
 _LETTERS = string.ascii_lowercase
 _CLASSES = {
     "d": string.digits,
@@ -23,6 +26,8 @@ _REPEATS = {"?": (0, 1), "*": (0, None), "+": (1, None)}
 _BOUNDS = re.compile(r"\{(\d+)(,(\d*))?\}")
 _GROUP_START = re.compile(r"\?(?::|P?<[A-Za-z_]\w*>)")
 _STRIDE = 7
+_LONGEST = 100_000
+"""Characters of a text: counts inside counts ask for more than there is memory."""
 
 
 class _NoTextError(Exception):
@@ -34,8 +39,8 @@ def text_for(pattern: str, turn: int, shortest: int = 0, longest: int | None = N
     for eagerness in (2, 1, 0, 5, 12, shortest):
         try:
             text = _Writer(pattern, turn, eagerness).alternatives()
-            is_accepted = re.search(pattern, text) is not None
-        except (_NoTextError, re.error):
+            is_accepted = compile_pattern(pattern).search(text) is not None
+        except (_NoTextError, ValueError, RowError, RecursionError):
             return None
         if is_accepted and shortest <= len(text) and (longest is None or len(text) <= longest):
             return text
@@ -61,6 +66,8 @@ class _Writer:
         written = ""
         while self._at < len(self._pattern) and self._pattern[self._at] not in "|)":
             written += self._repeated()
+            if len(written) > _LONGEST:
+                raise _NoTextError
         return written
 
     def _repeated(self) -> str:
@@ -69,6 +76,8 @@ class _Writer:
         fewest, most = self._quantifier()
         count = fewest + self._eagerness if most is None else min(most, max(fewest, self._eagerness))
         self._turn += 1
+        if count * max(map(len, texts)) > _LONGEST:
+            raise _NoTextError
         return "".join(texts[(self._turn + _STRIDE * index) % len(texts)] for index in range(count))
 
     def _atom(self) -> list[str]:
