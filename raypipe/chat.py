@@ -87,7 +87,7 @@ class LLM(Spec):
     base_url: str | None = None
     """Address of the endpoint; by default the provider's own."""
     api_key_env: str | None = None
-    """Name of the environment variable that holds the key; by default the provider's own."""
+    """Name of the environment variable that holds the key; by default the provider's own; `""`: none is sent."""
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(default=None, gt=0)

@@ -18,12 +18,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Unpack, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from raypipe.errors import SpecError, Violation, nearest
+from raypipe.errors import CallError, SpecError, Violation, nearest
+from raypipe.permissions import Allowances, Permissions, folder_permissions, key_pairs
+from raypipe.secrets import shown_address
 from raypipe.spec import violations
 
 
@@ -83,10 +85,32 @@ def is_url(spec: str | Path) -> bool:
     return isinstance(spec, str) and spec.startswith(("http://", "https://"))
 
 
+def folder_of(path: str | Path) -> Path:
+    """The folder that relative paths in a pipeline's file start from."""
+    return Path.cwd() if is_url(path) else Path(path).absolute().parent
+
+
+def permissions_for(
+    path: str | Path, allow_import: Sequence[str] = (), *, is_foreign: bool = False, **allowed: Unpack[Allowances]
+) -> Permissions:
+    """What the file at `path` may reach: by itself what is in its folder, from a URL nothing.
+
+    `is_foreign`: it is here and nobody says that it is the user's own, as in a run folder. Raises SpecError.
+    """
+    own = [] if is_url(path) else [folder_of(path)]
+    hosts = tuple(host.lower() for host in allowed.get("allow_hosts", ()))
+    return Permissions(
+        tuple(allow_import),
+        folder_permissions([*own, *allowed.get("allow_files", ())]),
+        key_pairs(allowed.get("allow_keys", ())),
+        hosts if is_url(path) or is_foreign else None,
+    )
+
+
 def read_spec(path: str | Path) -> PipelineSpec:
     """The file at `path`, a path or a URL (YAML or JSON). Raises SpecError with all violations."""
     if is_url(path):
-        return parse_spec(_fetched(str(path)), str(path))
+        return parse_spec(_fetched(str(path)), shown_address(str(path)))
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -97,21 +121,12 @@ def read_spec(path: str | Path) -> PipelineSpec:
 
 
 def _fetched(url: str) -> str:
-    import http.client
-    import urllib.error
-    import urllib.request
+    from raypipe.fetching import fetch_file
 
     try:
-        with urllib.request.urlopen(url, timeout=_FETCH_TIMEOUT_S) as answer:
-            content = answer.read(_LARGEST_SPEC_BYTES + 1)
-        if len(content) > _LARGEST_SPEC_BYTES:
-            raise ValueError(f"more than {_LARGEST_SPEC_BYTES >> 20} MiB")
-        return content.decode()
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
-        said = getattr(error, "reason", None) or error
-        raise SpecError(violations=[Violation(url, f"cannot be fetched: {said}")]) from None
+        return fetch_file(url, _FETCH_TIMEOUT_S, _LARGEST_SPEC_BYTES).text
+    except CallError as error:
+        raise SpecError(violations=[Violation(shown_address(url), f"cannot be fetched: {error}")]) from None
 
 
 def parse_spec(text: str, where: str) -> PipelineSpec:

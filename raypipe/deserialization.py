@@ -13,27 +13,34 @@ from raypipe.branching import Routing
 from raypipe.chat import LLM
 from raypipe.config import PipelineSpec, place
 from raypipe.errors import SpecError, Violation, nearest
-from raypipe.naming import imported_function, importing_only
+from raypipe.models.reach import reachable
+from raypipe.naming import imported_function
+from raypipe.permissions import Permissions, permitted
+from raypipe.secrets import HIDDEN, holds_hidden
 from raypipe.step import Collector, Source, Step, collecting
 from raypipe.steps import resolve
 
+_LEFT_OUT = (
+    f"holds {HIDDEN} in the place of a secret that was not written down; name the pipeline that it was written from, "
+    "or give the secret again with --set"
+)
 _ANY_MODEL = "offline/stand-in"
 """Stands for a model that could not be made, so that the rest of its step is checked too."""
 
 
-def collected_from(spec: PipelineSpec, base: Path, allow_import: Sequence[str] = ()) -> Collector:
+def collected_from(spec: PipelineSpec, base: Path, permissions: Permissions) -> Collector:
     """Steps, edges and routes; `base` is the folder that relative paths start from.
 
-    Beside our own steps only what stands in the modules `allow_import` is imported. Raises SpecError.
+    Nothing is imported, read or named beyond what is permitted. Raises SpecError.
     """
-    with importing_only(allow_import):
+    with permitted(permissions):
         return _collected(spec, base)
 
 
 def _collected(spec: PipelineSpec, base: Path) -> Collector:
-    problems: list[Violation] = []
+    problems = [Violation("the file", _LEFT_OUT)] if holds_hidden(spec.model_dump()) else []
     models = _models(spec, problems)
-    collector = Collector()
+    collector = Collector(models={**models})
     token = collecting.set(collector)
     try:
         made = [_step(number, spec, models, base, problems) for number in range(len(spec.steps))]
@@ -77,9 +84,14 @@ def _models(spec: PipelineSpec, problems: list[Violation]) -> dict[str, LLM]:
     models: dict[str, LLM] = {}
     for name, options in spec.models.items():
         try:
-            models[name] = LLM(**options)
+            made = LLM(**options)
         except (SpecError, TypeError) as error:
             problems.append(Violation(f"model {name!r}", str(error).removeprefix("LLM: ")))
+            continue
+        try:
+            models[name] = reachable(made, f"model {name!r}")
+        except SpecError as error:
+            problems.extend(error.violations)
     return models
 
 
@@ -114,6 +126,8 @@ def _step(
         if "base_dir" in kind.model_fields:
             options.setdefault("base_dir", str(base))
         made = kind(**options)
+        if made.llm is not None:  # a step may be given it under another name
+            made.llm = reachable(made.llm, where)
     except SpecError as error:
         problems.extend(v if one.name and one.name in v.where else Violation(where, str(v)) for v in error.violations)
     except TypeError as error:

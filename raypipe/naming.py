@@ -4,36 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 from raypipe.errors import SpecError, Violation
+from raypipe.permissions import current
 
 FROM_FILE = "raypipe_spec_"
 """How the names of modules begin that were loaded from a file by its path, for the pipeline in it."""
-
-_allowed: ContextVar[tuple[str, ...] | None] = ContextVar("allowed", default=None)
-
-
-@contextmanager
-def importing_only(modules: Sequence[str]) -> Generator[None]:
-    """Inside, dotted paths into these modules and those below them are imported, and no others, ours neither."""
-    token = _allowed.set(tuple(modules))
-    try:
-        yield
-    finally:
-        _allowed.reset(token)
-
-
-def check_allowed(path: str) -> None:
-    """Raises SpecError when nothing may be imported from there: a file that says so may be a stranger's."""
-    allowed = _allowed.get()
-    module = path.partition(":")[0] if ":" in path else path.rpartition(".")[0]
-    if allowed is not None and not any(module == one or module.startswith(f"{one}.") for one in allowed):
-        problem = f"a file may not import what it likes; if you trust it, allow {module!r} with --allow-import {module}"
-        raise SpecError(violations=[Violation(f"dotted path {path!r}", problem)])
 
 
 def imported(path: str) -> Any:
@@ -41,7 +18,8 @@ def imported(path: str) -> Any:
 
     Raises SpecError when there is none, or when it may not be imported.
     """
-    check_allowed(path)
+    if (permissions := current()) is not None:
+        permissions.check_import(path)
     return found_at(path)
 
 

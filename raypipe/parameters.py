@@ -13,8 +13,12 @@ from pydantic import BaseModel
 
 from raypipe.chat import LLM
 from raypipe.errors import SpecError, Violation, nearest
+from raypipe.graph import Graph
+from raypipe.permissions import permitted, reach_of
 from raypipe.spec import Spec
 from raypipe.step import Step, collecting
+
+_OFFLINE = "offline/"
 
 Parameters = Mapping[str, Mapping[str, Any]]
 """Options by step name; an option that has options of its own may be a mapping: `{"answers": {"llm": {"seed": 1}}}`."""
@@ -52,7 +56,9 @@ def _changed(step: Step, options: Mapping[str, Any], where: str) -> Step:
             raise SpecError(violations=[Violation(where, f"there is no parameter {option!r}{known}")])
         given[fields[names[option]].alias or names[option]] = _inner(getattr(step, names[option]), value)
     written = {fields[name].alias or name: getattr(step, name) for name in step.model_fields_set}
-    return type(step)(**{**written, **given})
+    permissions = reach_of(step)
+    with permitted(permissions and permissions.saying(options)):
+        return type(step)(**{**written, **given})
 
 
 def _inner(old: Any, value: Any) -> Any:
@@ -79,6 +85,23 @@ def made_again(old: Any, path: Sequence[str], value: Any, where: str) -> Any:
         inner = cast(Mapping[str, Any], old or {})
         return {**inner, path[0]: made_again(inner.get(path[0]), path[1:], value, where)}
     raise SpecError(violations=[Violation(where, f"{old!r} has no option {path[0]!r}")])
+
+
+def played(graph: Graph) -> Graph:
+    """The graph of a dry run: a stand-in in the place of each model; those for different models answer differently."""
+    token = collecting.set(None)
+    try:
+        steps = {
+            name: step if step.llm is None else step.model_copy(update={"llm": _understudy(step.llm)})
+            for name, step in graph.steps.items()
+        }
+    finally:
+        collecting.reset(token)
+    return Graph(steps, graph.edges, graph.flows)
+
+
+def _understudy(llm: LLM) -> LLM:
+    return LLM(_OFFLINE + llm.uri.removeprefix(_OFFLINE), temperature=llm.temperature)
 
 
 def described_options(made: Spec) -> list[dict[str, Any]]:

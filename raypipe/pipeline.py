@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Token
 from pathlib import Path
@@ -14,7 +14,7 @@ import orjson
 from raypipe.branching import routing_batch_function, routing_function, sample_n_steps
 from raypipe.building import build, name_steps
 from raypipe.chat import LLM
-from raypipe.config import PipelineSpec, is_url, read_spec, spec_of
+from raypipe.config import PipelineSpec, folder_of, permissions_for, read_spec, spec_of
 from raypipe.deserialization import collected_from
 from raypipe.elsewhere import missing, refuse_options
 from raypipe.errors import InfrastructureError, OutputError, SpecError, Violation
@@ -26,7 +26,8 @@ from raypipe.graph import Graph
 from raypipe.identity import canonical_json, digest
 from raypipe.limits import Caps
 from raypipe.loading import in_groups, load_stages
-from raypipe.parameters import Parameters, described_options, with_parameters
+from raypipe.parameters import Parameters, described_options, played, with_parameters
+from raypipe.permissions import Allowances, Permissions
 from raypipe.places import Place, place_of
 from raypipe.plan import Plan, plan_graph
 from raypipe.results import DryRun, Result
@@ -35,8 +36,6 @@ from raypipe.serialization import described, not_json, to_yaml, unfindable
 from raypipe.step import Collector, Runs, Source, Step, collecting
 
 __all__ = ["DryRun", "Pipeline", "RunArguments", "routing_batch_function", "routing_function", "sample_n_steps"]
-
-_OFFLINE = "offline/"
 
 
 class RunArguments(TypedDict, total=False):
@@ -138,6 +137,7 @@ class Pipeline:
         instead = {id(step): steps.get(names[id(step)], step) for step in self.steps}
         other = Pipeline(self._name, self.description)
         other._collected.steps = [instead[id(step)] for step in self.steps]
+        other._collected.models = self._collected.models
         other._collected.routes = [
             (above and instead.get(id(above), above), routing, [instead.get(id(step), step) for step in below])
             for above, routing, below in self._collected.routes
@@ -297,9 +297,9 @@ class Pipeline:
         """
         graph = (self if dataset is None else self.with_dataset(dataset)).with_parameters(parameters or {}).graph()
         models = {name: step.llm for name, step in graph.steps.items() if step.llm is not None}
-        played = graph if live else _with_models(graph, _understudy)
+        asked = graph if live else played(graph)
         with tempfile.TemporaryDirectory(prefix="raypipe-") as folder:
-            plan, out = plan_graph(played, self.name), Path(folder, "out")
+            plan, out = plan_graph(asked, self.name), Path(folder, "out")
             options = RunOptions(out, None, "local", source_rows=batch_size, max_failed_rows=2**62, is_played=not live)
             result = run_plan(plan, b"", options)
             rows = {leaf: table.to_arrow() for leaf, table in result.items()}
@@ -315,25 +315,26 @@ class Pipeline:
     # Files.
 
     @classmethod
-    def from_file(cls, path: str | Path, allow_import: Sequence[str] = ()) -> Pipeline:
+    def from_file(cls, path: str | Path, allow_import: Sequence[str] = (), **allowed: Unpack[Allowances]) -> Pipeline:
         """The pipeline that a YAML or JSON file (a path or a URL) describes. Raises SpecError with all violations.
 
-        A file names steps of ours; what else it names is imported from the modules `allow_import` alone, since whoever
-        wrote the file would choose what is executed.
+        A file names steps of ours; what else it names is imported from the modules `allow_import` alone. It reads what
+        lies in its own folder or `allow_files`, and sends keys to their providers or as `allow_keys` say; one from a
+        URL reads no file, and names hosts of providers or `allow_hosts` alone. SECURITY.md says why.
         """
-        base = Path.cwd() if is_url(path) else Path(path).absolute().parent
-        return cls.from_spec(read_spec(path), base, allow_import)
+        return cls.from_spec(read_spec(path), folder_of(path), permissions_for(path, allow_import, **allowed))
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any], allow_import: Sequence[str] = ()) -> Pipeline:
         """The pipeline that `dump` gave as a mapping; relative paths start from the working directory."""
-        return cls.from_spec(spec_of(plain, "the mapping"), Path.cwd(), allow_import)
+        here = Path.cwd()
+        return cls.from_spec(spec_of(plain, "the mapping"), here, permissions_for(here / "mapping", allow_import))
 
     @classmethod
-    def from_spec(cls, spec: PipelineSpec, base: Path, allow_import: Sequence[str] = ()) -> Pipeline:
+    def from_spec(cls, spec: PipelineSpec, base: Path, permissions: Permissions | None = None) -> Pipeline:
         """The pipeline of a file that was read; `base` is the folder that its relative paths start from."""
         pipeline = cls(spec.name, spec.description)
-        pipeline._collected = collected_from(spec, base, allow_import)
+        pipeline._collected = collected_from(spec, base, permissions or permissions_for(base / "file"))
         return pipeline
 
     def to_yaml(self) -> str:
@@ -378,22 +379,5 @@ def _priced(llm: LLM, prices: Mapping[str, tuple[float, float]]) -> LLM:
     return llm.model_copy(update={"price": prices[llm.uri]}) if llm.uri in prices else llm
 
 
-def _understudy(llm: LLM) -> LLM:
-    """The stand-in for a model in a dry run; those for different models answer differently."""
-    return LLM(_OFFLINE + llm.uri.removeprefix(_OFFLINE), temperature=llm.temperature)
-
-
 def __getattr__(name: str) -> Any:
     raise missing(__name__, name, __all__)
-
-
-def _with_models(graph: Graph, choose: Callable[[LLM], LLM]) -> Graph:
-    token = collecting.set(None)
-    try:
-        steps = {
-            name: step if step.llm is None else step.model_copy(update={"llm": choose(step.llm)})
-            for name, step in graph.steps.items()
-        }
-    finally:
-        collecting.reset(token)
-    return Graph(steps, graph.edges, graph.flows)

@@ -1,4 +1,4 @@
-"""I write a pipeline down as a file says it; secrets never come near me, since models hold none."""
+"""Writes a pipeline down as a file says it, without what is given under the name of a secret."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime
 from enum import Enum
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from raypipe.building import name_steps
 from raypipe.chat import LLM
 from raypipe.errors import SpecError, Violation
 from raypipe.naming import found_at
+from raypipe.secrets import HIDDEN, hidden, is_secret_option
 from raypipe.step import Collector, Step
 
 _NOT_WRITTEN = {"name", "llm", "base_dir"}
@@ -31,6 +33,7 @@ def described(name: str, description: str, collected: Collector) -> dict[str, An
         problem = "has no step before it, so it cannot be written down; put a loader there"
         raise SpecError(violations=[Violation("routing", problem)])
     models: dict[str, LLM] = {}
+    called = {name: llm for name, llm in collected.models.items() if isinstance(llm, LLM)}
     steps: list[dict[str, Any]] = []
     previous: str | None = None
     for step in collected.steps:
@@ -43,14 +46,14 @@ def described(name: str, description: str, collected: Collector) -> dict[str, An
         if routes:
             entry["routes"] = routes
         if step.llm is not None:
-            entry["llm"] = _model_name(step.llm, models)
+            entry["llm"] = _model_name(step.llm, models, called)
         steps.append(entry | _options(step))
         previous = own
     plain: dict[str, Any] = {"name": name}
     if description:
         plain["description"] = description
     if models:
-        plain["models"] = {own: _plain(llm.model_dump(exclude_defaults=True)) for own, llm in models.items()}
+        plain["models"] = {own: hidden(_plain(llm.model_dump(exclude_defaults=True))) for own, llm in models.items()}
     return plain | {"steps": steps}
 
 
@@ -76,18 +79,23 @@ def _type_name(kind: type[Step]) -> str:
     return kind.__name__ if kind.__module__.startswith("raypipe.") else f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _model_name(llm: LLM, models: dict[str, LLM]) -> str:
+def _model_name(llm: LLM, models: dict[str, LLM], called: Mapping[str, LLM]) -> str:
+    """The name of a model in the file, which is that of the file it came from as long as it is the same."""
     for name, known in models.items():
         if known == llm:
             return name
-    name = f"model_{len(models) + 1}"
+    numbers = (f"model_{number}" for number in count(len(models) + 1))
+    taken = {*models, *called}
+    name = next((name for name, known in called.items() if known == llm), None) or next(
+        name for name in numbers if name not in taken
+    )
     models[name] = llm
     return name
 
 
 def _options(step: Step) -> dict[str, Any]:
     written = step.model_dump(by_alias=True, exclude_defaults=True, exclude=_NOT_WRITTEN)
-    return {name: _plain(value) for name, value in written.items()}
+    return {name: HIDDEN if is_secret_option(name) and value else _plain(value) for name, value in written.items()}
 
 
 def _plain(value: Any) -> Any:

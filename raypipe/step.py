@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_vali
 from raypipe.artifacts import Artifacts
 from raypipe.chat import Caller, ModelOrPool, Request
 from raypipe.errors import SpecError, Violation
+from raypipe.permissions import Reach
 from raypipe.places import Place
 from raypipe.row import Values
 from raypipe.spec import Spec
@@ -70,6 +71,7 @@ class Collector:
         default_factory=list["tuple[Step | None, Any, list[Step]]"]
     )
     """Step, its `Routing`, and the steps it chooses among; no step where the rows are those of `run(dataset=…)`."""
+    models: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 collecting: ContextVar[Collector | None] = ContextVar("collecting", default=None)
@@ -341,6 +343,7 @@ class Source(Step):
 
     identity: tuple[str, ...] | None = None
     """Columns whose content is a row's identity; by default all. Name them for a source that grows columns."""
+    _reach: Reach = PrivateAttr(default_factory=Reach)
 
     def units(self) -> list[Unit]:
         """The parts, in order. Raises InputError when there is nothing to read."""

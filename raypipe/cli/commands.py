@@ -25,11 +25,14 @@ from raypipe.cli.options import (
     BaseUrls,
     Calls,
     Engines,
+    Files,
     Folder,
     Fresh,
     Groups,
+    Hosts,
     Imports,
     Input,
+    Keys,
     MaxCalls,
     MaxCostUsd,
     MaxFailedRows,
@@ -40,11 +43,13 @@ from raypipe.cli.options import (
     Prices,
     Settings,
     Spec,
+    SpecOfRun,
 )
 
 if TYPE_CHECKING:
     from raypipe.loading import LoadGroups
     from raypipe.pipeline import Pipeline
+    from raypipe.run import RunOptions
 
 _HELP = """Training datasets from pipelines of language-model calls.
 
@@ -95,6 +100,9 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
     model: Models = None,
     base_url: BaseUrls = None,
     allow_import: Imports = None,
+    allow_files: Files = None,
+    allow_key: Keys = None,
+    allow_host: Hosts = None,
     engine: Engines = "ray",
     address: Address = None,
     fresh: Fresh = False,
@@ -110,15 +118,9 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
     if address is not None and engine == "local":
         raise typer.BadParameter("is for --engine ray", param_hint="--address")
     with ReportedErrors(resume=sys.argv[1:]):
-        pipeline = _pipeline(spec, input, set, model, base_url, allow_import, small=engine == "local")
-        origin = {"spec": spec, "input": input, "settings": set, "models": model, "base_urls": base_url}
-        origin["allow_import"] = allow_import
-        if prices is not None:
-            from raypipe.prices import read_prices
-
-            pipeline = pipeline.priced(read_prices(prices))
-        from raypipe.cli.progress import watching
-        from raypipe.cli.summary import failed_rows, summary
+        allowed = allow_import, allow_files, allow_key, allow_host
+        pipeline = _pipeline(spec, input, set, model, base_url, *allowed, small=engine == "local")
+        from raypipe.cli.origins import noted
         from raypipe.limits import Caps
         from raypipe.places import place_of
         from raypipe.run import RunOptions
@@ -127,47 +129,55 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
         caps = Caps(max_calls, max_tokens, max_cost_usd)
         options = RunOptions(folder, log, engine, address, fresh, max_failed_rows, caps=caps)
         options = replace(options, load_groups=_groups(load_group or []), env=tuple(env or ()))
-        options = replace(options, origin=origin | {"folder": str(Path.cwd()), "calls": calls})
-        with watching(pipeline.plan(), engine) as watch:
-            result = pipeline.run_with(options, watch)
-        _print_summary(*summary(result))
-        if result.failed_rows:
-            typer.secho(failed_rows(result), fg=typer.colors.RED, color=_color())
-    raise typer.Exit(result.exit_code)
+        given = {"input": input, "settings": set, "models": model, "base_urls": base_url}
+        origin = noted(spec, given | {"allow_import": allow_import, "calls": calls})
+        code = _watched(_priced(pipeline, prices), replace(options, origin=origin))
+    raise typer.Exit(code)
 
 
 @app.command()
 def retry(  # noqa: PLR0913 - each parameter is one option of the command
     folder: Folder,
     *,
+    spec: SpecOfRun = None,
+    input: Input = None,
+    calls: Calls = None,
     kind: Annotated[list[str] | None, typer.Option("--kind", help="Only failures of this kind.")] = None,
     set: Settings = None,
     model: Models = None,
     base_url: BaseUrls = None,
     allow_import: Imports = None,
+    allow_files: Files = None,
+    allow_key: Keys = None,
+    allow_host: Hosts = None,
     engine: Engines = "ray",
     address: Address = None,
 ) -> None:
-    """Run only the rows again that failed, and merge what comes out."""
+    """Run only the rows again that failed, and merge what comes out.
+
+    Without --spec the pipeline is what DIR has written down. Nothing else in DIR is trusted: what it imports, reads
+    outside of DIR, or sends to hosts and with keys that are not its provider's, has to be allowed here.
+    """
     with ReportedErrors(resume=sys.argv[1:]), TemporaryDirectory(prefix="raypipe-") as scratch:
-        from raypipe.cli.progress import watching
-        from raypipe.cli.summary import retried
         from raypipe.places import file_here, place_of
         from raypipe.results import Result
-        from raypipe.run import RunOptions
 
         place = place_of(folder).absolute()
         before = Result(place)
+        kept = file_here(place / "pipeline.yaml", Path(scratch)) if spec is None else spec
+        allowed = allow_import, allow_files, allow_key, allow_host
+        changes = (input, set, model, base_url, *allowed)
+        from raypipe.cli.origins import check_calls, explained
+        from raypipe.cli.progress import watching
+        from raypipe.cli.summary import retried
+        from raypipe.run import RunOptions
+
         origin: dict[str, Any] = before.manifest.get("origin") or {}
-        if not origin or not Path(origin.get("folder", ".")).is_dir():  # what a job brought along went with its cluster
-            kept = file_here(place / "pipeline.yaml", Path(scratch))
-            origin = {"spec": kept, "allow_import": origin.get("allow_import")}
-        os.chdir(origin.get("folder", "."))
-        changed = (("settings", set), ("models", model), ("base_urls", base_url), ("allow_import", allow_import))
-        changes = [[*(origin.get(name) or ()), *(more or ())] for name, more in changed]
-        pipeline = _pipeline(origin["spec"], origin.get("input"), *changes, small=engine == "local")
-        calls = place_of(origin["calls"]) if origin.get("calls") else None
-        options = RunOptions(place, calls, engine, address, max_failed_rows=before.manifest["max_failed_rows"])
+        check_calls(place, origin, calls)
+        with explained(place, origin, is_foreign=spec is None):
+            pipeline = _pipeline(kept, *changes, small=engine == "local", is_foreign=spec is None)
+        log = place_of(calls) if calls else None
+        options = RunOptions(place, log, engine, address, max_failed_rows=before.manifest["max_failed_rows"])
         with watching(pipeline.plan(), engine) as watch:
             result = pipeline.retry_with(options, kind or (), watch)
         _print(retried(before, result))
@@ -185,10 +195,14 @@ def dry_run(  # noqa: PLR0913 - each parameter is one option of the command
     model: Models = None,
     base_url: BaseUrls = None,
     allow_import: Imports = None,
+    allow_files: Files = None,
+    allow_key: Keys = None,
+    allow_host: Hosts = None,
 ) -> None:
     """Try a pipeline on a few rows. A stand-in plays its models, nothing is kept."""
     with ReportedErrors():
-        pipeline = _pipeline(spec, input, set, model, base_url, allow_import)
+        allowed = allow_import, allow_files, allow_key, allow_host
+        pipeline = _pipeline(spec, input, set, model, base_url, *allowed)
         from raypipe.cli import reports
 
         made = pipeline.dry_run(batch_size=rows, live=live)
@@ -208,10 +222,14 @@ def plan(  # noqa: PLR0913 - each parameter is one option of the command
     model: Models = None,
     base_url: BaseUrls = None,
     allow_import: Imports = None,
+    allow_files: Files = None,
+    allow_key: Keys = None,
+    allow_host: Hosts = None,
 ) -> None:
     """Print stages, pools and resources. Starts nothing and sends nothing."""
     with ReportedErrors():
-        pipeline = _pipeline(spec, input, set, model, base_url, allow_import)
+        allowed = allow_import, allow_files, allow_key, allow_host
+        pipeline = _pipeline(spec, input, set, model, base_url, *allowed)
         planned, problem = pipeline.plan_here()
         _print([planned.describe(), *([f"on this machine {problem}"] if problem else [])])
         if explain:
@@ -219,49 +237,64 @@ def plan(  # noqa: PLR0913 - each parameter is one option of the command
 
 
 @app.command()
-def validate(
+def validate(  # noqa: PLR0913 - each parameter is one option of the command
     spec: Spec,
+    *,
     input: Input = None,
     set: Settings = None,
     model: Models = None,
     base_url: BaseUrls = None,
     allow_import: Imports = None,
+    allow_files: Files = None,
+    allow_key: Keys = None,
+    allow_host: Hosts = None,
 ) -> None:
     """Check what can be checked beforehand. Spends nothing."""
     with ReportedErrors():
-        pipeline = _pipeline(spec, input, set, model, base_url, allow_import)
+        allowed = allow_import, allow_files, allow_key, allow_host
+        pipeline = _pipeline(spec, input, set, model, base_url, *allowed)
         from raypipe.cli import reports
 
         _print(reports.soundness(pipeline.validate()))
 
 
 @app.command()
-def info(
+def info(  # noqa: PLR0913 - each parameter is one option of the command
     spec: Spec,
+    *,
     input: Input = None,
     set: Settings = None,
     model: Models = None,
     base_url: BaseUrls = None,
     allow_import: Imports = None,
+    allow_files: Files = None,
+    allow_key: Keys = None,
+    allow_host: Hosts = None,
 ) -> None:
     """Describe the steps, their models and columns."""
     with ReportedErrors():
-        pipeline = _pipeline(spec, input, set, model, base_url, allow_import)
+        allowed = allow_import, allow_files, allow_key, allow_host
+        pipeline = _pipeline(spec, input, set, model, base_url, *allowed)
         from raypipe.cli import reports
 
         _print(reports.description(pipeline))
 
 
 @app.command()
-def draw(
+def draw(  # noqa: PLR0913 - each parameter is one option of the command
     spec: Spec,
+    *,
     out: Annotated[Path, typer.Option(help="File to write: .svg, .png or .mmd.")] = Path("pipeline.svg"),
     set: Settings = None,
     allow_import: Imports = None,
+    allow_files: Files = None,
+    allow_key: Keys = None,
+    allow_host: Hosts = None,
 ) -> None:
     """Draw the graph into a file."""
     with ReportedErrors():
-        _print([_pipeline(spec, None, set, None, None, allow_import).draw(out)])
+        allowed = allow_import, allow_files, allow_key, allow_host
+        _print([_pipeline(spec, None, set, None, None, *allowed).draw(out)])
 
 
 @app.command()
@@ -278,17 +311,40 @@ def _groups(named: list[str]) -> LoadGroups:
     return SEQUENTIAL if named == [SEQUENTIAL] else [group.split(",") for group in named]
 
 
-def _pipeline(spec: str, input: str | None, *changes: list[str] | None, small: bool = True) -> Pipeline:
-    """`changes`: what --set, --model, --base-url and --allow-import say, as far as a command has them."""
+def _pipeline(
+    spec: str, input: str | None, *changes: list[str] | None, small: bool = True, is_foreign: bool = False
+) -> Pipeline:
+    """`changes`: what --set, --model, --base-url and --allow-… say, as far as a command has them."""
     from raypipe.cli.start import collect_from_here, leave_pandas_out
 
     if small:
         leave_pandas_out()
     from raypipe.cli.specs import Wanted, pipeline_of
 
-    pipeline = pipeline_of(Wanted(spec, input, *(change or () for change in changes)))
+    pipeline = pipeline_of(Wanted(spec, input, *(change or () for change in changes), is_foreign=is_foreign))
     collect_from_here()
     return pipeline
+
+
+def _watched(pipeline: Pipeline, options: RunOptions) -> int:
+    """Run it, show how far it is and what came out; the exit code."""
+    from raypipe.cli.progress import watching
+    from raypipe.cli.summary import failed_rows, summary
+
+    with watching(pipeline.plan(), options.engine) as watch:
+        result = pipeline.run_with(options, watch)
+    _print_summary(*summary(result))
+    if result.failed_rows:
+        typer.secho(failed_rows(result), fg=typer.colors.RED, color=_color())
+    return result.exit_code
+
+
+def _priced(pipeline: Pipeline, prices: Path | None) -> Pipeline:
+    if prices is None:
+        return pipeline
+    from raypipe.prices import read_prices
+
+    return pipeline.priced(read_prices(prices))
 
 
 def _color() -> bool | None:

@@ -21,10 +21,13 @@ import typer
 from raypipe.cli.exits import ReportedErrors
 from raypipe.cli.options import (
     BaseUrls,
+    Files,
     Fresh,
     Groups,
+    Hosts,
     Imports,
     Input,
+    Keys,
     MaxCalls,
     MaxCostUsd,
     MaxFailedRows,
@@ -71,6 +74,9 @@ def submit(  # noqa: PLR0913 - each parameter is one option of the command
     model: Models = None,
     base_url: BaseUrls = None,
     allow_import: Imports = None,
+    allow_files: Files = None,
+    allow_key: Keys = None,
+    allow_host: Hosts = None,
     fresh: Fresh = False,
     max_failed_rows: MaxFailedRows = 0,
     max_cost_usd: MaxCostUsd = None,
@@ -88,7 +94,8 @@ def submit(  # noqa: PLR0913 - each parameter is one option of the command
 
         _check_folder("--out", out or "")
         _check_folder("--calls", calls or "/")
-        wanted = Wanted(spec, input, set or (), model or (), base_url or (), allow_import or ())
+        allowed = allow_import or (), allow_files or (), allow_key or (), allow_host or ()
+        wanted = Wanted(spec, input, set or (), model or (), base_url or (), *allowed)
         pipeline = pipeline_of(wanted)
         pipeline.validate()
         options = {"--out": out, "--calls": calls, "--max-failed-rows": max_failed_rows, "--max-cost-usd": max_cost_usd}
@@ -102,9 +109,7 @@ def submit(  # noqa: PLR0913 - each parameter is one option of the command
             told = {"pipeline": pipeline.name, "out": out or ""}
             server.submit(name, entrypoint, luggage.folder, _package(), told)
         typer.echo(f"job {name}: {pipeline.name} runs on the cluster and writes {out}")
-        if detach:
-            _say_how_to_look(server, name)
-        code = 0 if detach else _followed(server, name)
+        code = _say_how_to_look(server, name) if detach else _followed(server, name)
     raise typer.Exit(code)
 
 
@@ -167,7 +172,9 @@ def _entrypoint(luggage: Luggage, options: dict[str, Any], flags: Sequence[str])
     """The command line of the run. It is the process that the job server asks to stop, so no shell stays before it."""
     wanted = luggage.wanted
     changed = {"--set": wanted.settings, "--model": wanted.models, "--base-url": wanted.base_urls}
-    given = {"--input": wanted.input, "--allow-import": wanted.allow_import, **changed, **options}
+    allowed = {"--allow-import": wanted.allow_import, "--allow-files": wanted.allow_files}
+    allowed |= {"--allow-key": wanted.allow_keys, "--allow-host": wanted.allow_hosts}
+    given = {"--input": wanted.input, **allowed, **changed, **options}
     words = ["python", "-m", "raypipe.cli", "run", wanted.spec, "--address", "auto", *flags]
     for option, value in given.items():
         values: Sequence[object] = value if isinstance(value, list | tuple) else [value]
@@ -199,9 +206,10 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _say_how_to_look(server: JobServer, name: str) -> None:
+def _say_how_to_look(server: JobServer, name: str) -> int:
     where = f"{name} --address {server.address}"
     typer.echo(f"the job goes on; look again: raypipe status {where} --follow; stop it: raypipe stop {where}", err=True)
+    return 0
 
 
 def _cells(job: Job) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""I pack what a run needs that only this machine has: its pipeline and prompts, input files, modules.
+"""Packs what a run needs that only this machine has: its pipeline and prompts, input files, modules.
 
-I do not know how it travels. What is given by a relative path comes along and lies there as it lies here; an absolute
-path is one of the cluster's. A file of YAML or JSON is packed as the pipeline that it stands for, prompts within it,
-changes applied; with a Python file goes its folder.
+Knows nothing of how it travels. What is given by a relative path comes along and lies there as it lies here; an
+absolute path is one of the cluster's. A file of YAML or JSON is packed as the pipeline that it stands for, prompts
+within it, changes applied; with a Python file goes its folder.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 from raypipe.cli.python_files import is_python
 from raypipe.cli.specs import Wanted, pipeline_of
 from raypipe.errors import SpecError, Violation
+from raypipe.models.reach import key_pairs_of
+from raypipe.permissions import OF_ENGINE, folder_allowing
 from raypipe.pipeline import Pipeline
 from raypipe.step import Runs
 
@@ -54,13 +56,14 @@ def pack(pipeline: Pipeline, wanted: Wanted, prices: Path | None, folder: Path) 
     start.mkdir(parents=True, exist_ok=True)
     for each in found:
         _copy(each, folder / each.relative_to(root))
-    for module in wanted.allow_import:
+    for module in (one for one in wanted.allow_import if not one.startswith(OF_ENGINE)):
         _pack_module(module.partition(".")[0], folder)
     if program is not None:
         _pack_beside(program, folder)
     if program is None:
         (start / "pipeline.yaml").write_text(_written(wanted), encoding="utf-8")
         spec = replace(wanted, spec="pipeline.yaml", settings=(), models=(), base_urls=())
+        spec = replace(spec, allow_files=_folders(pipeline, wanted), allow_keys=_keys(pipeline, wanted))
     else:
         spec = replace(wanted, spec=f"{os.path.relpath(program, here)}{f':{name}' if name else ''}")
     shown = None if prices is None else os.path.relpath(prices, here)
@@ -74,15 +77,33 @@ def _written(wanted: Wanted) -> str:
 def _inputs(pipeline: Pipeline, wanted: Wanted) -> Iterator[Path]:
     """Files that loaders name by a path relative to this folder."""
     named = [wanted.input] if wanted.input is not None else []
-    for step in pipeline.steps:
-        if step.runs is Runs.SOURCE:
-            options = {name: getattr(step, name) for name in type(step).model_fields}
-            named += [path for name, value in options.items() for path in _paths(name, value)]
+    named += _named(pipeline)
     for path in dict.fromkeys(named):
         if os.path.isabs(os.path.expanduser(path)) or "://" in path:
             continue
         for match in sorted(glob.glob(path, recursive=True)) or [path]:
             yield from _all_in(Path(match).absolute()) if os.path.isdir(match) else _if_file(Path(match).absolute())
+
+
+def _named(pipeline: Pipeline) -> list[str]:
+    """What loaders say about files."""
+    sources = [step for step in pipeline.steps if step.runs is Runs.SOURCE]
+    options = [(name, getattr(step, name)) for step in sources for name in type(step).model_fields]
+    return [path for name, value in options for path in _paths(name, value)]
+
+
+def _folders(pipeline: Pipeline, wanted: Wanted) -> tuple[str, ...]:
+    """Folders that the job's file may read below beside its own: what was allowed here, and what was said here."""
+    here = Path.cwd()
+    above = [folder_allowing(path) for path in _named(pipeline)]
+    outside = [folder for folder in above if not Path(os.path.normpath(here / folder)).is_relative_to(here)]
+    return tuple(dict.fromkeys([*wanted.allow_files, *outside]))
+
+
+def _keys(pipeline: Pipeline, wanted: Wanted) -> tuple[str, ...]:
+    """Keys with the hosts that they may be sent to there: what was allowed here, and what was said here."""
+    said = [pair for step in pipeline.steps if step.llm is not None for pair in key_pairs_of(step.llm)]
+    return tuple(dict.fromkeys([*wanted.allow_keys, *said]))
 
 
 def _paths(option: str, value: object) -> Sequence[str]:

@@ -15,6 +15,9 @@ SEQUENTIAL = "sequential_step_execution"
 Spec = Annotated[
     str, typer.Argument(metavar="SPEC", help="YAML or JSON file or its URL, or file.py:name.", show_default=False)
 ]
+SpecOfRun = Annotated[
+    str | None, typer.Option("--spec", metavar="SPEC", help="The pipeline that was run; by default as DIR has it.")
+]
 Input = Annotated[
     str | None, typer.Option("--input", metavar="PATH", help="Read rows from here; takes the place of the loader.")
 ]
@@ -27,6 +30,18 @@ Models = Annotated[
 Imports = Annotated[
     list[str] | None,
     typer.Option("--allow-import", metavar="MODULE", help="SPEC may name steps and functions of this module."),
+]
+Files = Annotated[
+    list[str] | None,
+    typer.Option("--allow-files", metavar="DIR", help="SPEC may read below this folder, beside its own."),
+]
+Keys = Annotated[
+    list[str] | None,
+    typer.Option("--allow-key", metavar="NAME=HOST", help="SPEC may send the key in NAME to this host."),
+]
+Hosts = Annotated[
+    list[str] | None,
+    typer.Option("--allow-host", metavar="HOST", help="A SPEC from a URL, or of a run folder, may name this host."),
 ]
 Groups = Annotated[
     list[str] | None,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from raypipe.building import name_steps
@@ -20,7 +19,8 @@ from raypipe.config import (
     PipelineSpec,
     Setting,
     StepSpec,
-    is_url,
+    folder_of,
+    permissions_for,
     read_choice,
     read_setting,
     read_spec,
@@ -29,8 +29,8 @@ from raypipe.config import (
     with_setting,
 )
 from raypipe.errors import SpecError, Violation, nearest
-from raypipe.naming import importing_only
 from raypipe.parameters import made_again
+from raypipe.permissions import Permissions, permitted
 from raypipe.pipeline import Pipeline
 from raypipe.step import Runs, Step
 from raypipe.steps import resolve
@@ -47,6 +47,29 @@ class Wanted:
     base_urls: Sequence[str] = ()
     allow_import: Sequence[str] = ()
     """Modules that a file may import from."""
+    allow_files: Sequence[str] = ()
+    """Folders that it may read below, beside its own."""
+    allow_keys: Sequence[str] = ()
+    """`NAME=HOST`: keys with the hosts that they may be sent to."""
+    allow_hosts: Sequence[str] = ()
+    """Hosts that a file from elsewhere may name."""
+    is_foreign: bool = False
+    """The file is of a run folder, which anybody may have written."""
+
+    def permissions(self) -> Permissions:
+        """What the file may reach; what stands on the command line is the user's own. Raises SpecError."""
+        allowed = permissions_for(
+            self.spec,
+            self.allow_import,
+            is_foreign=self.is_foreign,
+            allow_files=self.allow_files,
+            allow_keys=self.allow_keys,
+            allow_hosts=self.allow_hosts,
+        )
+        said: list[Any] = [os.path.abspath(self.input)] if self.input is not None else []
+        said += [read_setting(text).value for text in self.settings]
+        choices = [*(read_choice(text, "model") for text in self.models), *_addresses(self.base_urls)]
+        return allowed.saying(*said, *(choice.value for choice in choices))
 
 
 def pipeline_of(wanted: Wanted) -> Pipeline:
@@ -55,10 +78,10 @@ def pipeline_of(wanted: Wanted) -> Pipeline:
         pipeline = _changed(load_pipeline(wanted.spec), wanted)
         choices = _choices(wanted)
     else:
-        with importing_only(wanted.allow_import):
+        permissions = wanted.permissions()
+        with permitted(permissions):
             spec = _changed_file(read_spec(wanted.spec), wanted)
-        base = Path.cwd() if is_url(wanted.spec) else Path(wanted.spec).absolute().parent
-        pipeline = Pipeline.from_spec(spec, base, wanted.allow_import)
+        pipeline = Pipeline.from_spec(spec, folder_of(wanted.spec), permissions)
         # A step of a type of one's own may bring a model that the file does not name.
         choices = [choice for choice in _choices(wanted) if not choice.name]
     for choice in choices:
@@ -68,7 +91,11 @@ def pipeline_of(wanted: Wanted) -> Pipeline:
 
 def _choices(wanted: Wanted) -> list[Choice]:
     models = [read_choice(text, "model") for text in wanted.models]
-    return models + [read_choice(text, "base_url") for text in wanted.base_urls]
+    return models + _addresses(wanted.base_urls)
+
+
+def _addresses(base_urls: Sequence[str]) -> list[Choice]:
+    return [read_choice(text, "base_url") for text in base_urls]
 
 
 # A file.

@@ -19,9 +19,9 @@ from yarl import URL
 from raypipe.answering import EngineFigures, Quota, Terms
 from raypipe.chat import LLM, Completion, Request, Usage
 from raypipe.errors import CallError, InfrastructureError, Retry, SpecError, Violation
+from raypipe.fetching import proxy_for
 from raypipe.models import abilities, presets
 from raypipe.models.faults import Endpoint
-from raypipe.models.fetching import proxy_for
 from raypipe.models.numbers import gives_numbers, is_embedding, numbers_completion, numbers_payload
 from raypipe.models.plain import plain_completion, plain_payload, variant_seed
 from raypipe.models.quotas import declared_quota, named_quota

@@ -112,6 +112,11 @@ def base_url(llm: LLM) -> str:
     return chosen.strip().rstrip("/")
 
 
+def has_own_address(llm: LLM) -> bool:
+    """Whether the environment says where the provider is asked."""
+    return bool(_from_environment(PRESETS[llm.provider]))
+
+
 def chat_url(llm: LLM) -> str:
     """Address that requests are posted to."""
     return base_url(llm) + _CHAT_PATH
@@ -150,7 +155,7 @@ def _is_own_openai(llm: LLM) -> bool:
 
 def key_env(llm: LLM) -> str | None:
     """Name of the environment variable that holds the key, if there is one."""
-    return llm.api_key_env or PRESETS[llm.provider].key_env
+    return (llm.api_key_env or None) if llm.api_key_env is not None else PRESETS[llm.provider].key_env
 
 
 def read_key(llm: LLM) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import Field, field_validator
 
 from raypipe.errors import InputError
+from raypipe.permissions import check_file
 from raypipe.step import Columns, Source, Unit
 from raypipe.steps.late_options import missing_option
 from raypipe.steps.loaders import LoadDataFromFiles
@@ -63,6 +64,13 @@ class LoadDataFromFileSystem(Source):
     def _are_paths(cls, value: Any) -> Any:
         return [_path(item) for item in cast(Any, value)] if isinstance(value, list | tuple) else _path(value)
 
+    @field_validator("data_files")
+    @classmethod
+    def _are_allowed(cls, paths: str | list[str] | None) -> Any:
+        for path in [paths] if isinstance(paths, str) else paths or ():
+            check_file(path, "data_files")
+        return paths
+
     def problems(self) -> list[str]:
         return [*super().problems(), *missing_option(self, "data_files")]
 
@@ -83,7 +91,9 @@ class LoadDataFromFileSystem(Source):
     def _files(self) -> _FilesOfType:
         # Not by its constructor, which would add a step to an open pipeline block.
         paths = [self.data_files] if isinstance(self.data_files, str) else self.data_files or []
-        return _FilesOfType.model_construct(path=paths, num_examples=self.num_examples, filetype=self.filetype)
+        made = _FilesOfType.model_construct(path=paths, num_examples=self.num_examples, filetype=self.filetype)
+        made._reach = self._reach
+        return made
 
 
 def _path(value: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, field_validator
 
 from raypipe.errors import InputError
+from raypipe.permissions import HUB, check_file, current, is_path
 from raypipe.step import Columns, Source, Unit
 from raypipe.steps.late_options import missing_option
 
@@ -39,6 +40,13 @@ class DatasetSource(Source):
     """What the file system of a remote dataset needs; it may hold secrets and is written nowhere."""
     batch_size: int = Field(default=50, ge=1)
     """Rows read at a time, no fewer than 1,024."""
+
+    @field_validator("storage_options")
+    @classmethod
+    def _are_allowed(cls, options: dict[str, Any] | None) -> dict[str, Any] | None:
+        if options is not None and (permissions := current()) is not None:
+            permissions.check_said(options, "storage_options")
+        return options
 
     def place(self) -> tuple[Place, str]:
         """Where the dataset is, and the split to read. Raises InputError when it is not there."""
@@ -106,6 +114,17 @@ class LoadDataFromHub(DatasetSource):
     streaming: bool = False
     """Download rows as they are read, instead of all before the first."""
 
+    @field_validator("repo_id")
+    @classmethod
+    def _is_allowed(cls, name: str | None) -> str | None:
+        permissions = current()
+        if name is not None and permissions is not None:
+            if is_path(name):
+                permissions.check_file(name, "repo_id")
+            elif name not in permissions.said:
+                permissions.check_host(HUB, "repo_id")
+        return name
+
     @property
     def is_streamed(self) -> bool:
         return self.streaming
@@ -141,6 +160,13 @@ class LoadDataFromDisk(DatasetSource):
     @classmethod
     def _is_path(cls, value: Any) -> Any:
         return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @field_validator("dataset_path")
+    @classmethod
+    def _is_allowed(cls, path: str | None) -> str | None:
+        if path is not None:
+            check_file(path, "dataset_path")
+        return path
 
     def problems(self) -> list[str]:
         said = (

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from pydantic import Field, PlainValidator, field_validator
 
 from raypipe.errors import InputError
+from raypipe.permissions import check_file
 from raypipe.row import RESERVED, ROW_ID
 from raypipe.step import Columns, Source, Unit
 
@@ -98,6 +99,13 @@ class LoadDataFromFiles(Source):
             return paths
         return [os.fspath(path) if isinstance(path, os.PathLike) else path for path in cast(list[Any], paths)]
 
+    @field_validator("path")
+    @classmethod
+    def _are_allowed(cls, paths: list[str]) -> list[str]:
+        for path in paths:
+            check_file(path, "path")
+        return paths
+
     def units(self) -> list[Unit]:
         units = self._all_units()
         return units if self.num_examples is None else [unit for unit, _ in _shares(units, self.num_examples)]
@@ -105,7 +113,7 @@ class LoadDataFromFiles(Source):
     def _all_units(self) -> list[Unit]:
         from raypipe.steps.locating import locate
 
-        return locate(self.path)
+        return locate(self.path, self._reach.permissions)
 
     def columns(self) -> Columns:
         from raypipe.steps.reading import columns_of

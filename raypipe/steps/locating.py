@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from raypipe.errors import InputError, nearest
+from raypipe.permissions import Permissions
 from raypipe.step import Unit
 
 KINDS = {
@@ -51,11 +52,17 @@ def opened(path: str) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path)) if path.lower().endswith(".gz") else open(path, "rb")
 
 
-def locate(paths: Sequence[str]) -> list[Unit]:
-    """One unit for each file, sorted by name. Raises InputError when a path stands for nothing."""
+def locate(paths: Sequence[str], permissions: Permissions | None = None) -> list[Unit]:
+    """One unit for each file, sorted by name. Raises InputError when a path stands for nothing.
+
+    With `permissions`, raises SpecError for a file that may not be read, whatever leads to it.
+    """
     found: dict[str, str] = {}
     for path in paths:
+        asked = None if permissions is None or path in permissions.said else permissions
         for root, file in _files(os.path.expanduser(path)):
+            if asked is not None:
+                asked.check_file(file, f"path {path!r}")
             kind_of(file)
             found.setdefault(os.path.abspath(file), Path(os.path.relpath(file, root)).as_posix())
     _tell_apart(found)

@@ -23,6 +23,7 @@ from pydantic import (
 
 from raypipe.chat import Caller, Request
 from raypipe.errors import SpecError, Violation, nearest
+from raypipe.permissions import check_file
 from raypipe.row import METADATA, MODEL_NAME, Values
 from raypipe.step import Columns, Output, Shape
 from raypipe.steps.forms import FORMS
@@ -154,6 +155,7 @@ class TextGeneration(PromptedStep):
 
     def _file_text(self, option: str, name: str) -> str:
         path = Path(self.base_dir or ".", name)
+        check_file(name, option, self.base_dir or ".")
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

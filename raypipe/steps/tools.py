@@ -36,7 +36,7 @@ class CustomTool(BaseModel):
     tool's name and the arguments: a changed `execute` is asked again where the step has `use_cache=False`.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     _structures: ClassVar[dict[type[Any], Structure]] = {}
 
     name: str = ""

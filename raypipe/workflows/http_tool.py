@@ -1,28 +1,31 @@
-"""I am a tool that asks a server over HTTP; a model fills in what I leave open.
+"""A tool that asks a server over HTTP; a model fills in what is left open.
 
-I do not know who calls me. Secrets stay in the environment: I hold the names of variables.
+Knows nothing of who calls it. Secrets stay in the environment, by the names of variables; one that is given in an
+address or a parameter is sent, and neither written down nor shown.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import orjson
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
-from raypipe.errors import RowError
+from raypipe.errors import CallError, RowError, SpecError, Violation
+from raypipe.permissions import current
+from raypipe.secrets import hidden, holds_hidden, secrets_in, shown_address, without
 from raypipe.steps.structured import Structure, structure_of
 from raypipe.steps.tools import KIND, CustomTool
 from raypipe.workflows.prompts import filled, placeholders
 
 _IN_THE_QUERY = ("GET", "HEAD", "DELETE")
 _METHODS = (*_IN_THE_QUERY, "POST", "PUT", "PATCH")
-_SECRET = re.compile(r"authorization|cookie|key|token|secret|password", re.IGNORECASE)
+_SECRET = ("authorization", "cookie", "key", "token", "secret", "password")
 _SHOWN = 300
+_SENT = ("url", "method", "headers", "headers_env", "params", "body", "max_bytes")
 
 
 class HttpRequestTool(CustomTool):
@@ -32,15 +35,19 @@ class HttpRequestTool(CustomTool):
     fields of the JSON body. What the server answers is the result; a status other than 2xx is a failure.
     """
 
-    url: str
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    url: str = Field(repr=False)
     method: str = "GET"
     headers: dict[str, str] = Field(default_factory=dict[str, str])
     """Headers that are no secrets."""
     headers_env: dict[str, str] = Field(default_factory=dict[str, str])
     """Headers whose values are in environment variables: `{"Authorization": "MY_TOKEN"}`, or `"Bearer MY_TOKEN"`."""
-    params: dict[str, Any] = Field(default_factory=dict[str, Any])
-    """Query parameters of every request. Like `url` and `body` they are saved with the workflow: no secret is one."""
-    body: dict[str, Any] | None = None
+    params: dict[str, Any] = Field(default_factory=dict[str, Any], repr=False)
+    """Query parameters of every request. Like those of `url`, what looks like a key is not saved with the workflow."""
+    params_env: dict[str, str] = Field(default_factory=dict[str, str])
+    """Query parameters whose values are in environment variables: `{"api_key": "MY_KEY"}`."""
+    body: dict[str, Any] | None = Field(default=None, repr=False)
     """Fields of the JSON body of every request."""
     arguments: Any = None
     """What the model fills in: a pydantic class, a JSON Schema, or the dotted path of either. By default the
@@ -53,7 +60,7 @@ class HttpRequestTool(CustomTool):
     def _is_web_address(cls, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"url begins with http:// or https:// and a host, got {url!r}")
+            raise ValueError(f"url begins with http:// or https:// and a host, got {shown_address(url)!r}")
         if parts.username is not None or placeholders(parts.netloc):
             raise ValueError("url names a host, without a user and without placeholders")
         return url
@@ -68,7 +75,7 @@ class HttpRequestTool(CustomTool):
     @field_validator("headers")
     @classmethod
     def _are_no_secrets(cls, headers: dict[str, str]) -> dict[str, str]:
-        for name in filter(_SECRET.search, headers):
+        for name in (name for name in headers if any(word in name.lower() for word in _SECRET)):
             raise ValueError(f'header {name!r} may be a secret; write headers_env={{"{name}": "NAME_OF_A_VARIABLE"}}')
         return headers
 
@@ -85,21 +92,34 @@ class HttpRequestTool(CustomTool):
         )
 
     def settings(self) -> dict[str, Any]:
-        own = ("url", "method", "headers", "headers_env", "params", "body", "max_bytes")
         schema = None if self.arguments is None else self.structure().json_schema
-        return super().settings() | {name: getattr(self, name) for name in own} | {"arguments": schema}
+        own = {name: hidden(getattr(self, name)) for name in (*_SENT, *(["params_env"] if self.params_env else []))}
+        return super().settings() | own | {"arguments": schema}
 
     @classmethod
     def restored(cls, settings: Mapping[str, Any]) -> Self:
-        return cls(**settings)
+        made = cls(**settings)
+        where = f"tool {made.called!r}"
+        if holds_hidden(made.settings()):
+            problem = "was saved without a secret of its address or its parameters; name a variable in params_env"
+            raise SpecError(violations=[Violation(where, problem)])
+        if (permissions := current()) is not None:
+            permissions.check_host(made.url, where)
+            for name in made.variables:
+                permissions.check_key(name, made.url, (), where)
+        return made
 
     def identity(self) -> dict[str, Any]:
-        sent = ("url", "method", "headers", "headers_env", "params", "body", "max_bytes")
-        return super().identity() | {name: getattr(self, name) for name in sent}
+        sent = {name: getattr(self, name) for name in _SENT}
+        return super().identity() | sent | ({"params_env": self.params_env} if self.params_env else {})
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Environment variables whose values are sent."""
+        return tuple(_variable(said) for said in (*self.headers_env.values(), *self.params_env.values()))
 
     def problems(self) -> list[str]:
-        names = [_variable(said) for said in self.headers_env.values()]
-        unset = [name for name in names if not os.environ.get(name)]
+        unset = [name for name in self.variables if not os.environ.get(name)]
         return [f"needs the environment variable {name}, which is not set; set it" for name in unset]
 
     def played(self) -> str | None:
@@ -111,15 +131,18 @@ class HttpRequestTool(CustomTool):
         return lambda: self._sent(arguments)
 
     async def _sent(self, arguments: Mapping[str, Any]) -> str:
-        from raypipe.models.fetching import Outgoing, fetch
+        from raypipe.fetching import Outgoing, fetch
 
         url, params, body = self._filled(arguments)
-        secrets = {name: os.environ[_variable(said)] for name, said in self.headers_env.items()}
-        headers = self.headers | {name: f"{_before(said)}{secrets[name]}" for name, said in self.headers_env.items()}
-        answer = await fetch(Outgoing(self.method, url, params, headers, body, self.time_limit_s, self.max_bytes))
-        text = answer.text
-        for secret in secrets.values():
-            text = text.replace(secret, "[secret]")
+        headers = self.headers | {name: _with_value(said) for name, said in self.headers_env.items()}
+        params += [(name, _with_value(said)) for name, said in self.params_env.items()]
+        secrets = [os.environ[name] for name in self.variables]
+        secrets += [*secrets_in(self.url), *secrets_in(self.params), *secrets_in(self.body)]
+        try:
+            answer = await fetch(Outgoing(self.method, url, params, headers, body, self.time_limit_s, self.max_bytes))
+        except CallError as error:
+            raise CallError(without(str(error), secrets), error.kind, error.retry, error.after_s) from None
+        text = without(answer.text, secrets)
         if not answer.is_good:
             said = " ".join(text.split())[:_SHOWN]
             said = f": {said}" if said else ""
@@ -142,9 +165,10 @@ def _variable(said: str) -> str:
     return said.rpartition(" ")[2]
 
 
-def _before(said: str) -> str:
-    """What stands before the secret in `Bearer MY_TOKEN`."""
-    return said.removesuffix(_variable(said))
+def _with_value(said: str) -> str:
+    """`Bearer MY_TOKEN` with the secret in the place of its name."""
+    name = _variable(said)
+    return f"{said.removesuffix(name)}{os.environ[name]}"
 
 
 def _pairs(name: str, value: Any) -> list[tuple[str, str]]:

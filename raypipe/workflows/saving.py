@@ -10,18 +10,23 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from raypipe.errors import SpecError, Violation
-from raypipe.naming import imported, is_importable
+from raypipe.naming import found_at, imported, is_importable
+from raypipe.permissions import current
+from raypipe.secrets import hidden
 from raypipe.steps.structured import structure_of
 from raypipe.steps.tools import CustomTool
 from raypipe.workflows.conditions import Condition, Expression
 from raypipe.workflows.memory import Input, Output, Reading, Writing
-from raypipe.workflows.searching import Search, SearchService
+from raypipe.workflows.searching import OWN_HOSTS, Search, SearchService
 from raypipe.workflows.tasks import Edge, Limits, Operator, Task
 
 if TYPE_CHECKING:
     from raypipe.workflows.workflow import Workflow
 
 Plain = dict[str, Any]
+
+_OURS = "raypipe.workflows.http_tool:HttpRequestTool"
+"""The one class of tools that a file may name as it likes: what it may send where is asked when it is made."""
 
 
 def to_dict(workflow: Workflow) -> Plain:
@@ -61,7 +66,7 @@ def described(workflow: Workflow) -> Plain:
         "return_value": list(returned) if isinstance(returned, tuple) else returned,
     }
     if workflow.searches:
-        plain["search_service"] = asdict(workflow.search_service)
+        plain["search_service"] = hidden(asdict(workflow.search_service))
     return plain | {"custom_tools": [_tool(tool) for tool in workflow.tools]} if workflow.tools else plain
 
 
@@ -75,8 +80,18 @@ def parts_of(plain: Mapping[str, Any]) -> Plain:
         "return_value": tuple(returned) if isinstance(returned, list) else returned,
         "limits": Limits(**plain.get("config", {})),
         "tools": tuple(_tool_of(tool) for tool in plain.get("custom_tools", ())),
-        "search_service": SearchService(**plain.get("search_service", {})),
+        "search_service": _service_of(plain.get("search_service", {})),
     }
+
+
+def _service_of(plain: Plain) -> SearchService:
+    service, permissions = SearchService(**plain), current()
+    if plain and permissions is not None:
+        permissions.check_host(service.base_url, "search_service")
+        permissions.check_key(
+            service.api_key_env, service.base_url, OWN_HOSTS.get(service.api_key_env, ()), "search_service"
+        )
+    return service
 
 
 def _tool(tool: CustomTool) -> Plain:
@@ -84,7 +99,7 @@ def _tool(tool: CustomTool) -> Plain:
 
 
 def _tool_of(plain: Plain) -> CustomTool:
-    kind = imported(plain["class"])
+    kind = found_at(_OURS) if plain["class"] == _OURS else imported(plain["class"])
     if not (isinstance(kind, type) and issubclass(kind, CustomTool)):
         raise TypeError(f"{plain['class']!r} is no CustomTool")
     return kind.restored({name: value for name, value in plain.items() if name != "class"})

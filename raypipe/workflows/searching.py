@@ -24,6 +24,8 @@ KIND = "search"
 """Groups failures of rows for which a search found no way."""
 _FOUND_UNDER = {"search": "organic", "news": "news", "scholar": "organic"}
 """Kind of search → where the service's answer lists what it found."""
+OWN_HOSTS = {"SERPER_API_KEY": ("google.serper.dev",)}
+"""Environment variable → hosts of the service that its key is for."""
 _MOST_RESULTS = 100
 _MAX_TRIES = 4
 _TIMEOUT_S = 30.0
@@ -97,8 +99,8 @@ class SearchService:
             await asyncio.sleep(pause_s)
 
     async def _sent(self, search: Search, asked: dict[str, Any]) -> str:
+        from raypipe.fetching import Outgoing, fetch
         from raypipe.models.faults import pause_s
-        from raypipe.models.fetching import Outgoing, fetch
 
         for problem in self.problems():
             raise RowError(problem, kind=KIND)

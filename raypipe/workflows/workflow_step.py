@@ -16,6 +16,7 @@ from pydantic import Field, field_serializer, field_validator
 from raypipe.chat import Caller
 from raypipe.errors import RowError, SpecError
 from raypipe.naming import imported_function
+from raypipe.permissions import check_file
 from raypipe.row import MODEL_NAME, Values
 from raypipe.step import Columns, Output, Shape, Step
 from raypipe.steps.parsing import as_json_list
@@ -50,6 +51,7 @@ class WorkflowStep(Step):
     def __init__(self, name: str | None = None, /, **fields: Any) -> None:
         workflow, folder = fields.get("workflow"), fields.get("base_dir") or "."
         if isinstance(workflow, str) and workflow.endswith(".json"):
+            check_file(workflow, "workflow", str(folder))
             fields["workflow"] = Workflow.load(Path(folder) / workflow)
         super().__init__(name, **fields)
 

@@ -7,12 +7,9 @@ ever among it. A job that is stopped gets the time that a run takes to wait for 
 from __future__ import annotations
 
 import asyncio
-import http.client
 import logging
 import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +18,11 @@ from typing import Any
 
 import orjson
 
-from raypipe.errors import InfrastructureError, SpecError, Violation
+from raypipe.errors import CallError, InfrastructureError, SpecError, Violation
 from raypipe.execution.ray.access import refusal, token
 from raypipe.execution.ray.session import load
 from raypipe.execution.setup import DRAIN_S
+from raypipe.fetching import Outgoing, fetch_now
 
 __all__ = ["Job", "JobServer"]
 
@@ -176,21 +174,20 @@ def _check_answer(address: str) -> None:
     if not address.startswith(("http://", "https://")):
         problem = "is no address of a job server, which is written http://HOST:8265"
         raise InfrastructureError(f"{address!r} {problem}; `raypipe run` takes that of a cluster itself")
-    request = urllib.request.Request(f"{address}/api/version")
-    if token():
-        request.add_header("Authorization", f"Bearer {token()}")
+    headers = {"Authorization": f"Bearer {token()}"} if token() else {}
+    request = Outgoing("GET", f"{address}/api/version", headers=headers, timeout_s=_ANSWER_TIMEOUT_S)
     way = "the head needs ray[default]; is the address right, and the port forwarded (`ray dashboard cluster.yaml`)?"
     try:
-        with urllib.request.urlopen(request, timeout=_ANSWER_TIMEOUT_S) as answer:
-            _ = orjson.loads(answer.read())["ray_version"]
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code in (401, 403):
-            raise InfrastructureError(refusal(address)) from None
-        raise InfrastructureError(f"what listens at {address} is no job server (HTTP {error.code}); {way}") from None
-    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
-        said = getattr(error, "reason", None) or error
-        raise InfrastructureError(f"no job server answers at {address} ({said}); {way}") from None
+        answer = fetch_now(request)
+    except (CallError, ValueError) as error:
+        raise InfrastructureError(f"no job server answers at {address} ({error}); {way}") from None
+    if answer.status in (401, 403):
+        raise InfrastructureError(refusal(address))
+    try:
+        _ = orjson.loads(answer.text)["ray_version"] if answer.is_good else {}["status"]
+    except (ValueError, LookupError, TypeError):
+        said = f"what listens at {address} is no job server (HTTP {answer.status})"
+        raise InfrastructureError(f"{said}; {way}") from None
 
 
 def _job(told: Any) -> Job:

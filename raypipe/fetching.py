@@ -1,13 +1,16 @@
-"""I send one HTTP request and give what came back, within bounds of time and size.
+"""Sends one HTTP request and gives what came back, within bounds of time and size.
 
-I do not know what it is for, and I send it once.
+Knows nothing of what it is for, and sends it once. What follows redirects, `fetch_file`, sends no headers of its own
+and takes user and password to no other host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -16,6 +19,9 @@ from yarl import URL
 
 from raypipe.errors import CallError, Retry
 
+T = TypeVar("T")
+
+_MOST_REDIRECTS = 5
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PIECE_BYTES = 2**16
 
@@ -78,6 +84,57 @@ async def fetch(request: Outgoing) -> Fetched:
         raise CallError(problem, "unreachable", Retry.LATER) from None
     text = _decoded(content[: request.max_bytes], response.charset or "utf-8")
     return Fetched(response.status, response.headers, text, len(content) > request.max_bytes)
+
+
+def fetch_now(request: Outgoing) -> Fetched:
+    """`fetch`, for a program that is not asynchronous or whose loop is at work. Raises CallError."""
+    return _result_of(fetch(request))
+
+
+def fetch_file(url: str, timeout_s: float, max_bytes: int) -> Fetched:
+    """What stands at an address, also where it has moved to. Raises CallError, also for another status than 2xx."""
+    return _result_of(_followed(url, timeout_s, max_bytes))
+
+
+def _result_of(asked: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns, in a loop of its own."""
+    with ThreadPoolExecutor(1, thread_name_prefix="fetch") as thread:
+        return thread.submit(asyncio.run, asked).result()
+
+
+async def _followed(url: str, timeout_s: float, max_bytes: int) -> Fetched:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _hops(URL(url), timeout_s, max_bytes)
+    except TimeoutError:
+        raise CallError(f"it took longer than {timeout_s:g} s", "timeout", Retry.LATER) from None
+    except ValueError as error:
+        raise CallError(f"its address cannot be read ({error})", "unreachable") from None
+
+
+async def _hops(url: URL, timeout_s: float, max_bytes: int) -> Fetched:
+    for _ in range(_MOST_REDIRECTS + 1):
+        answer = await fetch(Outgoing("GET", str(url), timeout_s=timeout_s, max_bytes=max_bytes))
+        place = answer.headers.get("Location")
+        if answer.is_good and not answer.is_cut:
+            return answer
+        if answer.is_good:
+            raise CallError(f"it has more than {max_bytes >> 20} MiB", "size")
+        if not 300 <= answer.status < 400 or not place:
+            raise CallError(f"HTTP status {answer.status}", "status", status=answer.status)
+        url = _next(url, place)
+    raise CallError(f"it has moved more than {_MOST_REDIRECTS} times", "redirect")
+
+
+def _next(url: URL, place: str) -> URL:
+    """Where an answer leads to; what opens one host is taken to no other."""
+    target = url.join(URL(place))
+    if target.scheme not in ("http", "https") or (url.scheme == "https" and target.scheme != "https"):
+        problem = f"it has moved to an address that begins with {target.scheme}:, which is not followed"
+        raise CallError(problem, "redirect")
+    target = target.with_user(None)
+    is_same = (target.scheme, target.host, target.port) == (url.scheme, url.host, url.port)
+    return target.with_user(url.user).with_password(url.password) if is_same else target
 
 
 def proxy_for(url: URL) -> str | None:

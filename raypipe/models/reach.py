@@ -1,0 +1,76 @@
+"""Checks what the model of a pipeline file may reach: hosts, keys, and what an engine runs and reads.
+
+Knows no HTTP and no engine. Outside of a file nothing is asked.
+"""
+
+from __future__ import annotations
+
+import os
+
+from raypipe.chat import LLM
+from raypipe.errors import SpecError, Violation
+from raypipe.models import presets
+from raypipe.models.vllm.trust import check_options
+from raypipe.permissions import Permissions, current, host_of
+
+_MORE_HOSTS = {
+    "AZURE_OPENAI_API_KEY": ("*.openai.azure.com", "*.cognitiveservices.azure.com", "*.services.ai.azure.com"),
+    "OPENAI_API_KEY": ("*.api.openai.com",),
+    "VERTEX_ACCESS_TOKEN": ("aiplatform.googleapis.com", "*-aiplatform.googleapis.com"),
+}
+"""Environment variable → hosts of its provider beside the one that is asked by default."""
+
+
+def own_hosts(key_env: str) -> tuple[str, ...]:
+    """Hosts of the provider that a variable holds a key of; `OPENAI_API_KEY_2` is one of OpenAI's, too."""
+    found: list[str] = []
+    addresses = {preset.key_env: preset.base_url for preset in presets.PRESETS.values() if preset.key_env}
+    for name in {*addresses, *_MORE_HOSTS}:
+        if key_env == name or key_env.startswith(f"{name}_"):
+            found += [host_of(addresses.get(name, "")), *_MORE_HOSTS.get(name, ())]
+    return tuple(filter(None, found))
+
+
+def reachable(llm: LLM, where: str) -> LLM:
+    """The model, or pool of models, as a file may declare it. Raises SpecError for what it may not reach.
+
+    One whose key is not there is asked without, also by workers that have it.
+    """
+    permissions = current()
+    return llm if permissions is None else llm.each(lambda member: _reachable(member, permissions, where))
+
+
+def _reachable(llm: LLM, permissions: Permissions, where: str) -> LLM:
+    if llm.runs_here or llm.serve:
+        check_options(llm, permissions, where)
+    if llm.provider not in presets.PRESETS or llm.serve:
+        return llm
+    address, name = presets.base_url(llm), presets.key_env(llm)
+    if llm.base_url is not None:
+        permissions.check_host(llm.base_url, where)
+    elif presets.has_own_address(llm):  # that the environment names
+        return llm
+    if name is None:
+        return llm
+    address = llm.base_url or address
+    try:
+        permissions.check_key(name, address, own_hosts(name), where)
+    except SpecError as error:
+        if llm.api_key_env is None and not os.environ.get(name):
+            return llm.model_copy(update={"api_key_env": ""})
+        raise SpecError(violations=[_without_key(one, llm) for one in error.violations]) from None
+    return llm
+
+
+def key_pairs_of(llm: LLM) -> list[str]:
+    """What `--allow-key` has to say for a pool of models where a file declares them: `NAME=HOST`."""
+    found: list[str] = []
+    for member in llm.members:
+        if member.provider in presets.PRESETS and member.base_url and (name := presets.key_env(member)):
+            found.append(f"{name}={host_of(member.base_url)}")
+    return found
+
+
+def _without_key(violation: Violation, llm: LLM) -> Violation:
+    way = "" if llm.api_key_env else "; if the endpoint takes no key, write api_key_env: ''"
+    return Violation(violation.where, violation.problem + way)

@@ -1,0 +1,109 @@
+"""Keeps secrets out of what is written and said. Knows the names under which they are given, and none of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+from urllib.parse import parse_qsl, quote, quote_plus, urlsplit, urlunsplit
+
+HIDDEN = "[secret]"
+_SHORTEST = 4
+"""What has fewer characters is no key, and stands in every text by chance."""
+
+_SECRET_NAME = re.compile(
+    r"""(^|[_.-])(
+        api[_-]?keys? | app[_-]?(id|key) | (access|auth|account|subscription|private|secret|signing)[_-]?keys?
+        | (access|auth|bearer|id|refresh|session|hf|github|gh|bot|api|security|user)[_-]?tokens? | x-amz-security-token
+        | authorization | cookie | set-cookie | credentials? | passwd | password | pwd | secrets? | sig | signature
+        | bearer
+    )$""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_WHOLE = frozenset(("key", "token", "auth", "apikey", "apitoken", "accesskey", "sas", "appid"))
+"""Names that stand for a secret only where nothing else is in them."""
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether the value of an option, header or query parameter of this name is a secret."""
+    return name.lower() in _WHOLE or is_secret_option(name)
+
+
+def is_secret_option(name: str) -> bool:
+    """The same, where `key` and `token` may be names of columns."""
+    return _SECRET_NAME.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)) is not None
+
+
+def shown_address(address: str, every: bool = False) -> str:
+    """An address without user, password, and what looks like a secret in its query (`every`: all that is in it)."""
+    if "://" not in address:
+        return address
+    try:
+        parts = urlsplit(address)
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
+    except ValueError:
+        return f"{address.partition('://')[0]}://{HIDDEN}"
+    host = f"{HIDDEN}@{parts.netloc.rpartition('@')[2]}" if "@" in parts.netloc else parts.netloc
+    is_open = not any(every or is_secret_name(name) for name, _ in pairs)
+    shown = "&".join(f"{name}={HIDDEN if every or is_secret_name(name) else value}" for name, value in pairs)
+    query = parts.query if is_open else shown
+    return urlunsplit(parts._replace(netloc=host, query=query, fragment=HIDDEN if parts.fragment else ""))
+
+
+def hidden(value: Any) -> Any:
+    """Plain data with what is given under the name of a secret, and what addresses carry, taken out."""
+    if isinstance(value, Mapping):
+        plain = cast("Mapping[Any, Any]", value)
+        return {name: HIDDEN if _is_kept(name, item) else hidden(item) for name, item in plain.items()}
+    if isinstance(value, list | tuple):
+        return [hidden(item) for item in cast("list[Any]", value)]
+    return shown_address(value) if isinstance(value, str) and re.match(r"[a-z0-9+.-]+://\S+$", value) else value
+
+
+def holds_hidden(value: Any) -> bool:
+    """Whether a secret was taken out of plain data, or out of an address in it."""
+    if isinstance(value, Mapping):
+        return any(map(holds_hidden, cast("Mapping[Any, Any]", value).values()))
+    if isinstance(value, list | tuple):
+        return any(map(holds_hidden, cast("list[Any]", value)))
+    return isinstance(value, str) and (value == HIDDEN or ("://" in value and HIDDEN in value and "\n" not in value))
+
+
+def _is_kept(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and isinstance(value, str) and value != "" and is_secret_name(name)
+
+
+def secrets_in(value: Any) -> list[str]:
+    """What `hidden` takes out."""
+    if isinstance(value, Mapping):
+        plain = cast("Mapping[Any, Any]", value)
+        return [one for name, item in plain.items() for one in ([item] if _is_kept(name, item) else secrets_in(item))]
+    if isinstance(value, list | tuple):
+        return [one for item in cast("list[Any]", value) for one in secrets_in(item)]
+    return _secrets_of_address(value) if isinstance(value, str) and "://" in value else []
+
+
+def _secrets_of_address(address: str) -> list[str]:
+    try:
+        parts = urlsplit(address)
+        pairs = parse_qsl(parts.query)
+    except ValueError:
+        return []
+    found = [value for name, value in pairs if is_secret_name(name)]
+    return [one for one in (parts.username, parts.password, *found) if one]
+
+
+def without(text: str, secrets: Iterable[str], shown: str = HIDDEN) -> str:
+    """A text without secrets, in any of the forms in which a server or a library may repeat them."""
+    for secret in secrets:
+        if len(secret) < _SHORTEST:
+            continue
+        forms = {secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1], json_form(secret)}
+        for form in sorted(forms, key=len, reverse=True):
+            text = text.replace(form, shown)
+    return text
+
+
+def json_form(text: str) -> str:
+    """A text as it stands between the quotes of JSON."""
+    return text.replace("\\", "\\\\").replace('"', '\\"')
