@@ -19,6 +19,7 @@ import orjson
 from raypipe.artifacts import ARTIFACTS, versions_in
 from raypipe.errors import OutputError
 from raypipe.folder import MARK, Layout, RunFolder
+from raypipe.interruption import uncut
 from raypipe.listing import files_of
 from raypipe.pieces import forget
 from raypipe.places import Place, Remote, each, identity_of, reach, reason, remove
@@ -103,8 +104,10 @@ class StoreFolder(Layout[Remote]):
         before = self.committed().get(ARTIFACTS, {}) if keeps_artifacts else {}
         manifest[ARTIFACTS] = before | self._placed_artifacts()
         (self.path / "pipeline.yaml").write_bytes(spec)
+        said = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
         self.check_held()
-        self.manifest.write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+        with uncut():
+            self.manifest.write_bytes(said)
         remove(self._stray(manifest))
         self.clear()
 

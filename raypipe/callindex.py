@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from raypipe.calllog import KEY_BYTES, ROW_GROUP, SEGMENT, frame_at, frames_in
 from raypipe.chat import Completion, Usage
+from raypipe.interruption import checkpoint
 from raypipe.pieces import segments
 from raypipe.places import Place, Remote, parquet, place_of
 
@@ -56,6 +57,7 @@ def index_with_segments(known: CallIndex, folder: Place, owner: str) -> CallInde
 def _index(paths: Sequence[Place]) -> CallIndex:
     pairs, numbers, rows = [np.empty((0, 2), np.uint64)], [np.empty(0, np.uint16)], [np.empty(0, np.uint32)]
     for number, path in enumerate(paths):
+        checkpoint()
         keys, places = _segment_keys(path) if path.suffix == SEGMENT else _compacted_keys(path)
         pairs.append(np.frombuffer(keys, dtype=">u8").reshape(-1, 2).astype(np.uint64))
         numbers.append(np.full(len(places), number, np.uint16))
@@ -73,8 +75,12 @@ def _compacted_keys(path: Place) -> tuple[Any, np.ndarray[Any, Any]]:
 
 
 def _segment_keys(path: Place) -> tuple[Any, np.ndarray[Any, Any]]:
+    found: list[tuple[bytes, int]] = []
     with path.open("rb") as file:
-        found = [(content[:KEY_BYTES], offset) for offset, content in frames_in(file)]
+        for offset, content in frames_in(file):
+            found.append((content[:KEY_BYTES], offset))
+            if not len(found) % ROW_GROUP:
+                checkpoint()
     return b"".join(key for key, _ in found), np.array([offset for _, offset in found], np.uint64)
 
 

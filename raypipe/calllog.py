@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from raypipe.chat import Completion
 from raypipe.errors import OutputError
+from raypipe.interruption import checkpoint, pause
 
 HEADER = b"raypipe calls 1\n"
 _FRAME_BYTES = 8
@@ -263,32 +264,40 @@ def locked(path: Path, deadline: float) -> BinaryIO | None:
                 file.close()
                 problem = "a worker of an earlier run still writes to it; wait for it to end or stop it, then run again"
                 raise OutputError(f"the call log {path}: {problem}") from None
-            time.sleep(0.05)
+            pause(0.05)
 
 
 def write_compacted(folder: Path, files: Iterable[BinaryIO]) -> Path | None:
     """All calls in segments as one Parquet file in `folder`; `None` where there is no call."""
     target = folder / f"calls-{time.time_ns():020d}-{uuid4().hex[:8]}.parquet"
     temporary = target.with_suffix(".tmp")
+    try:
+        if not _compacted(temporary, files):
+            return None
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.rename(target)
+        return target
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _compacted(target: Path, files: Iterable[BinaryIO]) -> int:
+    """How many calls were written."""
     count = 0
-    with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(target, SCHEMA, compression="zstd") as writer:
         rows: list[tuple[Any, ...]] = []
         for file in files:
             for key, fields in read_segment(file):
                 rows.append((key, *fields))
                 if len(rows) == ROW_GROUP:
+                    checkpoint()
                     writer.write_table(_as_table(rows), row_group_size=ROW_GROUP)
                     count, rows = count + len(rows), []
         if rows:
             writer.write_table(_as_table(rows), row_group_size=ROW_GROUP)
             count += len(rows)
-    if count:
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.rename(target)
-        return target
-    temporary.unlink()
-    return None
+    return count
 
 
 def _as_table(rows: list[tuple[Any, ...]]) -> pa.Table:

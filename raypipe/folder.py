@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -20,9 +21,12 @@ import orjson
 
 from raypipe.artifacts import ARTIFACTS, keep_others
 from raypipe.errors import OutputError
+from raypipe.interruption import pause, uncut
 from raypipe.places import P, write_whole
 
 MARK = "raypipe run folder 1\n"
+_ENDING_S, _LOOK_EVERY_S = 5.0, 0.1
+"""How long a run of this process that was stopped at once may take to let go of its folder."""
 
 
 class Layout(Generic[P]):
@@ -77,13 +81,14 @@ class RunFolder(Layout[Path]):
 
     def _lock(self, lock: int) -> None:
         """The system releases the lock when its process ends, however it ends."""
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
-            raise OutputError(f"the output folder {self.path} is in use by {holder}; wait for it or stop it") from None
+        me, deadline = f"process {os.getpid()} on {socket.gethostname()}", time.monotonic() + _ENDING_S
+        while (holder := _taken(lock)) is not None:
+            if holder != me or time.monotonic() > deadline:
+                problem = f"is in use by {holder}; wait for it or stop it"
+                raise OutputError(f"the output folder {self.path} {problem}")
+            pause(_LOOK_EVERY_S)
         os.ftruncate(lock, 0)
-        os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        os.pwrite(lock, me.encode(), 0)
 
     def start_over(self, forget_calls: bool) -> None:
         """Remove what an earlier run left uncommitted, and with `forget_calls` its call log."""
@@ -116,9 +121,11 @@ class RunFolder(Layout[Path]):
         """
         if keeps_artifacts:
             keep_others(self.path / ARTIFACTS, self.work / ARTIFACTS)
-        self._move(["data", "failures", ARTIFACTS])
-        write_whole(self.path / "pipeline.yaml", spec)
-        write_whole(self.manifest, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+        said = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
+        with uncut():
+            self._move(["data", "failures", ARTIFACTS])
+            write_whole(self.path / "pipeline.yaml", spec)
+            write_whole(self.manifest, said)
         self.clear()
 
     def _move(self, names: Sequence[str]) -> None:
@@ -134,3 +141,12 @@ class RunFolder(Layout[Path]):
     def clear(self) -> None:
         """Remove the work folder."""
         shutil.rmtree(self.work, ignore_errors=True)
+
+
+def _taken(lock: int) -> str | None:
+    """Who holds a lock; `None` where it is ours from now on."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
+    return None

@@ -21,6 +21,7 @@ from uuid import uuid4
 import orjson
 
 from raypipe.errors import OutputError
+from raypipe.interruption import pause
 from raypipe.places import Remote
 
 _LEAVE_S = 10.0
@@ -71,7 +72,7 @@ class StoreLock:
         """Return when the holder has not written for long; it is refused as soon as it does."""
         deadline = time.monotonic() + self._rhythm.silent_s
         while time.monotonic() < deadline:
-            time.sleep(self._rhythm.look_s)
+            pause(self._rhythm.look_s)
             now = self._found()
             if now is None:
                 return

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
+from raypipe.interruption import checkpoint
 from raypipe.places import Place, parquet
 from raypipe.row import PATH, POSITION, ROW_ID, SOURCE_ID
 from raypipe.tables import conform, sorted_by_source, unified_schema, write_part
@@ -36,6 +37,7 @@ def _groups(paths: Sequence[Place], schema: pa.Schema, retried: frozenset[str]) 
     for path in paths:
         with parquet(path) as file:
             for number in range(file.num_row_groups):
+                checkpoint()
                 table = conform(file.read_row_group(number), schema)
                 sources = zip(table.column(SOURCE_ID).to_pylist(), table.column(ROW_ID).to_pylist(), strict=True)
                 kept = table.filter(pa.array([(source or row) not in retried for source, row in sources], pa.bool_()))

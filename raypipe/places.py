@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +23,8 @@ from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from raypipe.errors import InfrastructureError, OutputError, SpecError, Violation
+from raypipe.interruption import checkpoint
+from raypipe.threads import DaemonThreads
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,6 +32,7 @@ R = TypeVar("R")
 SCHEMES = ("s3", "gs")
 _REACH_S = 30.0
 """What a store may take to say that it is there; after that a run does not begin."""
+_LOOK_EVERY_S = 0.1
 _CONNECT_S, _REQUEST_S, _TRIES = 5.0, 30.0, 4
 _AT_ONCE = 16
 _CHUNK_BYTES = 8 << 20
@@ -221,7 +224,10 @@ def reach(place: Place) -> None:
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
-    asking.join(_REACH_S)
+    deadline = time.monotonic() + _REACH_S
+    while asking.is_alive() and time.monotonic() < deadline:
+        asking.join(_LOOK_EVERY_S)
+        checkpoint()
     answer = answers[0] if answers else TimeoutError(f"no answer within {_REACH_S:.0f} s")
     if answer is False:
         raise OutputError(f"{place} cannot be used: there is no bucket {place.bucket!r}; make it, or name another one")
@@ -317,6 +323,7 @@ def file_here(place: Place, folder: Path) -> str:
 
 def _pour(source: Any, sink: Any) -> None:
     while chunk := source.read(_CHUNK_BYTES):
+        checkpoint()
         sink.write(chunk)
 
 
@@ -328,6 +335,8 @@ def remove(places: Iterable[Remote]) -> None:
 
 def each(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """What `work` makes of each item, in order, some at a time: a store answers many as fast as one."""
-    with ThreadPoolExecutor(min(_AT_ONCE, len(items) or 1)) as threads:
+    with DaemonThreads(min(_AT_ONCE, len(items) or 1)) as threads:
         for start in range(0, len(items), 4 * _AT_ONCE):
-            yield from threads.map(work, items[start : start + 4 * _AT_ONCE])
+            for made in threads.map(work, items[start : start + 4 * _AT_ONCE]):
+                checkpoint()
+                yield made

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from raypipe.execution.batches import Counts
 from raypipe.execution.conductor import Snapshot
 from raypipe.execution.meters import EngineMeters
 from raypipe.execution.setup import Outcome, RunSetup, Watch
-from raypipe.execution.stopping import ASKED, Stop
+from raypipe.execution.stopping import ASKED, Phase, Stop
 from raypipe.limits import Amount, Caps
 from raypipe.loading import LoadGroups, in_groups
 from raypipe.models import check_model, check_request, is_held_key, missing_engine
@@ -83,12 +84,21 @@ def run_plan(
     _check_keys(plan, options)
     folder = folder_at(options.out)
     stop = stop or Stop()
-    with stop.on_signals(), folder.held(stop.ask):
-        return _run(plan, options, watch or _look_away, stop, Commit(folder, plan, spec))
+
+    def work() -> Result:
+        with _held(folder, stop):
+            return _run(plan, options, watch or _look_away, stop, Commit(folder, plan, spec))
+
+    return stop.supervise(work)
 
 
 def retry_plan(
-    plan: Plan, spec: bytes, options: RunOptions, kinds: Collection[str] = (), watch: Watch | None = None
+    plan: Plan,
+    spec: bytes,
+    options: RunOptions,
+    kinds: Collection[str] = (),
+    watch: Watch | None = None,
+    stop: Stop | None = None,
 ) -> Result:
     """Run the source rows again that failures came from, all or those of certain kinds, and merge what comes out.
 
@@ -98,35 +108,52 @@ def retry_plan(
     _check_engines(plan, options)
     check_caps(plan, options.caps)
     folder = folder_at(options.out)
-    stop = Stop()
-    with stop.on_signals(), folder.held(stop.ask):
-        rows = Result(folder.path).failed_sources(kinds)
-        if not rows:
-            return Result(folder.path)
-        if len(plan.stages) > 1:
-            return _run(plan, options, watch or _look_away, stop, Commit(folder, plan, spec))
-        only = frozenset(bytes.fromhex(row) for row in rows)
-        commit = Commit(folder, plan, spec, rows)
-        return _run(plan, replace(options, only=only), watch or _look_away, stop, commit)
+    stop = stop or Stop()
+
+    def work() -> Result:
+        with _held(folder, stop):
+            rows = Result(folder.path).failed_sources(kinds)
+            if not rows:
+                return Result(folder.path)
+            if len(plan.stages) > 1:
+                return _run(plan, options, watch or _look_away, stop, Commit(folder, plan, spec))
+            only = frozenset(bytes.fromhex(row) for row in rows)
+            commit = Commit(folder, plan, spec, rows)
+            return _run(plan, replace(options, only=only), watch or _look_away, stop, commit)
+
+    return stop.supervise(work)
+
+
+@contextmanager
+def _held(folder: AnyFolder, stop: Stop) -> Generator[None]:
+    """The folder is this run's inside, and only then; a store may let wait for it."""
+    with ExitStack() as stack:
+        with stop.phase(Phase.HOLD):
+            stack.enter_context(folder.held(stop.ask))
+        yield
 
 
 def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Commit) -> Result:
     started, folder = time.time(), commit.folder
     calls = (options.calls or folder.calls).absolute()
-    folder.start_over(forget_calls=options.fresh and options.calls is None)
-    setup, spending = _prepared(plan, options, folder, calls)
+    with stop.phase(Phase.HOLD):
+        folder.start_over(forget_calls=options.fresh and options.calls is None)
+    setup, spending = _prepared(plan, options, folder, calls, stop)
     meters = EngineMeters()
     try:
         outcome = _execute(setup, options, meters.beside(watch), stop)
-    except (KeyboardInterrupt, StoppedError):
+    except StoppedError:
         raise StoppedError(f"{ASKED}, at once; what was completed is in {calls}") from None
-    folder.check_held()
+    with stop.phase(Phase.HOLD):
+        folder.check_held()
     manifest = _manifest(plan, outcome, options, started)
     meters.describe(manifest["models"])
     try:
         spending.note(manifest)
-        compact(calls, folder.owner)
-        is_committed = commit(outcome, manifest)
+        with stop.phase(Phase.COMPACT):
+            compact(calls, folder.owner)
+        with stop.phase(Phase.COMMIT):
+            is_committed = commit(outcome, manifest)
     except OSError as error:
         problem = f"cannot be written ({reason(error)}); mend that and run the same command again"
         raise OutputError(f"the output folder {folder.path} {problem}") from None
@@ -135,16 +162,20 @@ def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Comm
     return Result(folder.path)
 
 
-def _prepared(plan: Plan, options: RunOptions, folder: AnyFolder, calls: Place) -> tuple[RunSetup, Spending]:
-    reach(calls)
+def _prepared(
+    plan: Plan, options: RunOptions, folder: AnyFolder, calls: Place, stop: Stop
+) -> tuple[RunSetup, Spending]:
     try:
-        calls.mkdir(parents=True, exist_ok=True)
-        compact(calls, folder.owner)
+        with stop.phase(Phase.COMPACT):
+            reach(calls)
+            calls.mkdir(parents=True, exist_ok=True)
+            compact(calls, folder.owner)
     except OSError as error:
         raise OutputError(f"the call log {calls} cannot be written: {reason(error)}") from None
-    index = load_index(calls, known=not options.fresh)
-    spending = Spending(folder, calls, plan)
-    spent = spending.before(options.fresh) if options.caps else Amount()
+    with stop.phase(Phase.INDEX):
+        index = load_index(calls, known=not options.fresh)
+        spending = Spending(folder, calls, plan)
+        spent = spending.before(options.fresh) if options.caps else Amount()
     rows = options.source_rows, options.only
     setup = RunSetup(
         plan, folder.parts, calls, folder.owner, index, options.caps, spent, *rows, is_played=options.is_played

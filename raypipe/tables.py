@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypipe.arrays import ARROW_ERRORS, AS_IS, AsIs, array_of, as_is, text_of
+from raypipe.interruption import checkpoint
 from raypipe.places import Place, Remote, parquet, whole
 from raypipe.row import ANCESTORS, LINEAGE, OUTPUT_LINEAGE, PARENT_ID, PATH, POSITION, ROW_ID, SOURCE_ID
 
@@ -236,6 +237,7 @@ def _tables(paths: Sequence[Place], schema: pa.Schema) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
     count = 0
     for path in paths:
+        checkpoint()
         held.append(conform(parquet(path).read(), schema))
         count += held[-1].num_rows
         if count >= _ROWS_PER_GROUP:

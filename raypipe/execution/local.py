@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import uvloop
 
+from raypipe.background import start_thread
 from raypipe.errors import InfrastructureError, InputError, StoppedError
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.collection import rare_collection
@@ -24,18 +26,20 @@ from raypipe.execution.parking import ended, parked_in
 from raypipe.execution.replica import Replica, ReplicaSetup
 from raypipe.execution.room import made_fit, of_this_process
 from raypipe.execution.scribe import Scribe
-from raypipe.execution.setup import DRAIN_S, MOST_REPLACEMENTS, Outcome, Roster, RunSetup, Watch
+from raypipe.execution.setup import MOST_REPLACEMENTS, Outcome, Roster, RunSetup, Watch, calls_in_flight
 from raypipe.execution.source import grouped_batches, source_batches
-from raypipe.execution.stopping import ASKED, Stop
+from raypipe.execution.stopping import ASKED, DRAIN_S, Phase, Stop
 from raypipe.execution.wire import Vitals
 from raypipe.limits import Authority
 from raypipe.loading import ALL, kept
 from raypipe.plan import Plan, Stage, inbox
 from raypipe.step import Aggregate, Source
+from raypipe.threads import DaemonThreads
 
 _WATCH_EVERY_S = 0.5
 _LOOK_EVERY_S = 0.1
 _LEAVE_S = 1.5
+_HEARS_S = 2.0
 
 
 @dataclass
@@ -71,19 +75,18 @@ class LocalPool(Roster):
 
 def execute(setup: RunSetup, watch: Watch, stop: Stop) -> Outcome:
     """Run all stages. Raises RaypipeError when the run cannot go on, StoppedError when it is to end at once."""
-    run = _Run(replace(setup, plan=_with_engines_that_fit(setup.plan)))
-    thread = threading.Thread(target=run.work, name="raypipe", daemon=True)
-    thread.start()
+    run = _Run(replace(setup, plan=_with_engines_that_fit(setup.plan)), stop)
+    thread = start_thread(run.work, "raypipe-loop", None)
     try:
         while thread.is_alive():
             _joined(thread, stop)
+            stop.check()
             if stop.is_at_once:
-                run.cancel()
-                thread.join(_LEAVE_S)
                 raise StoppedError(ASKED)
             if stop.is_asked:
                 run.halt(ASKED)
             if snapshots := run.snapshots():
+                stop.calls_in_flight(calls_in_flight(setup.plan, snapshots) if run.is_heard else 0)
                 watch(snapshots)
     except BaseException:
         run.cancel()
@@ -111,8 +114,10 @@ def _joined(thread: threading.Thread, stop: Stop) -> None:
 
 
 class _Run:
-    def __init__(self, setup: RunSetup) -> None:
+    def __init__(self, setup: RunSetup, stop: Stop) -> None:
         self._setup = setup
+        self._stop = stop
+        self._halting_since = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self.conductor: Conductor | None = None
@@ -136,8 +141,14 @@ class _Run:
     def halt(self, reason: str) -> None:
         """Send no call any more and end soon; any thread may ask, more than once."""
         if self._loop is not None and not self.halted_for:
+            self._halting_since = self._halting_since or time.monotonic()
             with suppress(RuntimeError):  # the loop has just ended
                 self._loop.call_soon_threadsafe(self._halt, reason)
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether the loop turns, as far as is known: a step that blocks it hears of no stop, and knows of no call."""
+        return bool(self.halted_for) or not self._halting_since or time.monotonic() - self._halting_since < _HEARS_S
 
     def _halt(self, reason: str) -> None:
         self.halted_for = self.halted_for or reason
@@ -152,6 +163,7 @@ class _Run:
 
     async def _stages(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._loop.set_default_executor(DaemonThreads())
         pools: dict[str, LocalPool] = {}
         log = Scribe(self._setup.calls, self._setup.owner)
         authority = Authority(self._setup.caps, self._setup.spent)
@@ -162,9 +174,12 @@ class _Run:
                     break
                 parked: list[str] | None = None
                 for phase in stage.phases or (ALL,):
-                    await self._open_pools(pools, stage, phase, (log, authority))
-                    parked = await self._phase(stage, phase, pools, parked)
-                    await self._close_pools(pools, next(stay))
+                    with self._stop.phase(Phase.LOAD):
+                        await self._open_pools(pools, stage, phase, (log, authority))
+                    with self._stop.phase(Phase.RUN):
+                        parked = await self._phase(stage, phase, pools, parked)
+                    with self._stop.phase(Phase.UNLOAD):
+                        await self._close_pools(pools, next(stay))
                     if self.halted_for:
                         break
                 self._end(parked or ())
@@ -240,7 +255,7 @@ class _Run:
         batches = self._batches(stage)
         while not conductor.halted_for:
             try:
-                rows = await asyncio.to_thread(next, batches, None)
+                rows = await self._read(batches, conductor)
             except InputError:
                 await conductor.drained("the input cannot be read")
                 raise
@@ -248,6 +263,16 @@ class _Run:
                 return
             await conductor.room()
             yield conductor.run_batch(rows)
+
+    async def _read(self, batches: Iterator[pa.Table], conductor: Conductor) -> pa.Table | None:
+        """The next batch; none at the end, and none once the run was halted: a loader may be blocked for long."""
+        reading = asyncio.get_running_loop().run_in_executor(None, next, batches, None)
+        while not reading.done():
+            await asyncio.wait({reading}, timeout=_LOOK_EVERY_S)
+            if conductor.halted_for and not reading.done():
+                reading.add_done_callback(_forget)
+                return None
+        return await reading
 
     def _end(self, parked: Sequence[str]) -> None:
         """Batches that are not gone on with."""
@@ -269,6 +294,12 @@ class _Run:
             return source_batches(entry, self._setup.source_rows, self._setup.only, self._setup.artifacts)
         assert isinstance(entry, Aggregate)
         return grouped_batches(paths_for(inbox(stage.entry), self.results), stage.entry, entry)
+
+
+def _forget(reading: asyncio.Future[Any]) -> None:
+    """What comes of it is of no interest any more."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 def paths_for(sink: str, results: Sequence[BatchResult]) -> list[str]:

@@ -11,7 +11,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -32,6 +31,7 @@ from raypipe.places import Place
 from raypipe.plan import Pool
 from raypipe.row import ROW_ID, Values
 from raypipe.step import Output, Runs, Shape, Step
+from raypipe.threads import DaemonThreads
 
 _TASKS_A_PERMIT = 2
 """Row coroutines for each call that may be in flight, so that one which waits for the log keeps no permit idle."""
@@ -103,7 +103,7 @@ class Replica:
         self._fatal: RaypipeError | None = None
         self._index = index
         self._known_losses = 0
-        self._threads = ThreadPoolExecutor(setup.pool.concurrency) if setup.pool.llm is None else None
+        self._threads = DaemonThreads(setup.pool.concurrency) if setup.pool.llm is None else None
         self._desk = None if setup.pool.llm is None else self._open_desk(log, authority)
 
     def _open_desk(self, log: Log, authority: Grants) -> Desk:

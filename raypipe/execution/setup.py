@@ -20,8 +20,12 @@ Watch = Callable[[Sequence[Snapshot]], None]
 """Called about twice a second with what each conductor sees."""
 
 
-DRAIN_S = 60.0
-"""How long calls in flight are waited for when a run is stopped."""
+def calls_in_flight(plan: Plan, snapshots: Sequence[Snapshot]) -> int:
+    """Calls that have been sent to models and not been answered yet, as far as conductors see."""
+    asking = {name for name, pool in plan.pools.items() if pool.llm is not None}
+    seen = [one for snapshot in snapshots for one in snapshot.vitals.items()]
+    return sum(vitals.in_flight for worker, vitals in seen if worker.rpartition(":")[0] in asking)
+
 
 MOST_REPLACEMENTS = 20
 """Workers of one pool that are lost before it is given up."""

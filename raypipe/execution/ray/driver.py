@@ -38,9 +38,9 @@ from raypipe.execution.ray.servers import kept_servers
 from raypipe.execution.ray.session import kill_own_ray, session, speak_again
 from raypipe.execution.ray.shipping import ship_by_value
 from raypipe.execution.room import beside_servers, made_fit, room_in
-from raypipe.execution.setup import DRAIN_S, Outcome, RunSetup, Watch
+from raypipe.execution.setup import Outcome, RunSetup, Watch
 from raypipe.execution.source import group_of, identified
-from raypipe.execution.stopping import ASKED, Stop
+from raypipe.execution.stopping import ASKED, DRAIN_S, Stop
 from raypipe.loading import ALL, fitted, kept
 from raypipe.places import Place, for_arrow
 from raypipe.plan import Stage, inbox

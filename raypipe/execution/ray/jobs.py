@@ -21,7 +21,7 @@ import orjson
 from raypipe.errors import CallError, InfrastructureError, SpecError, Violation
 from raypipe.execution.ray.access import refusal, token
 from raypipe.execution.ray.session import load
-from raypipe.execution.setup import DRAIN_S
+from raypipe.execution.stopping import DRAIN_S
 from raypipe.fetching import Outgoing, fetch_now
 
 __all__ = ["Job", "JobServer"]
