@@ -22,6 +22,7 @@ import orjson
 from raypipe.artifacts import ARTIFACTS, keep_others
 from raypipe.errors import OutputError
 from raypipe.interruption import pause, uncut
+from raypipe.modes import close_to_others
 from raypipe.places import P, write_whole
 
 MARK = "raypipe run folder 1\n"
@@ -69,6 +70,7 @@ class RunFolder(Layout[Path]):
         self.check()
         try:
             self.own.mkdir(parents=True, exist_ok=True)
+            close_to_others(self.path)
             (self.own / "mark").write_text(MARK)
             lock = os.open(self.own / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:

@@ -59,6 +59,8 @@ class RunArguments(TypedDict, total=False):
     """Options to change, by step: `{"answers": {"llm": {"temperature": 0.2}}}`."""
     dataset: Any
     """Rows for the steps that come after no other: what `make_generator_step` takes."""
+    shared: bool
+    """True: the umask decides who may read what the run writes; by default its owner alone."""
     use_cache: bool
     """False: the same as `fresh`."""
     load_groups: Sequence[Sequence[str | Step]] | str | None
@@ -243,6 +245,7 @@ class Pipeline:
             options.get("max_failed_rows", 0),
             caps=caps,
             load_groups=self._named(options.get("load_groups")),
+            is_shared=options.get("shared", False),
         )
 
     def _named(self, groups: Sequence[Sequence[str | Step]] | str | None) -> Any:

@@ -25,6 +25,7 @@ from raypipe.execution.stopping import ASKED, Phase, Stop
 from raypipe.limits import Amount, Caps
 from raypipe.loading import LoadGroups, in_groups
 from raypipe.models import check_model, check_request, is_held_key, missing_engine
+from raypipe.modes import SHARED, close_to_others, owner_only
 from raypipe.pieces import compact
 from raypipe.places import Place, reach, reason
 from raypipe.plan import Plan, inbox
@@ -62,6 +63,13 @@ class RunOptions:
     """A dry run: searches and other requests of tools are played instead of sent."""
     env: tuple[str, ...] = ()
     """Environment variables that every node of a cluster must have, beside those that hold the keys of models."""
+    is_shared: bool = False
+    """The umask decides who may read what the run writes; by default its owner alone."""
+
+    @property
+    def are_files_shared(self) -> bool:
+        """Whether workers, wherever they are, leave files to their umask."""
+        return self.is_shared or os.environ.get(SHARED) == "1"
 
     @property
     def cluster(self) -> str | None:
@@ -86,7 +94,7 @@ def run_plan(
     stop = stop or Stop()
 
     def work() -> Result:
-        with _held(folder, stop):
+        with _held(folder, stop, options.is_shared):
             return _run(plan, options, watch or _look_away, stop, Commit(folder, plan, spec))
 
     return stop.supervise(work)
@@ -111,7 +119,7 @@ def retry_plan(
     stop = stop or Stop()
 
     def work() -> Result:
-        with _held(folder, stop):
+        with _held(folder, stop, options.is_shared):
             rows = Result(folder.path).failed_sources(kinds)
             if not rows:
                 return Result(folder.path)
@@ -125,9 +133,9 @@ def retry_plan(
 
 
 @contextmanager
-def _held(folder: AnyFolder, stop: Stop) -> Generator[None]:
+def _held(folder: AnyFolder, stop: Stop, is_shared: bool) -> Generator[None]:
     """The folder is this run's inside, and only then; a store may let wait for it."""
-    with ExitStack() as stack:
+    with owner_only(is_shared), ExitStack() as stack:
         with stop.phase(Phase.HOLD):
             stack.enter_context(folder.held(stop.ask))
         yield
@@ -169,6 +177,7 @@ def _prepared(
         with stop.phase(Phase.COMPACT):
             reach(calls)
             calls.mkdir(parents=True, exist_ok=True)
+            close_to_others(calls)
             compact(calls, folder.owner)
     except OSError as error:
         raise OutputError(f"the call log {calls} cannot be written: {reason(error)}") from None
@@ -180,7 +189,7 @@ def _prepared(
     setup = RunSetup(
         plan, folder.parts, calls, folder.owner, index, options.caps, spent, *rows, is_played=options.is_played
     )
-    return replace(setup, env=options.env), spending
+    return replace(setup, env=options.env, is_shared=options.are_files_shared), spending
 
 
 def _stopped(reason: str, manifest: dict[str, Any], folder: AnyFolder, is_committed: bool) -> str:

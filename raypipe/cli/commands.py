@@ -42,6 +42,7 @@ from raypipe.cli.options import (
     Out,
     Prices,
     Settings,
+    Shared,
     Spec,
     SpecOfRun,
 )
@@ -113,6 +114,7 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
     prices: Prices = None,
     load_group: Groups = None,
     env: Names = None,
+    shared: Shared = False,
 ) -> None:
     """Run a pipeline and write its datasets. A call that was completed before is not sent again."""
     if address is not None and engine == "local":
@@ -128,7 +130,7 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
         folder, log = pipeline.folder(out), place_of(calls) if calls else None
         caps = Caps(max_calls, max_tokens, max_cost_usd)
         options = RunOptions(folder, log, engine, address, fresh, max_failed_rows, caps=caps)
-        options = replace(options, load_groups=_groups(load_group or []), env=tuple(env or ()))
+        options = replace(options, load_groups=_groups(load_group or []), env=tuple(env or ()), is_shared=shared)
         given = {"input": input, "settings": set, "models": model, "base_urls": base_url}
         origin = noted(spec, given | {"allow_import": allow_import, "calls": calls})
         code = _watched(_priced(pipeline, prices), replace(options, origin=origin))
@@ -152,6 +154,7 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
     allow_host: Hosts = None,
     engine: Engines = "ray",
     address: Address = None,
+    shared: Shared = False,
 ) -> None:
     """Run only the rows again that failed, and merge what comes out.
 
@@ -178,6 +181,7 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
             pipeline = _pipeline(kept, *changes, small=engine == "local", is_foreign=spec is None)
         log = place_of(calls) if calls else None
         options = RunOptions(place, log, engine, address, max_failed_rows=before.manifest["max_failed_rows"])
+        options = replace(options, is_shared=shared)
         with watching(pipeline.plan(), engine) as watch:
             result = pipeline.retry_with(options, kind or (), watch)
         _print(retried(before, result))

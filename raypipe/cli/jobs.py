@@ -38,6 +38,7 @@ from raypipe.cli.options import (
     Settings,
     Spec,
 )
+from raypipe.cli.options import Shared as Readable
 
 if TYPE_CHECKING:
     from raypipe.cli.luggage import Luggage
@@ -78,6 +79,7 @@ def submit(  # noqa: PLR0913 - each parameter is one option of the command
     allow_key: Keys = None,
     allow_host: Hosts = None,
     fresh: Fresh = False,
+    shared: Readable = False,
     max_failed_rows: MaxFailedRows = 0,
     max_cost_usd: MaxCostUsd = None,
     max_calls: MaxCalls = None,
@@ -105,7 +107,7 @@ def submit(  # noqa: PLR0913 - each parameter is one option of the command
         with tempfile.TemporaryDirectory(prefix="raypipe-") as folder:
             luggage = pack(pipeline, wanted, prices, Path(folder))
             options |= {"--prices": luggage.prices}
-            entrypoint = _entrypoint(luggage, options, ["--fresh"] if fresh else [])
+            entrypoint = _entrypoint(luggage, options, _flags(fresh, shared))
             told = {"pipeline": pipeline.name, "out": out or ""}
             server.submit(name, entrypoint, luggage.folder, _package(), told)
         typer.echo(f"job {name}: {pipeline.name} runs on the cluster and writes {out}")
@@ -166,6 +168,10 @@ def _package() -> Path:
     import raypipe
 
     return Path(next(iter(raypipe.__path__)))
+
+
+def _flags(fresh: bool, shared: bool) -> list[str]:
+    return ["--fresh"] * fresh + ["--shared"] * shared
 
 
 def _entrypoint(luggage: Luggage, options: dict[str, Any], flags: Sequence[str]) -> str:

@@ -60,6 +60,9 @@ Address = Annotated[
     str | None, typer.Option(help="Ray cluster, or auto; by default RAY_ADDRESS, else one of its own, here.")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget the calls made before.")]
+Shared = Annotated[
+    bool, typer.Option("--shared", help="Let others read the run, as the umask says; by default only its owner can.")
+]
 MaxFailedRows = Annotated[int, typer.Option(min=0, help="Failed rows that still count as success.")]
 MaxCostUsd = Annotated[float | None, typer.Option(min=0, help="Stop before all runs here cost more.")]
 MaxCalls = Annotated[int | None, typer.Option(min=0, help="Stop before more calls are sent.")]

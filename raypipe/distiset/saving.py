@@ -19,6 +19,7 @@ import pyarrow as pa
 from raypipe.artifacts import ARTIFACTS
 from raypipe.distiset.card import ARROW, Committed, card, files_of
 from raypipe.errors import InputError, OutputError, SpecError, Violation
+from raypipe.modes import owner_only
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -113,7 +114,7 @@ def save(result: Committed, path: Path) -> None:
     _check_free(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+        with owner_only(), tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
             _write(result, Path(scratch) / "new", path.name)
             _replace(path, Path(scratch))
     except OSError as error:

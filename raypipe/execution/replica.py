@@ -59,6 +59,8 @@ class ReplicaSetup:
     """A dry run: what would reach out is played."""
     servers: Mapping[str, str] = field(default_factory=dict[str, str])
     """Addresses of the servers that were started for models, by their keys."""
+    is_shared: bool = False
+    """Files that it writes are left to its umask."""
 
     def reached(self, llm: LLM) -> LLM:
         """The model as it is reached from here."""

@@ -86,6 +86,8 @@ class RunSetup:
     """Environment variables that every node must have, beside those that hold the keys of models."""
     servers: Mapping[str, str] = field(default_factory=dict[str, str])
     """Addresses of the servers that were started for models, by their keys."""
+    is_shared: bool = False
+    """Files that workers write are left to their umask."""
 
     @property
     def leaves(self) -> frozenset[str]:
@@ -111,5 +113,5 @@ class RunSetup:
             if planned.pool == pool and (planned.name in some or not some)
         }
         name, planned = f"{pool}:{number}", self.plan.pools[pool]
-        own = (self.unsent, self.artifacts, self.is_played, self.servers)
+        own = (self.unsent, self.artifacts, self.is_played, self.servers, self.is_shared)
         return ReplicaSetup(name, planned, steps, self.calls, self.owner, self.caps, *own)

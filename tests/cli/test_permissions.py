@@ -312,7 +312,7 @@ def test_the_command_line_and_the_environment_pair_them(
 
 def test_this_machine_takes_any_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_GATEWAY_KEY", SECRET)
-    with serve(answer="fine") as server:
+    with serve(answer=lambda body: "fine") as server:
         path = written(tmp_path, *model(base_url=server.base_url, api_key_env="MY_GATEWAY_KEY"))
         Pipeline.from_file(path).run(tmp_path / "out", engine="local")
         assert server.requests[0].authorization == f"Bearer {SECRET}"

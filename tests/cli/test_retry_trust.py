@@ -124,7 +124,7 @@ def test_a_folder_names_no_host_and_no_key(command: Command, spec: Path, monkeyp
     written(spec, failing())
     run(command, spec)
     plain = yaml.safe_load(Path("out/pipeline.yaml").read_text())
-    with serve(answer="1") as server:
+    with serve(answer=lambda body: "1") as server:
         evil = {"uri": "openai/x", "base_url": server.base_url, "api_key_env": "AWS_SECRET_ACCESS_KEY"}
         plain["models"] = {name: evil for name in plain["models"]}
         Path("out/pipeline.yaml").write_text(yaml.safe_dump(plain))

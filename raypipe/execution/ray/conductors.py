@@ -27,6 +27,7 @@ from raypipe.execution.ray.pools import RemotePool
 from raypipe.execution.ray.replicas import end_with_node
 from raypipe.execution.source import sliced
 from raypipe.limits import Amount, Authority, Caps
+from raypipe.modes import keep_private
 
 _BOARD_EVERY_S = 0.5
 
@@ -76,9 +77,10 @@ class ConductorUDF:
     It never raises: an error is a value in its one output column.
     """
 
-    def __init__(self, setup: ConductorSetup, pools: Mapping[str, RemotePool], run: str) -> None:
+    def __init__(self, setup: ConductorSetup, pools: Mapping[str, RemotePool], run: str, is_shared: bool) -> None:
         setup = replace(setup, name=f"{setup.name}-{uuid4().hex[:8]}")
         end_with_node()
+        keep_private(is_shared)
         collect_rarely()
         self._drain_s = setup.drain_s
         self._name, self._run_id = setup.name, run

@@ -263,7 +263,7 @@ class _Driver:
         setup = ConductorSetup(f"stage{stage.index}", stage, parts, leaves, DRAIN_S, phase=phase)
         references = rows.map_batches(
             ConductorUDF,
-            fn_constructor_args=(setup, pools, self._run),
+            fn_constructor_args=(setup, pools, self._run, self._setup.is_shared),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,

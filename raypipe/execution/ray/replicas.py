@@ -34,6 +34,7 @@ from raypipe.execution.scribe import Scribe
 from raypipe.execution.wire import Chunk, Reply, Vitals
 from raypipe.limits import Authority, Caps, Lease, Report
 from raypipe.models import SPREAD_ENGINE, takes_gpus_from_ray
+from raypipe.modes import keep_private
 
 _LOADING_POLL_S = 5.0
 _LEASE_TIMEOUT_S = 120.0
@@ -61,6 +62,7 @@ class ReplicaActor:
 
     def __init__(self, setup: ReplicaSetup, index: CallIndex, authority: Any, is_substitute: bool = False) -> None:
         end_with_node()
+        keep_private(setup.is_shared)
         collect_rarely()
         # The first array imports pandas, where that is installed: 0.3 s in which no answer would be heard later.
         pa.array([""])
