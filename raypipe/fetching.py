@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 from urllib.request import getproxies, proxy_bypass
@@ -18,6 +17,7 @@ import orjson
 from yarl import URL
 
 from raypipe.errors import CallError, Retry
+from raypipe.threads import DaemonThreads
 
 T = TypeVar("T")
 
@@ -97,9 +97,12 @@ def fetch_file(url: str, timeout_s: float, max_bytes: int) -> Fetched:
 
 
 def _result_of(asked: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns, in a loop of its own."""
-    with ThreadPoolExecutor(1, thread_name_prefix="fetch") as thread:
-        return thread.submit(asyncio.run, asked).result()
+    """What a coroutine returns, in a loop of its own; Ctrl+C waits for none."""
+    threads = DaemonThreads(1, "fetch")
+    try:
+        return threads.submit(asyncio.run, asked).result()
+    finally:
+        threads.shutdown()
 
 
 async def _followed(url: str, timeout_s: float, max_bytes: int) -> Fetched:
