@@ -119,6 +119,8 @@ class LLM(Spec):
     """Send a call a second time when it has no answer after so long, and take the first answer; both are paid."""
     max_tries: int = Field(default=5, gt=0)
     """Most times one call is sent when it fails in a way that may pass."""
+    max_wait_s: float = Field(default=900.0, gt=0)
+    """Longest that the run waits for an endpoint that asks to; then it stops, to go on from there later."""
     price: tuple[float, float] | None = None
     """US dollars for a million input tokens and a million output tokens; by default from genai-prices."""
     requests_per_minute: float | None = Field(default=None, gt=0)
@@ -321,6 +323,11 @@ class Usage(NamedTuple):
 
     input_tokens: int = 0
     output_tokens: int = 0
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether all of it was counted."""
+        return True
 
 
 TOOL = "tool/"

@@ -138,6 +138,20 @@ class InfrastructureError(RaypipeError):
     """Something the whole run depends on cannot be used: an endpoint, an engine, a worker."""
 
 
+_CANNOT_GO_ON = "the run cannot go on: "
+
+
+def halt_reason(error: RaypipeError) -> str:
+    """Why no call is sent any more, as text that travels with results; `stopped_by` makes an error of it again."""
+    return str(error) if error.exit_code == StoppedError.exit_code else f"{_CANNOT_GO_ON}{error}"
+
+
+def stopped_by(reason: str, rest: str) -> RaypipeError:
+    """The error that ends a run in which no call was sent any more for `reason`; `rest` is said behind it."""
+    kind = InfrastructureError if reason.startswith(_CANNOT_GO_ON) else StoppedError
+    return kind(f"{reason}{rest}")
+
+
 class ReplicaLostError(InfrastructureError):
     """A worker is gone; its unfinished rows can go to another."""
 

@@ -79,7 +79,7 @@ async def fetch(request: Outgoing) -> Fetched:
             content = await _read(response, request.max_bytes)
     except TimeoutError:
         raise CallError(f"{named} gave no answer within {request.timeout_s:g} s", "timeout", Retry.LATER) from None
-    except (aiohttp.ClientError, OSError, ValueError) as error:
+    except (aiohttp.ClientError, OSError, ValueError, EOFError) as error:
         problem = f"{named} got no answer ({type(error).__name__}: {error})"
         raise CallError(problem, "unreachable", Retry.LATER) from None
     text = _decoded(content[: request.max_bytes], response.charset or "utf-8")
@@ -146,11 +146,21 @@ def proxy_for(url: URL) -> str | None:
     return None if host in _LOOPBACK or proxy_bypass(host) else getproxies().get(url.scheme)
 
 
+async def read_up_to(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
+    """The whole body, unpacked; `None` where it is longer than `max_bytes`, most of which is not read then."""
+    length = response.content_length
+    if length is not None and length <= max_bytes and "Content-Encoding" not in response.headers:
+        return await response.read()
+    content = await _read(response, max_bytes)
+    return None if len(content) > max_bytes else content
+
+
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     content = bytearray()
     async for piece in response.content.iter_chunked(_PIECE_BYTES):
         content += piece
         if len(content) > max_bytes:
+            response.close()
             break
     return bytes(content)
 
@@ -158,5 +168,5 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
 def _decoded(content: bytes, charset: str) -> str:
     try:
         return content.decode(charset, errors="replace")
-    except LookupError:
+    except (LookupError, ValueError):  # no such charset, or one that cannot be lenient
         return content.decode(errors="replace")

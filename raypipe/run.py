@@ -15,7 +15,7 @@ from raypipe.bucket import AnyFolder, folder_at
 from raypipe.callindex import load_index
 from raypipe.chat import LLM
 from raypipe.committing import Commit
-from raypipe.errors import OutputError, SpecError, StoppedError, Violation
+from raypipe.errors import OutputError, SpecError, StoppedError, Violation, stopped_by
 from raypipe.execution import local
 from raypipe.execution.batches import Counts
 from raypipe.execution.conductor import Snapshot
@@ -166,7 +166,7 @@ def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Comm
         problem = f"cannot be written ({reason(error)}); mend that and run the same command again"
         raise OutputError(f"the output folder {folder.path} {problem}") from None
     if outcome.halted_for:
-        raise StoppedError(_stopped(outcome.halted_for, manifest, folder, is_committed))
+        raise stopped_by(outcome.halted_for, _kept(manifest, folder, is_committed))
     return Result(folder.path)
 
 
@@ -192,10 +192,10 @@ def _prepared(
     return replace(setup, env=options.env, is_shared=options.are_files_shared), spending
 
 
-def _stopped(reason: str, manifest: dict[str, Any], folder: AnyFolder, is_committed: bool) -> str:
+def _kept(manifest: dict[str, Any], folder: AnyFolder, is_committed: bool) -> str:
     rows = sum(leaf["rows"] for leaf in manifest["leaves"].values())
     kept = f"{rows:,} finished rows are in" if is_committed else "the rows of an earlier run stay as they were in"
-    return f"{reason}; {kept} {folder.path}"
+    return f"; {kept} {folder.path}"
 
 
 def check_caps(plan: Plan, caps: Caps) -> None:

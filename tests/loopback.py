@@ -275,9 +275,11 @@ def _calls(text: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def serve(behaviour: Behaviour | None = None, **settings: Any) -> Generator[Loopback]:
+def serve(
+    behaviour: Behaviour | None = None, *, kind: type[Loopback] = Loopback, **settings: Any
+) -> Generator[Loopback]:
     """A server in a thread of its own: `with serve(script=[429, 200]) as server: … server.base_url`."""
-    loopback = Loopback(behaviour or Behaviour(**settings))
+    loopback = kind(behaviour or Behaviour(**settings))
     ready, stop = threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(

@@ -1,6 +1,6 @@
-"""I ask a model on behalf of one row: call log first, then limits, retries and the call itself.
+"""Asks a model on behalf of one row: call log first, then limits, retries and the call itself.
 
-I do not know what the answer is for. A completion found in the call log takes no permit; a completion
+Knows nothing of what the answer is for. A completion found in the call log takes no permit; a completion
 that arrives is logged before the row hears of it.
 """
 
@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Unpack
 
+from raypipe.background import TaskScope
 from raypipe.calllog import Asked
 from raypipe.chat import TOOL, AskOptions, Completion, Message, Request
 from raypipe.errors import CallError, HaltedError, RaypipeError, Retry, RowError
@@ -163,7 +164,7 @@ class RowCaller:
         left, began = list(chances), time.monotonic()
         for one in chances:
             one.begin()
-        while left:
+        while left := [one for one in left if not one.is_away]:
             self._waiting_since = time.monotonic()
             one = await self._desk.enter(left)
             self._waited_s, self._waiting_since = self.waited_s, None
@@ -183,9 +184,9 @@ class RowCaller:
         one.error = error
         one.member.failed(error)
         pause = one.patience.pause_after(error)
-        if error.retry is Retry.SLOW_DOWN:
+        if error.retry is Retry.SLOW_DOWN or one.member.asks_too_long(error):
             one.member.limiter.refused(error.after_s)
-        if pause is None:
+        if pause is None or (error.retry is Retry.SLOW_DOWN and one.member.refuses_all):
             one.is_lost = one.member.is_lost(error, began)
             left.remove(one)
         else:
@@ -199,7 +200,7 @@ class RowCaller:
             sent = time.monotonic()
             completion = await self._completion(one)
             member.succeeded()
-            spent = member.cost_of(completion.usage)
+            spent = member.cost_of(completion.usage, one.need)
             await self._log(one.key, asked, completion, sent)
         finally:
             member.limiter.leave(one.need, spent)
@@ -223,11 +224,11 @@ class RowCaller:
         if after_s is None:
             return await model.complete(one.payload, one.key)
         has_begun = asyncio.Event()
-        calls = {asyncio.create_task(model.complete(one.payload, one.key))}
-        try:
+        async with TaskScope() as scope:
+            calls = {scope.start(model.complete(one.payload, one.key))}
             done, _ = await asyncio.wait(calls, timeout=after_s)
             if not done:
-                calls.add(asyncio.create_task(self._second(one, has_begun)))
+                calls.add(scope.start(self._second(one, has_begun)))
             while True:
                 done, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
                 answered = [call for call in done if call.exception() is None]
@@ -235,10 +236,6 @@ class RowCaller:
                 if answered or not pending or not has_begun.is_set():
                     return (answered or list(done))[0].result()
                 calls = pending
-        finally:
-            for call in calls:
-                call.cancel()
-            await asyncio.gather(*calls, return_exceptions=True)
 
     async def _second(self, one: Chance, has_begun: asyncio.Event) -> Completion:
         member = one.member
@@ -249,7 +246,7 @@ class RowCaller:
             for counts in (self.tally, self._desk.total):
                 counts.count(member, "tries")  # one of the two answers is not waited for
             completion = await member.model.complete(one.payload, one.key)
-            permit.spent = member.cost_of(completion.usage)
+            permit.spent = member.cost_of(completion.usage, one.need)
             return completion
 
 

@@ -1,4 +1,4 @@
-"""I say the most that a call can take before it is sent, and what it took when it was answered."""
+"""Says the most that a call can take before it is sent, and what it took when it was answered."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ class WorstCase:
         output = next((payload[name] for name in _LIMITS if name in payload), self._llm.max_tokens or ASSUMED_OUTPUT)
         return self._amount(len(canonical_json(payload)), int(output))
 
-    def taken(self, usage: Usage) -> Amount:
-        """What the call took."""
+    def taken(self, usage: Usage, most: Amount) -> Amount:
+        """What the call took; `most`, which was kept for it, where nobody counted."""
+        if not usage.is_counted:
+            return most
         return self._amount(usage.input_tokens, usage.output_tokens)
 
     def _amount(self, input_tokens: int, output_tokens: int) -> Amount:

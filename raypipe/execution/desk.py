@@ -1,8 +1,8 @@
-"""I hold the models that a worker's rows ask, and say which of them a call goes to.
+"""Holds the models that a worker's rows ask, and says which of them a call goes to.
 
 A pool of models has several members, any of which may answer: the least loaded first. One that is held up by its
 limits is passed over while another is free; one that fails again and again is left alone for a while, longer each
-time, and then tried with a single call. I do not send calls.
+time, and then tried with a single call. Sends no call itself.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -18,9 +19,9 @@ from raypipe.answering import EngineFigures, Model
 from raypipe.callindex import CallReader
 from raypipe.calllog import Asked
 from raypipe.chat import LLM, Completion, Usage
-from raypipe.errors import CallError, InfrastructureError, Retry
+from raypipe.errors import CallError, HaltedError, InfrastructureError, Retry, halt_reason
 from raypipe.execution.costs import WorstCase
-from raypipe.limits import Amount, Caps, Limiter, Patience, enter_first
+from raypipe.limits import LONGEST_WAIT_S, Amount, Caps, Limiter, Patience, enter_first
 from raypipe.limits.limiter import Grants
 from raypipe.models import open_model
 
@@ -84,8 +85,9 @@ class Member:
     max_tries: int
     worst: Callable[[Mapping[str, Any]], Amount]
     """The most that a call with this payload can take."""
-    cost_of: Callable[[Usage], Amount]
-    """What an answered call took."""
+    cost_of: Callable[[Usage, Amount], Amount]
+    """What an answered call took for which so much was reserved."""
+    max_wait_s: float = LONGEST_WAIT_S
     hedge_after_s: float | None = None
     weight: float = 1.0
     is_one_of_several: bool = False
@@ -97,6 +99,9 @@ class Member:
     """Calls in a row that got no answer for a reason that is not theirs."""
     _rests: int = 0
     _rests_until: float = float("-inf")
+    _asked_too_long: str = ""
+    _refused_since: float | None = None
+    """The first request to slow down since a call was answered."""
 
     def choose(self, least: float = 0.0) -> None:
         """Give it a call. What it missed below a share of `least`, while it rested, it does not catch up on."""
@@ -104,10 +109,12 @@ class Member:
 
     def succeeded(self) -> None:
         self._hopeless = self._failed = self._rests = 0
-        self._last_success = time.monotonic()
+        self._last_success, self._refused_since = time.monotonic(), None
 
     def failed(self, error: CallError) -> None:
         """A call got no answer: after several in a row it is left alone for a while."""
+        if error.retry is Retry.SLOW_DOWN and self._refused_since is None:
+            self._refused_since = time.monotonic()
         if error.retry is Retry.SLOW_DOWN or (error.retry is Retry.NEVER and error.kind not in _HOPELESS):
             return
         self._failed += 1
@@ -120,9 +127,33 @@ class Member:
         """Whether calls may go there: after a rest one at a time, until one is answered."""
         return time.monotonic() >= self._rests_until and (not self._rests or not self.limiter.in_flight)
 
+    def asks_too_long(self, error: CallError) -> bool:
+        """Whether it wants to be left alone for longer than the run waits."""
+        return (error.after_s or 0.0) > self.max_wait_s
+
+    @property
+    def refuses_all(self) -> bool:
+        """Whether nothing but requests to slow down has come for longer than the run waits."""
+        since = self._refused_since
+        return since is not None and time.monotonic() > since + self.max_wait_s
+
+    @property
+    def away(self) -> CallError | None:
+        """What it says while it is left alone for longer than the run waits."""
+        left_s = self.limiter.pause_s
+        if left_s <= self.max_wait_s:
+            return None
+        said = self._asked_too_long or f"model {self.label!r} has asked another worker to wait"
+        return CallError(str(said), "rate_limit", Retry.SLOW_DOWN, left_s)
+
     def is_lost(self, error: CallError, began: float) -> bool:
         """Whether a call that was given up means that the rest will fail alike."""
-        if error.kind == "unreachable":
+        if self.asks_too_long(error):
+            self._asked_too_long = str(error)
+            return True
+        if error.retry is Retry.SLOW_DOWN and self.refuses_all:
+            return True
+        if error.kind == "unreachable" or error.retry is Retry.SLOW_DOWN:
             return self._last_success < began
         self._hopeless += error.kind in _HOPELESS
         return error.kind in _HOPELESS and self._hopeless >= _STREAK
@@ -153,6 +184,7 @@ def members_of(
                 if beside is None
                 else beside.limiter,
                 max_tries=one.max_tries,
+                max_wait_s=one.max_wait_s,
                 worst=worst.of,
                 cost_of=worst.taken,
                 hedge_after_s=one.hedge_after_s,
@@ -178,7 +210,14 @@ class Chance:
 
     def begin(self) -> None:
         self.need = self.member.worst(self.payload)
-        self.patience = Patience(self.member.max_tries)
+        self.patience = Patience(self.member.max_tries, self.member.max_wait_s)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether there is no use in waiting for its member, whose words are noted then."""
+        away = self.member.away
+        self.error, self.is_lost = (self.error, self.is_lost) if away is None else (away, True)
+        return away is not None
 
 
 @dataclass
@@ -219,6 +258,11 @@ class Desk:
         for member in self.members:
             await member.limiter.close()
             await member.model.close()
+
+    def stop(self, error: InfrastructureError) -> HaltedError:
+        """Send no call any more, since the run cannot go on; those in flight are waited for."""
+        self.halt(halt_reason(error))
+        return HaltedError(self.halted_for)
 
     def halt(self, reason: str) -> None:
         """Send no call any more."""
@@ -284,9 +328,28 @@ class Desk:
         return first
 
     def give_up(self, chances: Sequence[Chance]) -> CallError:
-        """The error of a call that none answered. Raises InfrastructureError when all the rest will fail alike."""
+        """The error of a call that none answered.
+
+        Raises InfrastructureError when all the rest will fail alike, HaltedError when they would after a long wait.
+        """
         if all(one.is_lost for one in chances):
-            raise InfrastructureError("; ".join(str(one.error) for one in chances)) from None
+            lost = InfrastructureError("; ".join(_said_of(one) for one in chances))
+            if any(one.error is not None and one.error.retry is Retry.SLOW_DOWN for one in chances):
+                raise self.stop(lost)
+            raise lost from None
         last = max(chances, key=lambda one: not one.is_lost).error
         assert last is not None
         return last
+
+
+def _said_of(one: Chance) -> str:
+    """Why a member answers no more, and from when on it may."""
+    error, most = one.error, f"max_wait_s={one.member.max_wait_s:g}"
+    if error is None or (error.retry is not Retry.SLOW_DOWN and not one.member.asks_too_long(error)):
+        return str(error)
+    if not one.member.asks_too_long(error):
+        return f"{error}; it has asked to wait again and again, for longer than {most} in all; go on later"
+    left_s = error.after_s or 0.0
+    until = datetime.now(UTC) + timedelta(seconds=left_s)
+    way = "go on then with the same command, or raise max_wait_s"
+    return f"{error}; it asks to wait {left_s:,.0f} s, until {until:%Y-%m-%d %H:%M:%S} UTC, longer than {most}: {way}"

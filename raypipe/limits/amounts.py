@@ -1,4 +1,8 @@
-"""I am what workers and the authority tell each other: amounts, limits, reports and leases."""
+"""What workers and the authority tell each other: amounts, limits, reports and leases.
+
+What a worker holds and has spent is told as it stands, not as it has changed: a report or a lease that is lost costs
+nothing, since the next report puts it right.
+"""
 
 from __future__ import annotations
 
@@ -55,12 +59,20 @@ class Caps:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one worker tells the authority. Counts are those since its last report."""
+    """What one worker tells the authority. Counts are those since its last report, unless they say otherwise."""
 
     client: str
     life: str
     """Another one when the worker was replaced: what its predecessor had reserved counts as spent."""
     terms: Terms
+    number: int = 0
+    """Reports of one life are numbered: an older one that comes late says nothing."""
+    is_last: bool = False
+    """The worker asks no more: it holds nothing from now on."""
+    held: Amount = NOTHING
+    """The most that the calls can take which are in flight now."""
+    spent_so_far: Amount = NOTHING
+    """What all calls of this life took that have ended."""
     needs: tuple[Amount, ...] = ()
     """The most that each call which waits to be sent can take."""
     sent: int = 0
@@ -92,5 +104,7 @@ class Lease:
     pause_s: float = 0.0
     again_s: float = 0.25
     """When to report again, at the latest."""
+    waits_for: str = ""
+    """What else than the endpoint keeps calls from leaving."""
     exhausted: str = ""
     """Why no call will ever be granted again."""

@@ -1,4 +1,4 @@
-"""I grant permits to the workers of a whole run: one governor for each endpoint and key, one budget for all."""
+"""Grants permits to the workers of a whole run: one governor for each endpoint and key, one budget for all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from raypipe.limits.amounts import NOTHING, Amount, Caps, Lease, Report
-from raypipe.limits.budget import Budget
+from raypipe.limits.budget import SILENT_S, Budget
 from raypipe.limits.governor import Governor
 
 _SOONEST_S, _LATEST_S = 0.01, 0.25
@@ -21,6 +21,18 @@ class _Endpoint:
     governor: Governor
     began: float
     reports: dict[str, Report] = field(default_factory=dict[str, Report])
+    heard: dict[str, float] = field(default_factory=dict[str, float])
+
+    def note(self, report: Report, now: float) -> None:
+        """Keep a worker's latest report; one that is gone has no share any more."""
+        self.reports[report.client], self.heard[report.client] = report, now
+        if report.is_last:
+            self._forget(report.client)
+        for client in [client for client, heard in self.heard.items() if now - heard > SILENT_S]:
+            self._forget(client)
+
+    def _forget(self, client: str) -> None:
+        del self.reports[client], self.heard[client]
 
     @property
     def in_flight(self) -> int:
@@ -42,17 +54,17 @@ class Authority:
     async def lease(self, report: Report) -> Lease:
         """Take a worker's report; say what it may do until the next."""
         now = self._clock()
-        if self._budget is not None:
-            self._budget.settle(report.client, report.life, report.ended, report.spent)
+        if self._budget is not None and not self._budget.settle(report, now):
+            return Lease()
         endpoint = self._endpoints.get(report.terms.endpoint)
         if endpoint is None:
             endpoint = self._endpoints[report.terms.endpoint] = _Endpoint(Governor(report.terms.refuses), now)
         self._learn(endpoint, report, now)
-        return self._answer(endpoint, report, now)
+        return Lease() if report.is_last else self._answer(endpoint, report, now)
 
     def _learn(self, endpoint: _Endpoint, report: Report, now: float) -> None:
         governor = endpoint.governor
-        endpoint.reports[report.client] = report
+        endpoint.note(report, now)
         governor.learn(report.terms.quota, now)
         governor.sent(report.sent, now)
         governor.settled(report.ended, report.spent)
@@ -67,12 +79,13 @@ class Authority:
             return Lease(len(report.needs), is_free=True, again_s=again_s)
         window = self._window(endpoint, report)
         room = len(report.needs) if window is None else max(0, window - report.in_flight)
-        granted, wait_s = 0, 0.0
+        granted, wait_s, waits_for = 0, 0.0, ""
         for need in report.needs[:room]:
             wait_s = governor.wait_s(now)
             if wait_s > 0:
                 break
             if self._budget is not None and not self._budget.reserve(report.client, need):
+                waits_for = "room under a cap, which calls in flight may leave"
                 break
             governor.take(need, now)
             granted += 1
@@ -80,7 +93,7 @@ class Authority:
         is_short = granted < len(report.needs)
         again_s = min(max(wait_s, _SOONEST_S), _LATEST_S) if is_short else _LATEST_S
         exhausted = "" if self._budget is None else self._budget.exhausted
-        return Lease(granted, False, window, governor.pause_s(now), again_s, exhausted)
+        return Lease(granted, False, window, governor.pause_s(now), again_s, waits_for, exhausted)
 
     def _window(self, endpoint: _Endpoint, report: Report) -> int | None:
         """This worker's share of the calls in flight, by what each could use."""

@@ -1,8 +1,36 @@
-"""I keep a run under its caps: the worst case is reserved before a call is sent, what it took is settled after."""
+"""Keeps a run under its caps: the worst case is reserved before a call is sent, what it took is settled after.
+
+A reservation belongs to a worker, and is what that worker says it holds, and what it was granted since it said so. It
+ends with the worker's next word, with its last one, with another worker that takes its place, or with its silence:
+there is none that nobody can give back. So calls that do not fit are waited for only while somebody holds some.
+"""
 
 from __future__ import annotations
 
-from raypipe.limits.amounts import NOTHING, Amount, Caps
+from dataclasses import dataclass
+
+from raypipe.limits.amounts import NOTHING, Amount, Caps, Report
+
+SILENT_S = 60.0
+"""A worker reports at least once a second. After so long a silence it may be gone, and what it holds counts as spent
+until it reports again."""
+
+
+@dataclass
+class _Account:
+    """What is known of one life of a worker."""
+
+    life: str
+    number: int = -1
+    heard: float = 0.0
+    held: Amount = NOTHING
+    granted: Amount = NOTHING
+    """Since its last report."""
+    spent: Amount = NOTHING
+
+    @property
+    def reserved(self) -> Amount:
+        return self.held + self.granted
 
 
 class Budget:
@@ -10,35 +38,63 @@ class Budget:
 
     def __init__(self, caps: Caps, spent: Amount = NOTHING) -> None:
         self._caps = caps
-        self._reserved: dict[str, Amount] = {}
-        self._lives: dict[str, str] = {}
+        self._accounts: dict[str, _Account] = {}
+        self._ended: set[str] = set()
+        """Lives that have given their last report."""
+        self._closed = spent
         self.spent = spent
+        self._held = self._reserved = NOTHING
         self.exhausted = ""
         """Why no call will ever be sent again; empty while one may be."""
 
     def reserve(self, client: str, need: Amount) -> bool:
         """Whether a call that takes at most `need` may be sent; if so, `need` is reserved.
 
-        If not, `exhausted` says whether it may be once others have ended.
+        If not, `exhausted` says whether it may be once others have ended. `client` has reported before.
         """
-        reserved = sum(self._reserved.values(), NOTHING)
         lacks = self._lacks(need + self.spent)
-        if lacks or (self._lacks(need + self.spent + reserved) == "calls"):
-            self.exhausted = self._sentence(lacks or "calls", need)
+        if not lacks and self._lacks(need + self.spent + self._held) == "calls":
+            lacks = "calls"  # each of those that are in flight is one of them, whatever comes of it
+        if lacks:
+            self.exhausted = self._sentence(lacks, need)
             return False
-        if self._lacks(need + self.spent + reserved):
+        if self._lacks(need + self.spent + self._reserved):
             return False
-        self._reserved[client] = self._reserved.get(client, NOTHING) + need
+        self._accounts[client].granted += need
+        self._reserved += need
         return True
 
-    def settle(self, client: str, life: str, reserved: Amount, spent: Amount) -> None:
-        """Calls with these reservations ended and took so much. What a lost worker had reserved counts as spent."""
-        if self._lives.setdefault(client, life) != life:
-            self._lives[client] = life
-            self.spent += self._reserved.pop(client, NOTHING)
-        if reserved.calls:
-            self._reserved[client] = self._reserved.get(client, NOTHING) - reserved
-            self.spent += spent
+    def settle(self, report: Report, now: float) -> bool:
+        """Take a worker's word for what it holds and has spent; whether it is its latest word."""
+        if report.life in self._ended:
+            return False
+        account = self._accounts.get(report.client)
+        if account is None or account.life != report.life:
+            if account is not None:
+                self._close(account)
+            account = self._accounts[report.client] = _Account(report.life)
+        if report.number < account.number:
+            return False
+        account.number, account.heard = report.number, now
+        account.held, account.granted, account.spent = report.held, NOTHING, report.spent_so_far
+        if report.is_last:
+            self._close(self._accounts.pop(report.client))
+        self._add_up(now)
+        return True
+
+    def _close(self, account: _Account) -> None:
+        self._ended.add(account.life)
+        self._closed += account.spent + account.reserved
+
+    def _add_up(self, now: float) -> None:
+        self.spent, self._held, self._reserved = self._closed, NOTHING, NOTHING
+        for account in self._accounts.values():
+            self.spent += account.spent
+            if now - account.heard > SILENT_S:
+                self.spent += account.reserved
+            else:
+                self._held += account.held
+                self._reserved += account.reserved
 
     def _lacks(self, wanted: Amount) -> str:
         caps = self._caps

@@ -35,6 +35,7 @@ _PATIENCE_S = 5.0
 """Without a refusal for a few times so long, the limit was raised or was never found."""
 _NEAR = 0.9
 _STALE = 1.2
+_LONGEST_DEBT_S = 60.0
 
 
 class _Bucket:
@@ -68,8 +69,9 @@ class _Bucket:
         return max(0.0, (self._least - self._level) / self._rate)
 
     def take(self, amount: float) -> None:
+        """One call never costs more than a minute: the rates are those of minutes, and a header may name any."""
         if self._rate is not None:
-            self._level -= amount
+            self._level -= min(amount, max(1.0, self._rate * _LONGEST_DEBT_S))
 
 
 class _Pace:

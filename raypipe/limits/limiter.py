@@ -1,7 +1,8 @@
-"""I hold the calls of one worker until they may leave: `async with limiter.permit(need) as permit: …`.
+"""Holds the calls of one worker until they may leave: `async with limiter.permit(need) as permit: …`.
 
 A permit is held from the moment a call may leave until its answer is logged, never while a row waits to try again.
-As long as the authority says that calls are free, a permit costs no message.
+As long as the authority says that calls are free, a permit costs no message. Whatever ends the asking ends the run: a
+call that waits for a permit is granted one or told why there will be none.
 """
 
 from __future__ import annotations
@@ -11,18 +12,26 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import islice
 from types import TracebackType
 from typing import Protocol
 from uuid import uuid4
 
 from raypipe.answering import Terms
-from raypipe.errors import HaltedError, RaypipeError
+from raypipe.background import TaskOwner
+from raypipe.errors import HaltedError, InfrastructureError, RaypipeError, halt_reason
 from raypipe.limits.amounts import NOTHING, ONE_CALL, Amount, Lease, Report
 
 _MOST_NEEDS = 512
 """Waiting calls in one report."""
 _SOONEST_S = 0.002
+_SAID_AFTER_S = 5.0
+"""An authority that has not answered for so long is spoken of."""
+MOST_SILENCE_S = 60.0
+"""The same, before the run ends."""
+_LAST_WORD_S = 2.0
+_WORTH_A_TIME_S, _SPOKEN_S = 60.0, 1e10
 
 
 class Grants(Protocol):
@@ -80,7 +89,15 @@ class Limiter:
         self._counted = _Counted()
         self._asked = 0
         self._news = asyncio.Event()
+        self._owner = TaskOwner(self._broke)
         self._asking: asyncio.Task[None] | None = None
+        self._number = 0
+        self._asked_at: float | None = None
+        self._waits_for = ""
+        self._held = self._spent = NOTHING
+        self._is_lost = False
+        """Whether the authority can be asked no more."""
+        self._is_closed = False
         self._halted = asyncio.Event()
         self.in_flight = 0
         self.halted_for = ""
@@ -98,10 +115,18 @@ class Limiter:
     @property
     def waits_for(self) -> str:
         """What keeps calls from leaving; empty when nothing does."""
+        if self._asked_at is not None:
+            silence_s = asyncio.get_running_loop().time() - self._asked_at
+            if silence_s > _SAID_AFTER_S:
+                return f"the run's limits, which have not answered for {silence_s:.0f} s"
         if not self._for_grant:
             return ""
         pause_s = self.pause_s
-        return f"the endpoint asked to wait, {pause_s:.0f} s more" if pause_s > 1 else "its rate limit"
+        if pause_s > 1:
+            until = datetime.now().astimezone() + timedelta(seconds=min(pause_s, _SPOKEN_S))
+            moment = f" (until {until:%Y-%m-%d %H:%M:%S %Z})" if pause_s > _WORTH_A_TIME_S else ""
+            return f"the endpoint, which asked to wait {pause_s:.0f} s more{moment}"
+        return self._waits_for or "its rate limit"
 
     @property
     def pause_s(self) -> float:
@@ -111,16 +136,16 @@ class Limiter:
     # Calls.
 
     async def enter(self, need: Amount) -> None:
-        if not self.enter_now():
+        if not self.enter_now(need):
             await enter_first([(self, need)])
 
-    def enter_now(self) -> bool:
+    def enter_now(self, need: Amount) -> bool:
         """Whether a call may leave at once; if so, it does. Raises HaltedError."""
         if self.halted_for:
             raise HaltedError(self.halted_for)
         if not self._is_free or self.in_flight >= self._window:
             return False
-        self.in_flight += 1
+        self._hold(need)
         self._counted.sent += 1
         return True
 
@@ -132,13 +157,29 @@ class Limiter:
         self._move()
 
     def leave(self, need: Amount, spent: Amount | None) -> None:
-        self.in_flight -= 1
+        """A call that was sent has ended; `spent` is what it took, `None` where it was not answered."""
         counted = self._counted
         if spent is not None:
             counted.succeeded += 1
+        self._spent += spent or ONE_CALL
         if not self._is_free:
             counted.ended += need
             counted.spent += spent or ONE_CALL
+        self._let_go(need)
+
+    def give_back(self, need: Amount) -> None:
+        """A call that was let leave is not sent."""
+        if not self._is_free:
+            self._counted.ended += need
+        self._let_go(need)
+
+    def _hold(self, need: Amount) -> None:
+        self.in_flight += 1
+        self._held += need
+
+    def _let_go(self, need: Amount) -> None:
+        self.in_flight -= 1
+        self._held = self._held - need if self.in_flight else NOTHING
         if self._for_slot:
             self._move()
 
@@ -160,8 +201,8 @@ class Limiter:
             return
         raise HaltedError(self.halted_for)
 
-    def halt(self, reason: str, error: RaypipeError | None = None) -> None:
-        """From now on no call is sent; those that wait are told so, by `error` when the run cannot go on."""
+    def halt(self, reason: str) -> None:
+        """From now on no call is sent; those that wait are told so."""
         if self.halted_for:
             return
         self.halted_for = reason
@@ -169,14 +210,21 @@ class Limiter:
         for waiting in (self._for_slot, self._for_grant):
             for _, granted in waiting:
                 if not granted.done():
-                    granted.set_exception(error or HaltedError(reason))
+                    granted.set_exception(HaltedError(reason))
             waiting.clear()
 
+    def _broke(self, error: RaypipeError) -> None:
+        self._is_lost = True
+        self.halt(halt_reason(error))
+
     async def close(self) -> None:
-        """Ask no more."""
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.gather(self._asking, return_exceptions=True)
+        """Ask no more, and say so: what was reserved here is somebody else's again."""
+        self._is_closed = True
+        await self._owner.close()
+        if self._number and not self._is_lost:
+            with suppress(RaypipeError, TimeoutError):  # then it counts as spent once nothing is heard any more
+                async with asyncio.timeout(_LAST_WORD_S):
+                    await self._authority.lease(self._report(is_last=True))
 
     # Permits.
 
@@ -188,29 +236,25 @@ class Limiter:
                 continue
             if self._is_free:
                 self._counted.sent += 1
-                self._go(granted)
+                self._go(need, granted)
             else:
                 self._for_grant.append((need, granted))
         if self._for_grant:
             self._ask()
 
-    def _go(self, granted: asyncio.Future[Limiter]) -> None:
-        self.in_flight += 1
+    def _go(self, need: Amount, granted: asyncio.Future[Limiter]) -> None:
+        self._hold(need)
         granted.set_result(self)
 
     def _ask(self) -> None:
         self._news.set()
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._keep_asking())
+        if not self._is_closed and (self._asking is None or self._asking.done()):
+            self._asking = self._owner.start(self._keep_asking(), "the asking for permits")
 
     async def _keep_asking(self) -> None:
         while not self.halted_for:
             self._news.clear()
-            try:
-                lease = await self._authority.lease(self._report())
-            except RaypipeError as error:
-                self.halt(str(error), error)
-                return
+            lease = await self._leased()
             self._take(lease)
             if self._for_grant and lease.granted < self._asked:
                 await asyncio.sleep(lease.again_s)
@@ -221,24 +265,41 @@ class Limiter:
                     async with asyncio.timeout(lease.again_s):
                         await self._news.wait()
 
-    def _report(self) -> Report:
+    async def _leased(self) -> Lease:
+        """What the authority answers. Raises InfrastructureError when it does not."""
+        self._asked_at = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(MOST_SILENCE_S):
+                return await self._authority.lease(self._report())
+        except TimeoutError:
+            problem = f"the worker that keeps the run's limits has not answered for {MOST_SILENCE_S:.0f} s"
+            raise InfrastructureError(f"{problem}; run the same command again to go on") from None
+        finally:
+            self._asked_at = None
+
+    def _report(self, is_last: bool = False) -> Report:
         counted, self._counted = self._counted, _Counted()
         self._drop_given_up()
-        needs = tuple(need for need, _ in islice(self._for_grant, _MOST_NEEDS))
+        needs = () if is_last else tuple(need for need, _ in islice(self._for_grant, _MOST_NEEDS))
         self._asked = len(needs)
+        self._number += 1
         return Report(
-            self._name,
-            self._life,
-            self._terms(),
-            needs,
-            counted.sent,
-            counted.ended,
-            counted.spent,
-            counted.refused,
-            counted.pause_s,
-            counted.succeeded,
-            self.in_flight,
-            self._slots,
+            client=self._name,
+            life=self._life,
+            terms=self._terms(),
+            number=self._number,
+            is_last=is_last,
+            held=self._held,
+            spent_so_far=self._spent,
+            needs=needs,
+            sent=counted.sent,
+            ended=counted.ended,
+            spent=counted.spent,
+            refused=counted.refused,
+            pause_s=counted.pause_s,
+            succeeded=counted.succeeded,
+            in_flight=self.in_flight,
+            slots=self._slots,
         )
 
     def _drop_given_up(self) -> None:
@@ -247,7 +308,7 @@ class Limiter:
 
     def _take(self, lease: Lease) -> None:
         loop = asyncio.get_running_loop()
-        self._is_free = lease.is_free
+        self._is_free, self._waits_for = lease.is_free, lease.waits_for
         self._window = self._slots if lease.window is None else min(self._slots, lease.window)
         self._paused_until = max(self._paused_until, loop.time() + lease.pause_s) if lease.pause_s else 0.0
         for _ in range(min(lease.granted, len(self._for_grant))):
@@ -256,7 +317,7 @@ class Limiter:
                 # It was given up while the authority was asked.
                 self._counted.ended += need
                 continue
-            self._go(granted)
+            self._go(need, granted)
         if lease.exhausted:
             self.halt(lease.exhausted)
         else:
@@ -268,8 +329,8 @@ async def enter_first(choices: Sequence[tuple[Limiter, Amount]]) -> int:
 
     Raises HaltedError once one of them lets none leave any more.
     """
-    for index, (limiter, _) in enumerate(choices):
-        if limiter.enter_now():
+    for index, (limiter, need) in enumerate(choices):
+        if limiter.enter_now(need):
             return index
     granted: asyncio.Future[Limiter] = asyncio.get_running_loop().create_future()
     for limiter, need in choices:
@@ -281,5 +342,5 @@ async def enter_first(choices: Sequence[tuple[Limiter, Amount]]) -> int:
     except asyncio.CancelledError:
         if granted.done() and not granted.cancelled() and granted.exception() is None:
             index = limiters.index(granted.result())
-            limiters[index].leave(choices[index][1], None)
+            limiters[index].give_back(choices[index][1])
         raise

@@ -1,4 +1,4 @@
-"""I decide how often and how long one call is tried; I do not know what is sent."""
+"""Decides how often and how long one call is tried. Knows nothing of what is sent."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from raypipe.errors import CallError, Retry
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
-LONGEST_SLOW_DOWN_S = 900.0
+LONGEST_WAIT_S = 900.0
+"""The longest that is waited for an endpoint where nobody says otherwise."""
 SHORTEST_SLOW_DOWN_S = 0.1
 
 
 class Patience:
     """How often and how long one call is tried: bounded tries, exponential pauses with jitter.
 
-    A request to slow down does not count as a try, but the time spent on such requests is bounded too.
+    A request to slow down does not count as a try, but the time spent on such requests is bounded too. A pause beyond
+    the bound is not waited for at all.
     """
 
-    def __init__(self, max_tries: int) -> None:
+    def __init__(self, max_tries: int, max_wait_s: float = LONGEST_WAIT_S) -> None:
         self._max_tries = max_tries
+        self._max_wait_s = max_wait_s
         self._slowed_s = 0.0
         self._slow_downs = 0
         self.tries = 0
@@ -34,9 +37,9 @@ class Patience:
             pause = error.after_s if error.after_s is not None else _growing(self._slow_downs)
             # An endpoint that always asks for no time at all must not be asked forever.
             self._slowed_s += max(pause, SHORTEST_SLOW_DOWN_S)
-            return pause if self._slowed_s <= LONGEST_SLOW_DOWN_S else None
+            return pause if self._slowed_s <= self._max_wait_s else None
         self.tries += 1
-        if self.tries >= self._max_tries:
+        if self.tries >= self._max_tries or (error.after_s or 0.0) > self._max_wait_s:
             return None
         return max(error.after_s or 0.0, _growing(self.tries))
 

@@ -1,23 +1,21 @@
-"""I classify what an HTTP endpoint said instead of an answer.
+"""Classifies what an HTTP endpoint said instead of an answer.
 
-I do not know who asked or whether anyone tries again: I turn a status, headers and a body into a
-`CallError` whose message names the model and the address and never holds a key.
+Knows nothing of who asked or whether anyone tries again: turns a status, headers and a body into a `CallError` whose
+message names the model and the address and never holds a key.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 from typing import Any, cast
 
 import orjson
 
 from raypipe.errors import CallError, Retry
+from raypipe.models.durations import number_of, seconds_of
 
 MAX_SAID = 300
 """Longest part of an endpoint's own words that a message repeats, in characters."""
@@ -80,31 +78,35 @@ class Endpoint:
         return "; write the address it moved to in base_url" if status in _REDIRECTS else ""
 
 
+_RESETS = (
+    ("x-ratelimit-remaining", "x-ratelimit-reset"),
+    ("ratelimit-remaining", "ratelimit-reset"),
+    ("x-rate-limit-remaining", "x-rate-limit-reset"),
+    ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
+    ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+    ("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"),
+    ("anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"),
+)
+"""What is left of a quota, and when it is whole again."""
+_SHORT_S = 60.0
+"""A quota of a minute gives way bit by bit, long before it is whole: the pace finds that by itself."""
+
+
 def pause_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds the endpoint asks to wait, from `retry-after-ms` or `Retry-After` (RFC 9110, 10.2.3)."""
-    exact_ms = _number(headers.get("retry-after-ms"))
-    if exact_ms is not None:
-        return exact_ms / 1000
-    asked = headers.get("Retry-After")
-    after_s = _number(asked)
-    return after_s if after_s is not None else _until_s(asked)
+    """Seconds the endpoint asks to wait, from `retry-after-ms` or `Retry-After` (RFC 9110, 10.2.3).
+
+    Where it says neither, until the quota of which nothing is left is whole again.
+    """
+    exact_s = seconds_of(headers.get("retry-after-ms"), unit_s=0.001)
+    if exact_s is not None:
+        return exact_s
+    after_s = seconds_of(headers.get("Retry-After"))
+    return after_s if after_s is not None else _reset_s(headers)
 
 
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return max(0.0, value) if math.isfinite(value) else None
-
-
-def _until_s(date: str | None) -> float | None:
-    try:
-        moment = parsedate_to_datetime(date or "")
-    except ValueError:
-        return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+def _reset_s(headers: Mapping[str, str]) -> float | None:
+    found = [seconds_of(headers.get(reset)) for left, reset in _RESETS if number_of(headers.get(left)) == 0]
+    return max((reset_s for reset_s in found if reset_s is not None and reset_s > _SHORT_S), default=None)
 
 
 def _class_of(status: int, code: str) -> tuple[str, Retry]:

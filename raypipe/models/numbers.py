@@ -11,7 +11,8 @@ from typing import Any
 
 import orjson
 
-from raypipe.chat import Completion, Request, Usage
+from raypipe.chat import Completion, Request
+from raypipe.models.answers import completion, counted
 
 
 def numbers_payload(model: str, request: Request) -> dict[str, Any]:
@@ -43,8 +44,8 @@ def numbers_text(numbers: Any) -> str:
 def numbers_completion(answer: Mapping[str, Any], model: str) -> Completion:
     """What an endpoint answered. Raises LookupError or TypeError for what holds no numbers."""
     found = answer["data"][0]
-    counted = answer.get("usage") or {}
-    asked = counted.get("prompt_tokens")
-    usage = Usage(asked if type(asked) is int else 0)
-    numbers = found["embedding"] if "embedding" in found else found["probs"]
-    return Completion(numbers_text(list(numbers)), "stop", usage, answer.get("model") or model)
+    numbers = list(found["embedding"] if "embedding" in found else found["probs"])
+    if not all(type(number) in (float, int) for number in numbers):
+        raise TypeError("numbers are wanted")
+    usage = counted(answer.get("usage"), only_input=True)
+    return completion(numbers_text(numbers), "stop", usage, answer.get("model"), model)

@@ -1,6 +1,6 @@
-"""I get completions from any endpoint that speaks OpenAI's chat API, and from some for prompts without chat template.
+"""Gets completions from any endpoint that speaks OpenAI's chat API, and from some for prompts without chat template.
 
-I do not know which providers there are (`presets` does), nor when a call may be sent or whether it is tried
+Knows nothing of which providers there are (`presets` does), nor of when a call may be sent or whether it is tried
 again. All that is the same for every call is made once: a call costs little more than aiohttp itself.
 """
 
@@ -17,10 +17,11 @@ import orjson
 from yarl import URL
 
 from raypipe.answering import EngineFigures, Quota, Terms
-from raypipe.chat import LLM, Completion, Request, Usage
+from raypipe.chat import LLM, Completion, Request
 from raypipe.errors import CallError, InfrastructureError, Retry, SpecError, Violation
-from raypipe.fetching import proxy_for
+from raypipe.fetching import proxy_for, read_up_to
 from raypipe.models import abilities, presets
+from raypipe.models.answers import completion, counted, word
 from raypipe.models.faults import Endpoint
 from raypipe.models.numbers import gives_numbers, is_embedding, numbers_completion, numbers_payload
 from raypipe.models.plain import plain_completion, plain_payload, variant_seed
@@ -35,6 +36,11 @@ _IDLE_S = 4.0
 _OK = 200
 _BAD_GATEWAY = 502
 _ERRORS = range(400, 600)
+_LIMITS = ("max_tokens", "max_completion_tokens", "num_predict")
+_LEAST_BYTES, _BYTES_A_TOKEN, _BYTES_A_TOKEN_WITH_LOGPROBS = 2**22, 2**8, 2**12
+"""Of an answer: what stands around its text, and what one token may come to, with twenty others and their logprobs."""
+_USUAL_TOKENS, _MOST_TOKENS = 2**14, 2**17
+"""Of an answer: where neither the model nor the request says it, and at most."""
 
 
 class _Door(NamedTuple):
@@ -154,21 +160,27 @@ class OpenAIModel:
         if session is None:
             raise InfrastructureError(f"model {self._llm.label!r} is not open")
         body = orjson.dumps(payload, default=dict)
-        door = self._door(payload)
+        door, most_bytes = self._door(payload), _most_bytes(dict(payload))
         try:
             async with session.post(
                 door.url, data=body if len(body) < _LARGE_BYTES else io.BytesIO(body), allow_redirects=False
             ) as response:
-                answer = await response.read()
+                answer = await read_up_to(response, most_bytes)
                 self._headers = response.headers
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, EOFError) as error:
             raise self._broken(door.endpoint, error) from None
+        if answer is None:
+            raise door.endpoint.error(
+                f"answered with more than {most_bytes:,} bytes, which is no completion of this length; check base_url",
+                "broken_answer",
+                Retry.NEVER,
+            )
         if response.status != _OK:
             raise door.endpoint.refusal(response.status, response.headers, answer)
         if door is not self._chat:
             return self._completion_of(answer, numbers_completion if gives_numbers(payload) else plain_completion, door)
-        completion = self._completion(answer, "tools" in payload)
-        return unwrapped(completion) if is_wrapped(payload) else completion
+        found = self._completion(answer, "tools" in payload)
+        return unwrapped(found) if is_wrapped(payload) else found
 
     def _door(self, payload: Mapping[str, Any]) -> _Door:
         if not gives_numbers(payload):
@@ -192,17 +204,16 @@ class OpenAIModel:
             choice = content["choices"][0]
             message = choice["message"]
             text = message.get("content")
-            finish_reason = choice.get("finish_reason") or "stop"
-            usage = content.get("usage")
-            model = content.get("model")
+            finish_reason = word(choice.get("finish_reason")) or "stop"
             if may_call and message.get("tool_calls"):
                 text = calls_text(message["tool_calls"])
                 finish_reason = finish_reason if finish_reason == "length" else TOOL_CALLS
+            if type(text) is not str:
+                text = self._unusual_text(message, finish_reason)
+            usage, model = counted(content.get("usage")), content.get("model")
         except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
             raise _without_choice(self._chat.endpoint, answer) from None
-        if type(text) is not str:
-            text = self._unusual_text(message, finish_reason)
-        return Completion(text, finish_reason, _usage(usage), model or self._llm.model)
+        return completion(text, finish_reason, usage, model, self._llm.model)
 
     def _completion_of(self, answer: bytes, read: Callable[[Any, str], Completion], door: _Door) -> Completion:
         try:
@@ -240,6 +251,15 @@ class OpenAIModel:
         return endpoint.error(f"broke off its answer ({said})", "broken_answer")
 
 
+def _most_bytes(payload: dict[str, Any]) -> int:
+    """Longest answer that a request can have; what is longer is no answer to it, and is not read to its end."""
+    inner = payload.get("options")
+    limits = payload | inner if isinstance(inner, dict) else payload
+    tokens = next((limits[name] for name in _LIMITS if type(limits.get(name)) is int), _USUAL_TOKENS)
+    each = _BYTES_A_TOKEN_WITH_LOGPROBS if payload.get("logprobs") else _BYTES_A_TOKEN
+    return _LEAST_BYTES + each * min(max(0, tokens), _MOST_TOKENS)
+
+
 def _without_choice(endpoint: Endpoint, answer: bytes) -> CallError:
     try:
         error: Any = orjson.loads(answer)["error"]
@@ -248,7 +268,7 @@ def _without_choice(endpoint: Endpoint, answer: bytes) -> CallError:
         return endpoint.error(problem, "broken_answer")
     # OpenRouter reports a failure behind it as status 200 with the real status inside.
     code: Any = cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
-    return endpoint.refusal(code if code in _ERRORS else _BAD_GATEWAY, {}, answer)
+    return endpoint.refusal(code if type(code) is int and code in _ERRORS else _BAD_GATEWAY, {}, answer)
 
 
 def _headers(key: str) -> dict[str, str]:
@@ -260,14 +280,3 @@ def _headers(key: str) -> dict[str, str]:
 def _response_format(schema: Mapping[str, Any], is_strict: bool) -> dict[str, Any]:
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", str(schema.get("title") or ""))[:64] or "answer"
     return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": is_strict}}
-
-
-def _usage(counted: Any) -> Usage:
-    if type(counted) is not dict:
-        return Usage()
-    counts = cast("dict[str, Any]", counted)
-    return Usage(_tokens(counts.get("prompt_tokens")), _tokens(counts.get("completion_tokens")))
-
-
-def _tokens(count: Any) -> int:
-    return count if type(count) is int else 0

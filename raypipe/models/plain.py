@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from raypipe.chat import LLM, Completion, Request, Usage
+from raypipe.chat import LLM, Completion, Request
+from raypipe.models.answers import completion, counted, usage_of
 from raypipe.models.presets import PlainWay
 
 MOST_TOKENS = 1024
@@ -53,19 +54,14 @@ def _stops(llm: LLM, request: Request) -> list[str]:
 
 def plain_completion(answer: Mapping[str, Any], model: str) -> Completion:
     """What the endpoint answered. Raises LookupError, TypeError or AttributeError for what is no completion."""
-    name = answer.get("model") or model
+    name = answer.get("model")
     if "response" in answer:
         counts = (answer.get("prompt_eval_count"), answer.get("eval_count"))
-        return Completion(_text(answer["response"]), answer.get("done_reason") or "stop", _usage(*counts), name)
+        return completion(_text(answer["response"]), answer.get("done_reason"), usage_of(*counts), name, model)
     choice = answer["choices"][0]
-    counted = answer.get("usage") or {}
-    usage = _usage(counted.get("prompt_tokens"), counted.get("completion_tokens"))
-    return Completion(_text(choice["text"]), choice.get("finish_reason") or "stop", usage, name)
+    usage = counted(answer.get("usage"))
+    return completion(_text(choice["text"]), choice.get("finish_reason"), usage, name, model)
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _usage(asked: Any, answered: Any) -> Usage:
-    return Usage(*(count if type(count) is int else 0 for count in (asked, answered)))

@@ -1,4 +1,4 @@
-"""I read from an answer's headers how much an endpoint allows for the key.
+"""Reads from an answer's headers how much an endpoint allows for the key.
 
 OpenAI, together and others name requests and tokens (https://platform.openai.com/docs/guides/rate-limits), Anthropic
 input and output tokens (https://docs.anthropic.com/en/api/rate-limits), Mistral requests and tokens a minute.
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from raypipe.answering import Quota
 from raypipe.chat import LLM
+from raypipe.models.durations import number_of
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "requests": (
@@ -42,7 +43,7 @@ def declared_quota(llm: LLM) -> Quota:
 
 def _number(headers: Mapping[str, str], names: tuple[str, ...]) -> float | None:
     for name in names:
-        text = headers.get(name, "")
-        if text.isdecimal() and int(text) > 0:
-            return float(text)
+        found = number_of(headers.get(name))
+        if found is not None and found > 0:
+            return found
     return None

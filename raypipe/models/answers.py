@@ -1,0 +1,58 @@
+"""Makes a completion of what an endpoint answered; whatever it wrote, each field of it is of its own kind.
+
+Knows nothing of HTTP, nor where in an answer a field stands. The only place where an endpoint's words become fields of
+a completion: the call log keeps them, and a name that is an object or 2^63 tokens would make it unreadable for good.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from raypipe.chat import Completion, Usage
+
+MOST_TOKENS = 10**9
+"""More than any model reads or writes at once: a larger count is none."""
+_LONGEST_WORD = 200
+
+
+class Uncounted(Usage):
+    """What an endpoint counted where it counted not all, or what can be no count: 0 stands for that."""
+
+    __slots__ = ()
+
+    @property
+    def is_counted(self) -> bool:
+        return False
+
+
+def completion(text: str, finish_reason: Any, usage: Usage, model: Any, asked: str) -> Completion:
+    """`finish_reason` and `model` as the endpoint wrote them; `asked` is the model's name where it gave none."""
+    return Completion(sound_text(text), word(finish_reason) or "stop", usage, word(model) or asked)
+
+
+def usage_of(input_tokens: Any, output_tokens: Any = 0) -> Usage:
+    """What an endpoint counted; a count that can be none counts nothing, and the usage says so."""
+    counts = [_count(input_tokens), _count(output_tokens)]
+    kind = Uncounted if None in counts else Usage
+    return kind(*(count or 0 for count in counts))
+
+
+def counted(usage: Any, *, only_input: bool = False) -> Usage:
+    """What OpenAI's API counts in `usage`, whatever stands there."""
+    counts = cast("dict[str, Any]", usage) if isinstance(usage, dict) else {}
+    return usage_of(counts.get("prompt_tokens"), 0 if only_input else counts.get("completion_tokens"))
+
+
+def word(value: Any) -> str:
+    """A name or a reason; empty for what is none."""
+    return sound_text(value)[:_LONGEST_WORD] if isinstance(value, str) else ""
+
+
+def sound_text(text: str) -> str:
+    """The text with every character that no file can hold replaced."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _count(value: Any) -> int | None:
+    is_whole = type(value) is int or (type(value) is float and value.is_integer())
+    return int(value) if is_whole and 0 <= value <= MOST_TOKENS else None
