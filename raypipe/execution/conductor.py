@@ -13,45 +13,32 @@ from itertools import count
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from raypipe.background import TaskOwner, TaskScope
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.batches import Batch, BatchResult, Counts, unwritable
+from raypipe.execution.draining import Drain
+from raypipe.execution.lanes import Lane
+from raypipe.execution.loop_lag import LoopLag
 from raypipe.execution.parking import Parked, ended, unparked
-from raypipe.execution.queues import Lane, Outbox, homes_of
+from raypipe.execution.queues import Outbox, StepQueue, homes_of
+from raypipe.execution.recovery import Recovery, Replaceable
 from raypipe.execution.routing import Router
 from raypipe.execution.scaling import Scaler, ScalingPool
-from raypipe.execution.standstill import standing_still
-from raypipe.execution.suspects import Suspects, tried_again
-from raypipe.execution.wire import FED_FLUSH_S, FLUSH_S, SILENT_S, Chunk, Reply, Vitals, Worker
+from raypipe.execution.standstill import Watch
+from raypipe.execution.wire import FED_FLUSH_S, FLUSH_S, Chunk, Reply, Vitals, Worker
 from raypipe.places import Place
 from raypipe.plan import Stage
-from raypipe.row import ATTEMPT, Failure
 
-_SUSPICIOUS = 2
-"""So many workers were lost with a row: it may be the reason."""
 _SETTLE_S = 0.002
-_MOST_STILLBORN, _STILLBORN_PAUSE_S = 6, 1.0
-"""Workers lost one after the other before they said anything; the first pause between two, which doubles."""
-_WATCH_EVERY_S = 5.0
-_DRAIN_EVERY_S, _GRACE_S = 0.05, 1.0
-_LOST_S = 30.0
-"""Rows that a worker does not know of for so long will never end."""
 
 
-class Pool(ScalingPool, Protocol):
+class Pool(ScalingPool, Replaceable, Protocol):
     """The workers of one model."""
 
     @property
     def workers(self) -> Sequence[Any]:
         """Each is a `Worker`."""
-        ...
-
-    async def replace(self, lost: Any) -> Worker:
-        """A new worker in place of a lost one.
-
-        Raises ReplicaLostError when it died at once, InfrastructureError when there can be none.
-        """
         ...
 
 
@@ -92,13 +79,15 @@ class Conductor:
         self._results: dict[int, asyncio.Future[BatchResult]] = {}
         self._vitals: dict[str, Vitals] = {}
         self._lanes: list[Lane] = []
-        self._suspects = {name: Suspects() for name in pools}
-        self._tester: dict[str, Lane] = {}
+        self._tasks = TaskOwner(self._stop_for)
+        self._room, self._wanted = asyncio.Event(), asyncio.Event()
         changes = (self._begin, self._end, self._start, self._stop_for)
         self._scaler = Scaler(pools, self._router.queues, self._lanes, *changes)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._room, self._wanted = asyncio.Event(), asyncio.Event()
-        self._losses = 0
+        self._recovery = Recovery(pools, self._router, self._settle, self._wanted)
+        self._watch = Watch(self._lanes, self._awaited, self._stop_for)
+        asking = {step.pool for step in setup.stage.steps.values() if step.step.llm is not None}
+        self._drain = Drain(self._router, self._lanes, self._vitals, asking)
+        self._lag = LoopLag()
         self._has_left = False
         self.halted_for = ""
         """Why no call is sent any more; empty while calls are."""
@@ -109,7 +98,8 @@ class Conductor:
         for name, pool in self._pools.items():
             for worker in pool.workers:
                 self._begin(name, worker)
-        self._start(self._keep_watch())
+        self._tasks.start(self._watch.run(), "the watch over the workers", is_endless=True)
+        self._tasks.start(self._lag.run(), "the watch over the event loop", is_endless=True)
         self._start(self._scaler.run())
 
     def _begin(self, pool: str, worker: Worker) -> None:
@@ -121,38 +111,34 @@ class Conductor:
         outbox = Outbox(queues, self._router.is_congested, worker.concurrency, self._setup.share, home)
         lane = Lane(worker, outbox, pool)
         self._lanes.append(lane)
-        lane.serving = self._start(self._serve(self._pools[pool], lane))
+        lane.serving = self._start(self._serve(lane))
 
     def _end(self, lane: Lane) -> None:
         """Feed a worker no more that has no rows."""
         self._lanes.remove(lane)
         self._vitals.pop(lane.worker.name, None)
         if lane.serving is not None:
-            lane.serving.cancel()
+            self._tasks.dismiss(lane.serving)
 
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        task.add_done_callback(self._ended)
-        self._tasks.add(task)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """A defect of ours must end the run, never leave it waiting."""
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._stop_for(InfrastructureError(f"the conductor broke: {type(error).__name__}: {error}"))
+        return self._tasks.start(work, "the conductor")
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """End all that goes on, within seconds."""
+        await self._tasks.close()
 
     def snapshot(self) -> Snapshot:
-        queues = self._router.queues.items()
-        return Snapshot(self._router.totals, {name: queue.rows for name, queue in queues}, dict(self._vitals))
+        """Any thread may ask."""
+        queues, vitals = self._router.queues.items(), dict(self._vitals)
+        held_up = self._lag.described("this process")
+        for lane in list(self._lanes):
+            if waits_for := lane.held_up or held_up:
+                said = vitals.get(lane.worker.name) or Vitals(held=lane.outbox.rows)
+                vitals[lane.worker.name] = replace(said, waits_for=waits_for)
+        return Snapshot(self._router.totals, {name: queue.rows for name, queue in queues}, vitals)
 
     async def room(self) -> None:
-        """Wait while the first queues are long."""
+        """Wait while the first queues are long: until rows have ended, or the run ends."""
         while self._fatal is None and not self.halted_for and self._router.is_congested(self._setup.stage.entry):
             self._room.clear()
             await self._room.wait()
@@ -194,115 +180,83 @@ class Conductor:
         self._room.set()
         for lane in self._lanes:
             self._start(lane.worker.halt(reason))
-        self._start(self._drain(drain_s))
+        self._start(self._leave_all(drain_s))
 
     async def drained(self, reason: str) -> None:
         """Halt, and wait until every batch is through: a call in flight is paid for, its answer is to be kept."""
         self.halt(reason, self._setup.drain_s)
         await asyncio.gather(*self._results.values(), return_exceptions=True)
 
-    async def _drain(self, drain_s: float) -> None:
-        """Wait for calls in flight, and a moment for the steps behind them; then leave the other rows."""
-        loop = asyncio.get_running_loop()
-        deadline, seen, moved = loop.time() + drain_s, -1, loop.time()
-        while loop.time() < deadline and any(lane.outbox.rows for lane in self._lanes):
-            ended = sum(counts.rows_done + counts.rows_unfinished for counts in self._router.totals.values())
-            if ended != seen:
-                seen, moved = ended, loop.time()
-            if not self._calls_in_flight() and loop.time() > moved + _GRACE_S:
-                break
-            await asyncio.sleep(_DRAIN_EVERY_S)
-        self._leave_all()
-
-    def _calls_in_flight(self) -> int:
-        asking = {step.pool for step in self._setup.stage.steps.values() if step.step.llm is not None}
-        return sum(vitals.in_flight for worker, vitals in self._vitals.items() if worker.rpartition(":")[0] in asking)
-
-    def _leave_all(self) -> None:
-        """Rows that have not ended are left as they are."""
+    async def _leave_all(self, drain_s: float) -> None:
+        """Wait for calls in flight; the rows that have not ended then are left as they are."""
+        await self._drain.calls(drain_s)
         self._has_left = True
-        for suspects in self._suspects.values():
-            while suspects:
-                self._router.leave(*suspects.take())
-        for lane in self._lanes:
-            for step, rows in lane.outbox.take_back():
-                self._router.leave(step, rows)
-        while waiting := [queue for queue in self._router.queues.values() if queue.rows]:
-            for queue in waiting:
-                rows = queue.take(queue.rows)
-                if rows is not None:
-                    self._router.leave(queue.name, rows)
-        self._router.leave_held()
+        self._recovery.leave_suspects()
+        self._drain.leave_all()
         self._settle()
 
-    async def _keep_watch(self) -> None:
-        """Rows that nobody works on would keep the run waiting for ever."""
-        since: dict[tuple[str, int], float] = {}
-        while self._fatal is None:
-            await asyncio.sleep(_WATCH_EVERY_S)
-            # Where rows have ended meanwhile it is another standstill: each look saw a moment between two exchanges.
-            moved = sum(lane.outbox.ended_rows for lane in self._lanes)
-            may_stand = self._scaler.is_growing or any(self._suspects.values())
-            may_stand = may_stand or all(result.done() for result in self._results.values())
-            forgotten = standing_still(self._lanes, self._vitals, None if may_stand else self._router.queues)
-            now, found = asyncio.get_running_loop().time(), {(what, moved): said for what, said in forgotten}
-            since = {what: since.get(what, now) for what in found}
-            for what, problem in found.items():
-                if now - since[what] > _LOST_S:
-                    self._stop_for(InfrastructureError(f"{problem}; run the same command again to go on"))
+    def _awaited(self) -> Mapping[str, StepQueue] | None:
+        """The queues, while rows that have not ended must be with a worker or in one of them."""
+        may_stand = self._scaler.is_growing or self._recovery.has_suspects
+        is_through = all(result.done() for result in self._results.values())
+        return None if may_stand or is_through else self._router.queues
 
-    async def _serve(self, pool: Pool, lane: Lane) -> None:
-        exchanges: set[asyncio.Task[Reply]] = set()
-        while self._fatal is None:
-            chunks = self._chunks_for(lane)
-            if chunks or not exchanges:
-                exchanges.add(asyncio.create_task(self._exchange(lane, chunks)))
-            rung = asyncio.create_task(lane.bell.wait())
-            await asyncio.wait({rung, *exchanges}, return_when=asyncio.FIRST_COMPLETED)
-            is_rung = not rung.cancel()
-            lane.bell.clear()
-            try:
-                for task in [task for task in exchanges if task.done()]:
-                    exchanges.discard(task)
-                    self._take(lane, task.result())
-            except ReplicaLostError as error:
-                for task in exchanges:
-                    task.cancel()
-                exchanges.clear()
-                await self._replace(pool, lane, error)
-                if self.halted_for:
-                    return
-            except RaypipeError as error:
-                self._stop_for(error)
-            if is_rung:
-                await asyncio.sleep(_SETTLE_S)
+    async def _serve(self, lane: Lane) -> None:
+        """Send rows, wait, take what has ended; without a bound of its own, since the watch marks a lane as lost."""
+        async with TaskScope() as scope:
+            exchanges: set[asyncio.Task[Reply]] = set()
+            while self._fatal is None:
+                chunks = self._chunks_for(lane)
+                if chunks or not exchanges:
+                    lane.asks(is_alone=not exchanges)
+                    exchanges.add(scope.start(self._exchange(lane, chunks)))
+                rung = scope.start(lane.bell.wait())
+                await asyncio.wait({rung, *exchanges}, return_when=asyncio.FIRST_COMPLETED)
+                is_rung = not rung.cancel()
+                lane.bell.clear()
+                try:
+                    for task in [task for task in exchanges if task.done()]:
+                        exchanges.discard(task)
+                        self._take(lane, task.result())
+                    if lane.lost is not None:
+                        raise lane.lost
+                except ReplicaLostError as error:
+                    for task in exchanges:
+                        task.cancel()
+                    exchanges.clear()
+                    await self._lose(lane, error)
+                    if self.halted_for:
+                        return
+                except RaypipeError as error:
+                    self._stop_for(error)
+                if is_rung:
+                    await asyncio.sleep(_SETTLE_S)
+
+    async def _exchange(self, lane: Lane, chunks: list[Chunk]) -> Reply:
+        return await lane.worker.exchange(self._setup.name, chunks, self._flush_s(lane))
+
+    async def _lose(self, lane: Lane, lost: ReplicaLostError) -> None:
+        """A worker is gone: its rows go to others, another worker comes in its place."""
+        self._recovery.losses += 1
+        if self.halted_for:
+            self._recovery.leave(lane)
+            self._settle()
+            return
+        self._recovery.requeue(lane, lost)
+        self._vitals.pop(lane.worker.name, None)
+        try:
+            await self._recovery.replace(lane, lost)
+        except RaypipeError as error:
+            self._stop_for(error)
 
     def _chunks_for(self, lane: Lane) -> list[Chunk]:
-        """What a worker should be sent now; one worker of a pool at a time tries suspects, with no other rows."""
-        suspects, tester = self._suspects[lane.pool], self._tester.get(lane.pool)
-        is_tester = tester is lane or (tester is None and bool(suspects))
-        if self.halted_for or not is_tester:
-            return lane.outbox.fill(self._losses, lambda home: self._has_room(lane.pool, home))
-        self._tester[lane.pool] = lane
-        if lane.outbox.rows:
-            return []
-        if not suspects:
-            del self._tester[lane.pool]
-            return lane.outbox.fill(self._losses)
-        step, rows = suspects.take()
-        return [lane.outbox.hold(step, rows, self._router.queues[step].for_worker(rows), self._losses)]
+        """What a worker should be sent now."""
+        if not self.halted_for and self._recovery.tests(lane):
+            return self._recovery.suspects_for(lane)
+        return lane.outbox.fill(self._recovery.losses, lambda home: self._has_room(lane.pool, home))
 
     def _has_room(self, pool: str, home: int) -> bool:
         return any(one.has_room for one in self._lanes if one.pool == pool and one.outbox.home == home)
-
-    async def _exchange(self, lane: Lane, chunks: list[Chunk]) -> Reply:
-        worker = lane.worker
-        try:
-            async with asyncio.timeout(SILENT_S):
-                return await worker.exchange(self._setup.name, chunks, self._flush_s(lane))
-        except TimeoutError:
-            problem = f"worker {worker.name!r} gave no sign of life for {SILENT_S:.0f} s"
-            raise ReplicaLostError(problem) from None
 
     def _flush_s(self, lane: Lane) -> float:
         """A worker may gather answers for longer while every step behind those that work there is at work."""
@@ -312,49 +266,6 @@ class Conductor:
     def _is_fed(self, step: str) -> bool:
         queue = self._router.queues[step]
         return bool(queue.rows) or all(lane.outbox.is_fed for lane in self._lanes if lane.pool == queue.pool)
-
-    async def _replace(self, pool: Pool, lane: Lane, lost: ReplicaLostError) -> None:
-        """Its unfinished rows go back to their queues; those that lost two workers are tried apart, one alone fails."""
-        self._losses += 1
-        if self.halted_for:
-            for step, rows in lane.outbox.take_back():
-                self._router.leave(step, rows)
-            self._settle()
-            return
-        again = [(step, tried_again(rows)) for step, rows in lane.outbox.take_back()]
-        suspects = [(step, rows.filter(pc.field(ATTEMPT) >= _SUSPICIOUS)) for step, rows in again]
-        is_one = sum(rows.num_rows for _, rows in suspects) == 1
-        for (step, rows), (_, suspicious) in zip(again, suspects, strict=True):
-            self._router.queues[step].put_first(rows.filter(pc.field(ATTEMPT) < _SUSPICIOUS))
-            if is_one and suspicious.num_rows:
-                said = f"{lost} (worker {suspicious.column(ATTEMPT)[0]} that was lost with this row)"
-                self._router.fail(step, suspicious, Failure("worker_lost", said))
-            else:
-                self._suspects[lane.pool].add(step, suspicious)
-        self._settle()
-        lane.stillborn = 0 if lane.worker.name in self._vitals else lane.stillborn + 1
-        self._vitals.pop(lane.worker.name, None)
-        lane.is_away = True
-        try:
-            await self._started_again(pool, lane, lost)
-        except RaypipeError as error:
-            self._stop_for(error)
-        lane.is_away = False
-
-    async def _started_again(self, pool: Pool, lane: Lane, lost: ReplicaLostError) -> None:
-        """A new worker for a lane, once rows want one; those that die while they start are replaced, for a while."""
-        await self._wanted.wait()
-        while lane.stillborn < _MOST_STILLBORN:
-            if lane.stillborn:
-                # Its node may be gone without anybody knowing yet.
-                await asyncio.sleep(_STILLBORN_PAUSE_S * 2 ** (lane.stillborn - 1))
-            try:
-                lane.worker = await pool.replace(lane.worker)
-            except ReplicaLostError as error:
-                lost, lane.stillborn = error, lane.stillborn + 1
-            else:
-                return
-        raise InfrastructureError(f"worker {lane.worker.name!r} cannot be started ({lost})")
 
     def _stop_for(self, error: RaypipeError) -> None:
         self._fatal = self._fatal or error
@@ -373,6 +284,9 @@ class Conductor:
             self._router.take(lane.outbox, answer)
         if reply.answers:
             self._settle()
+        if missing := lane.heard(reply.kept):
+            problem = f"worker {lane.worker.name!r} no longer knows of {missing} rows that were sent to it"
+            self._stop_for(InfrastructureError(f"{problem}; run the same command again to go on"))
 
     def _settle(self) -> None:
         """After anything ended: write complete batches, look for work for every worker."""

@@ -6,17 +6,16 @@ no more, since rows held ahead cannot go to another worker.
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from raypipe.execution.wire import Chunk, Worker
+from raypipe.execution.wire import Chunk
 from raypipe.plan import PlannedStep, Stage
 from raypipe.row import ATTEMPT, ROW_ID
 from raypipe.tables import concat
@@ -305,24 +304,3 @@ class Outbox:
         """All rows that are still with the worker, by step; it holds nothing any more."""
         held, self._held, self._rows = self._held, {}, 0
         return [(one.step, one.rows.filter(pa.array(one.is_here))) for one in held.values() if one.left]
-
-
-@dataclass
-class Lane:
-    """One worker, what it holds, and the bell that says there may be more for it."""
-
-    worker: Worker
-    outbox: Outbox
-    pool: str
-    stillborn: int = 0
-    """Workers lost here, one after the other, before they said anything."""
-    is_away: bool = False
-    """Whether a worker is being started in place of a lost one, which may take minutes."""
-    serving: asyncio.Task[None] | None = None
-    """What feeds the worker."""
-    bell: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def has_room(self) -> bool:
-        """Whether its worker takes rows soon."""
-        return not self.is_away and not self.outbox.is_full

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,17 +17,18 @@ from raypipe.callindex import CallIndex, CallReader, index_with_segments, load_i
 from raypipe.calllog import Asked
 from raypipe.chat import LLM, Caller
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
+from raypipe.execution.backlog import Backlog, Item
 from raypipe.execution.boundary import Boundary, close_step, is_cancelled, process_rows
 from raypipe.execution.caller import NoModel, RowCaller
 from raypipe.execution.desk import Desk, Log, Member, Tally, members_of
+from raypipe.execution.loop_lag import works_for
 from raypipe.execution.mailbox import Mailbox
 from raypipe.execution.outcomes import failure_of, misfit, misnamed
-from raypipe.execution.wire import FLUSH_S, Chunk, Reply, Vitals
+from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, Vitals
 from raypipe.limits import Caps
 from raypipe.limits.limiter import Grants
 from raypipe.places import Place
 from raypipe.plan import Pool
-from raypipe.row import ROW_ID, Values
 from raypipe.step import Output, Runs, Shape, Step
 from raypipe.threads import DaemonThreads
 
@@ -71,14 +70,6 @@ class ReplicaSetup:
         return llm if address is None else llm.model_copy(update={"base_url": address})
 
 
-@dataclass(slots=True, eq=False)
-class _Item:
-    sender: str
-    place: tuple[int, int]
-    row_id: bytes
-    row: Values
-
-
 class Replica:
     """One worker of a pool, bound to one model."""
 
@@ -89,19 +80,15 @@ class Replica:
         self._steps = setup.steps
         self._opened: dict[str, Step] = {}
         self._scatters = frozenset(name for name, step in setup.steps.items() if step.shape is Shape.SCATTER)
-        self._queues: dict[str, deque[_Item]] = {name: deque() for name in setup.steps}
+        self._backlog = Backlog(setup.steps)
         self._mailboxes: dict[str, Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._rested = asyncio.Event()
         """Nothing is worked on and there is much to tell: no use in gathering more."""
         self._working = 0
         """Coroutines that still look for rows."""
-        self._with_batch: set[str] = set()
-        """Steps that have a batch: they are given one at a time, so that they need not be safe for threads."""
         self._most_tasks = setup.pool.concurrency * (1 if setup.pool.llm is None else _TASKS_A_PERMIT)
         self._halted_for = ""
-        self._begun: dict[_Item, float] = {}
-        """When each row that is worked on was begun, the oldest first."""
         self._fatal: RaypipeError | None = None
         self._index = index
         self._known_losses = 0
@@ -148,10 +135,17 @@ class Replica:
         for mailbox in self._mailboxes.values():
             mailbox.tell()
 
+    async def pulse(self) -> str:
+        """Nothing to tell: who asks lives in the same event loop."""
+        return ""
+
+    async def examine(self) -> str:
+        """As `pulse`."""
+        return ""
+
     async def close(self) -> None:
         """Stop working; rows that have not ended are dropped."""
-        for queue in self._queues.values():
-            queue.clear()
+        self._backlog.clear()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -174,14 +168,20 @@ class Replica:
             mailbox = self._mailboxes[sender] = Mailbox(self._steps)
         self._look_back(max([self._known_losses, *(chunk.losses for chunk in chunks)]))
         for chunk in chunks:
-            self._enqueue(sender, chunk)
+            self._backlog.add(sender, chunk)
+            self._begin(1)
         if not await mailbox.wait():
-            return Reply([], self.vitals())
+            return self._reply(sender, [])
         if self._tasks and self._fatal is None:
             await self._gather(flush_s)
         if self._fatal is not None:
             raise self._fatal
-        return Reply(mailbox.take(), self.vitals())
+        return self._reply(sender, mailbox.take())
+
+    def _reply(self, sender: str, answers: list[Answer]) -> Reply:
+        """What is told now, and how many rows of the sender are still here."""
+        held = self._backlog.held if len(self._mailboxes) == 1 else self._backlog.held_for(sender)
+        return Reply(answers, self.vitals(), held + self._mailboxes[sender].rows)
 
     async def _gather(self, flush_s: float) -> None:
         """Wait for more to tell: for a moment, and up to `flush_s` as long as rows wait to be worked on."""
@@ -190,7 +190,7 @@ class Replica:
             with suppress(TimeoutError):
                 async with asyncio.timeout(FLUSH_S):
                     await self._rested.wait()
-            if self._fatal is not None or not (self._next_step() or len(self._begun) > self.concurrency):
+            if self._fatal is not None or not (self._backlog.next_step() or self._backlog.begun > self.concurrency):
                 return
 
     def _forget_predecessor(self, sender: str) -> None:
@@ -198,8 +198,7 @@ class Replica:
         stage = sender.partition("-")[0]
         if not any(other.partition("-")[0] == stage for other in self._mailboxes):
             return
-        for queue in self._queues.values():
-            queue.clear()
+        self._backlog.clear()
         self._look_back(self._known_losses + 1)
 
     def _look_back(self, losses: int) -> None:
@@ -214,10 +213,10 @@ class Replica:
                 self._desk.known_of_this_run = CallReader(recent)
 
     def vitals(self) -> Vitals:
-        held = len(self._begun) + sum(len(queue) for queue in self._queues.values())
-        oldest_s = time.monotonic() - next(iter(self._begun.values())) if self._begun else 0.0
+        held, (oldest_s, oldest_step) = self._backlog.held, self._backlog.oldest()
         if self._desk is None:
-            return Vitals(len(self._tasks), held=held, oldest_s=oldest_s, halted_for=self._halted_for)
+            there, why = len(self._tasks), self._halted_for
+            return Vitals(there, held=held, oldest_s=oldest_s, halted_for=why, oldest_step=oldest_step)
         desk, total = self._desk, self._desk.total
         return Vitals(
             desk.in_flight,
@@ -230,16 +229,8 @@ class Replica:
             oldest_s,
             desk.halted_for,
             tuple(desk.figures()),
+            oldest_step,
         )
-
-    def _enqueue(self, sender: str, chunk: Chunk) -> None:
-        queue = self._queues[chunk.step]
-        ids = chunk.table.column(ROW_ID).to_numpy().tolist()  # `to_pylist` takes twenty times as long
-        table = chunk.table if self._steps[chunk.step].is_told_identity else chunk.table.drop_columns([ROW_ID])
-        rows = table.to_pylist() if table.num_columns else [{} for _ in ids]
-        for index, (row_id, row) in enumerate(zip(ids, rows, strict=True)):
-            queue.append(_Item(sender, (chunk.number, index), row_id, row))
-        self._begin(1)
 
     def _begin(self, count: int) -> None:
         """Start coroutines, then twice as many as long as rows still wait: one is enough for rows that need no call."""
@@ -252,69 +243,62 @@ class Replica:
                 asyncio.get_running_loop().call_soon(self._begin, 2 * self._working)
 
     def _can_begin(self) -> bool:
-        return self._fatal is None and self._working < self._most_tasks and bool(self._next_step())
+        return self._fatal is None and self._working < self._most_tasks and bool(self._backlog.next_step())
 
     async def _work(self) -> None:
         """Row after row until none waits."""
         try:
-            while self._fatal is None and (name := self._next_step()):
+            while self._fatal is None and (name := self._backlog.next_step()):
                 await self._take_from(name)
         except RaypipeError as error:
-            self._stop_for(error)
+            self.stop_for(error)
         except OSError as error:
-            self._stop_for(InfrastructureError(f"worker {self.name!r} cannot go on: {error}"))
+            self.stop_for(InfrastructureError(f"worker {self.name!r} cannot go on: {error}"))
         finally:
             lost = sys.exception()
             if lost is not None and not is_cancelled():
                 # A defect, or what no step may raise: its row has no end.
-                self._stop_for(InfrastructureError(f"worker {self.name!r} broke: {type(lost).__name__}: {lost}"))
+                self.stop_for(InfrastructureError(f"worker {self.name!r} broke: {type(lost).__name__}: {lost}"))
             # Now, not once the loop has told that the task is done: rows that come until then would find nobody.
             self._working -= 1
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-            if not self._begun and any(mailbox.rows >= _WORTH_TELLING for mailbox in self._mailboxes.values()):
+            if not self._backlog.begun and any(mailbox.rows >= _WORTH_TELLING for mailbox in self._mailboxes.values()):
                 self._rested.set()
 
     async def _take_from(self, name: str) -> None:
-        step, queue = self._steps[name], self._queues[name]
+        step = self._steps[name]
         if step.is_given_batches:
-            await self._run_batch(name, step, queue)
+            await self._run_batch(name, step)
         elif step.runs is Runs.THREAD:
-            share = min(_MOST_ROWS_A_THREAD, -(-len(queue) // self.setup.pool.concurrency))
-            await self._run_in_thread(name, step, [queue.popleft() for _ in range(share)])
+            share = min(_MOST_ROWS_A_THREAD, -(-self._backlog.waiting(name) // self.setup.pool.concurrency))
+            await self._run_in_thread(name, step, self._backlog.begin(name, share))
         else:
-            await self._run_row(name, step, queue.popleft())
+            await self._run_row(name, step, *self._backlog.begin(name))
 
-    async def _run_batch(self, name: str, step: Step, queue: deque[_Item]) -> None:
-        self._with_batch.add(name)
-        if len(queue) < step.input_batch_size:
+    async def _run_batch(self, name: str, step: Step) -> None:
+        self._backlog.begin_batch(name)
+        if self._backlog.waiting(name) < step.input_batch_size:
             await asyncio.sleep(FLUSH_S)  # others may be on their way
         try:
-            share = min(step.input_batch_size, len(queue))
-            await self._run_in_thread(name, step, [queue.popleft() for _ in range(share)])
+            await self._run_in_thread(name, step, self._backlog.begin(name, step.input_batch_size))
         finally:
-            self._with_batch.discard(name)
+            self._backlog.end_batch(name)
 
-    def _next_step(self) -> str:
-        """The deepest step for which rows wait and that can take them; empty when there is none."""
-        for name, queue in self._queues.items():
-            if queue and name not in self._with_batch:
-                return name
-        return ""
-
-    def _stop_for(self, error: RaypipeError) -> None:
+    def stop_for(self, error: RaypipeError) -> None:
+        """No row is begun any more; every exchange raises what ended the work."""
         self._fatal = self._fatal or error
         for mailbox in self._mailboxes.values():
             mailbox.tell()
 
-    async def _run_row(self, name: str, step: Step, item: _Item) -> None:
+    @works_for("name")
+    async def _run_row(self, name: str, step: Step, item: Item) -> None:
         caller = RowCaller(self._desk, name, item.row_id) if self._desk is not None else None
         llm: Caller = caller or NoModel(name)
         tally = caller.tally if caller is not None else Tally()
         output: Output = None
-        self._begun[item] = time.monotonic()
         with Boundary() as boundary:
             output = await step.process_row(item.row, llm)
-        del self._begun[item]
+        self._backlog.end([item])
         if caller is not None and caller.is_halted:
             mailbox = self._mailboxes[item.sender]
             mailbox.results[name].unfinished(item.place, tally)
@@ -324,14 +308,11 @@ class Replica:
         else:
             self._failed(name, item, boundary.error, tally)
 
-    async def _run_in_thread(self, name: str, step: Step, items: list[_Item]) -> None:
-        now = time.monotonic()
-        self._begun.update(dict.fromkeys(items, now))
+    async def _run_in_thread(self, name: str, step: Step, items: list[Item]) -> None:
         outputs = await asyncio.get_running_loop().run_in_executor(
             self._threads, process_rows, step, [item.row for item in items]
         )
-        for item in items:
-            del self._begun[item]
+        self._backlog.end(items)
         tally = Tally()
         for item, output in zip(items, outputs, strict=True):
             if isinstance(output, Exception):
@@ -339,7 +320,7 @@ class Replica:
             else:
                 self._ended(name, step, item, output, tally)
 
-    def _ended(self, name: str, step: Step, item: _Item, output: Output, tally: Tally) -> None:
+    def _ended(self, name: str, step: Step, item: Item, output: Output, tally: Tally) -> None:
         mailbox = self._mailboxes[item.sender]
         results = mailbox.results[name]
         is_plain = type(output) is dict and name not in self._scatters
@@ -354,7 +335,7 @@ class Replica:
             results.done(item.place, output, tally)
         mailbox.tell()
 
-    def _failed(self, name: str, item: _Item, error: Exception, tally: Tally) -> None:
+    def _failed(self, name: str, item: Item, error: Exception, tally: Tally) -> None:
         if isinstance(error, RaypipeError) and not isinstance(error, RowError):
             raise error
         step, mailbox = self._steps[name], self._mailboxes[item.sender]

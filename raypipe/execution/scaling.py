@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from raypipe.errors import RaypipeError
-from raypipe.execution.queues import Lane, StepQueue
+from raypipe.execution.lanes import Lane
+from raypipe.execution.queues import StepQueue
 from raypipe.execution.wire import Worker
 
 _LOOK_EVERY_S = 0.5

@@ -1,26 +1,147 @@
-"""I say which rows nobody works on, though a run waits for them."""
+"""Watches over a stage: finds workers that are frozen or gone, and rows that nobody works on.
+
+Knows nothing of Ray. What is merely slow is never called lost: time is counted in looks, of which one is one however
+long the loop was held up in between; a worker whose event loop is held up answers its pulse from another thread; and of
+one that answers nothing, others on its machine say whether its process works.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
-from raypipe.execution.queues import Lane, StepQueue
-from raypipe.execution.wire import Vitals
+from raypipe.background import TaskScope
+from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
+from raypipe.execution.deadlines import LOOK_EVERY_S
+from raypipe.execution.lanes import Lane
+from raypipe.execution.queues import StepQueue
+from raypipe.execution.wire import Worker
+
+__all__ = ["Watch"]
+
+_STANDING_LOOKS = 7
+"""Rows that no worker had at so many looks in a row will never end."""
+_QUIET_LOOKS = 1
+"""A poll takes one look at most: a worker that has not answered for more of them is asked for its pulse."""
+_EXAMINED_AFTER, _FROZEN_AFTER = 2, 7
+"""Looks at which a pulse was awaited: then the worker's machine is asked; then it is given up if that saw nothing."""
+_SILENT_LOOKS = 180
+"""A worker that answers no exchange for so many looks is given up, though it lives.
+
+It may run blocking code of a user's, load an engine, or wait for its place."""
 
 
-def standing_still(
-    lanes: Sequence[Lane], vitals: Mapping[str, Vitals], awaited: Mapping[str, StepQueue] | None
-) -> Iterator[tuple[str, str]]:
-    """What nobody works on, and how that is said.
+@dataclass
+class _Silence:
+    """What is known of a worker that has not answered since the last look."""
 
-    `awaited`: the queues, by step, while there are rows that have not ended and that nobody tries apart.
+    worker: Worker
+    replies: int = 0
+    looks: int = 0
+    unanswered: int = 0
+    """Looks at which its pulse was awaited."""
+    is_known: bool = False
+    """Whether it was ever heard: one that is still waiting for its place answers nothing either."""
+    pulse: asyncio.Task[str] | None = None
+    examination: asyncio.Task[str] | None = None
+
+    def heard(self, replies: int) -> None:
+        """It has answered an exchange."""
+        self.replies, self.looks, self.unanswered, self.is_known = replies, 0, 0, True
+        self.pulse = self.examination = None
+
+
+@dataclass
+class Watch:
+    """`stop_for` is told of what nobody can mend; a worker that is given up is marked `lost`, and its bell rings.
+
+    `awaited`: the queues, by step, while there are rows that have not ended and that nobody is to try apart.
     """
-    for lane in lanes:
-        said = vitals.get(lane.worker.name)
-        if said is not None and not said.held and lane.outbox.rows:
-            name = lane.worker.name
-            yield name, f"worker {name!r} no longer knows of {lane.outbox.rows} rows that were sent to it"
-    if awaited is not None and not any(lane.outbox.rows or lane.is_away for lane in lanes):
-        waiting = {name: queue.rows for name, queue in awaited.items() if queue.rows}
-        where = ", ".join(f"{rows} before step {name!r}" for name, rows in waiting.items()) or "in no queue"
-        yield "", f"nothing moves any more: rows wait ({where}) and no worker has any"
+
+    lanes: Sequence[Lane]
+    awaited: Callable[[], Mapping[str, StepQueue] | None]
+    stop_for: Callable[[RaypipeError], None]
+    look_every_s: float = LOOK_EVERY_S
+    _silences: WeakKeyDictionary[Lane, _Silence] = field(default_factory=WeakKeyDictionary[Lane, _Silence])
+    _stood: int = 0
+    """Looks in a row at which nobody had any row."""
+    _ended_rows: int = -1
+
+    async def run(self) -> None:
+        """Look again and again, for as long as the conductor works."""
+        async with TaskScope() as asked:
+            while True:
+                await asyncio.sleep(self.look_every_s)
+                self._look_for_rows()
+                for lane in list(self.lanes):
+                    self._look_at(lane, asked)
+
+    def _look_for_rows(self) -> None:
+        """Where rows have ended since the last look it is another standstill."""
+        ended = sum(lane.outbox.ended_rows for lane in self.lanes)
+        queues = self.awaited()
+        is_standing = queues is not None and not any(lane.outbox.rows or lane.is_away for lane in self.lanes)
+        self._stood = self._stood + 1 if is_standing and ended == self._ended_rows else int(is_standing)
+        self._ended_rows = ended
+        if queues is not None and self._stood > _STANDING_LOOKS:
+            waiting = {name: queue.rows for name, queue in queues.items() if queue.rows}
+            where = ", ".join(f"{rows} before step {name!r}" for name, rows in waiting.items()) or "in no queue"
+            problem = f"nothing moves any more: rows wait ({where}) and no worker has any"
+            self.stop_for(InfrastructureError(f"{problem}; run the same command again to go on"))
+
+    def _look_at(self, lane: Lane, asked: TaskScope) -> None:
+        silence = self._silences.get(lane)
+        if silence is None or silence.worker is not lane.worker:
+            silence = self._silences[lane] = _Silence(lane.worker)
+        if lane.is_away or lane.lost is not None:
+            return
+        if silence.replies == lane.replies:
+            silence.looks += 1
+            if silence.looks > _QUIET_LOOKS:
+                self._look_closer(lane, silence, asked)
+            return
+        is_new = not silence.is_known
+        silence.heard(lane.replies)
+        if is_new:
+            # Once while it is well: it says where it lives.
+            silence.pulse = asked.start(lane.worker.pulse())
+
+    def _look_closer(self, lane: Lane, silence: _Silence, asked: TaskScope) -> None:
+        name, silent_s = lane.worker.name, silence.looks * self.look_every_s
+        if silence.looks > _SILENT_LOOKS:
+            why = f"; it waited for {lane.held_up}" if lane.held_up else ""
+            self._give_up(lane, f"worker {name!r} gave no sign of life for {silent_s:.0f} s{why}")
+        elif silence.pulse is None or silence.pulse.done():
+            self._take_pulse(lane, silence)
+            silence.pulse = asked.start(lane.worker.pulse())
+        elif silence.is_known:
+            silence.unanswered += 1
+            if silence.unanswered >= _EXAMINED_AFTER and silence.examination is None:
+                silence.examination = asked.start(lane.worker.examine())
+            self._judge(lane, silence, f"{name!r}, whose process has answered nothing for {silent_s:.0f} s")
+
+    def _judge(self, lane: Lane, silence: _Silence, who: str) -> None:
+        """What a worker that has no pulse is."""
+        is_examined = silence.examination is not None and silence.examination.done()
+        seen = silence.examination.result() if silence.examination is not None and is_examined else ""
+        lane.held_up = seen or f"worker {who}"
+        if seen:
+            silence.unanswered, silence.examination = 0, None
+        elif is_examined and silence.unanswered >= _FROZEN_AFTER:
+            self._give_up(lane, f"worker {who}, is frozen")
+
+    def _take_pulse(self, lane: Lane, silence: _Silence) -> None:
+        """A worker that has a pulse lives, whatever it does."""
+        if silence.pulse is not None:
+            try:
+                lane.held_up = silence.pulse.result()
+            except ReplicaLostError as error:
+                self._give_up(lane, str(error))
+            else:
+                silence.is_known, silence.unanswered, silence.examination = True, 0, None
+
+    def _give_up(self, lane: Lane, problem: str) -> None:
+        lane.lost = ReplicaLostError(problem)
+        lane.bell.set()

@@ -45,9 +45,6 @@ FLUSH_S = 0.05
 FED_FLUSH_S = 0.2
 """The same while nobody waits for them: an exchange costs nearly as much for few rows as for many."""
 
-SILENT_S = 900.0
-"""A worker that answers no poll for so long is given up. It may load an engine, or run blocking code of a user's."""
-
 
 class _Shipped:
     """Travels with its tables in Arrow's own format: pickling one array by array costs twenty times as much."""
@@ -105,12 +102,16 @@ class Vitals:
     """Why it sends no calls any more."""
     engines: tuple[EngineFigures, ...] = ()
     """How the engines are doing that it holds."""
+    oldest_step: str = ""
+    """The step that works on the oldest row."""
 
 
 @dataclass(frozen=True)
 class Reply:
     answers: list[Answer]
     vitals: Vitals
+    kept: int = 0
+    """Rows of the sender that the worker has, those included that have ended and are told later."""
 
 
 class Worker(Protocol):
@@ -131,6 +132,17 @@ class Worker(Protocol):
 
     async def halt(self, reason: str) -> None:
         """Send no call any more; those in flight are finished."""
+        ...
+
+    async def pulse(self) -> str:
+        """Answered at once, also by a worker whose event loop is held up: what holds it, empty where nothing does.
+
+        Raises `ReplicaLostError` when the worker is gone.
+        """
+        ...
+
+    async def examine(self) -> str:
+        """What a worker that answers no pulse does, as others on its machine see it; empty where it does nothing."""
         ...
 
 

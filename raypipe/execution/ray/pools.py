@@ -14,6 +14,8 @@ from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, Ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
+from raypipe.execution.deadlines import within
+from raypipe.execution.ray.liveness import Home, works
 from raypipe.execution.ray.nodes import nodes_at_work
 from raypipe.execution.ray.replicas import (
     is_kept,
@@ -87,6 +89,8 @@ class RemoteWorker:
     actor: Any
     place: Any
     """Where it was told to live."""
+    _home: Home | None = None
+    """Where it lives, once it has said so."""
 
     @property
     def name(self) -> str:
@@ -101,7 +105,11 @@ class RemoteWorker:
         """The node that it was told to live on; empty where it was told none."""
         return getattr(self.place, "node_id", "")
 
+    async def open(self) -> None:
+        await self.actor.open.remote()
+
     async def exchange(self, sender: str, chunks: list[Chunk], flush_s: float) -> Reply:
+        """Without a bound: whoever feeds it takes its pulse while it is silent."""
         try:
             return await self.actor.exchange.remote(sender, chunks, flush_s)
         except RayTaskError as error:
@@ -114,7 +122,23 @@ class RemoteWorker:
 
     async def halt(self, reason: str) -> None:
         with suppress(RayError):  # a worker that is gone sends nothing
+            # Without a bound: it ends with the worker, or with the conductor.
             await self.actor.halt.remote(reason)
+
+    async def pulse(self) -> str:
+        try:
+            self._home, held_up = await self.actor.pulse.remote()
+            return held_up
+        except RayActorError as error:
+            said = str(error).strip().splitlines()[0]
+            raise ReplicaLostError(f"worker {self.name!r} is gone: {said}") from None
+        except RayError:
+            return ""  # its exchange tells why
+
+    async def examine(self) -> str:
+        if self._home is None or not await works(self._home):
+            return ""
+        return f"worker {self.name!r}, whose process works but lets none of its threads answer"
 
 
 @dataclass
@@ -165,8 +189,7 @@ class RemotePool(Roster):
 
     async def _ready(self, worker: RemoteWorker) -> None:
         try:
-            async with asyncio.timeout(_START_TIMEOUT_S):
-                await worker.actor.open.remote()
+            await within(_START_TIMEOUT_S, worker.open())
         except RayTaskError as error:
             raise unwrapped(error) from None
         except RayError as error:

@@ -24,10 +24,14 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from raypipe.background import TaskOwner
 from raypipe.callindex import CallIndex, index_with_segments
 from raypipe.errors import InfrastructureError
 from raypipe.execution.collection import collect_rarely
+from raypipe.execution.deadlines import within
+from raypipe.execution.loop_lag import LoopLag
 from raypipe.execution.ray.gauges import Gauges
+from raypipe.execution.ray.liveness import Home
 from raypipe.execution.ray.nodes import largest_gpus, nodes_at_work
 from raypipe.execution.replica import Replica, ReplicaSetup
 from raypipe.execution.scribe import Scribe
@@ -37,7 +41,9 @@ from raypipe.models import SPREAD_ENGINE, takes_gpus_from_ray
 from raypipe.modes import keep_private
 
 _LOADING_POLL_S = 5.0
-_LEASE_TIMEOUT_S = 120.0
+_LEASE_TIMEOUT_S = 45.0
+_PULSE = "pulse"
+"""Ray gives each such group of an actor's methods an event loop of its own."""
 _LOOK_FOR_NODE_S, _OUTLIVE_S = 2.0, 20.0
 
 
@@ -76,10 +82,18 @@ class ReplicaActor:
         self._waiting: dict[str, list[Chunk]] = {}
         """Rows that came before it was ready, by sender."""
         self._gauges = Gauges(setup.name) if setup.pool.llm is not None else None
+        self._lag = LoopLag()
+        self._tasks = TaskOwner(self._replica.stop_for)
+
+    @ray.method(concurrency_group=_PULSE)
+    async def pulse(self) -> tuple[Home, str]:
+        """Where it lives, and what holds its event loop up; a loop of its own, in another thread, answers."""
+        return Home.here(os.getpid()), self._lag.described(f"worker {self._replica.name!r}")
 
     async def open(self) -> None:
         """Get ready, once; whoever asks waits for it."""
         if self._opening is None:
+            self._tasks.start(self._lag.run(), "the watch over the event loop", is_endless=True)
             self._opening = asyncio.create_task(self._replica.open())
         await asyncio.shield(self._opening)
 
@@ -91,7 +105,8 @@ class ReplicaActor:
         await asyncio.wait({opening}, timeout=_LOADING_POLL_S)
         if not opening.done():
             opening.cancel()
-            return Reply([], Vitals(held=sum(chunk.table.num_rows for chunk in waiting)))
+            held = sum(chunk.table.num_rows for chunk in waiting)
+            return Reply([], Vitals(held=held), held)
         await opening
         taken = self._waiting.pop(sender, [])
         reply = await self._replica.exchange(sender, taken, flush_s)
@@ -103,6 +118,7 @@ class ReplicaActor:
         await self._replica.halt(reason)
 
     async def close(self) -> None:
+        await self._tasks.close()
         await self._replica.close()
         self._log.close()
 
@@ -115,11 +131,16 @@ class RemoteGrants:
 
     async def lease(self, report: Report) -> Lease:
         try:
-            async with asyncio.timeout(_LEASE_TIMEOUT_S):
-                return await self.actor.lease.remote(report)
-        except (RayError, TimeoutError) as error:
-            said = (str(error).strip() or "it gave no answer").splitlines()[0]
+            return await within(_LEASE_TIMEOUT_S, self._leased(report))
+        except RayError as error:
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InfrastructureError(f"the worker that keeps the run's limits is gone: {said}") from None
+        except TimeoutError:
+            problem = f"the worker that keeps the run's limits has given no answer for {_LEASE_TIMEOUT_S:.0f} s"
+            raise InfrastructureError(f"{problem}; run the same command again to go on") from None
+
+    async def _leased(self, report: Report) -> Lease:
+        return await self.actor.lease.remote(report)
 
 
 def places_of(setups: Sequence[ReplicaSetup]) -> list[Any]:
@@ -203,4 +224,6 @@ def start_replica(setup: ReplicaSetup, index: Any, authority: Any, place: Any, n
         ours |= {"runtime_env": {"env_vars": {SPREAD_ENGINE: "1"}}}
         kept["num_gpus"] = 0
     ours |= {"name": name} if name else {}
-    return ray.remote(ReplicaActor).options(**kept, **ours).remote(setup, index, authority, is_substitute=bool(name))
+    grouped: Any = {"concurrency_groups": {_PULSE: 1}}
+    actor: Any = ray.remote(**grouped)(ReplicaActor)
+    return actor.options(**kept, **ours).remote(setup, index, authority, is_substitute=bool(name))

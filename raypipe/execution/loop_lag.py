@@ -1,0 +1,84 @@
+"""Says, from any thread, for how long an event loop has not turned, and what holds it up.
+
+Knows nothing of rows. A synchronous call in an async step stops everything that its loop does; the process lives all
+the same, and another thread of it can say what is going on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_TURN_EVERY_S = 1.0
+HELD_S = 5.0
+"""A loop that has not turned for so long is held up."""
+_PACKAGE = str(Path(__file__).parents[1])
+
+
+_STEP_IN: dict[CodeType, str] = {}
+"""The variable with a step's name, by the code that has it."""
+
+
+def works_for(variable: str) -> Callable[[F], F]:
+    """Marks a function that works for the step whose name is in this variable of its own."""
+
+    def mark(function: F) -> F:
+        _STEP_IN[function.__code__] = variable
+        return function
+
+    return mark
+
+
+class LoopLag:
+    """Of the loop in which `run` is awaited."""
+
+    def __init__(self) -> None:
+        self._thread = 0
+        self._turned = time.monotonic()
+
+    async def run(self) -> None:
+        """Note that the loop turns, for as long as it does."""
+        self._thread = threading.get_ident()
+        while True:
+            self._turned = time.monotonic()
+            await asyncio.sleep(_TURN_EVERY_S)
+
+    @property
+    def held_s(self) -> float:
+        """For how long the loop has not turned; 0 where it turns, or does not run yet."""
+        held_s = time.monotonic() - self._turned - _TURN_EVERY_S if self._thread else 0.0
+        return held_s if held_s >= HELD_S else 0.0
+
+    def described(self, whose: str) -> str:
+        """What holds the loop up, in words; empty where nothing does."""
+        held_s = self.held_s
+        if not held_s:
+            return ""
+        step, where = self._holder()
+        what = f"step {step!r}" if step else "a function"
+        return f"{what} ({where}), which has not let the event loop of {whose} turn for {held_s:.0f} s"
+
+    def _holder(self) -> tuple[str, str]:
+        """The step, and the line of the user's code that is at work: what raypipe has called."""
+        frame = sys._current_frames().get(self._thread)  # pyright: ignore[reportPrivateUsage]
+        step, where = "", "unknown"
+        inner: FrameType | None = None
+        while frame is not None:
+            if frame.f_code.co_filename.startswith(_PACKAGE):
+                where = _place(inner or frame) if where == "unknown" else where
+            if frame.f_code in _STEP_IN:
+                step = frame.f_locals[_STEP_IN[frame.f_code]]
+            frame, inner = frame.f_back, frame
+        return step, where
+
+
+def _place(frame: FrameType) -> str:
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
