@@ -132,10 +132,10 @@ class Figures:
         name, slowest = max(self._vitals.items(), key=lambda item: item[1].oldest_s + now - self._moved_at)
         pool = name.rpartition(":")[0]
         if self.in_flight():
-            return f"{number(self.in_flight())} answers of {pool}, the oldest for {duration(slowest.oldest_s)}"
+            return f"{number(self.in_flight())} answers of {pool}, the oldest for {_oldest(slowest)}"
         held = sum(vitals.held for vitals in self._vitals.values())
         if held:
-            return f"{number(held)} rows in {pool}, the oldest for {duration(slowest.oldest_s)}"
+            return f"{number(held)} rows in {pool}, the oldest for {_oldest(slowest)}"
         return "rows from upstream" if not any(self._waiting.values()) else "workers that take rows"
 
     def _rate(self, value: Callable[[Mapping[str, Counts]], int]) -> float:
@@ -185,6 +185,12 @@ class Figures:
         if counts.rows_in:
             return into[name] * counts.rows_out / counts.rows_in
         return into[name] * step.copies if step.shape is Shape.MAP else None
+
+
+def _oldest(vitals: Vitals) -> str:
+    """For how long the oldest row has been worked on, and where."""
+    where = f" in step {vitals.oldest_step!r}" if vitals.oldest_step else ""
+    return f"{duration(vitals.oldest_s)}{where}"
 
 
 def _answered(vitals: Vitals) -> int:
