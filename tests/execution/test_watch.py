@@ -227,7 +227,7 @@ async def blocking(row: Values) -> dict[str, Any]:
     """Holds the event loop for one row, longer than nothing may move."""
     await asyncio.sleep(0.01)
     if row["number"] == 7:
-        time.sleep(45)  # noqa: ASYNC251
+        time.sleep(38)  # noqa: ASYNC251
     return {"double": 2 * row["number"]}
 
 
@@ -302,7 +302,7 @@ def test_a_run_whose_machine_slept_goes_on(tmp_path: Path) -> None:
         assert process.stdout is not None and process.stdout.readline() == "begun\n"
         time.sleep(3)
         os.kill(process.pid, signal.SIGSTOP)
-        time.sleep(45)
+        time.sleep(38)
         os.kill(process.pid, signal.SIGCONT)
         said, _ = process.communicate(timeout=120)
     finally:
