@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import date, datetime, time
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
+
+from raypipe import exact
 
 ARROW_ERRORS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, TypeError, ValueError)
 
@@ -45,7 +46,9 @@ def _fitting(values: Sequence[Any], wanted: pa.DataType | None) -> pa.Array | No
         made = pa.array(values, wanted)
     except ARROW_ERRORS:
         return None
-    return made if _is_writable(made.type) and not _is_bent(made.type, values) else None
+    if isinstance(made.type, pa.UuidType):
+        return pa.array([None if value is None else str(value) for value in values], pa.string())
+    return made if is_writable(made.type) and not _is_bent(made.type, values) else None
 
 
 def _is_bent(kind: pa.DataType, values: Sequence[Any]) -> bool:
@@ -71,6 +74,47 @@ def _is_bent(kind: pa.DataType, values: Sequence[Any]) -> bool:
 
 def _is_safe(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_boolean(kind)
+
+
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows as Python values; a moment or a duration that Python has no value for is a text."""
+    try:
+        return table.to_pylist()
+    except (OverflowError, ValueError, pa.ArrowException):
+        columns = [values_of(column) for column in table.columns]
+        return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def values_of(column: pa.ChunkedArray) -> list[Any]:
+    """The same of one column."""
+    try:
+        return column.to_pylist()
+    except (OverflowError, ValueError, pa.ArrowException):
+        return [_value_of(scalar) for scalar in column]
+
+
+def _value_of(scalar: Any) -> Any:
+    kind = scalar.type
+    if not scalar.is_valid:
+        return None
+    if pa.types.is_struct(kind):
+        return {name: _value_of(item) for name, item in scalar.items()}
+    if pa.types.is_map(kind):
+        return [(_value_of(pair["key"]), _value_of(pair["value"])) for pair in scalar.values]
+    if pa.types.is_nested(kind):
+        return [_value_of(item) for item in scalar.values]
+    try:
+        return scalar.as_py()
+    except (OverflowError, ValueError, pa.ArrowException):
+        return _said(scalar.value, kind)
+
+
+def _said(number: int, kind: Any) -> str:
+    """A moment as ISO 8601 says it (in UTC where it has a time zone), a duration with its unit."""
+    if pa.types.is_duration(kind):
+        return f"{number} {kind.unit}"
+    unit: Any = {"date32[day]": "D", "date64[ms]": "ms"}.get(str(kind)) or kind.unit
+    return f"{np.datetime64(number, unit)}{'Z' if getattr(kind, 'tz', None) else ''}"
 
 
 def text_of(value: Any) -> str | None:
@@ -105,29 +149,52 @@ def _sayable(value: Any) -> Any:
     return [_sayable(item) for item in value] if isinstance(value, list | tuple) else value  # pyright: ignore[reportUnknownVariableType]
 
 
-def _in_words(value: Any) -> str:
+def _in_words(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return listed(cast("set[Any]", value))
     return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
-def _is_writable(kind: pa.DataType) -> bool:
-    """Parquet has no struct without fields."""
-    if pa.types.is_struct(kind):
-        return kind.num_fields > 0 and all(_is_writable(kind.field(i).type) for i in range(kind.num_fields))
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return _is_writable(kind.value_type)
-    return True
+def listed(value: Any) -> Any:
+    """The same value with lists in place of sets, in an order that does not depend on the process."""
+    if isinstance(value, set | frozenset):
+        return [listed(item) for item in sorted(cast("set[Any]", value), key=exact.written)]
+    if isinstance(value, dict):
+        return {key: listed(item) for key, item in cast("dict[Any, Any]", value).items()}
+    return [listed(item) for item in cast("list[Any]", value)] if isinstance(value, list | tuple) else value
+
+
+def is_writable(kind: pa.DataType, depth: int = 0) -> bool:
+    """Whether Parquet and its readers have the type: no struct without fields, no type nested for ever.
+
+    A column that has not is written as text, each value as JSON (`{}` of an empty mapping), null where it is null.
+    """
+    if isinstance(kind, pa.BaseExtensionType) or depth > _MOST_NESTED:
+        return False
+    if not pa.types.is_nested(kind):
+        return not pa.types.is_interval(kind)
+    inner = [kind.field(index).type for index in range(kind.num_fields)]
+    return bool(inner) and not pa.types.is_union(kind) and all(is_writable(one, depth + 1) for one in inner)
+
+
+_MOST_NESTED = 24
 
 
 class _AsIsScalar(pa.ExtensionScalar):  # pyright: ignore[reportUntypedBaseClass]
     def as_py(self, **_: Any) -> Any:
-        return None if self.value is None else pickle.loads(self.value.as_py())
+        return None if self.value is None else exact.read(self.value.as_py())
 
 
 class AsIs(pa.ExtensionType):  # pyright: ignore[reportUntypedBaseClass]
-    """Python values that have no Arrow type in common; between steps each is carried exactly as it is."""
+    """Python values that have no Arrow type in common; between steps each is carried exactly as it is, as tagged JSON.
+
+    The type is not registered: a file that names it has bytes in its columns. See `restored`.
+    """
+
+    NAME = "raypipe.as_is"
 
     def __init__(self) -> None:
-        super().__init__(pa.binary(), "raypipe.as_is")
+        super().__init__(pa.binary(), self.NAME)
 
     def __arrow_ext_serialize__(self) -> bytes:
         return b""
@@ -139,10 +206,36 @@ class AsIs(pa.ExtensionType):  # pyright: ignore[reportUntypedBaseClass]
     def __arrow_ext_scalar_class__(self) -> type[pa.ExtensionScalar]:
         return _AsIsScalar
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AsIs, ()
+
 
 AS_IS = AsIs()
-with suppress(pa.ArrowKeyError):  # a module that is shipped by value may be executed twice
-    pa.register_extension_type(AS_IS)
+
+
+def restored(table: pa.Table) -> pa.Table:
+    """A table that comes from another process of the run, with the columns that were carried as they are."""
+    fields = [_restored(field) for field in table.schema]
+    if all(field.type is before.type for field, before in zip(fields, table.schema, strict=True)):
+        return table
+    return table.cast(pa.schema(fields))
+
+
+def _restored(field: pa.Field) -> pa.Field:
+    if (field.metadata or {}).get(_NAMED) == AsIs.NAME.encode():
+        return pa.field(field.name, AS_IS)
+    kind = field.type
+    if not pa.types.is_nested(kind):
+        return field
+    inner = [kind.field(index) for index in range(kind.num_fields)]
+    made = [_restored(one) for one in inner]
+    if all(one.type is before.type for one, before in zip(made, inner, strict=True)):
+        return field
+    # Whatever was carried as it is stands in lists and structs that are made here, and in no other type.
+    return pa.field(field.name, pa.struct(made) if pa.types.is_struct(kind) else pa.list_(made[0]), field.nullable)
+
+
+_NAMED = b"ARROW:extension:name"
 
 
 def carried(values: Sequence[Any], type_name: str = "") -> pa.Array:
@@ -168,34 +261,20 @@ def _is_of_one_kind(values: Sequence[Any]) -> bool:
     return len(kinds) < 2 and None not in kinds
 
 
-def _kind(value: Any) -> str | None:
+def _kind(value: Any, depth: int = 0) -> str | None:
     """The kind of a value that Arrow gives back as it was, whatever it travels with; `None` of any other."""
     if isinstance(value, list):
-        items = [_kind(item) for item in cast("list[Any]", value)]
-        return f"list of {items[0]}" if items and None not in items and len(set(items)) == 1 else None
+        items = {_kind(item, depth + 1) for item in cast("list[Any]", value)} if depth < _MOST_LISTS else {None}
+        return f"list of {items.pop()}" if len(items) == 1 and None not in items else None
     return type(value).__name__ if type(value) in _PLAIN else None
 
 
 _PLAIN = frozenset({str, int, float, bool, bytes})
+_MOST_LISTS = 16
+"""Lists in one another: readers of Arrow's format take no more than 64 types in one another."""
 
 
 def as_is(values: Iterable[Any]) -> pa.Array:
-    return pa.ExtensionArray.from_storage(AS_IS, pa.array([_pickled(value) for value in values], pa.binary()))
-
-
-def _pickled(value: Any) -> bytes | None:
-    if value is None:
-        return None
-    return pickle.dumps(value if _is_known(value) else text_of(value), pickle.HIGHEST_PROTOCOL)
-
-
-_KNOWN_ELSEWHERE = frozenset({"builtins", "datetime", "decimal", "numpy", "uuid"})
-"""Modules whose values every worker can read."""
-
-
-def _is_known(value: Any) -> bool:
-    if type(value) is dict:
-        return all(_is_known(key) and _is_known(item) for key, item in cast("dict[Any, Any]", value).items())
-    if type(value) in (list, tuple, set):
-        return all(_is_known(item) for item in value)
-    return type(value).__module__ in _KNOWN_ELSEWHERE
+    """Plain values, each exactly as it is."""
+    written = [None if value is None else exact.written(value) for value in values]
+    return pa.ExtensionArray.from_storage(AS_IS, pa.array(written, pa.binary()))

@@ -18,15 +18,12 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from raypipe.errors import RowError, SpecError, Violation
 from raypipe.naming import imported, imported_function
-from raypipe.row import LINEAGE, METADATA, ROW_ID, Values
+from raypipe.row import LINEAGE, METADATA, ROUTE, ROW_ID, Values
 from raypipe.spec import Spec
 from raypipe.step import Columns, Output, Runs, Shape, Step, collecting, join
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-ROUTE = "~route"
-"""Column of the steps that a row goes to; only on the way out of a `Route`."""
 
 
 @dataclass(frozen=True)

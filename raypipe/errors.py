@@ -12,17 +12,18 @@
         └── ReplicaLostError one worker is gone; its unfinished rows can go to another
 
 Every class takes one positional message and optional fields with defaults, so that each
-survives pickle and a trip through Ray unchanged. Errors of other libraries are translated
+survives pickle, a trip through Ray and `to_json` unchanged. Errors of other libraries are translated
 where they are caught and never cross a process.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 
 def shortened(text: str, most: int = 200) -> str:
@@ -154,6 +155,37 @@ def stopped_by(reason: str, rest: str) -> RaypipeError:
 
 class ReplicaLostError(InfrastructureError):
     """A worker is gone; its unfinished rows can go to another."""
+
+
+def to_json(error: RaypipeError) -> bytes:
+    """An error as text, with its class and its fields."""
+    fields = {name: _field(value) for name, value in vars(error).items()}
+    return json.dumps({"error": type(error).__name__, "message": str(error), "fields": fields}).encode()
+
+
+def _field(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [{"where": one.where, "problem": one.problem} for one in cast("tuple[Violation, ...]", value)]
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def from_json(text: bytes) -> RaypipeError:
+    """The error that was written; one of a class that is not known is an InfrastructureError."""
+    said = json.loads(text)
+    fields: dict[str, Any] = said["fields"]
+    if "violations" in fields:
+        fields["violations"] = tuple(Violation(**one) for one in fields["violations"])
+    if "retry" in fields:
+        fields["retry"] = Retry(fields["retry"])
+    kind = _kinds().get(said["error"], InfrastructureError)
+    return _restore(kind, said["message"], fields)
+
+
+def _kinds() -> dict[str, type[RaypipeError]]:
+    found: list[type[RaypipeError]] = [RaypipeError]
+    for kind in found:
+        found.extend(kind.__subclasses__())
+    return {kind.__name__: kind for kind in found}
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

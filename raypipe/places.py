@@ -262,13 +262,11 @@ def reason(error: OSError) -> str:
 
 
 def parquet(place: Place | str) -> Any:
-    """The Parquet file at a place, opened: a `ParquetFile`."""
-    import pyarrow.parquet as pq
+    """The Parquet file at a place, opened: a `ParquetFile`, no column of which has an extension type of anybody's."""
+    from raypipe.opening import open_parquet
 
     place = place_of(place)
-    if isinstance(place, Path):
-        return pq.ParquetFile(place)
-    return pq.ParquetFile(place.path, filesystem=place.store, pre_buffer=True)
+    return open_parquet(place) if isinstance(place, Path) else open_parquet(place.path, place.store)
 
 
 def for_arrow(paths: Sequence[str]) -> tuple[list[str], Any]:

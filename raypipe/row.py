@@ -34,6 +34,10 @@ LINEAGE = (ROW_ID, ANCESTORS, POSITION, PATH, BATCH, ATTEMPT)
 OUTPUT_LINEAGE = (ROW_ID, PARENT_ID, SOURCE_ID, POSITION, PATH)
 """Lineage columns of an output file."""
 RESERVED = frozenset(LINEAGE + OUTPUT_LINEAGE)
+ROUTE = "~route"
+"""Column of the steps that a row goes to; only on the way out of a step that says where its rows go."""
+KEPT_NAMES = RESERVED | {ROUTE}
+"""Names that no column of a user's may have."""
 
 Values = Mapping[str, Any]
 """The columns of one row."""

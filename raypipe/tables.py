@@ -9,7 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raypipe.arrays import ARROW_ERRORS, AS_IS, AsIs, array_of, as_is, text_of
+from raypipe.arrays import (
+    ARROW_ERRORS,
+    AS_IS,
+    array_of,
+    as_is,
+    is_writable,
+    listed,
+    restored,
+    text_of,
+    values_of,
+)
 from raypipe.interruption import checkpoint
 from raypipe.places import Place, Remote, parquet, whole
 from raypipe.row import ANCESTORS, LINEAGE, OUTPUT_LINEAGE, PARENT_ID, PATH, POSITION, ROW_ID, SOURCE_ID
@@ -66,7 +76,7 @@ def _conform_column(table: pa.Table, field: pa.Field) -> Any:
     if column.type.equals(field.type):
         return column
     if pa.types.is_string(field.type) and not pa.types.is_null(column.type):
-        return pa.array([text_of(value) for value in column.to_pylist()], pa.string())
+        return pa.array([text_of(value) for value in values_of(column)], pa.string())
     try:
         return column.cast(field.type)
     except ARROW_ERRORS:
@@ -108,19 +118,15 @@ def _carrying(table: pa.Table, types: Mapping[str, pa.DataType]) -> pa.Table:
 
 
 def settled(table: pa.Table) -> pa.Table:
-    """The same rows as they are written: values that were carried as they are get the type they have in common."""
+    """The same rows as they are written: values that were carried as they are get the type they have in common.
+
+    What has a type that files do not have is text there; see `is_writable`.
+    """
     for index, field in enumerate(table.schema):
-        if _holds_as_is(field.type):
-            table = table.set_column(index, field.name, array_of(table.column(index).to_pylist()))
+        if not is_writable(field.type):
+            values = [listed(value) for value in values_of(table.column(index))]
+            table = table.set_column(index, field.name, array_of(values))
     return table
-
-
-def _holds_as_is(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return any(_holds_as_is(kind.field(index).type) for index in range(kind.num_fields))
-    if pa.types.is_list(kind):
-        return _holds_as_is(kind.value_type)
-    return isinstance(kind, AsIs)
 
 
 def packed(table: pa.Table) -> pa.Buffer:
@@ -131,8 +137,9 @@ def packed(table: pa.Table) -> pa.Buffer:
     return stream.getvalue()
 
 
-def unpacked(content: pa.Buffer) -> pa.Table:
-    return pa.ipc.open_stream(content).read_all()
+def unpacked(content: pa.Buffer | bytes) -> pa.Table:
+    """A table that this run packed."""
+    return restored(pa.ipc.open_stream(content).read_all())
 
 
 def write_part(place: Place, table: pa.Table) -> None:

@@ -1,4 +1,4 @@
-"""Every error of ours survives pickle and Ray with its fields."""
+"""Every error of ours survives pickle, Ray and JSON with its fields."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from raypipe.errors import (
     SpecError,
     StoppedError,
     Violation,
+    from_json,
     nearest,
+    to_json,
 )
 
 EXAMPLES: list[RaypipeError] = [
@@ -64,6 +66,16 @@ def test_there_is_an_example_of_every_error() -> None:
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
 def test_survives_pickle(error: RaypipeError) -> None:
     assert state(pickle.loads(pickle.dumps(error))) == state(error)
+
+
+@pytest.mark.parametrize("error", [*EXAMPLES, InputError("half \ud83d")], ids=lambda error: type(error).__name__)
+def test_survives_json(error: RaypipeError) -> None:
+    assert state(from_json(to_json(error))) == state(error)
+
+
+def test_an_error_of_an_unknown_class_is_one_of_what_the_run_depends_on() -> None:
+    found = from_json(to_json(InputError("no input")).replace(b"InputError", b"SystemExit"))
+    assert (type(found), str(found)) == (InfrastructureError, "no input")
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)

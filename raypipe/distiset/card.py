@@ -18,6 +18,8 @@ import pyarrow as pa
 import yaml
 
 from raypipe.artifacts import ARTIFACTS, artifacts_in
+from raypipe.errors import InputError
+from raypipe.opening import names_extension_types, open_parquet
 from raypipe.row import RESERVED
 
 PARQUET = "part-*.parquet"
@@ -72,8 +74,21 @@ def config_names(leaves: Sequence[str]) -> dict[str, str]:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files of a leaf in order: Parquet parts, or the Arrow files of a saved dataset."""
-    return sorted(folder.glob(PARQUET)) or sorted(folder.glob(ARROW))
+    """The files of a leaf in order: Parquet parts, or the Arrow files of a saved dataset.
+
+    Raises InputError for one that names extension types of Arrow's: nothing that is written here does, and what the
+    libraries behind such types do with a file is not known.
+    """
+    files = sorted(folder.glob(PARQUET)) or sorted(folder.glob(ARROW))
+    for path in files:
+        try:
+            is_foreign = names_extension_types(path)
+        except pa.ArrowInvalid as error:
+            raise InputError(f"file {str(path)!r} cannot be read ({error}); write the folder again") from None
+        if is_foreign:
+            problem = "names an extension type of Arrow's, which no run writes; it is not opened"
+            raise InputError(f"file {str(path)!r} {problem}")
+    return files
 
 
 def _configs(leaves: Mapping[str, Any], files: str) -> list[dict[str, Any]]:
@@ -208,10 +223,8 @@ def first_row(folder: Path) -> dict[str, Any] | None:
 
 
 def _batches(path: Path, size: int = 10_000, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    import pyarrow.parquet as pq
-
     if path.suffix == ".parquet":
-        yield from pq.ParquetFile(path).iter_batches(size, columns=columns)
+        yield from open_parquet(path).iter_batches(size, columns=columns)
         return
     with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
         yield from stream

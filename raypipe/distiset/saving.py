@@ -20,6 +20,7 @@ from raypipe.artifacts import ARTIFACTS
 from raypipe.distiset.card import ARROW, Committed, card, files_of
 from raypipe.errors import InputError, OutputError, SpecError, Violation
 from raypipe.modes import owner_only
+from raypipe.opening import open_parquet
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -59,13 +60,11 @@ def _without_bars(datasets: Any) -> Generator[None]:
 
 def table_of(folder: Path) -> pa.Table:
     """All rows of a leaf's folder, in the order of their sources. Raises InputError when there are no files."""
-    import pyarrow.parquet as pq
-
     files = files_of(folder)
     if not files:
         raise InputError(f"{folder} holds no rows; the folder of the run is damaged, run the pipeline again")
     if files[0].suffix == ".parquet":
-        return pa.concat_tables([pq.ParquetFile(path).read() for path in files])
+        return pa.concat_tables([open_parquet(path).read() for path in files])
     opened = [pa.ipc.open_stream(pa.memory_map(str(path))) for path in files]
     return pa.concat_tables([stream.read_all() for stream in opened]).replace_schema_metadata(None)
 
@@ -76,10 +75,8 @@ def row_count(folder: Path) -> int:
 
 
 def _row_count(path: Path) -> int:
-    import pyarrow.parquet as pq
-
     if path.suffix == ".parquet":
-        return pq.read_metadata(path).num_rows
+        return open_parquet(path).metadata.num_rows
     return pa.ipc.open_stream(pa.memory_map(str(path))).read_all().num_rows
 
 

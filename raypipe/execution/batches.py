@@ -6,8 +6,9 @@ counts become a `BatchResult`, small enough to travel to the driver.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 from uuid import uuid4
@@ -15,8 +16,8 @@ from uuid import uuid4
 import orjson
 import pyarrow as pa
 
-from raypipe.arrays import text_of
-from raypipe.errors import OutputError
+from raypipe.arrays import rows_of, text_of
+from raypipe.errors import OutputError, RaypipeError
 from raypipe.execution.desk import add_counts
 from raypipe.places import Place, reason
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, LINEAGE, PATH, POSITION, ROW_ID, Failure
@@ -95,11 +96,13 @@ class Batch:
     held: defaultdict[str, list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
     """Rows, on the way too, that wait for a step that is not loaded yet."""
     held_rows: int = 0
-    _rows: defaultdict[str, list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
-    _failed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    ended: defaultdict[str, list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
+    """Rows that are through, by sink."""
+    failed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """Rows of `FAILURE_SCHEMA`."""
 
     def collect(self, sink: str, rows: pa.Table) -> None:
-        self._rows[sink].append(rows)
+        self.ended[sink].append(rows)
 
     def hold(self, step: str, rows: pa.Table) -> None:
         self.held[step].append(rows)
@@ -107,8 +110,8 @@ class Batch:
 
     def fail(self, step: str, row: pa.Table, failure: Failure) -> None:
         """`row` is a table of one row."""
-        values = row.drop_columns([name for name in LINEAGE if name in row.column_names]).to_pylist()[0]
-        self._failed.append(
+        [values] = rows_of(row.drop_columns([name for name in LINEAGE if name in row.column_names]))
+        self.failed.append(
             {name: row.column(name)[0].as_py() for name in (ROW_ID, ANCESTORS, POSITION, PATH)}
             | {
                 "step": step,
@@ -123,17 +126,58 @@ class Batch:
         """Write the part files. Raises OSError."""
         parts: list[Part] = []
         written = set(leaves)
-        for sink, tables in self._rows.items():
+        for sink, tables in self.ended.items():
             rows = sorted_by_source(settled(concat([table.drop_columns([BATCH, ATTEMPT]) for table in tables])))
             parts.append(_written(folder, sink, output_columns(rows) if sink in written else rows))
-        if self._failed:
-            parts.append(_written(folder, FAILURES, output_columns(failure_table(self._failed))))
+        if self.failed:
+            parts.append(_written(folder, FAILURES, output_columns(failure_table(self.failed))))
         return BatchResult(tuple(parts), dict(self.counts))
 
 
-def unwritable(folder: Place, error: OSError) -> OutputError:
-    """The error of a run whose parts the disk does not take."""
-    return OutputError(f"the folder {folder} cannot be written ({reason(error)}); mend that and run again")
+def unwritable(folder: Place, error: BaseException) -> RaypipeError:
+    """The error of a run whose parts cannot be written: the disk does not take them, or Arrow does not."""
+    if isinstance(error, RaypipeError):
+        return error
+    if isinstance(error, OSError):
+        return OutputError(f"the folder {folder} cannot be written ({reason(error)}); mend that and run again")
+    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return OutputError(f"rows cannot be written to {folder} ({said})")
+
+
+class Writing:
+    """Whatever is raised inside, while parts are written to `folder`, as an error of the run."""
+
+    def __init__(self, folder: Place) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, RaypipeError):
+            raise unwritable(self._folder, error) from None
+
+
+def resolve(
+    result: asyncio.Future[BatchResult],
+    fail: Callable[[BaseException], RaypipeError],
+    writing: asyncio.Task[BatchResult],
+) -> None:
+    """Tell who waits for a batch what its writing came to, whatever that is: nobody else would end the wait.
+
+    `fail` is told of an error and says which the run ends with.
+    """
+    if writing.cancelled():
+        result.cancel()
+        return
+    error = writing.exception()
+    failure = None if error is None else fail(error)
+    if result.done():
+        return
+    if failure is None:
+        result.set_result(writing.result())
+    else:
+        result.set_exception(failure)
 
 
 FAILURE_SCHEMA = pa.schema(

@@ -1,4 +1,4 @@
-"""I hold what a step raises, so that it fails one row and nothing else."""
+"""Holds what a step raises, so that it fails one row and nothing else, and says what it was."""
 
 from __future__ import annotations
 
@@ -24,9 +24,29 @@ class Boundary:
             self.error = error
             return True
         if isinstance(error, SystemExit | asyncio.CancelledError) and not is_cancelled():
-            self.error = RuntimeError(f"the step raised {type(error).__name__} {error}".rstrip())
+            code = error.code if isinstance(error, SystemExit) else None
+            shown = f" {code}" if type(code) in (int, str) else ""
+            self.error = RuntimeError(f"the step raised {type(error).__name__}{shown}")
             return True
         return False
+
+
+def said(error: BaseException) -> str:
+    """What an exception says, however long it is and whatever its own code does when it is asked."""
+    text = ""
+    with Boundary() as boundary:
+        text = str.__str__(str(error))
+    if boundary.error is not None:
+        return f"(its text cannot be made: {type(boundary.error).__name__})"
+    return text if len(text) <= _MOST_SAID else f"{text[:_MOST_SAID]}… ({len(text):,} characters)"
+
+
+def named(error: BaseException) -> str:
+    """The class of an exception and what it says."""
+    return f"{type(error).__name__}: {said(error)}"
+
+
+_MOST_SAID = 20_000
 
 
 def is_cancelled() -> bool:
@@ -43,8 +63,7 @@ def close_step(name: str, step: Step) -> None:
     with Boundary() as boundary:
         step.close()
     if boundary.error is not None:
-        said = f"{type(boundary.error).__name__}: {boundary.error}"
-        logging.getLogger("raypipe").warning("step %r could not be unloaded: %s", name, said)
+        logging.getLogger("raypipe").warning("step %r could not be unloaded: %s", name, named(boundary.error))
     step.keep_artifacts_in(None)
 
 

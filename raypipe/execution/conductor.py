@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from raypipe.background import TaskOwner, TaskScope
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
-from raypipe.execution.batches import Batch, BatchResult, Counts, unwritable
+from raypipe.execution.batches import Batch, BatchResult, Counts, Writing, resolve, unwritable
 from raypipe.execution.draining import Drain
 from raypipe.execution.lanes import Lane
 from raypipe.execution.loop_lag import LoopLag
@@ -163,7 +164,7 @@ class Conductor:
             raise self._fatal
         if self.halted_for:
             return await asyncio.to_thread(ended, path, self._setup.parts, self._setup.leaves, self.halted_for)
-        parked = await asyncio.to_thread(unparked, path)
+        parked = await asyncio.to_thread(unparked, path, self._setup.parts)
         return await self._carried(self._router.enter_parked(parked))
 
     async def _carried(self, number: int) -> BatchResult:
@@ -291,7 +292,8 @@ class Conductor:
     def _settle(self) -> None:
         """After anything ended: write complete batches, look for work for every worker."""
         for batch in (*self._router.take_complete(), *self._router.take_parked()):
-            self._start(self._finish(batch, self._results.pop(batch.number)))
+            task = self._tasks.start(self._written(batch), "the writing of a batch")
+            task.add_done_callback(partial(resolve, self._results.pop(batch.number), self._unwritten))
         if not self._results:
             self._wanted.clear()
         for lane in self._lanes:
@@ -299,13 +301,10 @@ class Conductor:
         if not self._router.is_congested(self._setup.stage.entry):
             self._room.set()
 
-    async def _finish(self, batch: Batch | Parked, result: asyncio.Future[BatchResult]) -> None:
-        try:
+    async def _written(self, batch: Batch | Parked) -> BatchResult:
+        with Writing(self._setup.parts):
             written = await asyncio.to_thread(batch.write, self._setup.parts, self._setup.leaves)
-        except OSError as error:
-            self._stop_for(unwritable(self._setup.parts, error))
-            if not result.done() and self._fatal is not None:
-                result.set_exception(self._fatal)
-        else:
-            if not result.done():
-                result.set_result(replace(written, halted_for=self.halted_for))
+        return replace(written, halted_for=self.halted_for)
+
+    def _unwritten(self, error: BaseException) -> RaypipeError:
+        return self._fatal or unwritable(self._setup.parts, error)

@@ -1,12 +1,13 @@
-"""I put a batch away while the steps that it waits for are not loaded, and give it back as it was.
+"""Puts a batch away while the steps that it waits for are not loaded, and gives it back as it was.
 
 What is put away is all of it: rows that ended, rows that wait, families that are not complete. So nothing of a
-batch stays in memory between two groups of steps, and no step sees a row twice.
+batch stays in memory between two groups of steps, and no step sees a row twice. The file is a line of JSON and tables
+in Arrow's format; reading it makes nothing else.
 """
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from raypipe.errors import OutputError
-from raypipe.execution.batches import Batch, BatchResult, Counts, Part, unwritable
+from raypipe.execution.batches import FAILURE_SCHEMA, Batch, BatchResult, Counts, Part, unwritable
 from raypipe.execution.families import OpenFamilies
 from raypipe.places import Place, place_of, reason
 from raypipe.tables import packed, unpacked
@@ -45,17 +46,82 @@ class Parked:
         path = folder / PARKED / f"{uuid4().hex}.batch"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
-            _Pickler(file, protocol=5).dump(self)
+            for part in self._parts():
+                file.write(part)
         return BatchResult((Part(PARKED, str(path), sum(rows.num_rows for rows in self.held.values()), 0),), counts)
 
+    def _parts(self) -> list[Any]:
+        """What the file holds, piece by piece."""
+        tables = _Tables()
+        said = {
+            "number": self.batch.number,
+            "ended": {sink: [tables.add(one) for one in rows] for sink, rows in self.batch.ended.items()},
+            "failed": tables.add(pa.Table.from_pylist(self.batch.failed, schema=FAILURE_SCHEMA)),
+            "held": {step: tables.add(rows) for step, rows in self.held.items()},
+            "families": {name: _families(left, tables) for name, left in self.families.items()},
+        }
+        head = json.dumps(said | {"sizes": [buffer.size for buffer in tables.buffers]}).encode()
+        return [len(head).to_bytes(8, "little"), head, *tables.buffers]
 
-def unparked(path: str) -> Parked:
-    """What was put away. Raises OutputError when it cannot be read."""
+
+class _Tables:
+    """Tables of a file, each by its number."""
+
+    def __init__(self) -> None:
+        self.buffers: list[pa.Buffer] = []
+
+    def add(self, table: pa.Table | None) -> int | None:
+        if table is None:
+            return None
+        self.buffers.append(packed(table))
+        return len(self.buffers) - 1
+
+
+def _families(left: OpenFamilies, tables: _Tables) -> dict[str, Any]:
+    own = {name: tables.add(getattr(left, name)) for name in ("parents", "members", "branches")}
+    plain = {name: getattr(left, name) for name in ("states", "member_of", "branch_of")}
+    return own | plain | {"keys": [key.hex() for key in left.keys]}
+
+
+def unparked(path: str, folder: Place) -> Parked:
+    """What was put away below `folder`. Raises OutputError when it cannot be read."""
+    place = place_of(path)
+    if place.parent != folder / PARKED:
+        raise OutputError(f"{path} is no batch of this run, whose are in {folder / PARKED}; it is not opened")
     try:
-        return pickle.loads(place_of(path).read_bytes())
+        return _parked(place.read_bytes())
     except OSError as error:
         problem = f"cannot be read ({reason(error)}); mend that and run again"
-        raise OutputError(f"what was put away in {path} {problem}") from None
+    except (ValueError, KeyError, TypeError, IndexError, pa.ArrowException) as error:
+        problem = f"is damaged ({error}); run again, which answers from the call log what was answered"
+    raise OutputError(f"what was put away in {path} {problem}")
+
+
+def _parked(content: bytes) -> Parked:
+    size, whole = int.from_bytes(content[:8], "little"), pa.py_buffer(content)
+    said, start = json.loads(content[8 : 8 + size]), 8 + size
+    tables: list[pa.Table] = []
+    for length in said["sizes"]:
+        tables.append(unpacked(whole.slice(start, length)))
+        start += length
+    batch = Batch(said["number"], failed=tables[said["failed"]].to_pylist())
+    for sink, rows in said["ended"].items():
+        batch.ended[sink] = [tables[number] for number in rows]
+    held = {step: tables[number] for step, number in said["held"].items()}
+    return Parked(batch, held, {name: _open_families(one, tables) for name, one in said["families"].items()})
+
+
+def _open_families(said: dict[str, Any], tables: Sequence[pa.Table]) -> OpenFamilies:
+    members, branches = (None if said[name] is None else tables[said[name]] for name in ("members", "branches"))
+    return OpenFamilies(
+        [bytes.fromhex(key) for key in said["keys"]],
+        tables[said["parents"]],
+        [(on_the_way, is_spoiled, accepted, made) for on_the_way, is_spoiled, accepted, made in said["states"]],
+        members,
+        said["member_of"],
+        branches,
+        [(name, index) for name, index in said["branch_of"]],
+    )
 
 
 def parked_in(results: Sequence[BatchResult]) -> list[str]:
@@ -65,15 +131,10 @@ def parked_in(results: Sequence[BatchResult]) -> list[str]:
 
 def ended(path: str, folder: Place, leaves: Iterable[str], reason: str) -> BatchResult:
     """A batch that was put away and is not gone on with: what it waits for is left as it is. Raises OutputError."""
-    parked = unparked(path)
+    parked = unparked(path, folder)
     for step, rows in parked.held.items():
         parked.batch.counts[step].add(Counts(rows_in=rows.num_rows, rows_unfinished=rows.num_rows))
     try:
         return replace(parked.batch.write(folder, leaves), halted_for=reason)
     except OSError as error:
         raise unwritable(folder, error) from None
-
-
-class _Pickler(pickle.Pickler):
-    def reducer_override(self, value: Any) -> Any:
-        return (unpacked, (packed(value),)) if isinstance(value, pa.Table) else NotImplemented

@@ -8,28 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 from raypipe.callindex import CallIndex, CallReader, index_with_segments, load_index
 from raypipe.calllog import Asked
 from raypipe.chat import LLM, Caller
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
 from raypipe.execution.backlog import Backlog, Item
-from raypipe.execution.boundary import Boundary, close_step, is_cancelled, process_rows
+from raypipe.execution.boundary import Boundary, close_step, is_cancelled, named, process_rows, said
 from raypipe.execution.caller import NoModel, RowCaller
 from raypipe.execution.desk import Desk, Log, Member, Tally, members_of
 from raypipe.execution.loop_lag import works_for
 from raypipe.execution.mailbox import Mailbox
-from raypipe.execution.outcomes import failure_of, misfit, misnamed
+from raypipe.execution.outcomes import Rows, accepted, failure_of
 from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, Vitals
 from raypipe.limits import Caps
 from raypipe.limits.limiter import Grants
 from raypipe.places import Place
 from raypipe.plan import Pool
-from raypipe.step import Output, Runs, Shape, Step
+from raypipe.row import Values
+from raypipe.step import Output, Runs, Step
 from raypipe.threads import DaemonThreads
 
 _TASKS_A_PERMIT = 2
@@ -79,7 +80,6 @@ class Replica:
         self.setup = setup
         self._steps = setup.steps
         self._opened: dict[str, Step] = {}
-        self._scatters = frozenset(name for name, step in setup.steps.items() if step.shape is Shape.SCATTER)
         self._backlog = Backlog(setup.steps)
         self._mailboxes: dict[str, Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -122,8 +122,7 @@ class Replica:
             if isinstance(boundary.error, RaypipeError):
                 raise boundary.error
             if boundary.error is not None:
-                said = f"{type(boundary.error).__name__}: {boundary.error}"
-                raise InfrastructureError(f"step {name!r} cannot be loaded: {said}") from boundary.error
+                raise InfrastructureError(f"step {name!r} cannot be loaded: {named(boundary.error)}") from None
             self._opened[name] = step
         if self._desk is not None:
             await self._desk.open()
@@ -258,7 +257,7 @@ class Replica:
             lost = sys.exception()
             if lost is not None and not is_cancelled():
                 # A defect, or what no step may raise: its row has no end.
-                self.stop_for(InfrastructureError(f"worker {self.name!r} broke: {type(lost).__name__}: {lost}"))
+                self.stop_for(InfrastructureError(f"worker {self.name!r} broke: {named(lost)}"))
             # Now, not once the loop has told that the task is done: rows that come until then would find nobody.
             self._working -= 1
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
@@ -303,36 +302,27 @@ class Replica:
             mailbox = self._mailboxes[item.sender]
             mailbox.results[name].unfinished(item.place, tally)
             mailbox.tell()
-        elif boundary.error is None:
-            self._ended(name, step, item, output, tally)
         else:
-            self._failed(name, item, boundary.error, tally)
+            made = accepted(name, step, output) if boundary.error is None else boundary.error
+            self._ended(name, item, made, tally)
 
     async def _run_in_thread(self, name: str, step: Step, items: list[Item]) -> None:
         outputs = await asyncio.get_running_loop().run_in_executor(
-            self._threads, process_rows, step, [item.row for item in items]
+            self._threads, _processed, name, step, [item.row for item in items]
         )
         self._backlog.end(items)
         tally = Tally()
         for item, output in zip(items, outputs, strict=True):
-            if isinstance(output, Exception):
-                self._failed(name, item, output, tally)
-            else:
-                self._ended(name, step, item, output, tally)
+            self._ended(name, item, output, tally)
 
-    def _ended(self, name: str, step: Step, item: Item, output: Output, tally: Tally) -> None:
+    def _ended(self, name: str, item: Item, made: Rows | Exception | None, tally: Tally) -> None:
         mailbox = self._mailboxes[item.sender]
-        results = mailbox.results[name]
-        is_plain = type(output) is dict and name not in self._scatters
-        problem = misnamed(cast("dict[Any, Any]", output)) if is_plain else misfit(step, output)
-        if problem is not None:
-            results.failed(item.place, problem, tally)
-        elif is_plain or isinstance(output, Mapping):
-            results.done(item.place, (cast("dict[str, Any]", output),), tally)
-        elif output is None:
-            results.filtered(item.place, tally)
+        if isinstance(made, Exception):
+            self._failed(name, item, made, tally)
+        elif made is None:
+            mailbox.results[name].filtered(item.place, tally)
         else:
-            results.done(item.place, output, tally)
+            mailbox.results[name].done(item.place, made, tally)
         mailbox.tell()
 
     def _failed(self, name: str, item: Item, error: Exception, tally: Tally) -> None:
@@ -344,7 +334,13 @@ class Replica:
         else:
             mailbox.results[name].failed(item.place, failure_of(error, tally.sent), tally)
         if step.on_error == "stop":
-            self._halted_for = f"step {name!r} stops the run for a row that failed: {error}"
+            self._halted_for = f"step {name!r} stops the run for a row that failed: {said(error)}"
             if self._desk is not None:
                 self._desk.halt(self._halted_for)
         mailbox.tell()
+
+
+def _processed(name: str, step: Step, rows: Sequence[Values]) -> list[Rows | Exception | None]:
+    """What a step makes of rows, in this thread."""
+    made = process_rows(step, rows)
+    return [one if isinstance(one, Exception) else accepted(name, step, one) for one in made]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from raypipe.branching import ROUTE
 from raypipe.execution.batches import Batch, Counts
 from raypipe.execution.families import Families, Repeated, families_of, numbered
 from raypipe.execution.parking import Parked
@@ -22,7 +21,7 @@ from raypipe.execution.wire import DONE, FAILED, FILTERED, UNFINISHED, Answer
 from raypipe.identity import child_identity
 from raypipe.plan import PlannedStep, Stage
 from raypipe.repeating import CANDIDATE, Until
-from raypipe.row import ANCESTORS, ATTEMPT, BATCH, PATH, ROW_ID, Failure
+from raypipe.row import ANCESTORS, ATTEMPT, BATCH, PATH, ROUTE, ROW_ID, Failure
 from raypipe.step import Runs, Shape
 from raypipe.tables import concat
 

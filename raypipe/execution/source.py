@@ -16,12 +16,14 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from raypipe.admission import admitted
+from raypipe.arrays import rows_of
 from raypipe.errors import InputError, RaypipeError
-from raypipe.execution.boundary import close_step
+from raypipe.execution.boundary import close_step, named
 from raypipe.execution.families import grouped
 from raypipe.identity import canonical_json, group_identity, source_identity
 from raypipe.places import Place, parquet
-from raypipe.row import LINEAGE, POSITION, RESERVED, ROW_ID
+from raypipe.row import LINEAGE, POSITION, ROW_ID
 from raypipe.step import Aggregate, Source, Unit
 from raypipe.tables import LINEAGE_SCHEMA, concat, settled, sorted_by_source
 
@@ -36,12 +38,13 @@ def identified(source: Source, unit: Unit, number: int, only: frozenset[bytes] |
     """
     seen: dict[bytes, int] = {}
     position = number * _UNIT_POSITIONS
+    where = f"file {unit.location!r}" if unit.location else f"step {source.name or type(source).__name__!r}"
     for read in tables_of(source, unit):
-        table = read.drop_columns([name for name in read.column_names if name in RESERVED])
+        table = admitted(read, where)
         named = table if source.identity is None else table.select(list(source.identity))
         ids: list[bytes] = []
         is_plain = all(_is_plain(column) for column in named.columns)
-        for row in named.to_pylist():
+        for row in rows_of(named):
             content = orjson.dumps(row, option=orjson.OPT_SORT_KEYS) if is_plain else canonical_json(_said(row))
             first = source_identity(content, unit.name, 0)
             occurrence = seen[first] = seen.get(first, -1) + 1
@@ -80,7 +83,7 @@ class _Reading:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(frame.filename).name}:{frame.lineno}"
             name = self._source.name or type(self._source).__name__
-            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            said = ' '.join(named(error).split())
             raise InputError(f"step {name!r} cannot read its rows: {said} ({where})") from None
 
 

@@ -6,12 +6,12 @@ I do not know what the columns mean.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raypipe.errors import InputError
+from raypipe.opening import open_parquet
 
 
 def names(path: str) -> list[str]:
@@ -40,7 +40,7 @@ def tables(path: str, batch_rows: int) -> Iterator[pa.Table]:
 def _opened(path: str) -> Any:
     # Buffering ahead would hold every row group of the file until its end.
     try:
-        return cast(Any, pq.ParquetFile(path, pre_buffer=False))
+        return open_parquet(path, pre_buffer=False)
     except pa.ArrowInvalid as error:
         raise _damaged(path, error) from None
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from raypipe.admission import check_names
 from raypipe.errors import InputError
 from raypipe.row import RESERVED, ROW_ID
 from raypipe.steps import csv_files, json_files, parquet_files, text_files
@@ -73,6 +74,7 @@ def _readable(path: str) -> Generator[None]:
 
 def user_columns(where: object, names: list[str]) -> list[str]:
     """Without lineage in what a run wrote; elsewhere its names may not be used."""
+    check_names(names, str(where))
     kept = [name for name in names if name not in RESERVED]
     if len(kept) < len(names) and ROW_ID not in names:
         taken = next(name for name in names if name in RESERVED)

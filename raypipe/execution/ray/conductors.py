@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -18,11 +17,11 @@ import uvloop
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raypipe.errors import InfrastructureError, RaypipeError
+from raypipe.errors import to_json
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.collection import collect_rarely
 from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
-from raypipe.execution.parking import PARKED
+from raypipe.execution.ray import blocks
 from raypipe.execution.ray.pools import RemotePool
 from raypipe.execution.ray.replicas import end_with_node
 from raypipe.execution.source import sliced
@@ -50,9 +49,6 @@ class Board:
     def snapshots(self) -> list[Snapshot]:
         return list(self._snapshots.values())
 
-
-READ_ERROR = "~error"
-"""Column of a block that is no rows but an error of the input, pickled."""
 
 BOARD_AFTER_S = 2.0
 """A run that ends sooner has no board: the worker it lives in would be a tenth of such a run."""
@@ -107,50 +103,25 @@ class ConductorUDF:
                 await board_of(self._run_id).put.remote(self._name, snapshot)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        if READ_ERROR in block.column_names:
+        error = blocks.error_in(block)
+        if error is not None:
             asyncio.run_coroutine_threadsafe(self._conductor.drained("the input cannot be read"), self._loop).result()
-            return _output([(None, block.column(READ_ERROR).drop_null()[0].as_py())])
+            return blocks.of_failure(error)
         work: Future[list[BatchResult]] = asyncio.run_coroutine_threadsafe(self._run(block), self._loop)
-        error = work.exception()
-        if error is None:
-            made = [(result.to_json(), None) for result in work.result()]
-        else:
-            made = [(None, pickle.dumps(_own(error)))]
-        return _output(made)
+        broken = work.exception()
+        return blocks.of_results(work.result()) if broken is None else blocks.of_failure(to_json(blocks.own(broken)))
 
     async def _run(self, block: pa.Table) -> list[BatchResult]:
         running: list[asyncio.Task[BatchResult]] = []
-        if PARKED in block.column_names:
-            for path in block.column(PARKED).to_pylist():
+        for content in blocks.contents(block):
+            for rows in [content] if isinstance(content, str) else sliced(content):
+                if self._conductor.halted_for and not isinstance(rows, str):
+                    break
                 await self._conductor.room()
-                running.append(asyncio.create_task(self._conductor.resume_batch(path)))
-            block = block.slice(0, 0)
-        for rows in sliced(block):
-            if self._conductor.halted_for:
-                break
-            await self._conductor.room()
-            running.append(asyncio.create_task(self._conductor.run_batch(rows)))
+                begun = self._conductor.resume_batch(rows) if isinstance(rows, str) else self._conductor.run_batch(rows)
+                running.append(asyncio.create_task(begun))
         results = list(await asyncio.gather(*running))
         await self._report_engines()
         if self._conductor.halted_for:
             results.append(BatchResult((), {}, self._conductor.halted_for))
         return results
-
-
-def _output(made: Sequence[tuple[bytes | None, bytes | None]]) -> pa.Table:
-    results, errors = zip(*made, strict=True) if made else ((), ())
-    return pa.table({"result": pa.array(results, pa.binary()), "error": pa.array(errors, pa.binary())})
-
-
-def _own(error: BaseException) -> RaypipeError:
-    if isinstance(error, RaypipeError):
-        return error
-    return InfrastructureError(f"the conductor broke: {type(error).__name__}: {error}")
-
-
-def results_of(made: pa.Table) -> list[BatchResult]:
-    """What a conductor's output stands for; raises the error it holds."""
-    for error in made.column("error").to_pylist():
-        if error is not None:
-            raise pickle.loads(error)
-    return [BatchResult.from_json(result) for result in made.column("result").to_pylist()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,13 +22,12 @@ from raypipe.errors import InfrastructureError, RaypipeError, StoppedError
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import ConductorSetup
 from raypipe.execution.local import paths_for
-from raypipe.execution.parking import PARKED, ended, parked_in
+from raypipe.execution.parking import ended, parked_in
+from raypipe.execution.ray import blocks
 from raypipe.execution.ray.conductors import (
     BOARD_AFTER_S,
-    READ_ERROR,
     ConductorUDF,
     board_of,
-    results_of,
     start_authority,
 )
 from raypipe.execution.ray.nodes import await_nodes, check_environment
@@ -44,6 +42,7 @@ from raypipe.execution.stopping import ASKED, DRAIN_S, Stop
 from raypipe.loading import ALL, fitted, kept
 from raypipe.places import Place, for_arrow
 from raypipe.plan import Stage, inbox
+from raypipe.row import POSITION
 from raypipe.step import Aggregate, Source, Unit
 
 _WATCH_EVERY_S = 0.5
@@ -140,17 +139,17 @@ class _Read:
         try:
             for number, unit in self._units:
                 source.keep_artifacts_in(self._artifacts)
-                yield from identified(source, unit, number, self._only)
+                yield from map(blocks.of_rows, identified(source, unit, number, self._only))
         except RaypipeError as error:
-            yield pa.table({READ_ERROR: [pickle.dumps(error)]})
+            yield blocks.of_error(error)
 
 
 def _parked_rows(paths: Sequence[str]) -> ray.data.Dataset | None:
     """The files of batches that were put away, for a conductor to read."""
     if not paths:
         return None
-    blocks = [paths[start : start + _PARKED_A_BLOCK] for start in range(0, len(paths), _PARKED_A_BLOCK)]
-    return ray.data.from_arrow([pa.table({PARKED: block}) for block in blocks])
+    starts = range(0, len(paths), _PARKED_A_BLOCK)
+    return ray.data.from_arrow([blocks.of_parked(paths[start : start + _PARKED_A_BLOCK]) for start in starts])
 
 
 class _Driver:
@@ -278,7 +277,7 @@ class _Driver:
         )
         began = len(self._results)
         for made in references.iter_batches(batch_size=None, batch_format="pyarrow"):
-            self._results.extend(results_of(cast("pa.Table", made)))
+            self._results.extend(blocks.results_of(cast("pa.Table", made)))
         return parked_in(self._results[began:])
 
     def _rows(self, stage: Stage) -> ray.data.Dataset | None:
@@ -298,9 +297,9 @@ class _Driver:
         groups = (
             ray.data.read_parquet(paths, filesystem=store)
             .groupby(keys)
-            .map_groups(lambda rows: group_of(rows, name, entry), batch_format="pyarrow")
+            .map_groups(lambda rows: blocks.of_rows(group_of(rows, name, entry)), batch_format="pyarrow")
         )
-        return groups.sort("_position") if keys else groups
+        return groups.sort(POSITION) if keys else groups
 
     def _close_pools(self, stay: Sequence[str]) -> None:
         end_pools([pool for name, pool in self._pools.items() if name not in stay], _CLOSE_TIMEOUT_S)

@@ -1,0 +1,139 @@
+"""Writes plain Python values as JSON text and reads them back as they were. Knows nothing of rows or tables.
+
+What JSON says by itself stands as it is; everything else is tagged: `{"$": "bytes", "v": "aGk="}`. Reading makes values
+of the few types named here and nothing else, so a text from anywhere is safe to read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from importlib import import_module
+from typing import Any, cast
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+_TAG, _VALUE = "$", "v"
+_NATIVE = frozenset({str, bool, type(None)})
+
+
+def written(value: Any) -> bytes:
+    """The value as text. Raises TypeError for one that is no plain value, RecursionError for one nested too deep."""
+    if type(value) in _NATIVE:
+        return json.dumps(value).encode()
+    return json.dumps(_tagged(value), separators=(",", ":"), allow_nan=False).encode()
+
+
+def read(text: bytes) -> Any:
+    """The value that was written. Raises ValueError for a text that was written by nobody here."""
+    try:
+        return json.loads(text, object_hook=_untagged)
+    except (KeyError, TypeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"no value can be read from {text[:60]!r}: {error}") from None
+
+
+def _tagged(value: Any) -> Any:
+    kind = type(value)
+    if kind in _NATIVE:
+        return value
+    if kind is int:
+        return value if -(2**63) <= value < 2**64 else _tag("int", hex(value))
+    if kind is float:
+        return value if math.isfinite(value) else _tag("float", str(value))
+    if kind is list:
+        return [_tagged(item) for item in value]
+    if kind is dict:
+        return _mapping(cast("dict[Any, Any]", value))
+    writer = _WRITERS.get(kind)
+    if writer is not None:
+        return _tag(kind.__name__, writer(value))
+    if kind.__module__.partition(".")[0] == "pandas" and hasattr(value, "value"):
+        # What Arrow gives for nanoseconds where pandas is there.
+        zone = getattr(value, "tzinfo", None)
+        return _tag(kind.__name__, [value.value, value.unit, _zone(zone, value)])
+    raise TypeError(f"a value of type {kind.__name__} is no plain value")
+
+
+def _tag(name: str, value: Any) -> dict[str, Any]:
+    return {_TAG: name, _VALUE: value}
+
+
+def _mapping(value: dict[Any, Any]) -> dict[str, Any]:
+    if _TAG not in value and all(type(key) is str for key in value):
+        return {key: _tagged(item) for key, item in value.items()}
+    return _tag("dict", [[_tagged(key), _tagged(item)] for key, item in value.items()])
+
+
+def _items(value: Any) -> list[Any]:
+    return [_tagged(item) for item in value]
+
+
+def _zone(zone: tzinfo | None, value: Any) -> Any:
+    """The name of a time zone, or its distance in microseconds; the distance of that moment where it has no name."""
+    name = getattr(zone, "key", None) or getattr(zone, "zone", None)
+    if zone is None or isinstance(name, str):
+        return name
+    distance = zone.utcoffset(value if isinstance(value, datetime) else None)
+    return None if distance is None else distance // timedelta(microseconds=1)
+
+
+def _moment(value: Any) -> list[Any]:
+    return [value.replace(tzinfo=None).isoformat(), value.fold, _zone(value.tzinfo, value)]
+
+
+_WRITERS: dict[type, Callable[[Any], Any]] = {
+    bytes: lambda value: b64encode(value).decode(),
+    tuple: _items,
+    set: _items,
+    frozenset: _items,
+    datetime: _moment,
+    time: _moment,
+    date: date.isoformat,
+    timedelta: lambda value: [value.days, value.seconds, value.microseconds],
+    Decimal: str,
+    UUID: str,
+}
+
+
+def _zone_of(said: Any) -> tzinfo | None:
+    if said is None:
+        return None
+    return ZoneInfo(said) if isinstance(said, str) else timezone(timedelta(microseconds=said))
+
+
+def _moment_of(kind: Any, said: Any) -> Any:
+    plain, fold, zone = said
+    return kind.fromisoformat(plain).replace(tzinfo=_zone_of(zone), fold=fold)
+
+
+def _of_pandas(name: str, said: Any) -> Any:
+    value, unit, zone = said
+    made = getattr(import_module("pandas"), name)(value, unit="ns").as_unit(unit)
+    return made if zone is None else made.tz_localize("UTC").tz_convert(_zone_of(zone))
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "int": lambda said: int(said, 16),
+    "float": float,
+    "bytes": lambda said: b64decode(said, validate=True),
+    "dict": lambda said: {key: item for key, item in said},  # pairs whose length is checked
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "datetime": lambda said: _moment_of(datetime, said),
+    "time": lambda said: _moment_of(time, said),
+    "date": date.fromisoformat,
+    "timedelta": lambda said: timedelta(*said),
+    "Decimal": Decimal,
+    "UUID": UUID,
+    "Timestamp": lambda said: _of_pandas("Timestamp", said),
+    "Timedelta": lambda said: _of_pandas("Timedelta", said),
+}
+
+
+def _untagged(found: dict[str, Any]) -> Any:
+    return _READERS[found[_TAG]](found[_VALUE]) if _TAG in found else found

@@ -1,0 +1,299 @@
+"""Turns what user code hands over into plain values. Knows nothing of rows, and imports no library for them.
+
+Plain are `None`, truth values, integers, floats, texts, bytes, dates, times, `timedelta`, `Decimal`, `UUID`, and lists,
+tuples, sets and mappings of them. An array or a Series becomes a list, a pydantic object or a dataclass a mapping, an
+enum its value, a path a text. What means none of these (an open file, a function, a generator) is refused, not printed.
+
+User code may run here (`tolist`, `model_dump`, `__iter__`), so whoever calls this must hold whatever it raises.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from array import array
+from collections import UserList, deque
+from collections.abc import Callable, ItemsView, Iterable, KeysView, Mapping, Sequence, Set, ValuesView
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any, cast
+from uuid import UUID
+
+MOST_DEPTH = 100
+"""Lists and mappings in one another: readers of Arrow and JSON give up not far beyond."""
+MOST_ITEMS = 5_000_000
+"""Values in one value."""
+MOST_CHARACTERS = 2**29 - 2**20
+"""Of a text: so many fit an Arrow array, whatever they are."""
+_MOST_BYTES = 2**31 - 2**20
+_MOST_BITS = 14_000
+"""Of an integer: beyond 4,300 digits Python writes none."""
+
+_ATOMS = frozenset({type(None), bool, float, datetime, date, time, timedelta, Decimal, UUID})
+
+
+class NotPlainError(Exception):
+    """A value that means no plain value; the message begins with what it is."""
+
+
+def plain(value: Any) -> Any:
+    """The plain value that `value` means.
+
+    Raises NotPlainError, and whatever code of the value's own raises.
+    """
+    kind = type(value)
+    if kind in _ATOMS or (kind is str and len(value) <= MOST_CHARACTERS):
+        return value
+    return _Reading().of(value, 0)
+
+
+class _Reading:
+    """One value that is read; it holds at most so many others and not itself."""
+
+    def __init__(self) -> None:
+        self._left = MOST_ITEMS
+        self._inside: set[int] = set()
+
+    def of(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        if kind in _ATOMS:
+            return value
+        if kind in _SIZED:
+            return _sized(value)
+        if kind is list:
+            return self._within(value, depth, self._list)
+        if kind is dict:
+            return self._within(value, depth, self._mapping)
+        return self._within(value, depth, self._rare)
+
+    def _within(self, value: Any, depth: int, read: Callable[[Any, int], Any]) -> Any:
+        if depth >= MOST_DEPTH:
+            raise NotPlainError(f"a value nested more than {MOST_DEPTH} deep")
+        if id(value) in self._inside:
+            raise NotPlainError(f"a {type(value).__name__} that holds itself")
+        self._inside.add(id(value))
+        try:
+            return read(value, depth + 1)
+        finally:
+            self._inside.discard(id(value))
+
+    def _list(self, value: list[Any], depth: int) -> list[Any]:
+        if not set(map(type, value)) <= _ATOMS:
+            return self._items(value, depth)
+        self._count(len(value))
+        return value.copy()
+
+    def _items(self, values: Iterable[Any], depth: int) -> list[Any]:
+        """One after the other: what a value says of its own length is not believed."""
+        found: list[Any] = []
+        for item in values:
+            self._count()
+            found.append(self.of(item, depth))
+        return found
+
+    def _count(self, items: int = 1) -> None:
+        self._left -= items
+        if self._left < 0:
+            raise NotPlainError(f"a value with more than {MOST_ITEMS:,} others in it")
+
+    def _mapping(self, value: dict[Any, Any], depth: int) -> dict[Any, Any]:
+        return self._pairs(dict.items(value), depth)
+
+    def _pairs(self, pairs: Iterable[tuple[Any, Any]], depth: int) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        for key, item in pairs:
+            self._count()
+            name = key if type(key) is str else self.of(key, depth)
+            if name in found:
+                raise NotPlainError(f"a mapping with two keys that are {name!r}")
+            found[name] = self.of(item, depth)
+        return found
+
+    def _rare(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        of_library = _of_library(value, kind)
+        if of_library is not None:
+            return self.of(of_library(value), depth)
+        for base, read in _BASES:
+            if issubclass(kind, base):
+                return read(value)
+        return self._of_many(value, kind, depth)
+
+    def _of_many(self, value: Any, kind: type, depth: int) -> Any:
+        if issubclass(kind, Mapping):
+            pairs = dict.items(value) if issubclass(kind, dict) else ((key, value[key]) for key in value)
+            return self._pairs(cast("Iterable[tuple[Any, Any]]", pairs), depth)
+        if issubclass(kind, tuple):
+            names, items = getattr(kind, "_fields", None), self._items(tuple.__iter__(value), depth)
+            return tuple(items) if names is None else dict(zip(names, items, strict=True))
+        if issubclass(kind, set | frozenset):
+            items = self._items(iter(cast("Set[Any]", value)), depth)
+            return frozenset(items) if issubclass(kind, frozenset) else set(items)
+        if issubclass(kind, list):
+            return self._items(list.__iter__(value), depth)
+        if issubclass(kind, _LISTS) or (issubclass(kind, Sequence) and not issubclass(kind, memoryview)):
+            return self._items(cast("Iterable[Any]", value), depth)
+        raise NotPlainError(f"a {kind.__name__}")
+
+
+_LISTS = (deque, range, array, UserList, KeysView, ValuesView, ItemsView)
+
+
+def _sized(value: Any) -> Any:
+    if type(value) is int and value.bit_length() > _MOST_BITS:
+        raise NotPlainError(f"an integer of {value.bit_length():,} bits")
+    if type(value) is str and len(value) > MOST_CHARACTERS:
+        raise NotPlainError(f"a text of {len(value):,} characters")
+    if type(value) is bytes and len(value) > _MOST_BYTES:
+        raise NotPlainError(f"{len(value):,} bytes")
+    return value
+
+
+_SIZED = frozenset({int, str, bytes})
+
+
+# Subclasses of plain types: what they are, whatever methods they have of their own.
+
+
+def _moment(value: datetime) -> datetime:
+    parts = value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond
+    return datetime(*parts, tzinfo=value.tzinfo, fold=value.fold)
+
+
+def _time(value: time) -> time:
+    return time(value.hour, value.minute, value.second, value.microsecond, value.tzinfo, fold=value.fold)
+
+
+_BASES: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
+    (str, lambda value: _sized(str.__str__(value))),
+    (int, lambda value: _sized(int.__int__(value))),
+    (float, float.__float__),
+    ((bytes, bytearray, memoryview), lambda value: _sized(bytes(memoryview(value)))),
+    (datetime, _moment),
+    (date, lambda value: date(value.year, value.month, value.day)),
+    (time, _time),
+    (timedelta, lambda value: timedelta(value.days, value.seconds, value.microseconds)),
+    (Decimal, lambda value: Decimal(value)),
+    (UUID, lambda value: UUID(int=value.int)),
+    (PurePath, lambda value: PurePath.__str__(value)),
+)
+
+
+# Values of libraries, recognised by where their classes come from.
+
+
+def _of_library(value: Any, kind: type) -> Callable[[Any], Any] | None:
+    """What turns a value into one of plainer types."""
+    if issubclass(kind, Enum):
+        return lambda value: value.value
+    for base in kind.__mro__:
+        library = str(base.__module__).partition(".")[0]
+        reader = _LIBRARIES.get(library)
+        found = None if reader is None else reader(base.__name__, value)
+        if found is not None:
+            return found
+    if "__dataclass_fields__" in dir(kind) and dataclasses.is_dataclass(kind):
+        return lambda value: {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if hasattr(kind, "__attrs_attrs__"):
+        return lambda value: {field.name: getattr(value, field.name) for field in kind.__attrs_attrs__}  # pyright: ignore[reportAttributeAccessIssue]
+    return None
+
+
+def _numpy(name: str, value: Any) -> Callable[[Any], Any] | None:
+    if name not in ("ndarray", "generic"):
+        return None
+    if value.size > MOST_ITEMS:
+        raise NotPlainError(f"an array of {value.size:,} values")
+    code = value.dtype.kind
+    if code in "mM":
+        return _moments
+    if value.dtype.names:
+        names = value.dtype.names
+        return lambda value: _structs(names, value.tolist())
+    if code == "f" and value.dtype.itemsize > 8:
+        return lambda value: value.astype("f8").tolist()
+    return (lambda value: value.tolist()) if code in "biufSUOV" else None
+
+
+def _moments(value: Any) -> Any:
+    """Dates, moments or durations; moments of Python have microseconds, so what is finer is text."""
+    if str(value.dtype)[-4:] not in ("[ns]", "[ps]", "[fs]", "[as]"):
+        return value.tolist()
+    coarse = value.astype(f"{value.dtype.kind}8[us]")
+    is_fine = coarse != value
+    # A moment that is none equals nothing.
+    return coarse.tolist() if not is_fine[value == value].any() else value.astype(str).tolist()  # noqa: PLR0124
+
+
+def _structs(names: Sequence[str], value: Any) -> Any:
+    return (
+        [_structs(names, item) for item in value] if isinstance(value, list) else dict(zip(names, value, strict=True))
+    )  # pyright: ignore[reportUnknownVariableType]
+
+
+def _pandas(name: str, value: Any) -> Callable[[Any], Any] | None:
+    if name in ("NaTType", "NAType"):
+        return lambda value: None
+    if name in ("_Timestamp", "Timestamp"):
+        return lambda value: value.isoformat() if value.nanosecond else _moment(value)
+    if name in ("_Timedelta", "Timedelta"):
+        return _duration
+    if name == "DataFrame":
+        return lambda value: value.to_dict("records")
+    if name in ("Series", "Index", "ExtensionArray"):
+        return lambda value: value.tolist()
+    if name in ("_Period", "Period"):
+        return str
+    if name == "Interval":
+        return lambda value: {"left": value.left, "right": value.right, "closed": value.closed}
+    return None
+
+
+def _duration(value: Any) -> Any:
+    return value.isoformat() if value.nanoseconds else timedelta(value.days, value.seconds, value.microseconds)
+
+
+def _torch(name: str, value: Any) -> Callable[[Any], Any] | None:
+    if name == "Size":
+        return list
+    if name not in ("Tensor", "_TensorBase", "TensorBase"):
+        return None
+    if value.numel() > MOST_ITEMS:
+        raise NotPlainError(f"a tensor of {value.numel():,} values")
+    return None if value.is_complex() else lambda value: value.detach().cpu().tolist()
+
+
+def _arrow(name: str, value: Any) -> Callable[[Any], Any] | None:
+    if name == "Scalar":
+        return lambda value: value.as_py()
+    return (lambda value: value.to_pylist()) if hasattr(value, "to_pylist") else None
+
+
+def _polars(name: str, value: Any) -> Callable[[Any], Any] | None:
+    if name == "DataFrame":
+        return lambda value: value.to_dicts()
+    return (lambda value: value.to_list()) if name == "Series" else None
+
+
+def _pydantic(name: str, value: Any) -> Callable[[Any], Any] | None:
+    if name != "BaseModel":
+        return None
+    return (lambda value: value.model_dump()) if hasattr(value, "model_dump") else lambda value: value.dict()
+
+
+def _array_like(name: str, value: Any) -> Callable[[Any], Any] | None:
+    return (lambda value: value.tolist()) if hasattr(value, "tolist") else None
+
+
+_LIBRARIES: dict[str, Callable[[str, Any], Callable[[Any], Any] | None]] = {
+    "numpy": _numpy,
+    "pandas": _pandas,
+    "torch": _torch,
+    "pyarrow": _arrow,
+    "polars": _polars,
+    "pydantic": _pydantic,
+    "jax": _array_like,
+    "jaxlib": _array_like,
+    "cupy": _array_like,
+}
