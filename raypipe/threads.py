@@ -8,17 +8,20 @@ ends, ends with it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from raypipe.background import start_thread
 
 R = TypeVar("R")
+T = TypeVar("T")
 P = ParamSpec("P")
+
+_LOOK_EVERY_S = 0.1
 
 _Work = tuple["Future[Any]", Callable[[], Any]]
 
@@ -92,3 +95,26 @@ def _tell(future: Future[Any], kind: object, error: BaseException | None, trace:
     if error is not None:
         future.set_exception(error)
     return True
+
+
+class Consumed(Generic[T]):
+    """What an iterator gives, taken from it in a daemon thread, so that it can be left while it is blocked."""
+
+    def __init__(self, items: Iterable[T], name: str) -> None:
+        self._items = iter(items)
+        self._threads = DaemonThreads(1, name)
+
+    def until(self, is_left: Callable[[], bool]) -> Iterator[T]:
+        """Item after item; the end once `is_left` while the next is awaited. Raises whatever the iterator raises."""
+        nothing: Any = object()
+        while True:
+            future = self._threads.submit(next, self._items, nothing)
+            while not future.done():
+                wait([future], _LOOK_EVERY_S)
+                if not future.done() and is_left():
+                    self._threads.shutdown()
+                    return
+            if (item := future.result()) is nothing:
+                self._threads.shutdown()
+                return
+            yield item

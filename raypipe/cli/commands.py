@@ -324,8 +324,10 @@ def _pipeline(
     if small:
         leave_pandas_out()
     from raypipe.cli.specs import Wanted, pipeline_of
+    from raypipe.execution.stopping import Phase, phase_of_command
 
-    pipeline = pipeline_of(Wanted(spec, input, *(change or () for change in changes), is_foreign=is_foreign))
+    with phase_of_command(Phase.READ):
+        pipeline = pipeline_of(Wanted(spec, input, *(change or () for change in changes), is_foreign=is_foreign))
     collect_from_here()
     return pipeline
 

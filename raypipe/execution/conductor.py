@@ -174,10 +174,13 @@ class Conductor:
         return await result
 
     def halt(self, reason: str, drain_s: float) -> None:
-        """No call is sent any more. Rows that can end without one, or with those in flight, end within `drain_s`."""
-        if self.halted_for:
+        """No call is sent any more. Rows that can end without one, or with those in flight, end within `drain_s`.
+
+        Later on, with a `drain_s` of 0, those that have not ended are left as they are.
+        """
+        if self.halted_for and (drain_s or self._has_left):
             return
-        self.halted_for = reason
+        self.halted_for = self.halted_for or reason
         self._room.set()
         for lane in self._lanes:
             self._start(lane.worker.halt(reason))

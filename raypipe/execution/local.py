@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -39,7 +38,6 @@ from raypipe.threads import DaemonThreads
 _WATCH_EVERY_S = 0.5
 _LOOK_EVERY_S = 0.1
 _LEAVE_S = 1.5
-_HEARS_S = 2.0
 
 
 @dataclass
@@ -86,7 +84,7 @@ def execute(setup: RunSetup, watch: Watch, stop: Stop) -> Outcome:
             if stop.is_asked:
                 run.halt(ASKED)
             if snapshots := run.snapshots():
-                stop.calls_in_flight(calls_in_flight(setup.plan, snapshots) if run.is_heard else 0)
+                stop.calls_in_flight(calls_in_flight(setup.plan, snapshots, stop.is_overdue))
                 watch(snapshots)
     except BaseException:
         run.cancel()
@@ -117,7 +115,6 @@ class _Run:
     def __init__(self, setup: RunSetup, stop: Stop) -> None:
         self._setup = setup
         self._stop = stop
-        self._halting_since = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self.conductor: Conductor | None = None
@@ -141,14 +138,8 @@ class _Run:
     def halt(self, reason: str) -> None:
         """Send no call any more and end soon; any thread may ask, more than once."""
         if self._loop is not None and not self.halted_for:
-            self._halting_since = self._halting_since or time.monotonic()
             with suppress(RuntimeError):  # the loop has just ended
                 self._loop.call_soon_threadsafe(self._halt, reason)
-
-    @property
-    def is_heard(self) -> bool:
-        """Whether the loop turns, as far as is known: a step that blocks it hears of no stop, and knows of no call."""
-        return bool(self.halted_for) or not self._halting_since or time.monotonic() - self._halting_since < _HEARS_S
 
     def _halt(self, reason: str) -> None:
         self.halted_for = self.halted_for or reason

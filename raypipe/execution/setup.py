@@ -20,11 +20,14 @@ Watch = Callable[[Sequence[Snapshot]], None]
 """Called about twice a second with what each conductor sees."""
 
 
-def calls_in_flight(plan: Plan, snapshots: Sequence[Snapshot]) -> int:
-    """Calls that have been sent to models and not been answered yet, as far as conductors see."""
+def calls_in_flight(plan: Plan, snapshots: Sequence[Snapshot], is_overdue: bool) -> int:
+    """Calls that have been sent to models and not been answered yet, as far as conductors see.
+
+    With `is_overdue`, workers that should have heard of a stop and have not count no more: a step blocks them.
+    """
     asking = {name for name, pool in plan.pools.items() if pool.llm is not None}
-    seen = [one for snapshot in snapshots for one in snapshot.vitals.items()]
-    return sum(vitals.in_flight for worker, vitals in seen if worker.rpartition(":")[0] in asking)
+    seen = [one for snapshot in snapshots for one in snapshot.vitals.items() if one[0].rpartition(":")[0] in asking]
+    return sum(vitals.in_flight for _, vitals in seen if vitals.halted_for or not is_overdue)
 
 
 MOST_REPLACEMENTS = 20

@@ -19,7 +19,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
 from types import FrameType
 from typing import TypeVar
@@ -37,6 +37,8 @@ _IDLE_S = 3.0
 """How long a run goes on, after it was asked to end, in which no call is in flight."""
 _FINISH_S = 60.0
 """How long what follows a stop may take, such as to write the rows that have ended."""
+_QUIET_S = 2.0
+"""How long rows that need no call have to end, in a run that is to end."""
 _CUT_S = 0.5
 """How long work that is given up may take to come to a checkpoint."""
 _TELL_S = 0.3
@@ -47,8 +49,13 @@ _log = logging.getLogger("raypipe.phases")
 
 
 class Phase(Enum):
-    """What a run is busy with, in its words for the user. Each is entered by `Stop.phase`, and by nothing else."""
+    """What a run is busy with, in its words for the user. Each is entered by `Stop.phase`, and by nothing else.
 
+    Tests stop a run in each of them, on both engines.
+    """
+
+    READ = "reading the pipeline"
+    """Before there is a run: see `phase_of_command`."""
     HOLD = "taking the run folder"
     COMPACT = "compacting the call log"
     INDEX = "loading the index of the call log"
@@ -69,7 +76,7 @@ class Stop:
     """
 
     def __init__(self, say: Callable[[str], None] | None = None) -> None:
-        self._say = say or (lambda words: logging.getLogger("raypipe").info("%s", words))
+        self._say = say or _tell_all
         self._asked = threading.Event()
         self._at_once = threading.Event()
         self._given_up = threading.Event()
@@ -93,7 +100,8 @@ class Stop:
 
     def fail(self, error: RaypipeError) -> None:
         """End the run now, with an error: what it waits for will never come."""
-        self._error = self._error or error
+        if not self._given_up.is_set():
+            self._error = self._error or error
 
     @property
     def is_asked(self) -> bool:
@@ -103,6 +111,17 @@ class Stop:
     def is_at_once(self) -> bool:
         return self._at_once.is_set()
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it was asked to end so long ago that every worker that turns has heard of it."""
+        return self.is_asked and time.monotonic() > self._asked_at + _QUIET_S
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is to end, and no call has been in flight for a while."""
+        quiet_since = max(self._asked_at, self._busy_at)
+        return self.is_asked and time.monotonic() > quiet_since + _QUIET_S
+
     # For the work.
 
     @contextmanager
@@ -110,12 +129,11 @@ class Stop:
         """The run is busy with this inside. Raises StoppedError when nothing new is to be begun."""
         self.check()
         self._enter([*self._phases, phase])
-        _log.debug("begin %s", phase.name)
-        try:
-            yield
-        finally:
-            self._enter(self._phases[:-1])
-            _log.debug("end %s", phase.name)
+        with _told(phase):
+            try:
+                yield
+            finally:
+                self._enter(self._phases[:-1])
 
     def _enter(self, phases: list[Phase]) -> None:
         self._has_run = self._has_run or Phase.RUN in phases
@@ -151,18 +169,26 @@ class Stop:
     # For the thread that waits.
 
     @contextmanager
-    def on_signals(self) -> Generator[None]:
-        """SIGINT, SIGTERM and SIGHUP ask, where this is the main thread; elsewhere signals are left alone."""
+    def _on_signals(self) -> Generator[Callable[[], None]]:
+        """SIGINT, SIGTERM and SIGHUP ask, where this is the main thread; elsewhere signals are left alone.
+
+        What comes is to be called now and then: Ray's native library takes SIGTERM for itself when it is started, and
+        ends the process 3 s after one.
+        """
         if threading.current_thread() is not threading.main_thread():
-            yield
+            yield lambda: None
             return
 
         def note(number: int, frame: FrameType | None) -> None:
             self.ask()
 
+        def arm() -> None:
+            for kind in before:
+                signal.signal(kind, note)
+
         before = {kind: signal.signal(kind, note) for kind in heard_signals()}
         try:
-            yield
+            yield arm
         finally:
             for kind, handler in before.items():
                 signal.signal(kind, handler)
@@ -177,18 +203,21 @@ class Stop:
             with kept, interruptible(Interruption(self.check, self._whole)):
                 done.append(work())
 
-        with self.on_signals():
+        with self._on_signals() as arm, _supervised():
             thread = start_thread(lambda: context.run(run), "raypipe-run", None)
             try:
                 while thread.is_alive():
                     thread.join(_LOOK_EVERY_S)
+                    arm()
                     self._look(thread)
             except BaseException:
                 self._abandon(thread)
                 raise
-        if kept.error is not None:
-            raise kept.error
-        return done[0]
+        if kept.error is None:
+            return done[0]
+        if self._given_up.is_set() and not isinstance(kept.error, StoppedError):
+            raise StoppedError(self._said()) from kept.error  # work that is left behind misses what was taken from it
+        raise kept.error
 
     def _look(self, thread: threading.Thread) -> None:
         """Say what is waited for, and leave work behind that does not end in time. Raises StoppedError."""
@@ -201,10 +230,14 @@ class Stop:
         if now >= self._gives_up_at():
             self._given_up.set()
         if self.is_at_once or now >= self._gives_up_at() + _CUT_S:
-            doing = self._phases[-1].value if self._phases else "starting"
+            said = self._said()
             self._abandon(thread)
             if thread.is_alive():
-                raise StoppedError(f"{ASKED} while {doing}; what was completed is in the call log")
+                raise StoppedError(said)
+
+    def _said(self) -> str:
+        doing = self._phases[-1].value if self._phases else "between two parts of its work"
+        return f"{ASKED} while {doing}; what was completed is in the call log"
 
     def _tell(self, now: float) -> None:
         if not self._in_flight or self._has_told or now - self._asked_at < _TELL_S:
@@ -239,6 +272,53 @@ def heard_signals() -> list[signal.Signals]:
     """Those that end a run. A terminal that is closed does, too, unless that is to be ignored (`nohup`)."""
     kinds = [signal.SIGINT, signal.SIGTERM]
     return kinds if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [*kinds, signal.SIGHUP]
+
+
+@contextmanager
+def _told(phase: Phase) -> Generator[None]:
+    _log.debug("begin %s", phase.name)
+    try:
+        yield
+    finally:
+        _log.debug("end %s", phase.name)
+
+
+def phase_of_command(phase: Phase) -> AbstractContextManager[None]:
+    """A command is busy with this inside, which hears signals by itself (`cli.interrupts`)."""
+    return _told(phase)
+
+
+_listeners: list[Callable[[str], None]] = []
+
+
+def tell_with(say: Callable[[str], None]) -> None:
+    """Tell the user by `say`, in all runs of this process that are not told otherwise, what a stop waits for."""
+    _listeners.append(say)
+
+
+def _tell_all(words: str) -> None:
+    logging.getLogger("raypipe").info("%s", words)
+    for say in _listeners:
+        say(words)
+
+
+_supervising = threading.Semaphore(0)
+
+
+@contextmanager
+def _supervised() -> Generator[None]:
+    _supervising.release()
+    try:
+        yield
+    finally:
+        _supervising.acquire()
+
+
+def is_supervised() -> bool:
+    """Whether a run of this process goes on, which hears signals by itself."""
+    if is_any := _supervising.acquire(blocking=False):
+        _supervising.release()
+    return is_any
 
 
 class _Kept:

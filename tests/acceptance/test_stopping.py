@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -16,7 +18,7 @@ import pytest
 from raypipe.errors import StoppedError
 from raypipe.results import Result
 from tests.acceptance.chain import CONCURRENCY, answer, asked, chain, topics
-from tests.acceptance.processes import interrupted, killed, start, table
+from tests.acceptance.processes import ROOT, interrupted, killed, start, table
 from tests.books import Row
 from tests.loopback import serve
 
@@ -129,3 +131,61 @@ def test_a_stop_never_takes_more_rows_away_than_it_brings(tmp_path: Path, undist
         with pytest.raises(StoppedError, match="of an earlier run"):
             longer.run(out, engine="local")
     assert table(Result(out)) == undisturbed
+
+
+_ASLEEP = """
+import sys, time
+from raypipe.errors import StoppedError
+from raypipe.pipeline import Pipeline
+from raypipe.steps import LoadDataFromDicts, step
+
+IS_ASLEEP = True
+
+@step(inputs=["n"], outputs=["m"])
+def doze(row):
+    if IS_ASLEEP:
+        print("asleep", flush=True)
+        time.sleep(600)
+    return {"m": row["n"]}
+
+with Pipeline("asleep") as pipeline:
+    LoadDataFromDicts([{"n": 1}], name="seed") >> doze("doze")
+try:
+    pipeline.run(sys.argv[1], engine="local")
+except StoppedError as error:
+    print(error, flush=True)
+    if sys.argv[2:]:
+        IS_ASLEEP = False
+        print(len(pipeline.run(sys.argv[1], engine="local")["doze"]), flush=True)
+"""
+
+
+def asleep(tmp_path: Path, *words: str, times: int = 1) -> list[str]:
+    """What a program says whose step sleeps for ten minutes, and which is interrupted then, to its own end."""
+    (tmp_path / "asleep.py").write_text(_ASLEEP)
+    command = [sys.executable, str(tmp_path / "asleep.py"), str(tmp_path / "out"), *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asleep\n"
+        for number in range(times):
+            time.sleep(0.2 * number)
+            process.send_signal(signal.SIGINT)
+        said, complaints = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, complaints) == (0, "")
+    return said.splitlines()
+
+
+def test_a_function_that_sleeps_holds_up_no_program_that_ends(tmp_path: Path) -> None:
+    [said] = asleep(tmp_path)
+    assert said == f"stopped on request; 0 finished rows are in {tmp_path / 'out'}"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_program_may_go_on_in_the_same_process(times: int, tmp_path: Path) -> None:
+    said, rows = asleep(tmp_path, "again", times=times)
+    assert said.startswith("stopped on request")
+    assert rows == "1"

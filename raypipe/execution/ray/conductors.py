@@ -36,15 +36,15 @@ class Board:
 
     def __init__(self) -> None:
         self._snapshots: dict[str, Snapshot] = {}
-        self._halted_for = ""
+        self._halted_for, self._drain_s = "", 0.0
 
-    def put(self, name: str, snapshot: Snapshot) -> str:
-        """Why the run is to end; empty while it goes on."""
+    def put(self, name: str, snapshot: Snapshot) -> tuple[str, float]:
+        """Why the run is to end, empty while it goes on, and how long calls in flight are waited for."""
         self._snapshots[name] = snapshot
-        return self._halted_for
+        return self._halted_for, self._drain_s
 
-    def halt(self, reason: str) -> None:
-        self._halted_for = reason
+    def halt(self, reason: str, drain_s: float) -> None:
+        self._halted_for, self._drain_s = reason, drain_s
 
     def snapshots(self) -> list[Snapshot]:
         return list(self._snapshots.values())
@@ -78,7 +78,6 @@ class ConductorUDF:
         end_with_node()
         keep_private(is_shared)
         collect_rarely()
-        self._drain_s = setup.drain_s
         self._name, self._run_id = setup.name, run
         self._loop = uvloop.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="conductor", daemon=True).start()
@@ -90,9 +89,9 @@ class ConductorUDF:
         await asyncio.sleep(BOARD_AFTER_S)
         board = await asyncio.to_thread(board_of, self._run_id)
         while True:
-            reason = await board.put.remote(self._name, self._conductor.snapshot())
+            reason, drain_s = await board.put.remote(self._name, self._conductor.snapshot())
             if reason:
-                self._conductor.halt(reason, self._drain_s)
+                self._conductor.halt(reason, drain_s)
             await asyncio.sleep(_BOARD_EVERY_S)
 
     async def _report_engines(self) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 from uuid import uuid4
@@ -18,12 +18,14 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayError, RayTaskError
 
-from raypipe.errors import InfrastructureError, RaypipeError, StoppedError
+from raypipe.background import start_thread
+from raypipe.errors import InfrastructureError, RaypipeError
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.conductor import ConductorSetup
 from raypipe.execution.local import paths_for
 from raypipe.execution.parking import ended, parked_in
 from raypipe.execution.ray import blocks
+from raypipe.execution.ray.access import watched_head
 from raypipe.execution.ray.conductors import (
     BOARD_AFTER_S,
     ConductorUDF,
@@ -33,21 +35,21 @@ from raypipe.execution.ray.conductors import (
 from raypipe.execution.ray.nodes import await_nodes, check_environment
 from raypipe.execution.ray.pools import RemotePool, end_pools, started_pools, unwrapped
 from raypipe.execution.ray.servers import kept_servers
-from raypipe.execution.ray.session import kill_own_ray, session, speak_again
+from raypipe.execution.ray.session import leave_ray, session
 from raypipe.execution.ray.shipping import ship_by_value
 from raypipe.execution.room import beside_servers, made_fit, room_in
-from raypipe.execution.setup import Outcome, RunSetup, Watch
+from raypipe.execution.setup import Outcome, RunSetup, Watch, calls_in_flight
 from raypipe.execution.source import group_of, identified
-from raypipe.execution.stopping import ASKED, DRAIN_S, Stop
+from raypipe.execution.stopping import ASKED, DRAIN_S, Phase, Stop
 from raypipe.loading import ALL, fitted, kept
 from raypipe.places import Place, for_arrow
 from raypipe.plan import Stage, inbox
 from raypipe.row import POSITION
 from raypipe.step import Aggregate, Source, Unit
+from raypipe.threads import Consumed
 
 _WATCH_EVERY_S = 0.5
 _LOOK_EVERY_S = 0.1
-_STOP_TIMEOUT_S = 20.0
 _CLOSE_TIMEOUT_S, _LEAVE_S = 10.0, 2.0
 _BLOCKS_AT_ONCE = 4
 _PARKED_A_BLOCK = 8
@@ -56,45 +58,17 @@ _READERS_PER_CPU = 4
 
 
 def execute(setup: RunSetup, address: str | None, watch: Watch, stop: Stop) -> Outcome:
-    """Run all stages on Ray, in a thread of its own, so that Ctrl+C is heard whatever Ray is busy with.
-
-    Raises RaypipeError when the run cannot go on, StoppedError when it is to end at once.
-    """
-    work = _Work(setup, address, watch, stop)
-    thread = threading.Thread(target=work.run, name="raypipe", daemon=True)
-    thread.start()
-    deadline = float("inf")
-    while thread.is_alive():
-        thread.join(_LOOK_EVERY_S)
-        if stop.is_asked:
-            deadline = min(deadline, time.monotonic() + DRAIN_S + _STOP_TIMEOUT_S)
-        if stop.is_at_once or time.monotonic() > deadline:
-            kill_own_ray()
-            speak_again()
-            raise StoppedError(ASKED)
-    if work.error is not None:
-        raise work.error
-    return work.outcome
-
-
-class _Work:
-    """A run in a thread; what it raises is raised where it is awaited."""
-
-    def __init__(self, setup: RunSetup, address: str | None, watch: Watch, stop: Stop) -> None:
-        self._setup, self._address, self._watch, self._stop = setup, address, watch, stop
-        self.outcome = Outcome(())
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        with ExitStack() as stack:
-            stack.push(self._note_end)
-            is_own_ray = stack.enter_context(session(self._address))
-            ship_by_value(self._setup.plan)
-            self.outcome = _Driver(self._setup, self._address, is_own_ray, self._stop).run(self._watch)
-
-    def _note_end(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        self.error = error
-        return True
+    """Run all stages on Ray. Raises RaypipeError when the run cannot go on, StoppedError when it is to end at once."""
+    with ExitStack() as stack:
+        with stop.phase(Phase.START_RAY):
+            stack.enter_context(stop.leaving(leave_ray))
+            is_own_ray = stack.enter_context(session(address))
+            ship_by_value(setup.plan)
+        with watched_head(stop.fail):
+            outcome = _Driver(setup, address, is_own_ray, stop).run(watch)
+        with stop.phase(Phase.END_RAY):
+            stack.close()
+        return outcome
 
 
 class Units(Datasource):
@@ -167,16 +141,13 @@ class _Driver:
     def run(self, watch: Watch) -> Outcome:
         """Stage after stage. Raises RaypipeError when the run cannot go on."""
         stopped = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(watch, stopped), daemon=True)
-        watcher.start()
+        watcher = start_thread(partial(self._watch, watch, stopped), "raypipe-watch", self._stop.fail)
         try:
-            self._join_cluster()
-            self._make_fit(ray.cluster_resources())
-            self._start_authority()
-            models, own = self._setup.plan.models, self._is_own_ray
-            with kept_servers(models, self._run, own, lambda: self._stop.is_asked) as servers:
-                self._setup = replace(self._setup, servers=servers)
-                self._run_stages()
+            with self._stop.phase(Phase.JOIN):
+                self._join_cluster()
+                self._make_fit(ray.cluster_resources())
+                self._start_authority()
+            self._run_beside_servers()
         except RayTaskError as error:
             raise unwrapped(error) from None
         except RayError as error:
@@ -186,6 +157,16 @@ class _Driver:
             watcher.join(_CLOSE_TIMEOUT_S)
             self._kill_actors()
         return Outcome(self._results, self._halted_for())
+
+    def _run_beside_servers(self) -> None:
+        models, own = self._setup.plan.models, self._is_own_ray
+        with ExitStack() as stack:
+            with self._stop.phase(Phase.SERVE):
+                servers = stack.enter_context(kept_servers(models, self._run, own, lambda: self._stop.is_asked))
+            self._setup = replace(self._setup, servers=servers)
+            self._run_stages()
+            with self._stop.phase(Phase.UNLOAD):
+                stack.close()
 
     def _run_stages(self) -> None:
         stay = iter(kept(self._setup.plan))
@@ -228,14 +209,23 @@ class _Driver:
         if stopped.wait(BOARD_AFTER_S):
             return
         board = board_of(self._run)
-        while not stopped.wait(_WATCH_EVERY_S):
+        while not self._is_over(stopped):
             with suppress(RayError):
                 if self._stop.is_asked:
-                    board.halt.remote(ASKED)
-                watch(ray.get(board.snapshots.remote(), timeout=_CLOSE_TIMEOUT_S))
+                    board.halt.remote(ASKED, 0.0 if self._stop.is_at_once else DRAIN_S)
+                snapshots = ray.get(board.snapshots.remote(), timeout=_CLOSE_TIMEOUT_S)
+                self._stop.calls_in_flight(calls_in_flight(self._setup.plan, snapshots, self._stop.is_overdue))
+                watch(snapshots)
         with suppress(RayError):
             watch(ray.get(board.snapshots.remote(), timeout=_CLOSE_TIMEOUT_S))
-        ray.kill(board)
+            ray.kill(board)
+
+    def _is_over(self, stopped: threading.Event) -> bool:
+        """Wait until it is time for another look, less long once the run is to be stopped."""
+        for _ in range(round(_WATCH_EVERY_S / _LOOK_EVERY_S)):
+            if stopped.wait(_LOOK_EVERY_S) or self._stop.is_asked:
+                break
+        return stopped.is_set()
 
     def _run_stage(self, stage: Stage, stay: Iterator[Sequence[str]]) -> None:
         """Phase after phase; what one has put away is the next one's input."""
@@ -244,9 +234,12 @@ class _Driver:
             if number:
                 rows = _parked_rows(parked)
             if rows is not None:
-                self._open_pools(stage, phase)
-                parked = self._run_phase(stage, phase, rows)
-            self._close_pools(next(stay))
+                with self._stop.phase(Phase.LOAD):
+                    self._open_pools(stage, phase)
+                with self._stop.phase(Phase.RUN):
+                    parked = self._run_phase(stage, phase, rows)
+            with self._stop.phase(Phase.UNLOAD):
+                self._close_pools(next(stay))
             if reason := self._halted_for():
                 leaves = self._setup.leaves
                 self._results += [ended(path, self._setup.parts, leaves, reason) for path in parked]
@@ -276,9 +269,18 @@ class _Driver:
             ),
         )
         began = len(self._results)
-        for made in references.iter_batches(batch_size=None, batch_format="pyarrow"):
-            self._results.extend(blocks.results_of(cast("pa.Table", made)))
+        made = references.iter_batches(batch_size=None, batch_format="pyarrow")
+        for table in Consumed(made, "raypipe-stage").until(self._is_left):
+            self._results.extend(blocks.results_of(cast("pa.Table", table)))
         return parked_in(self._results[began:])
+
+    def _is_left(self) -> bool:
+        """Whether a stage is not waited for any more: all that its conductors had has ended, and a reader is blocked.
+
+        Raises StoppedError.
+        """
+        self._stop.check()
+        return self._stop.is_idle
 
     def _rows(self, stage: Stage) -> ray.data.Dataset | None:
         entry = stage.steps[stage.entry].step
@@ -302,7 +304,8 @@ class _Driver:
         return groups.sort(POSITION) if keys else groups
 
     def _close_pools(self, stay: Sequence[str]) -> None:
-        end_pools([pool for name, pool in self._pools.items() if name not in stay], _CLOSE_TIMEOUT_S)
+        timeout_s = _LEAVE_S if self._stop.is_asked else _CLOSE_TIMEOUT_S
+        end_pools([pool for name, pool in self._pools.items() if name not in stay], timeout_s)
         self._pools = {name: pool for name, pool in self._pools.items() if name in stay}
 
     def _kill_actors(self) -> None:

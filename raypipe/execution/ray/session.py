@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import threading
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,8 @@ _QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A thread that is left behind asks a Ray that is gone: it must not start another one.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     # What workers and the raylet report would be printed to standard output, even with log_to_driver=False.
     "RAY_DEDUP_LOGS": "1",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
@@ -36,6 +39,41 @@ def load() -> None:
         import ray as _ray
 
         del _ray
+
+
+def leave_ray() -> None:
+    """A run that uses Ray is left behind: end the Ray that was started for it, at once, or let go of another's.
+
+    A Ray that this process had before the run stays. The next run waits until this is through.
+    """
+    speak_again()
+    with _letting_go:
+        if _Held.is_own:
+            kill_own_ray()
+        if _Held.is_ours:
+            _shut_down()
+
+
+def _shut_down() -> None:
+    import ray
+
+    _Held.is_ours = _Held.is_own = False
+    # Identifiers start anew with every Ray of this process: a reference of this one that is dropped later would
+    # take what has the same identifier then.
+    gc.collect()
+    ray.shutdown()
+
+
+class _Held:
+    """What this process has of Ray because of a run."""
+
+    is_ours = False
+    """It was started or joined for the run."""
+    is_own = False
+    """It was started."""
+
+
+_letting_go = threading.Lock()
 
 
 def kill_own_ray() -> None:
@@ -64,7 +102,9 @@ def session(address: str | None) -> Generator[bool]:
     load()
     import ray
 
-    started = not ray.is_initialized()
+    with _letting_go:
+        started = not ray.is_initialized()
+        _Held.is_ours, _Held.is_own = started, started and address is None
     if started:
         _start(address)
     _settle_data_context()
@@ -75,10 +115,8 @@ def session(address: str | None) -> Generator[bool]:
         raise
     finally:
         if started:
-            # Identifiers start anew with every Ray of this process: a reference of this one that is dropped later would
-            # take what has the same identifier then.
-            gc.collect()
-            ray.shutdown()
+            with _letting_go:
+                _shut_down()
 
 
 _errors: list[int] = []
