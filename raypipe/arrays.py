@@ -194,7 +194,7 @@ class AsIs(pa.ExtensionType):  # pyright: ignore[reportUntypedBaseClass]
     NAME = "raypipe.as_is"
 
     def __init__(self) -> None:
-        super().__init__(pa.binary(), self.NAME)
+        super().__init__(pa.large_binary(), self.NAME)
 
     def __arrow_ext_serialize__(self) -> bytes:
         return b""
@@ -277,4 +277,4 @@ _MOST_LISTS = 16
 def as_is(values: Iterable[Any]) -> pa.Array:
     """Plain values, each exactly as it is."""
     written = [None if value is None else exact.written(value) for value in values]
-    return pa.ExtensionArray.from_storage(AS_IS, pa.array(written, pa.binary()))
+    return pa.ExtensionArray.from_storage(AS_IS, pa.array(written, pa.large_binary()))

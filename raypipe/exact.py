@@ -17,21 +17,41 @@ from typing import Any, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-_TAG, _VALUE = "$", "v"
+_TAG, _VALUE, _SIGN = "$", "v", b'"$"'
 _NATIVE = frozenset({str, bool, type(None)})
+_NUMBERS = frozenset({int, float})
+_write = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def written(value: Any) -> bytes:
     """The value as text. Raises TypeError for one that is no plain value, RecursionError for one nested too deep."""
-    if type(value) in _NATIVE:
-        return json.dumps(value).encode()
-    return json.dumps(_tagged(value), separators=(",", ":"), allow_nan=False).encode()
+    if _is_json(value):
+        try:
+            return _write(value).encode()
+        except ValueError:  # a float that is no number, an integer of thousands of digits
+            pass
+    return _write(_tagged(value)).encode()
+
+
+def _is_json(value: Any) -> bool:
+    """Whether JSON says the value as it is, as far as its numbers can be said at all."""
+    kind = type(value)
+    if kind is dict:
+        if _TAG in value or not set(map(type, value)) <= {str}:
+            return False
+        items: Any = value.values()
+    elif kind is list:
+        items = value
+    else:
+        return kind in _NATIVE or kind in _NUMBERS
+    others = set(map(type, items)) - _NATIVE - _NUMBERS
+    return not others or (others <= {dict, list} and all(map(_is_json, items)))
 
 
 def read(text: bytes) -> Any:
     """The value that was written. Raises ValueError for a text that was written by nobody here."""
     try:
-        return json.loads(text, object_hook=_untagged)
+        return json.loads(text, object_hook=_untagged) if _SIGN in text else json.loads(text)
     except (KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"no value can be read from {text[:60]!r}: {error}") from None
 
@@ -41,7 +61,7 @@ def _tagged(value: Any) -> Any:
     if kind in _NATIVE:
         return value
     if kind is int:
-        return value if -(2**63) <= value < 2**64 else _tag("int", hex(value))
+        return value if value.bit_length() <= 64 else _tag("int", hex(value))
     if kind is float:
         return value if math.isfinite(value) else _tag("float", str(value))
     if kind is list:

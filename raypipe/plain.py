@@ -45,7 +45,33 @@ def plain(value: Any) -> Any:
     kind = type(value)
     if kind in _ATOMS or (kind is str and len(value) <= MOST_CHARACTERS):
         return value
-    return _Reading().of(value, 0)
+    return value if _is_small_and_plain(value, 0) else _Reading().of(value, 0)
+
+
+def _is_small_and_plain(value: Any, depth: int) -> bool:
+    """Whether a value is plain as it is, seen at a glance: most are."""
+    kind = type(value)
+    if kind is dict:
+        if not set(map(type, value)) <= {str}:
+            return False
+        items: Any = value.values()
+    elif kind is list:
+        items = value
+    else:
+        return False
+    if len(items) > _FEW or depth > _FLAT:
+        return False
+    return all(
+        type(item) in _ATOMS or (type(item) in _SIZED and _is_short(item)) or _is_small_and_plain(item, depth + 1)
+        for item in items
+    )
+
+
+_FEW, _FLAT = 256, 3
+
+
+def _is_short(value: Any) -> bool:
+    return value.bit_length() < 64 if type(value) is int else len(value) < 2**20
 
 
 class _Reading:

@@ -6,7 +6,7 @@ more or fewer of them, is a `GlobalStep`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from inspect import getattr_static, isfunction
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
@@ -172,7 +172,7 @@ class GlobalStep(_Declared):
         kept = [name for name in names if name in written]
         given = [_mapped(one, names, kept) for one in row[_ROWS]]
         back = {name: column for name, column in names.items() if name not in written}
-        return [_mapped_back(made, back) for part in self.process(given) for made in part]
+        return [_mapped_back(made, back, names) for part in self.process(given) for made in part]
 
 
 def _mapped(row: Values, names: Mapping[str, str], written: Sequence[str]) -> dict[str, Any]:
@@ -185,14 +185,14 @@ def _mapped(row: Values, names: Mapping[str, str], written: Sequence[str]) -> di
     return kept | {name: row.get(column) for name, column in names.items()}
 
 
-def _mapped_back(made: Any, names: Mapping[str, str]) -> Any:
+def _mapped_back(made: Any, names: Mapping[str, str], all_names: Iterable[str]) -> Any:
     """A row with its columns under the pipeline's names, and those that were put aside where they were."""
     if not isinstance(made, Mapping):
         return made
     row = cast("Mapping[Any, Any]", made)
-    found = {names.get(name, name): value for name, value in row.items() if not str(name).startswith(_ASIDE)}
-    aside = {str(name).removeprefix(_ASIDE): row[name] for name in row if str(name).startswith(_ASIDE)}
-    return aside | found
+    were = {_ASIDE + name: name for name in all_names}
+    found = {names.get(name, name): value for name, value in row.items() if name not in were}
+    return {were[name]: row[name] for name in row if name in were} | found
 
 
 class GeneratorStep(Source):

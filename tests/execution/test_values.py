@@ -241,6 +241,19 @@ def test_an_exception_whose_text_cannot_be_made_or_kept_fails_its_row(
     assert all(0 < len(failure["message"]) < 50_000 for failure in failures)
 
 
+class Renamed(GlobalStep):
+    def process(self, inputs: StepInput) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        yield [{**row, "text": row["text"].upper()} for row in inputs]
+
+
+def test_a_column_that_begins_with_a_tilde_keeps_its_name_in_a_global_step(tmp_path: Path) -> None:
+    with Pipeline("names") as pipeline:
+        rows = LoadDataFromDicts([{"body": "a", "text": "b", "~other": "c"}])
+        rows >> Renamed("renamed", input_mappings={"text": "body"})
+    rows = user_rows(pipeline.run(tmp_path / "out", engine="local")["renamed"])
+    assert rows == [{"text": "b", "body": "A", "~other": "c"}]
+
+
 class Misnaming(Step):
     def process(self, inputs: StepInput) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         names = ["y", "half \ud83d", 5, Colour.RED, (1,), "_batch", "", "a\nb"]
