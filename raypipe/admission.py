@@ -32,7 +32,7 @@ def admitted(table: pa.Table, where: str) -> pa.Table:
     table = table.drop_columns([name for name in table.column_names if name in RESERVED])
     plain = _admitted_schema(table.schema, where)
     if not plain.equals(table.schema, check_metadata=True):
-        columns = [_converted(column, field.type) for column, field in zip(table.columns, plain, strict=True)]
+        columns = [_taken(column, field, where) for column, field in zip(table.columns, plain, strict=True)]
         table = _whole(table, columns, plain)
     for name, column in zip(table.column_names, table.columns, strict=True):
         try:
@@ -41,6 +41,14 @@ def admitted(table: pa.Table, where: str) -> pa.Table:
             problem = f"has values that its type {column.type} does not allow ({error}); write the column again"
             raise InputError(f"{where}: column {name!r} {problem}") from None
     return table
+
+
+def _taken(column: pa.ChunkedArray, field: pa.Field, where: str) -> Any:
+    try:
+        return _converted(column, field.type)
+    except (_Refused, pa.ArrowException, OverflowError, ValueError) as error:
+        problem = f"which cannot become {field.type} ({error}); write it as one"
+        raise InputError(f"{where}: column {field.name!r} has the type {column.type}, {problem}") from None
 
 
 def _whole(table: pa.Table, columns: list[Any], schema: pa.Schema) -> pa.Table:
@@ -122,16 +130,46 @@ def _check_zone(name: str) -> None:
 
 
 def _converted(column: pa.ChunkedArray, kind: pa.DataType) -> Any:
-    if column.type.equals(kind):
-        return column.cast(kind)  # the same but for names and metadata within
+    stored = _as_stored(column.type)
+    if stored is not column.type:
+        column = column.cast(stored)  # or not at all: a value of a library's type is never made
     if "_view<" not in str(column.type):  # a cast of list views gives arrays that are not whole (pyarrow 26)
         try:
             return column.cast(kind)
         except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
             pass
-    stored = [chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in column.chunks]
-    values = [value for chunk in stored for value in chunk.to_pylist()]
+    values = column.to_pylist()
     if kind.equals(_INTERVAL):
         names = [field.name for field in kind]
         values = [None if value is None else dict(zip(names, value, strict=True)) for value in values]
     return pa.chunked_array([pa.array(values, kind)], kind)
+
+
+def _as_stored(kind: Any) -> Any:
+    """The type with what a library's types within it are stored as; itself where there are none."""
+    if isinstance(kind, pa.ExtensionType):
+        return _as_stored(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return kind if _as_stored(kind.value_type) is kind.value_type else _as_stored(kind.value_type)
+    if not pa.types.is_nested(kind):
+        return kind
+    inner = [kind.field(index) for index in range(kind.num_fields)]
+    made = [_as_stored(field.type) for field in inner]
+    if all(one is field.type for one, field in zip(made, inner, strict=True)):
+        return kind
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, one) for field, one in zip(inner, made, strict=True)])
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(made[0], kind.list_size)
+    make = next((make for is_one, make in _LISTS if is_one(kind)), None)
+    if make is None:
+        raise _Refused("which holds values of a library's type; write them plainly")
+    return make(made[0])
+
+
+_LISTS = (
+    (pa.types.is_list, pa.list_),
+    (pa.types.is_large_list, pa.large_list),
+    (pa.types.is_list_view, pa.list_view),
+    (pa.types.is_large_list_view, pa.large_list_view),
+)

@@ -265,3 +265,36 @@ def test_a_frame_of_pandas_with_periods_is_refused_and_with_intervals_passes(tmp
     intervals = pandas.DataFrame({"x": pandas.interval_range(0, 2)})
     result = with_two_steps(lambda: make_generator_step(intervals)).run(tmp_path / "intervals", engine="local")
     assert user_rows(result["again"])[0]["again"] == "{'left': 0, 'right': 1}"
+
+
+@pytest.mark.parametrize("nest", [pa.list_, pa.large_list, pa.list_view, lambda kind: pa.struct([("a", kind)])])
+def test_a_value_of_a_library_s_type_is_never_made_however_deep_it_stands(nest: Any, tmp_path: Path) -> None:
+    class Acting(pa.ExtensionType):
+        def __init__(self) -> None:
+            super().__init__(pa.binary(), "acting.inside")
+
+        def __arrow_ext_serialize__(self) -> bytes:
+            return b""
+
+        @classmethod
+        def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> Acting:
+            return cls()
+
+        def __arrow_ext_scalar_class__(self) -> Any:
+            class Scalar(pa.ExtensionScalar):
+                def as_py(self, **_: Any) -> Any:
+                    raise AssertionError("made")
+
+            return Scalar
+
+    values: Any = [{"a": b"1"}] if pa.types.is_struct(nest(pa.binary())) else [[b"1"]]
+    column = pa.array(values, nest(pa.binary()))
+    try:
+        column = column.cast(nest(Acting()))
+    except pa.ArrowNotImplementedError:
+        pytest.skip("there is no such array")
+    try:
+        found = admitted(pa.table({"x": column}), "a file").column("x").to_pylist()
+    except InputError as error:
+        found = str(error)
+    assert found == values or "which cannot become" in found
