@@ -23,7 +23,7 @@ from pydantic import (
 
 from raypipe.errors import nearest
 from raypipe.identity import canonical_json, digest
-from raypipe.spec import Spec
+from raypipe.spec import Spec, VariableName
 
 Message = Mapping[str, Any]
 """`{"role": "system" | "user" | "assistant" | "tool", "content": text, …}` as in OpenAI's chat API."""
@@ -86,7 +86,7 @@ class LLM(Spec):
     """`provider/model`, for example `openai/gpt-4o-mini` or `ollama/llama3.1`."""
     base_url: str | None = None
     """Address of the endpoint; by default the provider's own."""
-    api_key_env: str | None = None
+    api_key_env: VariableName | None = None
     """Name of the environment variable that holds the key; by default the provider's own; `""`: none is sent."""
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)

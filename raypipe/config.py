@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from raypipe.errors import CallError, SpecError, Violation, nearest
 from raypipe.permissions import Allowances, Permissions, folder_permissions, key_pairs
-from raypipe.secrets import shown_address
+from raypipe.secrets import HIDDEN, hidden, is_secret_name, shown_address
 from raypipe.spec import violations
 
 
@@ -110,7 +110,7 @@ def permissions_for(
 def read_spec(path: str | Path) -> PipelineSpec:
     """The file at `path`, a path or a URL (YAML or JSON). Raises SpecError with all violations."""
     if is_url(path):
-        return parse_spec(_fetched(str(path)), shown_address(str(path)))
+        return parse_spec(_fetched(str(path)), shown_address(str(path), every=True))
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -126,7 +126,7 @@ def _fetched(url: str) -> str:
     try:
         return fetch_file(url, _FETCH_TIMEOUT_S, _LARGEST_SPEC_BYTES).text
     except CallError as error:
-        raise SpecError(violations=[Violation(shown_address(url), f"cannot be fetched: {error}")]) from None
+        raise SpecError(violations=[Violation(shown_address(url, every=True), f"cannot be fetched: {error}")]) from None
 
 
 def parse_spec(text: str, where: str) -> PipelineSpec:
@@ -253,13 +253,14 @@ def read_setting(text: str) -> Setting:
     target, equals, value = text.partition("=")
     step, _, option = target.partition(".")
     path = tuple(option.split("."))
-    where = f"--set {text}"
     if not (equals and step and all(path)):
-        raise SpecError(violations=[Violation(where, "is not written step.option=value")])
+        raise SpecError(violations=[Violation(f"--set {target}", "is not written step.option=value")])
     try:
-        return Setting(step, path, yaml.load(value, Loader=_Loader), where)
+        read = yaml.load(value, Loader=_Loader)
     except (yaml.YAMLError, RecursionError):
-        return Setting(step, path, value, where)
+        read = value
+    is_open = hidden({path[-1]: read}) == {path[-1]: read} and not is_secret_name(path[-1])
+    return Setting(step, path, read, f"--set {text if is_open else f'{target}={HIDDEN}'}")
 
 
 def with_setting(spec: PipelineSpec, text: str) -> PipelineSpec:
@@ -318,7 +319,8 @@ def read_choice(text: str, option: Literal["model", "base_url"]) -> Choice:
     name, equals, value = text.partition("=")
     if not equals or "/" in name:
         name, value = "", text
-    return Choice(name, option, value, f"--{option.replace('_', '-')} {text}")
+    shown = f"{name}={shown_address(value)}" if name else shown_address(value)
+    return Choice(name, option, value, f"--{option.replace('_', '-')} {shown}")
 
 
 def with_model(spec: PipelineSpec, text: str) -> PipelineSpec:

@@ -18,6 +18,7 @@ from typing import Any, TypedDict, cast
 from urllib.parse import urlsplit
 
 from raypipe.errors import SpecError, Violation
+from raypipe.secrets import shown_address
 
 ALLOWED_KEYS = "RAYPIPE_ALLOW_KEYS"
 """Environment variable with pairs like those of `--allow-key`, separated by commas."""
@@ -62,8 +63,8 @@ class Permissions:
         folder = folder_allowing(text)
         real = text if is_address(text) else os.path.realpath(_fixed(os.path.expanduser(text)))
         if not any(real == one or real.startswith(f"{one.rstrip('/')}/") for one in self.folders):
-            problem = f"a file may only name what lies in its own folder, and {text!r} does not"
-            raise _refused(where, f"{problem}; if you trust it, add --allow-files {folder}")
+            problem = f"a file may only name what lies in its own folder, and {shown_address(text)!r} does not"
+            raise _refused(where, f"{problem}; if you trust it, add --allow-files {shown_address(folder)}")
 
     def check_host(self, address: str, where: str) -> None:
         """Raises SpecError when nothing may be fetched from an address, or sent to it."""

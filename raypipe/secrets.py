@@ -8,6 +8,10 @@ from typing import Any, cast
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit, urlunsplit
 
 HIDDEN = "[secret]"
+_MISTAKEN = frozenset(("api_key_env", "headers_env", "params_env"))
+"""Options for names of variables, in which people write the key itself."""
+_HOLDING = frozenset(("engine", "extra", "options", "storage_options"))
+"""Options whose own options may be secrets: what is no mapping of such is not shown."""
 _SHORTEST = 4
 """What has fewer characters is no key, and stands in every text by chance."""
 
@@ -58,6 +62,17 @@ def hidden(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [hidden(item) for item in cast("list[Any]", value)]
     return shown_address(value) if isinstance(value, str) and re.match(r"[a-z0-9+.-]+://\S+$", value) else value
+
+
+def shown_option(name: str, value: Any) -> Any:
+    """The value of an option as messages show it."""
+    if is_secret_option(name):
+        return HIDDEN if value else value
+    if name in _MISTAKEN and not (isinstance(value, str) and value.isidentifier()):
+        return value if value is None or isinstance(value, Mapping) else HIDDEN
+    if name in _HOLDING and not isinstance(value, Mapping):
+        return HIDDEN
+    return hidden(value) if isinstance(value, str | Mapping) else value
 
 
 def holds_hidden(value: Any) -> bool:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from raypipe.errors import SpecError, Violation, nearest
+from raypipe.secrets import shown_option
+
+
+def _is_variable(name: str) -> str:
+    if name and not name.isidentifier():
+        raise ValueError("is the name of an environment variable, never the key itself; set one and name it")
+    return name
+
+
+VariableName = Annotated[str, AfterValidator(_is_variable)]
+"""The name of an environment variable, or nothing."""
 
 
 class Late:
@@ -56,6 +67,11 @@ class Spec(BaseModel):
             known = [field.alias or name for name, field in type(self).model_fields.items()]
             raise SpecError(violations=violations(error, where, known, type(self).elsewhere)) from None
 
+    def __repr_args__(self) -> Any:
+        """What is given under the name of a secret is not shown."""
+        for name, value in super().__repr_args__():
+            yield name, shown_option(name or "", value)
+
 
 def _is_late(field: FieldInfo) -> bool:
     forms = [field.metadata, *(getattr(form, "__metadata__", ()) for form in get_args(field.annotation))]
@@ -87,7 +103,8 @@ def _problem(items: Sequence[ErrorDetails], known: Sequence[str], elsewhere: Map
         return f"unknown option {place!r}{nearest(place, known) if len(item['loc']) == 1 else ''}"
     if item["type"] == "missing":
         return f"option {place!r} is required"
-    said = " or ".join(dict.fromkeys(_said(item) for item in items)) + f", got {_short(item['input'])}"
+    shown = shown_option(str((item["loc"] or ("",))[-1]), item["input"])
+    said = " or ".join(dict.fromkeys(_said(item) for item in items)) + f", got {_short(shown)}"
     return f"option {place!r}: {said}" if place else said
 
 

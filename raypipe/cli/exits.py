@@ -42,8 +42,16 @@ class ReportedErrors:
             print(f"error: {line}", file=sys.stderr)
         if self._resume and exit_code(error) == StoppedError.exit_code:
             higher = " (with a higher cap)" if "max_" in str(error) else ""
-            print(f"to go on{higher}: {shlex.join(['raypipe', *self._resume])}", file=sys.stderr)
+            print(f"to go on{higher}: {_command(self._resume)}", file=sys.stderr)
         raise typer.Exit(exit_code(error)) from None
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command, with marks where it has secrets."""
+    from raypipe.cli.origins import shown_word
+
+    before = ["", *arguments]
+    return shlex.join(["raypipe", *(shown_word(word, option) for option, word in zip(before, arguments, strict=False))])
 
 
 def sentences(error: BaseException) -> Sequence[str]:

@@ -17,10 +17,12 @@ from pathlib import Path
 
 from raypipe.cli.python_files import is_python
 from raypipe.cli.specs import Wanted, pipeline_of
+from raypipe.config import read_setting
 from raypipe.errors import SpecError, Violation
 from raypipe.models.reach import key_pairs_of
 from raypipe.permissions import OF_ENGINE, folder_allowing
 from raypipe.pipeline import Pipeline
+from raypipe.secrets import holds_hidden
 from raypipe.step import Runs
 
 LARGEST_BYTES = 200 << 20
@@ -42,6 +44,7 @@ class Luggage:
 def pack(pipeline: Pipeline, wanted: Wanted, prices: Path | None, folder: Path) -> Luggage:
     """Copy everything into `folder`, which is there and empty. Raises SpecError when it is too much."""
     here = Path.cwd()
+    _check_settings(wanted)
     path, _, name = wanted.spec.rpartition(".py:") if ".py:" in wanted.spec else (wanted.spec, "", "")
     program = Path(f"{path}.py" if name else path).absolute() if is_python(wanted.spec) else None
     found: dict[Path, None] = dict.fromkeys(_inputs(pipeline, wanted))
@@ -71,7 +74,24 @@ def pack(pipeline: Pipeline, wanted: Wanted, prices: Path | None, folder: Path) 
 
 
 def _written(wanted: Wanted) -> str:
-    return pipeline_of(wanted).to_yaml()
+    pipeline = pipeline_of(wanted)
+    if holds_hidden(pipeline.dump()):
+        raise _with_secret("the pipeline")
+    return pipeline.to_yaml()
+
+
+def _check_settings(wanted: Wanted) -> None:
+    """Raises SpecError for a secret that would stand in the job's record."""
+    for text in wanted.settings:
+        setting = read_setting(text)
+        if setting.where != f"--set {text}":
+            raise _with_secret(setting.where)
+
+
+def _with_secret(where: str) -> SpecError:
+    problem = "holds a secret, and what a job is told stands in plain text in its record"
+    way = "set an environment variable on the nodes, and name that (api_key_env, headers_env, params_env)"
+    return SpecError(violations=[Violation(where, f"{problem}; {way}")])
 
 
 def _inputs(pipeline: Pipeline, wanted: Wanted) -> Iterator[Path]:

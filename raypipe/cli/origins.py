@@ -15,7 +15,7 @@ from raypipe.cli.python_files import is_python
 from raypipe.config import is_url, read_setting
 from raypipe.errors import SpecError, Violation
 from raypipe.places import Place
-from raypipe.secrets import HIDDEN, hidden, is_secret_name, shown_address
+from raypipe.secrets import hidden, shown_address
 
 _OPTIONS = {"input": "--input", "settings": "--set", "models": "--model", "base_urls": "--base-url"}
 _ALLOWED = {"allow_import": "--allow-import"}
@@ -23,26 +23,22 @@ _ALLOWED = {"allow_import": "--allow-import"}
 
 def noted(spec: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """A command line as it is written down, without secrets."""
-    settings = [_shown_setting(text) for text in given.get("settings") or ()]
-    addresses = [_shown_choice(text) for text in given.get("base_urls") or ()]
+    settings = [shown_word(text, "--set") for text in given.get("settings") or ()]
+    addresses = [shown_word(text, "--base-url") for text in given.get("base_urls") or ()]
     origin = {name: hidden(value) for name, value in given.items()}
     shown = shown_address(spec, every=True) if is_url(spec) else spec
     return {"spec": shown, **origin, "settings": settings, "base_urls": addresses, "folder": str(Path.cwd())}
 
 
-def _shown_setting(text: str) -> str:
-    try:
-        setting = read_setting(text)
-    except SpecError:
-        return HIDDEN
-    shown = hidden({setting.path[-1]: setting.value})[setting.path[-1]]
-    is_same = shown == setting.value and not is_secret_name(setting.path[-1])
-    return text if is_same else f"{text.partition('=')[0]}={HIDDEN}"
-
-
-def _shown_choice(text: str) -> str:
-    name, equals, address = text.partition("=")
-    return f"{name}={shown_address(address)}" if equals and "/" not in name else shown_address(text)
+def shown_word(word: str, option: str = "") -> str:
+    """A word of a command line, the value of `option` where it follows one, without secrets."""
+    if option == "--set":
+        try:
+            return read_setting(word).where.removeprefix("--set ")
+        except SpecError as error:
+            return error.violations[0].where.removeprefix("--set ")
+    name, equals, value = word.partition("=")
+    return f"{name}={shown_address(value)}" if equals and "/" not in name else shown_address(word)
 
 
 def check_calls(place: Place, origin: Mapping[str, Any], calls: str | None) -> None:

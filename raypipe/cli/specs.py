@@ -32,6 +32,7 @@ from raypipe.errors import SpecError, Violation, nearest
 from raypipe.parameters import made_again
 from raypipe.permissions import Permissions, permitted
 from raypipe.pipeline import Pipeline
+from raypipe.secrets import shown_address
 from raypipe.step import Runs, Step
 from raypipe.steps import resolve
 
@@ -66,7 +67,7 @@ class Wanted:
             allow_keys=self.allow_keys,
             allow_hosts=self.allow_hosts,
         )
-        said: list[Any] = [os.path.abspath(self.input)] if self.input is not None else []
+        said: list[Any] = [absolute(self.input)] if self.input is not None else []
         said += [read_setting(text).value for text in self.settings]
         choices = [*(read_choice(text, "model") for text in self.models), *_addresses(self.base_urls)]
         return allowed.saying(*said, *(choice.value for choice in choices))
@@ -121,7 +122,7 @@ def _file_with_input(spec: PipelineSpec, path: str) -> PipelineSpec:
     steps = list(spec.steps)
     number = next(iter(loaders))
     steps[number] = StepSpec.model_validate(
-        {"name": steps[number].name, "type": "LoadDataFromFiles", "path": [os.path.abspath(path)]}
+        {"name": steps[number].name, "type": "LoadDataFromFiles", "path": [absolute(path)]}
     )
     return spec.model_copy(update={"steps": steps})
 
@@ -138,8 +139,13 @@ def _check_one_loader(names: Sequence[str], path: str) -> None:
         return
     listed = ", ".join(repr(name) for name in names) or "none"
     problem = f"takes the place of the one loader of a pipeline, but this one has {len(names)} ({listed})"
-    hint = f"; name the file with --set {names[0]}.path={path}" if names else ""
-    raise SpecError(violations=[Violation(f"--input {path}", problem + hint)])
+    hint = f"; name the file with --set {names[0]}.path={shown_address(path)}" if names else ""
+    raise SpecError(violations=[Violation(f"--input {shown_address(path)}", problem + hint)])
+
+
+def absolute(path: str) -> str:
+    """A path as it is found from any folder; an address stays as it is."""
+    return path if "://" in path else os.path.abspath(path)
 
 
 # A Python file.
@@ -151,7 +157,7 @@ def _changed(pipeline: Pipeline, wanted: Wanted) -> Pipeline:
         _check_one_loader(loaders, wanted.input)
         from raypipe.steps import LoadDataFromFiles
 
-        loader = LoadDataFromFiles(name=loaders[0], path=[os.path.abspath(wanted.input)])
+        loader = LoadDataFromFiles(name=loaders[0], path=[absolute(wanted.input)])
         pipeline = pipeline.replaced({loaders[0]: loader})
     for text in wanted.settings:
         pipeline = _with_setting(pipeline, read_setting(text))

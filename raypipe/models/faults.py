@@ -16,10 +16,13 @@ import orjson
 
 from raypipe.errors import CallError, Retry
 from raypipe.models.durations import number_of, seconds_of
+from raypipe.secrets import without
 
 MAX_SAID = 300
 """Longest part of an endpoint's own words that a message repeats, in characters."""
 
+_LONG_KEY = 12
+"""Characters of what no answer has by chance."""
 _REDIRECTS = range(300, 400)
 _TOO_MANY = 429
 _SERVER_ERROR = 500
@@ -51,7 +54,7 @@ class Endpoint:
 
     def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """The error that an HTTP status other than 200 stands for."""
-        said, code = _said(body)
+        said, code = _said(self.without_key(body))
         kind, retry = _class_of(status, code)
         after_s = pause_s(headers) if retry is not Retry.NEVER else None
         problem = f"answered {status}" + (f": {self._quoted(said)}" if said else "") + self._next_step(status, kind)
@@ -65,8 +68,16 @@ class Endpoint:
         said = " ".join(self._redacted(said).split())
         return said if len(said) <= MAX_SAID else said[: MAX_SAID - 1] + "…"
 
+    def without_key(self, content: bytes) -> bytes:
+        """What the endpoint said, without the key, which some repeat."""
+        return content.replace(self.key.encode(), b"[key]") if self.key else content
+
+    def without_long_key(self, answer: bytes) -> bytes:
+        """An answer without the key; what is short, such as `EMPTY`, opens nothing and may be a word of the answer."""
+        return self.without_key(answer) if len(self.key) >= _LONG_KEY else answer
+
     def _redacted(self, text: str) -> str:
-        return text.replace(self.key, "[key]") if self.key else text
+        return without(text, [self.key], "[key]") if self.key else text
 
     def _next_step(self, status: int, kind: str) -> str:
         if kind == "auth":

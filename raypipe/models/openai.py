@@ -175,6 +175,7 @@ class OpenAIModel:
                 "broken_answer",
                 Retry.NEVER,
             )
+        answer = door.endpoint.without_long_key(answer)
         if response.status != _OK:
             raise door.endpoint.refusal(response.status, response.headers, answer)
         if door is not self._chat:

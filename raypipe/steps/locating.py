@@ -16,6 +16,7 @@ from typing import IO, cast
 
 from raypipe.errors import InputError, nearest
 from raypipe.permissions import Permissions
+from raypipe.secrets import shown_address
 from raypipe.step import Unit
 
 KINDS = {
@@ -82,7 +83,9 @@ def _tell_apart(found: dict[str, str]) -> None:
 def _files(path: str) -> Iterator[tuple[str, str]]:
     """Root and path of each file."""
     if "://" in path:
-        raise InputError(f"path {path!r} is an address; download the files and name their folder")
+        raise InputError(
+            f"path {shown_address(path, every=True)!r} is an address; download the files and name their folder"
+        )
     if os.path.isdir(path):
         yield from _in_folder(path)
     elif os.path.isfile(path):

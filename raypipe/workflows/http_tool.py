@@ -79,6 +79,14 @@ class HttpRequestTool(CustomTool):
             raise ValueError(f'header {name!r} may be a secret; write headers_env={{"{name}": "NAME_OF_A_VARIABLE"}}')
         return headers
 
+    @field_validator("headers_env", "params_env")
+    @classmethod
+    def _name_variables(cls, given: dict[str, str]) -> dict[str, str]:
+        for name, said in given.items():
+            if not _variable(said).isidentifier():
+                raise ValueError(f"{name!r} ends with the name of an environment variable, never with the key itself")
+        return given
+
     @property
     def is_async(self) -> bool:
         return True

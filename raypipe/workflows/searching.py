@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ import orjson
 from raypipe.chat import Caller
 from raypipe.errors import CallError, Retry, RowError, nearest
 from raypipe.limits import Patience
+from raypipe.secrets import shown_address, without
 
 KIND = "search"
 """Groups failures of rows for which a search found no way."""
@@ -58,14 +59,17 @@ class Search:
 class SearchService:
     """Where searches are sent: an address that speaks the interface of serper.dev, and the variable with its key."""
 
-    base_url: str = "https://google.serper.dev"
+    base_url: str = field(default="https://google.serper.dev", repr=False)
     api_key_env: str = "SERPER_API_KEY"
 
     def unsound(self) -> Iterator[str]:
         """What is wrong with it, whatever the environment."""
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            yield f"set_search: base_url begins with http:// or https:// and a host, got {self.base_url!r}"
+            shown = shown_address(self.base_url, every=True)
+            yield f"set_search: base_url begins with http:// or https:// and a host, got {shown!r}"
+        elif parts.username or parts.password or parts.query or parts.fragment:
+            yield "set_search: base_url carries more than an address; name the variable with the key in api_key_env"
         if not self.api_key_env.isidentifier():
             yield "set_search: api_key_env is the name of an environment variable, not the key"
 
@@ -108,9 +112,10 @@ class SearchService:
         url = f"{self.base_url.rstrip('/')}/{search.search_type}"
         outgoing = Outgoing("POST", url, (), {"X-API-KEY": key}, asked, _TIMEOUT_S, _MAX_BYTES)
         answer = await fetch(outgoing)
-        said = " ".join(answer.text.replace(key, "[key]").split())[:_SHOWN]
+        text = without(answer.text, [key])
+        said = " ".join(text.split())[:_SHOWN]
         if answer.is_good:
-            return _found(answer.text, search, f"the search at {url} answered with no list of results: {said}")
+            return _found(text, search, f"the search at {url} answered with no list of results: {said}")
         passes = answer.status == 429 or answer.status >= 500
         retry, hint = Retry.LATER if passes else Retry.NEVER, ""
         if answer.status in (401, 403):
