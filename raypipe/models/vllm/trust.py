@@ -40,7 +40,7 @@ PLAIN = frozenset(
     max_num_queued_reqs max_num_queued_tokens max_num_scheduled_tokens max_num_seqs max_parallel_loading_workers
     mm_device_do_normalize mm_encoder_attn_dtype mm_encoder_fp8_scale_save_margin mm_encoder_only mm_encoder_tp_mode
     mm_hasher_algorithm mm_ipc_gpu_memory_gb mm_processor_cache_gb mm_processor_cache_type mm_processor_device
-    mm_shm_cache_max_object_size_mb mm_tensor_ipc model model_impl moe_backend nnodes node_rank
+    mm_shm_cache_max_object_size_mb mm_tensor_ipc model_impl moe_backend nnodes node_rank
     num_gpu_blocks_override numa_bind numa_bind_cpus numa_bind_nodes offload_backend offload_group_size
     offload_num_in_group offload_params offload_prefetch_step optimization_level override_generation_config
     per_request_spec_decode_metrics performance_mode pipeline_parallel_size prefill_context_parallel_size
@@ -50,14 +50,14 @@ PLAIN = frozenset(
     safetensors_prefetch_num_threads scheduler_reserve_full_isl scheduling_policy seed served_model_name
     show_hidden_metrics_for_version shutdown_timeout skip_mm_profiling skip_tokenizer_init
     sleep_mode_offload_cudagraph sleep_preserve_parameter_names sparse_indexer_topk_backend specialize_active_lora
-    spec_method spec_tokens stream_interval swa_bounded_replay tensor_parallel_size tokens_only ubatch_size
+    spec_tokens stream_interval swa_bounded_replay tensor_parallel_size tokens_only ubatch_size
     use_fp64_gumbel use_replayssm use_tqdm_on_load video_pruning_method video_pruning_rate watermark
     revision tokenizer_revision
     """.split()  # noqa: SIM905 - a line for each of so many names is no easier to read
 )
 """Numbers, switches and names of vLLM's own parts."""
 
-NAMED = frozenset(("generation_config", "hf_config_path", "model_weights", "spec_model", "tokenizer"))
+NAMED = frozenset(("generation_config", "hf_config_path", "model", "model_weights", "tokenizer"))
 """What is read from a path, or by its name from the Hugging Face hub."""
 
 CHOSEN: Mapping[str, Sequence[str]] = {
@@ -77,7 +77,7 @@ GUARDED = frozenset(
     log_config_file logging_config logits_processors mamba_config master_addr master_port media_io_kwargs
     mm_encoder_attn_backend mm_encoder_fp8_scale_path mm_encoder_fp8_scale_save_path mm_processor_kwargs
     model_class_overrides model_loader_extra_config otlp_traces_endpoint pooler_config profiler_config
-    quantization_config reasoning_config reasoning_parser_plugin scheduler_cls speculative_config
+    quantization_config reasoning_config reasoning_parser_plugin scheduler_cls spec_method spec_model speculative_config
     structured_outputs_config trust_remote_code watermark_config weight_transfer_config worker_cls
     worker_extension_cls
     """.split()  # noqa: SIM905 - a line for each of so many names is no easier to read
