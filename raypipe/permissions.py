@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,6 +26,9 @@ ALLOWED_KEYS = "RAYPIPE_ALLOW_KEYS"
 HUB = "https://huggingface.co"
 OF_ENGINE = "vllm:"
 """Begins the names of options of vLLM's engine among the imports that are allowed."""
+_NOTES = ("README.md", "state.json", "dataset_infos.json", ".huggingface.yaml")
+_NOTE_BYTES = 1 << 20
+_LEADS_AWAY = re.compile(r"data_files\s*:|data_dir\s*:|\"filename\"\s*:\s*\"[^\"]*/")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -65,6 +69,24 @@ class Permissions:
         if not any(real == one or real.startswith(f"{one.rstrip('/')}/") for one in self.folders):
             problem = f"a file may only name what lies in its own folder, and {shown_address(text)!r} does not"
             raise _refused(where, f"{problem}; if you trust it, add --allow-files {shown_address(folder)}")
+
+    def check_folder(self, named: str, where: str) -> None:
+        """Raises SpecError when a folder, or what is in it and what that leads to, may not be read.
+
+        A README may say which files are a dataset's, and a saved one notes its own: they are to be in the folder.
+        """
+        self.check_file(named, where)
+        if named in self.said or is_address(named):
+            return
+        for parent, folders, names in os.walk(os.path.expanduser(named)):
+            for name in (*folders, *names):
+                self.check_file(os.path.join(parent, name), where)
+            for name in (one for one in names if one in _NOTES):
+                with open(os.path.join(parent, name), encoding="utf-8", errors="replace") as file:
+                    text = file.read(_NOTE_BYTES)
+                if _LEADS_AWAY.search(text):
+                    said = f"{os.path.join(parent, name)!r} says by itself which files are read"
+                    raise _refused(where, f"{said}; name them with LoadDataFromFiles")
 
     def check_host(self, address: str, where: str) -> None:
         """Raises SpecError when nothing may be fetched from an address, or sent to it."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, field_validator
 
 from raypipe.errors import InputError
-from raypipe.permissions import HUB, check_file, current, is_path
+from raypipe.permissions import HUB, current, is_path
 from raypipe.step import Columns, Source, Unit
 from raypipe.steps.late_options import missing_option
 
@@ -120,7 +120,7 @@ class LoadDataFromHub(DatasetSource):
         permissions = current()
         if name is not None and permissions is not None:
             if is_path(name):
-                permissions.check_file(name, "repo_id")
+                permissions.check_folder(name, "repo_id")
             elif name not in permissions.said:
                 permissions.check_host(HUB, "repo_id")
         return name
@@ -164,8 +164,8 @@ class LoadDataFromDisk(DatasetSource):
     @field_validator("dataset_path")
     @classmethod
     def _is_allowed(cls, path: str | None) -> str | None:
-        if path is not None:
-            check_file(path, "dataset_path")
+        if path is not None and (permissions := current()) is not None:
+            permissions.check_folder(path, "dataset_path")
         return path
 
     def problems(self) -> list[str]:

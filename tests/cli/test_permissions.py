@@ -100,6 +100,25 @@ def test_a_file_reads_only_below_its_own_folder(home: Path, steps: list[dict[str
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["LoadDataFromHub", "LoadDataFromDisk"])
+@pytest.mark.parametrize("way", ["a link", "a readme", "a note of its files"])
+def test_a_folder_of_a_dataset_leads_nowhere_else(home: Path, kind: str, way: str) -> None:
+    folder = home / "own" / "data"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text('{"topic": "sea"}\n')
+    option = {"LoadDataFromHub": "repo_id", "LoadDataFromDisk": "dataset_path"}[kind]
+    steps = loading(kind, **{option: "data"})
+    Pipeline.from_file(written(home / "own", *steps))
+    if way == "a link":
+        (folder / "more.jsonl").symlink_to(home / "secret.jsonl")
+    elif way == "a readme":
+        (folder / "README.md").write_text("---\nconfigs:\n- config_name: x\n  data_files: ../../*.jsonl\n---\n")
+    else:
+        (folder / "state.json").write_text('{"_data_files": [{"filename": "../../secret.arrow"}]}')
+    with pytest.raises(SpecError, match=r"--allow-files|says by itself which files are read"):
+        Pipeline.from_file(written(home / "own", *steps))
+
+
 @pytest.mark.parametrize("kind", ["template", "files", "a linked file in a folder", "linked data files"])
 def test_a_folder_that_is_allowed_is_read(home: Path, kind: str) -> None:
     pipeline = Pipeline.from_file(written(home / "own", *FILES[kind]), allow_files=[home])
