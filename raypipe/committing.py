@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
+from raypipe.bounds import Bounds
 from raypipe.bucket import AnyFolder
 from raypipe.errors import InputError
 from raypipe.execution.batches import FAILURES, failure_table
 from raypipe.execution.setup import Outcome
-from raypipe.merging import merged_parts
-from raypipe.places import Place, place_of
+from raypipe.merging import rows_of, rows_with
+from raypipe.places import place_of
 from raypipe.plan import Plan
 from raypipe.schemas import leaf_schema
-from raypipe.tables import output_columns, write_dataset
+from raypipe.tables import output_columns, schema_of_parts, write_dataset
 
 
 class Commit:
     """The end of a run. `retried`: source rows (hexadecimal identities) whose rows alone are replaced."""
 
-    def __init__(self, folder: AnyFolder, plan: Plan, spec: bytes, retried: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: AnyFolder,
+        plan: Plan,
+        spec: bytes,
+        bounds: Bounds,
+        retried: frozenset[str] | None = None,
+    ) -> None:
         self.folder = folder
+        self._bounds = bounds
         self._plan = plan
         self._spec = spec
         self._retried = retried
@@ -52,10 +61,14 @@ class Commit:
 
     def _write(self, outcome: Outcome, sink: str, name: str, empty: Callable[[], pa.Schema]) -> int:
         """`empty`: the schema where there is no row. To know it, a source may have to be read."""
-        parts = _parts(outcome, sink)
+        parts = [part for result in outcome.results for part in result.parts if part.sink == sink]
+        before = [] if self._retried is None else list(self.folder.files(name))
+        paths = [*before, *(place_of(part.path) for part in parts)]
+        schema = schema_of_parts(paths) if paths else empty()
+        rows = rows_of(parts, schema, self.folder.work / "merged" / name)
         if self._retried is not None:
-            parts = merged_parts(self.folder.files(name), parts, self._retried, self.folder.work / "merged" / name)
-        return write_dataset(parts, self.folder.work / name, pa.schema([]) if parts else empty())
+            rows = rows_with(before, rows, self._retried, schema)
+        return write_dataset(rows, self.folder.work / name, schema, self._bounds)
 
     def _check_sources(self, manifest: Mapping[str, Any]) -> None:
         if self._retried is None:
@@ -84,8 +97,3 @@ def _ended(manifest: Mapping[str, Any]) -> int:
     """Rows that came to an end, well or not."""
     leaves = manifest.get("leaves", {}).values()
     return sum(leaf["rows"] for leaf in leaves) + manifest.get("failures", {}).get("rows", 0)
-
-
-def _parts(outcome: Outcome, sink: str) -> Sequence[Place]:
-    parts = [part for result in outcome.results for part in result.parts if part.sink == sink]
-    return [place_of(part.path) for part in sorted(parts, key=lambda part: part.position)]

@@ -25,8 +25,10 @@ assert len(_NAMED) == len(_STRUCK)
 assert len(_SCHEMA) == len(_UNSEEN)
 
 
-def open_parquet(path: str | Path, store: Any = None, pre_buffer: bool = True) -> Any:
+def open_parquet(path: str | Path, store: Any = None, pre_buffer: bool = True, buffer_size: int = 0) -> Any:
     """A `ParquetFile`, whatever extension types its schema names. `store`: the file system that it is in.
+
+    `buffer_size`: bytes of a column that are read at once; 0: all of a row group.
 
     Raises OSError, ArrowInvalid for what is no whole Parquet file.
     """
@@ -34,7 +36,7 @@ def open_parquet(path: str | Path, store: Any = None, pre_buffer: bool = True) -
         footer = _footer(file)
     where = str(path) if store is not None else path
     made = None if footer is None else _struck(footer)
-    return pq.ParquetFile(where, metadata=made, filesystem=store, pre_buffer=pre_buffer)
+    return pq.ParquetFile(where, metadata=made, filesystem=store, pre_buffer=pre_buffer, buffer_size=buffer_size)
 
 
 def _footer(file: Any) -> bytes | None:

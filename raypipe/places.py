@@ -266,7 +266,9 @@ def parquet(place: Place | str) -> Any:
     from raypipe.opening import open_parquet
 
     place = place_of(place)
-    return open_parquet(place) if isinstance(place, Path) else open_parquet(place.path, place.store)
+    if isinstance(place, Path):
+        return open_parquet(place, pre_buffer=False)  # else every row group is held until the end of the file
+    return open_parquet(place.path, place.store)
 
 
 def for_arrow(paths: Sequence[str]) -> tuple[list[str], Any]:

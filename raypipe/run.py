@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
+from raypipe.bounds import Bounds, bounds_here
 from raypipe.bucket import AnyFolder, folder_at
 from raypipe.callindex import load_index
 from raypipe.chat import LLM
@@ -61,6 +62,8 @@ class RunOptions:
     """Steps that are loaded together, one group after the other; none: all that there is room for."""
     is_played: bool = False
     """A dry run: searches and other requests of tools are played instead of sent."""
+    bounds: Bounds = field(default_factory=bounds_here)
+    """Bytes of rows that travel together, wait, and stand in one file."""
     env: tuple[str, ...] = ()
     """Environment variables that every node of a cluster must have, beside those that hold the keys of models."""
     is_shared: bool = False
@@ -95,7 +98,7 @@ def run_plan(
 
     def work() -> Result:
         with _held(folder, stop, options.is_shared):
-            return _run(plan, options, watch or _look_away, stop, Commit(folder, plan, spec))
+            return _run(plan, options, watch or _look_away, stop, Commit(folder, plan, spec, options.bounds))
 
     return stop.supervise(work)
 
@@ -124,9 +127,9 @@ def retry_plan(
             if not rows:
                 return Result(folder.path)
             if len(plan.stages) > 1:
-                return _run(plan, options, watch or _look_away, stop, Commit(folder, plan, spec))
+                return _run(plan, options, watch or _look_away, stop, Commit(folder, plan, spec, options.bounds))
             only = frozenset(bytes.fromhex(row) for row in rows)
-            commit = Commit(folder, plan, spec, rows)
+            commit = Commit(folder, plan, spec, options.bounds, rows)
             return _run(plan, replace(options, only=only), watch or _look_away, stop, commit)
 
     return stop.supervise(work)
@@ -189,7 +192,8 @@ def _prepared(
     setup = RunSetup(
         plan, folder.parts, calls, folder.owner, index, options.caps, spent, *rows, is_played=options.is_played
     )
-    return replace(setup, env=options.env, is_shared=options.are_files_shared), spending
+    shared = options.are_files_shared
+    return replace(setup, env=options.env, is_shared=shared, bounds=options.bounds), spending
 
 
 def _kept(manifest: dict[str, Any], folder: AnyFolder, is_committed: bool) -> str:

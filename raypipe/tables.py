@@ -20,9 +20,11 @@ from raypipe.arrays import (
     text_of,
     values_of,
 )
+from raypipe.bounds import Bounds
 from raypipe.interruption import checkpoint
 from raypipe.places import Place, Remote, parquet, whole
 from raypipe.row import ANCESTORS, LINEAGE, OUTPUT_LINEAGE, PARENT_ID, PATH, POSITION, ROW_ID, SOURCE_ID
+from raypipe.selection import rows_at, size_bytes, split
 
 LINEAGE_SCHEMA = pa.schema(
     [
@@ -145,9 +147,19 @@ def unpacked(content: pa.Buffer | bytes) -> pa.Table:
 def write_part(place: Place, table: pa.Table) -> None:
     """Write one file so that a reader sees all of it or none. Raises OSError."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    with whole(place) as file:
-        # Read once and removed: what packs fast is better here than what packs well.
-        pq.write_table(table, file, compression="lz4", use_dictionary=False, write_statistics=False)
+    with whole(place) as file, part_writer(file, table.schema) as writer:
+        write_groups(writer, table)
+
+
+def part_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    """Of a file that is read once and removed: what packs fast is better there than what packs well."""
+    return pq.ParquetWriter(file, schema, compression="lz4", use_dictionary=False, write_statistics=False)
+
+
+def write_groups(writer: pq.ParquetWriter, table: pa.Table) -> None:
+    """Write rows in row groups small enough that those of many parts are held at once."""
+    for group in split(table, _ROWS_PER_GROUP, _PART_GROUP_BYTES):
+        writer.write_table(group)
 
 
 def output_columns(table: pa.Table) -> pa.Table:
@@ -203,36 +215,72 @@ def sorted_by_source(table: pa.Table) -> pa.Table:
     positions = table.column(POSITION).to_pylist()
     paths = table.column(PATH).to_pylist()
     order = sorted(range(table.num_rows), key=lambda row: (positions[row], paths[row]))
-    return table if order == list(range(table.num_rows)) else table.take(pa.array(order))
+    return table if order == list(range(table.num_rows)) else rows_at(table, order)
 
 
-def write_dataset(parts: Iterable[Place], folder: Place, empty: pa.Schema) -> int:
-    """Parts, in the given order, as files `part-00000.parquet`, … of one schema. Returns the number of rows.
+def schema_of_parts(paths: Sequence[Place]) -> pa.Schema:
+    """The schema that rows of all files fit."""
+    return unified_schema([parquet(path).schema_arrow for path in paths])
 
-    Without any row there is one file with the schema `empty`, so that readers find the columns.
+
+def tables_in(path: Place, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of a file under `schema`, row group after row group."""
+    with parquet(path) as file:
+        for number in range(file.num_row_groups):
+            checkpoint()
+            yield conform(file.read_row_group(number), schema)
+
+
+def write_dataset(tables: Iterable[pa.Table], folder: Place, schema: pa.Schema, bounds: Bounds | None = None) -> int:
+    """Rows as files `part-00000.parquet`, … of one schema, which the tables have. Returns the number of rows.
+
+    Without any row there is one file, so that readers find the columns.
     """
-    paths = list(parts)
     folder.mkdir(parents=True)
-    store = folder.store if isinstance(folder, Remote) else None
-    schema = _without_nulls(unified_schema([parquet(path).schema_arrow for path in paths]) if paths else empty)
-    writer: pq.ParquetWriter | None = None
-    in_file = rows = number = 0
-    for table in _tables(paths, schema):
-        if writer is None:
-            packed: Any = [name for name in schema.names if name not in OUTPUT_LINEAGE]
-            path = _in_store(folder / f"part-{number:05d}.parquet")
-            writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=packed, filesystem=store)
-        writer.write_table(table)
-        in_file, rows = in_file + table.num_rows, rows + table.num_rows
-        if in_file >= ROWS_PER_FILE:
-            writer.close()
-            writer, in_file, number = None, 0, number + 1
-    if writer is not None:
-        writer.close()
-    if not rows:
-        path = _in_store(folder / "part-00000.parquet")
-        pq.write_table(schema.empty_table(), path, compression="zstd", filesystem=store)
+    bounds, writer = bounds or Bounds(), _Files(folder, _without_nulls(schema))
+    rows = 0
+    for group in _gathered(tables, bounds.row_group_bytes):
+        writer.write(group, bounds.file_bytes)
+        rows += group.num_rows
+    writer.close()
     return rows
+
+
+class _Files:
+    """The files of a dataset, one after the other."""
+
+    def __init__(self, folder: Place, schema: pa.Schema) -> None:
+        self._folder, self._schema = folder, schema
+        self._writer: pq.ParquetWriter | None = None
+        self._number = self._rows = self._bytes = 0
+
+    def write(self, group: pa.Table, most_bytes: int) -> None:
+        """Write a row group, in a new file where there are enough rows in the last."""
+        if self._rows >= ROWS_PER_FILE or self._bytes >= most_bytes:
+            self._end()
+        if self._writer is None:
+            self._writer = self._opened()
+        self._writer.write_table(conform(group, self._schema), row_group_size=_ROWS_PER_GROUP)
+        self._rows += group.num_rows
+        self._bytes += size_bytes(group)
+
+    def close(self) -> None:
+        """Write an empty file where there is none."""
+        if self._writer is None and not self._number:
+            self._writer = self._opened()
+            self._writer.write_table(self._schema.empty_table())
+        self._end()
+
+    def _end(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer, self._rows, self._bytes, self._number = None, 0, 0, self._number + 1
+
+    def _opened(self) -> pq.ParquetWriter:
+        store = self._folder.store if isinstance(self._folder, Remote) else None
+        packed: Any = [name for name in self._schema.names if name not in OUTPUT_LINEAGE]
+        path = _in_store(self._folder / f"part-{self._number:05d}.parquet")
+        return pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=packed, filesystem=store)
 
 
 def _in_store(place: Place) -> Any:
@@ -240,21 +288,29 @@ def _in_store(place: Place) -> Any:
     return place.path if isinstance(place, Remote) else place
 
 
-def _tables(paths: Sequence[Place], schema: pa.Schema) -> Iterator[pa.Table]:
+def _gathered(tables: Iterable[pa.Table], most_bytes: int) -> Iterator[pa.Table]:
+    """The same rows in tables that are each a row group: of enough rows or bytes, and not of more bytes."""
     held: list[pa.Table] = []
-    count = 0
-    for path in paths:
+    count = held_bytes = 0
+    for table in tables:
         checkpoint()
-        held.append(conform(parquet(path).read(), schema))
-        count += held[-1].num_rows
-        if count >= _ROWS_PER_GROUP:
-            yield pa.concat_tables(held)
-            held, count = [], 0
+        for part in split(table, max(1, table.num_rows), most_bytes):
+            size = size_bytes(part)
+            if held and held_bytes + size > most_bytes:
+                yield pa.concat_tables(held)
+                held, count, held_bytes = [], 0, 0
+            held.append(part)
+            count, held_bytes = count + part.num_rows, held_bytes + size
+            if count >= _ROWS_PER_GROUP:
+                yield pa.concat_tables(held)
+                held, count, held_bytes = [], 0, 0
     if count:
         yield pa.concat_tables(held)
 
 
 _ROWS_PER_GROUP = 50_000
+_PART_GROUP_BYTES = 4 << 20
+"""Of a row group of a part."""
 
 
 def _without_nulls(schema: pa.Schema) -> pa.Schema:

@@ -22,8 +22,10 @@ from raypipe.tables import (
     concat,
     conform,
     output_columns,
+    schema_of_parts,
     settled,
     sorted_by_source,
+    tables_in,
     unified_schema,
     write_dataset,
     write_part,
@@ -117,7 +119,8 @@ def test_a_dataset_has_one_schema_and_every_value(
     parts = [folder / f"{number}.parquet" for number in range(len(columns))]
     for path, values in zip(parts, columns, strict=True):
         write_part(path, pa.table({"x": array_of(values)}))
-    count = write_dataset(parts, folder / "data", pa.schema([("x", pa.string())]))
+    schema = schema_of_parts(parts)
+    count = write_dataset([table for path in parts for table in tables_in(path, schema)], folder / "data", schema)
     given = [value for values in columns for value in values]
     found = [pq.read_table(path) for path in sorted((folder / "data").glob("part-*.parquet"))]
     assert count == len(given)

@@ -1,7 +1,8 @@
-"""I keep the books of one batch of source rows: what is on its way, what came out, what failed.
+"""Keeps the books of one batch of source rows: what is on its way, what came out, what failed.
 
-A batch is complete when nothing of it is on its way; then its rows go to part files and its
-counts become a `BatchResult`, small enough to travel to the driver.
+A batch is complete when nothing of it is on its way; then its rows are in part files and its counts become a
+`BatchResult`, small enough to travel to the driver. Rows that are many bytes go to part files before that; nobody
+hears of these before the batch is complete, so a batch that is done again leaves nothing behind but files.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import orjson
 import pyarrow as pa
 
 from raypipe.arrays import rows_of, text_of
+from raypipe.bounds import MOST_VALUE_BYTES
 from raypipe.errors import OutputError, RaypipeError
 from raypipe.execution.desk import add_counts
 from raypipe.places import Place, reason
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, LINEAGE, PATH, POSITION, ROW_ID, Failure
+from raypipe.selection import size_bytes
 from raypipe.tables import concat, output_columns, settled, sorted_by_source, write_part
 
 FAILURES = "~failures~"
@@ -65,6 +68,8 @@ class Part:
     rows: int
     position: int
     """Source position of its first row."""
+    last: int
+    """The same of its last row."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,25 @@ class Batch:
     failed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """Rows of `FAILURE_SCHEMA`."""
 
+    parts: list[Part] = field(default_factory=list[Part])
+    """What is written already."""
+    writing: int = 0
+    """Part files that are being written."""
+    _bytes: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Of the rows that are not written, by sink."""
+
+    @property
+    def finished_bytes(self) -> int:
+        """Of all rows that are done and not written."""
+        return sum(self._bytes.values())
+
+    def finished(self) -> dict[str, int]:
+        """The same, by sink."""
+        return {sink: size for sink, size in self._bytes.items() if size}
+
     def collect(self, sink: str, rows: pa.Table) -> None:
         self.ended[sink].append(rows)
+        self._bytes[sink] += size_bytes(rows)
 
     def hold(self, step: str, rows: pa.Table) -> None:
         self.held[step].append(rows)
@@ -111,27 +133,64 @@ class Batch:
     def fail(self, step: str, row: pa.Table, failure: Failure) -> None:
         """`row` is a table of one row."""
         [values] = rows_of(row.drop_columns([name for name in LINEAGE if name in row.column_names]))
-        self.failed.append(
+        shown = text_of(values) or ""
+        self.put_failure(
             {name: row.column(name)[0].as_py() for name in (ROW_ID, ANCESTORS, POSITION, PATH)}
             | {
                 "step": step,
                 "kind": failure.kind,
                 "message": failure.message,
                 "tries": failure.tries,
-                "row": text_of(values),
+                "row": shown if len(shown) <= MOST_VALUE_BYTES // 4 else None,
             }
         )
 
+    def put_failure(self, row: dict[str, Any]) -> None:
+        """A row of `FAILURE_SCHEMA`."""
+        self._bytes[FAILURES] += len(row["row"] or "") + len(row["message"] or "")
+        self.failed.append(row)
+
+    def take_finished(self, sink: str) -> Finished:
+        """Rows that are to be written now; `written` is called once they are."""
+        size = self._bytes.pop(sink, 0)
+        self.writing += 1
+        if sink == FAILURES:
+            failed, self.failed = self.failed, []
+            return Finished(self, sink, [failure_table(failed)] if failed else [], size)
+        return Finished(self, sink, self.ended.pop(sink, []), size)
+
+    def written(self, part: Part) -> None:
+        """Rows that were taken are in a file."""
+        self.writing -= 1
+        self.parts.append(part)
+
     def write(self, folder: Place, leaves: Iterable[str]) -> BatchResult:
-        """Write the part files. Raises OSError."""
-        parts: list[Part] = []
-        written = set(leaves)
-        for sink, tables in self.ended.items():
-            rows = sorted_by_source(settled(concat([table.drop_columns([BATCH, ATTEMPT]) for table in tables])))
-            parts.append(_written(folder, sink, output_columns(rows) if sink in written else rows))
-        if self.failed:
-            parts.append(_written(folder, FAILURES, output_columns(failure_table(self.failed))))
-        return BatchResult(tuple(parts), dict(self.counts))
+        """Write the part files that are left. Raises OSError."""
+        written = frozenset(leaves)
+        for sink in [*self.ended, *([FAILURES] if self.failed else [])]:
+            self.written(self.take_finished(sink).write(folder, written))
+        return BatchResult(tuple(self.parts), dict(self.counts))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Rows of one sink that are done."""
+
+    batch: Batch
+    sink: str
+    tables: list[pa.Table]
+    size_bytes: int
+
+    def write(self, folder: Place, leaves: frozenset[str]) -> Part:
+        """Write them as a part. Raises OSError."""
+        passing = [name for name in (BATCH, ATTEMPT) if name in self.tables[0].column_names]
+        rows = sorted_by_source(settled(concat([table.drop_columns(passing) for table in self.tables])))
+        if self.sink in leaves or self.sink == FAILURES:
+            rows = output_columns(rows)
+        path = folder / self.sink / f"{uuid4().hex}.parquet"
+        write_part(path, rows)
+        first, last = (rows.column(POSITION)[at].as_py() for at in (0, -1))
+        return Part(self.sink, str(path), rows.num_rows, first, last)
 
 
 def unwritable(folder: Place, error: BaseException) -> RaypipeError:
@@ -198,9 +257,3 @@ FAILURE_SCHEMA = pa.schema(
 
 def failure_table(rows: list[dict[str, Any]]) -> pa.Table:
     return sorted_by_source(pa.Table.from_pylist(rows, schema=FAILURE_SCHEMA))
-
-
-def _written(folder: Place, sink: str, rows: pa.Table) -> Part:
-    path = folder / sink / f"{uuid4().hex}.parquet"
-    write_part(path, rows)
-    return Part(sink, str(path), rows.num_rows, rows.column(POSITION)[0].as_py())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from typing import Any, Protocol
@@ -16,13 +16,15 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from raypipe.background import TaskOwner, TaskScope
+from raypipe.bounds import Bounds
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
-from raypipe.execution.batches import Batch, BatchResult, Counts, Writing, resolve, unwritable
+from raypipe.execution.batches import Batch, BatchResult, Counts, Finished, Writing, resolve, unwritable
 from raypipe.execution.draining import Drain
 from raypipe.execution.lanes import Lane
 from raypipe.execution.loop_lag import LoopLag
+from raypipe.execution.outbox import Outbox
 from raypipe.execution.parking import Parked, ended, unparked
-from raypipe.execution.queues import Outbox, StepQueue, homes_of
+from raypipe.execution.queues import StepQueue, homes_of
 from raypipe.execution.recovery import Recovery, Replaceable
 from raypipe.execution.routing import Router
 from raypipe.execution.scaling import Scaler, ScalingPool
@@ -58,6 +60,7 @@ class ConductorSetup:
     """Its share of each worker's window, when several conductors feed the same workers."""
     phase: frozenset[str] = frozenset()
     """Steps whose workers are there; all unless some are named."""
+    bounds: Bounds = field(default_factory=Bounds)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Conductor:
     def __init__(self, setup: ConductorSetup, pools: Mapping[str, Pool]) -> None:
         self._setup = setup
         self._pools = pools
-        self._router = Router(setup.stage, setup.phase, homes_of(setup.stage, pools))
+        self._router = Router(setup.stage, setup.phase, homes_of(setup.stage, pools), setup.bounds)
         self._results: dict[int, asyncio.Future[BatchResult]] = {}
         self._vitals: dict[str, Vitals] = {}
         self._lanes: list[Lane] = []
@@ -109,7 +112,8 @@ class Conductor:
         queues = {name: queue for name, queue in deepest_first if queue.pool == pool}
         taken = {lane.outbox.home for lane in self._lanes if lane.pool == pool}
         home = next(number for number in count() if number not in taken)
-        outbox = Outbox(queues, self._router.is_congested, worker.concurrency, self._setup.share, home)
+        share, bounds = self._setup.share, self._setup.bounds
+        outbox = Outbox(queues, self._router.is_congested, worker.concurrency, share, home, bounds)
         lane = Lane(worker, outbox, pool)
         self._lanes.append(lane)
         lane.serving = self._start(self._serve(lane))
@@ -140,7 +144,7 @@ class Conductor:
 
     async def room(self) -> None:
         """Wait while the first queues are long: until rows have ended, or the run ends."""
-        while self._fatal is None and not self.halted_for and self._router.is_congested(self._setup.stage.entry):
+        while self._fatal is None and not self.halted_for and self._router.is_full:
             self._room.clear()
             await self._room.wait()
 
@@ -201,7 +205,7 @@ class Conductor:
 
     def _awaited(self) -> Mapping[str, StepQueue] | None:
         """The queues, while rows that have not ended must be with a worker or in one of them."""
-        may_stand = self._scaler.is_growing or self._recovery.has_suspects
+        may_stand = self._scaler.is_growing or self._recovery.has_suspects or self._router.is_writing
         is_through = all(result.done() for result in self._results.values())
         return None if may_stand or is_through else self._router.queues
 
@@ -294,6 +298,8 @@ class Conductor:
 
     def _settle(self) -> None:
         """After anything ended: write complete batches, look for work for every worker."""
+        for finished in self._router.take_finished():
+            self._start(self._flush(finished))
         for batch in (*self._router.take_complete(), *self._router.take_parked()):
             task = self._tasks.start(self._written(batch), "the writing of a batch")
             task.add_done_callback(partial(resolve, self._results.pop(batch.number), self._unwritten))
@@ -301,13 +307,24 @@ class Conductor:
             self._wanted.clear()
         for lane in self._lanes:
             lane.bell.set()
-        if not self._router.is_congested(self._setup.stage.entry):
+        if not self._router.is_full:
             self._room.set()
 
     async def _written(self, batch: Batch | Parked) -> BatchResult:
+        number = batch.number
         with Writing(self._setup.parts):
             written = await asyncio.to_thread(batch.write, self._setup.parts, self._setup.leaves)
+        self._router.forget(number)
+        if not self._router.is_full:
+            self._room.set()
         return replace(written, halted_for=self.halted_for)
 
     def _unwritten(self, error: BaseException) -> RaypipeError:
         return self._fatal or unwritable(self._setup.parts, error)
+
+    async def _flush(self, finished: Finished) -> None:
+        """Write rows of a batch that is not complete."""
+        with Writing(self._setup.parts):
+            part = await asyncio.to_thread(finished.write, self._setup.parts, self._setup.leaves)
+        self._router.written(finished, part)
+        self._settle()

@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from raypipe.bounds import MOST_VALUE_BYTES, READ_BYTES
 from raypipe.branching import Branch, Meet
+from raypipe.errors import InputError
 from raypipe.plan import PlannedStep
 from raypipe.repeating import Until
 from raypipe.row import ANCESTORS, BATCH, LINEAGE, PATH, ROW_ID
+from raypipe.selection import rows_at, size_bytes
 from raypipe.step import Aggregate
 from raypipe.tables import concat
 
@@ -34,6 +37,7 @@ class _Family:
     """Of a meeting: the row by the step it came from."""
     is_spoiled: bool = False
     """A row of it was left unfinished, so it never becomes one."""
+    members_bytes: float = 0.0
     accepted: int = 0
     candidates: int = 0
     """Of a row that is repeated: rows that came to the end, and rows made so far."""
@@ -81,6 +85,7 @@ class Families:
         self._open: dict[bytes, _Family] = {}
         self._complete: list[_Family] = []
         self._spoiled: list[_Family] = []
+        self._refused: list[tuple[pa.Table, str]] = []
 
     def opened(self, parents: pa.Table) -> None:
         """A family for each row of `parents`, with one token."""
@@ -95,9 +100,23 @@ class Families:
 
     def arrived(self, rows: pa.Table, upstream: str) -> None:
         """Members that came from a step; each hands in a token."""
-        for index, key in enumerate(self._keys(rows)):
-            self._open[key].members.append((rows, index))
+        keys = self._keys(rows)
+        kept = self._collected(rows, self._open[keys[0]].parent[0])
+        each = size_bytes(kept) / rows.num_rows
+        for index, key in enumerate(keys):
+            family = self._open[key]
+            family.members.append((kept, index))
+            family.members_bytes += each
             self._add(key, -1)
+
+    def _collected(self, rows: pa.Table, parents: pa.Table) -> pa.Table:
+        """Members without what they have from their parents and nobody collects: each would hold it."""
+        assert isinstance(self._step, Aggregate)
+        if self._step.as_rows is not None:
+            return rows
+        columns = self._step.columns or self.gather.collects
+        known = {*columns} if columns is not None else {*rows.column_names} - {*parents.column_names}
+        return rows.select([name for name in rows.column_names if name in LINEAGE or name in known])
 
     def spoil(self, rows: pa.Table) -> None:
         """Members that will not arrive in this run, and their families with them."""
@@ -161,8 +180,15 @@ class Families:
         """The parents of families completed since the last time, and the rows that they become."""
         if not self._complete:
             return None
-        complete, self._complete = self._complete, []
+        sizes = np.cumsum([family.members_bytes for family in self._complete])
+        count = max(1, int(np.searchsorted(sizes, READ_BYTES, side="right")))
+        complete, self._complete = self._complete[:count], self._complete[count:]
         return _taken([family.parent for family in complete]), self._rows(complete)
+
+    def take_refused(self) -> list[tuple[pa.Table, str]]:
+        """The parents (tables of one) of families that are too large to be one row, and what is said of each."""
+        refused, self._refused = self._refused, []
+        return refused
 
     def _rows(self, complete: Sequence[_Family]) -> pa.Table:
         """One row for each family: the parent's, with lists."""
@@ -171,15 +197,22 @@ class Families:
         members = [place for family in complete for place in family.members]
         sizes = [len(family.members) for family in complete]
         columns = self._step.columns or self.gather.collects
-        return _with_lists(parents, _ordered(members, sizes) if members else None, sizes, self._step, columns)
+        rows = _ordered(members, sizes) if members else None
+        if rows is not None and (problem := too_large(rows)):
+            self._refused.append((parents, problem))
+            return parents.slice(0, 0)
+        return _with_lists(parents, rows, sizes, self._step, columns)
 
 
 class Meetings(Families):
     """The rows whose branches have not all come to one step yet."""
 
     def arrived(self, rows: pa.Table, upstream: str) -> None:
+        each = size_bytes(rows) / max(1, rows.num_rows)
         for index, key in enumerate(self._keys(rows)):
-            self._open[key].branches[upstream] = (rows, index)
+            family = self._open[key]
+            family.branches[upstream] = (rows, index)
+            family.members_bytes += each
             self._add(key, -1)
 
     def _rows(self, complete: Sequence[_Family]) -> pa.Table:
@@ -194,10 +227,10 @@ class Meetings(Families):
             is_there = np.array([upstream in family.branches for family in met])
             if not places:
                 continue
-            order = pa.array(np.cumsum(is_there) - 1, mask=~is_there)
+            order = np.where(is_there, np.cumsum(is_there) - 1, -1)
             rows = _taken(places)
             columns = [name for name in rows.column_names if name not in LINEAGE]
-            branches.append(Branch(rows.select(columns).take(order), pa.array(is_there), changes))
+            branches.append(Branch(rows_at(rows.select(columns), order), pa.array(is_there), changes))
         parents = _taken([family.parent for family in met])
         made = self._step.meet(parents, branches)
         for name in self.gather.collects or ():
@@ -282,14 +315,14 @@ def _taken(places: Sequence[Place]) -> pa.Table:
     starts, start = dict[int, int](), 0
     for key in tables:
         starts[key], start = start, start + len(rows[key])
-    taken = concat([table.take(pa.array(rows[key])) for key, table in tables.items()])
+    taken = concat([rows_at(table, rows[key]) for key, table in tables.items()])
     if len(tables) == 1:
         return taken
     order: list[int] = []
     for table, _ in places:
         order.append(starts[id(table)])
         starts[id(table)] += 1
-    return taken.take(pa.array(order))
+    return rows_at(taken, order)
 
 
 def _ordered(members: Sequence[Place], sizes: Sequence[int]) -> pa.Table:
@@ -298,7 +331,7 @@ def _ordered(members: Sequence[Place], sizes: Sequence[int]) -> pa.Table:
     family = np.repeat(np.arange(len(sizes)), sizes).tolist()
     paths = table.column(PATH).to_pylist()
     order = sorted(range(table.num_rows), key=lambda row: (family[row], paths[row]))
-    return table.take(pa.array(order))
+    return rows_at(table, order)
 
 
 def _with_lists(
@@ -324,6 +357,18 @@ def _as_structs(members: pa.Table) -> pa.Array:
     return pa.StructArray.from_arrays([members.column(name).combine_chunks() for name in names], names=names)
 
 
+def too_large(members: pa.Table) -> str:
+    """Why members cannot become the lists of one row; empty where they can."""
+    if size_bytes(members) <= MOST_VALUE_BYTES:
+        return ""
+    columns = {name: members.column(name).nbytes for name in members.column_names if name not in LINEAGE}
+    name, size = max(columns.items(), key=lambda one: one[1])
+    if size <= MOST_VALUE_BYTES:
+        return ""
+    said = f"{members.num_rows:,} rows have {size / 2**30:.1f} GiB in column {name!r}, and a list holds at most 2 GiB"
+    return f"{said}; drop the column before (KeepColumns), or collect only what is needed (columns=[...])"
+
+
 def _put(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     if name in table.column_names:
         return table.set_column(table.column_names.index(name), name, column)
@@ -331,5 +376,7 @@ def _put(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
 
 
 def grouped(rows: pa.Table, step: Aggregate, parent: pa.Table) -> pa.Table:
-    """All of `rows`, in order, as one row: `parent` (lineage and group columns) with lists."""
+    """All of `rows`, in order, as one row: `parent` (lineage and group columns) with lists. Raises InputError."""
+    if problem := too_large(rows):
+        raise InputError(f"step {step.name!r}: {problem}")
     return _with_lists(parent, rows, [rows.num_rows], step, step.columns)

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from raypipe.errors import ReplicaLostError
-from raypipe.execution.queues import Outbox
+from raypipe.execution.outbox import Outbox
 from raypipe.execution.wire import Worker
 
 _TWICE = 2

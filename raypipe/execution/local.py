@@ -205,7 +205,8 @@ class _Run:
         self, stage: Stage, phase: frozenset[str], pools: dict[str, LocalPool], parked: Sequence[str] | None
     ) -> list[str]:
         """Carry the batches of a stage, or those put away by the phase before; the ones that are put away now."""
-        setup = ConductorSetup("local", stage, self._setup.parts, self._setup.leaves, DRAIN_S, phase=phase)
+        parts, leaves, bounds = self._setup.parts, self._setup.leaves, self._setup.bounds
+        setup = ConductorSetup("local", stage, parts, leaves, DRAIN_S, phase=phase, bounds=bounds)
         conductor = self.conductor = Conductor(setup, {name: pools[name] for name in stage.pools_of(phase)})
         conductor.open()
         if self.halted_for:
@@ -280,9 +281,9 @@ class _Run:
         return {task for task in running if not task.done()}
 
     def _batches(self, stage: Stage) -> Iterator[pa.Table]:
-        entry = stage.steps[stage.entry].step
+        entry, setup = stage.steps[stage.entry].step, self._setup
         if isinstance(entry, Source):
-            return source_batches(entry, self._setup.source_rows, self._setup.only, self._setup.artifacts)
+            return source_batches(entry, setup.source_rows, setup.only, setup.artifacts, setup.bounds.batch_bytes)
         assert isinstance(entry, Aggregate)
         return grouped_batches(paths_for(inbox(stage.entry), self.results), stage.entry, entry)
 

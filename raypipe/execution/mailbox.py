@@ -1,4 +1,4 @@
-"""I hold what a worker has not told one conductor yet, and wake the exchange that waits for it."""
+"""Holds what a worker has not told one conductor yet, and wakes the exchange that waits for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ _LONGEST_POLL_S = 5.0
 class Mailbox:
     """What one conductor has not been told yet."""
 
-    def __init__(self, steps: Mapping[str, Step]) -> None:
+    def __init__(self, steps: Mapping[str, Step], most_bytes: int) -> None:
+        """`most_bytes`: of what is told at once, but a row that is more."""
+        self._most_bytes = most_bytes
         self.results = {name: Results(step.writes()) for name, step in steps.items()}
         self.has_news = False
         self._waiting: asyncio.Future[bool] | None = None
@@ -47,8 +49,21 @@ class Mailbox:
         _resolve(self._waiting, False)
 
     def take(self) -> list[Answer]:
+        """What is to be told now; there is news left where that is not all."""
         self.has_news = False
-        return [results.take(step) for step, results in self.results.items() if len(results)]
+        answers: list[Answer] = []
+        left = self._most_bytes
+        for step, results in self.results.items():
+            if not len(results):
+                continue
+            if left <= 0:
+                self.has_news = True
+                break
+            size = results.size_bytes
+            answers.append(results.take(step, left))
+            self.has_news = bool(len(results))
+            left -= size
+        return answers
 
 
 def _resolve(waiting: asyncio.Future[bool] | None, value: bool) -> None:

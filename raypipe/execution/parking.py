@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -48,7 +48,7 @@ class Parked:
         with path.open("wb") as file:
             for part in self._parts():
                 file.write(part)
-        return BatchResult((Part(PARKED, str(path), sum(rows.num_rows for rows in self.held.values()), 0),), counts)
+        return BatchResult((Part(PARKED, str(path), sum(rows.num_rows for rows in self.held.values()), 0, 0),), counts)
 
     def _parts(self) -> list[Any]:
         """What the file holds, piece by piece."""
@@ -57,6 +57,7 @@ class Parked:
             "number": self.batch.number,
             "ended": {sink: [tables.add(one) for one in rows] for sink, rows in self.batch.ended.items()},
             "failed": tables.add(pa.Table.from_pylist(self.batch.failed, schema=FAILURE_SCHEMA)),
+            "parts": [asdict(part) | {"path": place_of(part.path).name} for part in self.batch.parts],
             "held": {step: tables.add(rows) for step, rows in self.held.items()},
             "families": {name: _families(left, tables) for name, left in self.families.items()},
         }
@@ -89,7 +90,7 @@ def unparked(path: str, folder: Place) -> Parked:
     if place.parent != folder / PARKED:
         raise OutputError(f"{path} is no batch of this run, whose are in {folder / PARKED}; it is not opened")
     try:
-        return _parked(place.read_bytes())
+        return _parked(place.read_bytes(), folder)
     except OSError as error:
         problem = f"cannot be read ({reason(error)}); mend that and run again"
     except (ValueError, KeyError, TypeError, IndexError, pa.ArrowException) as error:
@@ -97,18 +98,31 @@ def unparked(path: str, folder: Place) -> Parked:
     raise OutputError(f"what was put away in {path} {problem}")
 
 
-def _parked(content: bytes) -> Parked:
+def _parked(content: bytes, folder: Place) -> Parked:
     size, whole = int.from_bytes(content[:8], "little"), pa.py_buffer(content)
     said, start = json.loads(content[8 : 8 + size]), 8 + size
     tables: list[pa.Table] = []
     for length in said["sizes"]:
         tables.append(unpacked(whole.slice(start, length)))
         start += length
-    batch = Batch(said["number"], failed=tables[said["failed"]].to_pylist())
+    batch = Batch(said["number"])
+    for row in tables[said["failed"]].to_pylist():
+        batch.put_failure(row)
+    batch.parts += [_part(one, folder) for one in said["parts"]]
     for sink, rows in said["ended"].items():
-        batch.ended[sink] = [tables[number] for number in rows]
+        for number in rows:
+            batch.collect(sink, tables[number])
     held = {step: tables[number] for step, number in said["held"].items()}
     return Parked(batch, held, {name: _open_families(one, tables) for name, one in said["families"].items()})
+
+
+def _part(said: dict[str, Any], folder: Place) -> Part:
+    """A part that was written before; it is one of this run's, by its name."""
+    name = str(said["path"])
+    if "/" in name or "/" in said["sink"]:
+        raise ValueError(f"the part {name!r} is no file of this run")
+    made: dict[str, Any] = said | {"path": str(folder / said["sink"] / name)}
+    return Part(**made)
 
 
 def _open_families(said: dict[str, Any], tables: Sequence[pa.Table]) -> OpenFamilies:

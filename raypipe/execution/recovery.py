@@ -11,17 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import pyarrow.compute as pc
-
 from raypipe.errors import InfrastructureError, ReplicaLostError
 from raypipe.execution.lanes import Lane
 from raypipe.execution.routing import Router
-from raypipe.execution.suspects import Suspects, tried_again
+from raypipe.execution.suspects import Suspects, parted, tried_again
 from raypipe.execution.wire import Chunk, Worker
 from raypipe.row import ATTEMPT, Failure
 
-_SUSPICIOUS = 2
-"""So many workers were lost with a row: it may be the reason."""
 _MOST_STILLBORN, _STILLBORN_PAUSE_S = 6, 1.0
 """Workers lost one after the other before they said anything; the first pause between two, which doubles."""
 
@@ -86,10 +82,10 @@ class Recovery:
     def requeue(self, lane: Lane, lost: ReplicaLostError) -> None:
         """The rows of a lost worker go back to their queues; those that lost two are tried apart, one alone fails."""
         again = [(step, tried_again(rows)) for step, rows in lane.outbox.take_back()]
-        suspects = [(step, rows.filter(pc.field(ATTEMPT) >= _SUSPICIOUS)) for step, rows in again]
-        is_one = sum(rows.num_rows for _, rows in suspects) == 1
-        for (step, rows), (_, suspicious) in zip(again, suspects, strict=True):
-            self.router.queues[step].put_first(rows.filter(pc.field(ATTEMPT) < _SUSPICIOUS))
+        sorted_out = [(step, *parted(rows)) for step, rows in again]
+        is_one = sum(suspicious.num_rows for *_, suspicious in sorted_out) == 1
+        for step, others, suspicious in sorted_out:
+            self.router.queues[step].put_first(others)
             if is_one and suspicious.num_rows:
                 said = f"{lost} (worker {suspicious.column(ATTEMPT)[0]} that was lost with this row)"
                 self.router.fail(step, suspicious, Failure("worker_lost", said))

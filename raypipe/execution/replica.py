@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
 
+from raypipe.bounds import Bounds
 from raypipe.callindex import CallIndex, CallReader, index_with_segments, load_index
 from raypipe.calllog import Asked
 from raypipe.chat import LLM, Caller
@@ -61,6 +62,7 @@ class ReplicaSetup:
     """Addresses of the servers that were started for models, by their keys."""
     is_shared: bool = False
     """Files that it writes are left to its umask."""
+    bounds: Bounds = field(default_factory=Bounds)
 
     def reached(self, llm: LLM) -> LLM:
         """The model as it is reached from here."""
@@ -164,7 +166,7 @@ class Replica:
         mailbox = self._mailboxes.get(sender)
         if mailbox is None:
             self._forget_predecessor(sender)
-            mailbox = self._mailboxes[sender] = Mailbox(self._steps)
+            mailbox = self._mailboxes[sender] = Mailbox(self._steps, self.setup.bounds.batch_bytes)
         self._look_back(max([self._known_losses, *(chunk.losses for chunk in chunks)]))
         for chunk in chunks:
             self._backlog.add(sender, chunk)

@@ -13,15 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from raypipe.execution.batches import Batch, Counts
+from raypipe.bounds import Bounds
+from raypipe.execution.batches import Batch, Counts, Finished, Part
 from raypipe.execution.families import Families, Repeated, families_of, numbered
+from raypipe.execution.lineage import as_children, by_batch, by_number, copied, with_column
+from raypipe.execution.outbox import Outbox
 from raypipe.execution.parking import Parked
-from raypipe.execution.queues import Outbox, StepQueue
+from raypipe.execution.queues import StepQueue
 from raypipe.execution.wire import DONE, FAILED, FILTERED, UNFINISHED, Answer
-from raypipe.identity import child_identity
 from raypipe.plan import PlannedStep, Stage
 from raypipe.repeating import CANDIDATE, Until
-from raypipe.row import ANCESTORS, ATTEMPT, BATCH, PATH, ROUTE, ROW_ID, Failure
+from raypipe.row import ATTEMPT, BATCH, ROUTE, Failure
+from raypipe.selection import rows_where, size_bytes, split
 from raypipe.step import Runs, Shape
 from raypipe.tables import concat
 
@@ -46,32 +49,45 @@ class Ended:
     def by_status(rows: pa.Table, status: np.ndarray) -> Ended:
         if (status == DONE).all():
             return Ended.of(rows)
-        return Ended(rows, rows.filter(pa.array(status == DONE)), rows.filter(pa.array(status == UNFINISHED)))
+        return Ended(rows, rows_where(rows, status == DONE), rows_where(rows, status == UNFINISHED))
 
 
 class Router:
     """The rows of one stage that are on their way."""
 
-    def __init__(self, stage: Stage, loaded: frozenset[str], homes: Mapping[str, int]) -> None:
+    def __init__(
+        self, stage: Stage, loaded: frozenset[str], homes: Mapping[str, int], bounds: Bounds | None = None
+    ) -> None:
         """`loaded`: the steps whose workers are there; all unless some are named.
 
         `homes`: in how many homes the rows of a pool's steps wait, where those that begin alike belong together.
         """
         self._entry = stage.steps[stage.entry]
+        self._bounds = bounds or Bounds()
+        self._flight: dict[int, int] = {}
+        """Bytes of the source rows of each batch that is not written."""
+        self._unwritten_bytes = self._writing_bytes = 0
         self._steps = stage.steps
         self._batches: dict[int, Batch] = {}
         self._last_batch = 0
         self._families = {name: families_of(step) for name, step in stage.steps.items() if step.gather is not None}
         self.totals: Mapping[str, Counts] = {name: Counts() for name in stage.steps}
         self.queues = {
-            name: StepQueue(step, homes.get(step.pool, 1))
+            name: StepQueue(step, homes.get(step.pool, 1), self._bounds)
             for name, step in stage.steps.items()
             if step.pool is not None and (name in loaded or not loaded)
         }
 
     def is_congested(self, name: str) -> bool:
-        """Whether enough rows wait behind a step; behind the last step none do."""
+        """Whether enough rows wait behind a step: for the next one, or for the disk."""
+        if self._unwritten_bytes >= 2 * self._bounds.finished_bytes:
+            return True
         return any(self.queues[after].is_long for after in self.behind(name))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no batch should come in now."""
+        return self.is_congested(self._entry.name) or sum(self._flight.values()) >= self._bounds.flight_bytes
 
     def behind(self, name: str) -> list[str]:
         """The steps with a queue that a step's rows come to next."""
@@ -84,6 +100,7 @@ class Router:
         """Take in a batch of stage entry rows (with lineage); its number."""
         self._last_batch = number = self._last_batch + 1
         self._batches[number] = Batch(number)
+        self._flight[number] = size_bytes(rows)
         rows = rows.append_column(BATCH, pa.array(np.full(rows.num_rows, number, np.int32)))
         rows = rows.append_column(ATTEMPT, pa.array(np.zeros(rows.num_rows, np.int8)))
         count = Counts(rows_in=rows.num_rows, rows_done=rows.num_rows, rows_out=rows.num_rows)
@@ -95,14 +112,43 @@ class Router:
         """The batches that are through since the last time, after every complete family has gone on."""
         while any([self._fire(name) for name in self._families]):
             pass
-        complete = [batch for batch in self._batches.values() if batch.on_the_way == 0]
+        complete = [batch for batch in self._batches.values() if batch.on_the_way == 0 and not batch.writing]
         for batch in complete:
             del self._batches[batch.number]
         return complete
 
+    def take_finished(self) -> list[Finished]:
+        """Rows to be written though their batch is not complete: they are many bytes, or all of them together are."""
+        sinks = [(size, batch, sink) for batch in self._batches.values() for sink, size in batch.finished().items()]
+        left, found = sum(size for size, *_ in sinks), list[Finished]()
+        most = self._bounds.finished_bytes if left < self._bounds.finished_bytes else self._bounds.finished_bytes // 2
+        for size, batch, sink in sorted(sinks, key=lambda one: one[0], reverse=True):
+            if size < self._bounds.part_bytes and left <= most:
+                break
+            found.append(batch.take_finished(sink))
+            left -= size
+            self._writing_bytes += size
+        self._unwritten_bytes = left + self._writing_bytes
+        return found
+
+    def written(self, finished: Finished, part: Part) -> None:
+        """Rows that were taken are in a file."""
+        self._writing_bytes -= finished.size_bytes
+        finished.batch.written(part)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether rows are on their way to the disk, which may take its time."""
+        return self._writing_bytes > 0
+
+    def forget(self, batch: int) -> None:
+        """A batch is written."""
+        self._flight.pop(batch, None)
+
     def take_parked(self) -> list[Parked]:
         """The batches that only wait for steps that are not loaded, since the last time."""
-        waiting = [batch for batch in self._batches.values() if 0 < batch.on_the_way == batch.held_rows]
+        batches = [batch for batch in self._batches.values() if not batch.writing]
+        waiting = [batch for batch in batches if 0 < batch.on_the_way == batch.held_rows]
         return [self._parked(batch) for batch in waiting]
 
     def _parked(self, batch: Batch) -> Parked:
@@ -157,12 +203,12 @@ class Router:
             written = planned.step.writes()
             names = {own: name for own, name in planned.step.input_mappings.items() if own not in written} | names
         for column in answer.made.column_names:
-            rows = _with_column(rows, str(names.get(column, column)), answer.made.column(column))
+            rows = with_column(rows, str(names.get(column, column)), answer.made.column(column))
         gone = set(planned.step.consumes()) - {str(names.get(column, column)) for column in answer.made.column_names}
         rows = rows.drop_columns([name for name in rows.column_names if name in gone])
         if planned.step.copies > 1:
-            return _copied(rows, planned, child)
-        return _as_children(rows, planned.name, child) if planned.step.shape is Shape.SCATTER else rows
+            return copied(rows, planned, child)
+        return as_children(rows, planned.name, child) if planned.step.shape is Shape.SCATTER else rows
 
     def _book(self, planned: PlannedStep, inputs: pa.Table, ended: pa.Table, made: pa.Table) -> None:
         """Count by batch what ended and what it became."""
@@ -170,7 +216,7 @@ class Router:
         status = ended.column("status").to_numpy()
         ends = np.bincount(which * len(_ENDS) + status, minlength=len(numbers) * len(_ENDS)).reshape(-1, len(_ENDS))
         sums = {name: np.bincount(which, weights=ended.column(name).to_numpy()) for name in _SUMMED}
-        out = dict(_by_number(made))
+        out = dict(by_number(made))
         for at, number in enumerate(numbers.tolist()):
             counts = Counts(rows_in=int(ends[at].sum()), rows_out=out.get(number, 0))
             for end, name in _ENDS.items():
@@ -214,7 +260,7 @@ class Router:
 
     def leave(self, step: str, rows: pa.Table) -> None:
         """Rows that wait for a step or are with its worker are left as they are; they can be resumed."""
-        for number, count in _by_number(rows):
+        for number, count in by_number(rows):
             self._count(number, step, Counts(rows_in=count, rows_unfinished=count))
             self._batches[number].on_the_way -= count
         for families in self._around(step):
@@ -231,6 +277,11 @@ class Router:
             families.moved(row, -1)
         self._put_in_failures(planned, row, failure)
 
+    def _fail_done(self, planned: PlannedStep, row: pa.Table, failure: Failure) -> None:
+        """A row (a table of one) that was counted as done becomes a failure after all."""
+        self._count(row.column(BATCH)[0].as_py(), planned.name, Counts(rows_done=-1, rows_failed=1))
+        self._put_in_failures(planned, row, failure)
+
     def _put_in_failures(self, planned: PlannedStep, row: pa.Table, failure: Failure) -> None:
         self._batches[row.column(BATCH)[0].as_py()].fail(planned.name, row, failure)
 
@@ -244,7 +295,7 @@ class Router:
             if rows.num_rows and target in self._steps and target not in planned.sinks:
                 self._arrive(self._steps[target], rows, planned.name)
             elif rows.num_rows:
-                for number, part in _by_batch(rows):
+                for number, part in by_batch(rows):
                     self._batches[number].collect(target, part)
 
     def _arrive(self, planned: PlannedStep, rows: pa.Table, upstream: str) -> None:
@@ -260,11 +311,14 @@ class Router:
             for families in self._around(planned.name):
                 families.moved(rows, -1)
         elif planned.step.runs is Runs.TABLE:
-            made = planned.step.process_table(rows)
+            made = concat([planned.step.process_table(part) for part in self._split(rows)])
             if planned.step.copies > 1:
-                made = _copied(made, planned, np.zeros(made.num_rows, np.int64))
+                made = copied(made, planned, np.zeros(made.num_rows, np.int64))
             self._count_passed(planned, rows, made)
             self._passed(planned, Ended.of(rows), made)
+
+    def _split(self, rows: pa.Table) -> list[pa.Table]:
+        return list(split(rows, rows.num_rows, self._bounds.batch_bytes)) or [rows]
 
     def _wait(self, step: str, rows: pa.Table) -> None:
         """Rows wait for a step: in its queue, or in their batch while it is not loaded."""
@@ -272,13 +326,13 @@ class Router:
         if queue is not None:
             queue.put(rows)
         else:
-            for number, part in _by_batch(rows):
+            for number, part in by_batch(rows):
                 self._batches[number].hold(step, part)
-        for number, count in _by_number(rows):
+        for number, count in by_number(rows):
             self._batches[number].on_the_way += count
 
     def _count_passed(self, planned: PlannedStep, rows: pa.Table, made: pa.Table | None) -> None:
-        for number, count in _by_number(rows):
+        for number, count in by_number(rows):
             out = count * planned.step.copies if made is not None and made.num_rows else 0
             self._count(number, planned.name, Counts(rows_in=count, rows_done=count, rows_out=out))
 
@@ -293,7 +347,9 @@ class Router:
         if complete is None:
             return has_repeated or spoiled is not None
         parents, made = complete
-        for number, count in _by_number(made):
+        for row, problem in families.take_refused():
+            self._fail_done(planned, row, Failure("size", problem))
+        for number, count in by_number(made):
             self._count(number, name, Counts(rows_out=count))
         self._passed(planned, Ended.of(parents), made)
         return True
@@ -303,13 +359,12 @@ class Router:
         planned = self._steps[families.gather.opener]
         wanted = families.take_wanted()
         for row, problem in families.take_short():
-            self._count(row.column(BATCH)[0].as_py(), planned.name, Counts(rows_done=-1, rows_failed=1))
-            self._put_in_failures(planned, row, Failure("candidates", problem))
+            self._fail_done(planned, row, Failure("candidates", problem))
         if wanted is None:
             return False
         rows, numbers = wanted
-        made = _as_children(_with_column(rows, CANDIDATE, pa.array(numbers)), planned.name, numbers)
-        for number, count in _by_number(made):
+        made = as_children(with_column(rows, CANDIDATE, pa.array(numbers)), planned.name, numbers)
+        for number, count in by_number(made):
             self._count(number, planned.name, Counts(rows_out=count))
         self._passed(planned, Ended.of(made.slice(0, 0)), made)
         return True
@@ -319,10 +374,7 @@ def _routed(made: pa.Table, targets: Routes) -> Routes:
     """The rows for each target, by the column that says where each goes."""
     chosen = made.column(ROUTE).to_pylist()
     rows = made.drop_columns([ROUTE])
-    return {
-        target: rows.filter(pa.array([target.removeprefix("~") in names for names in chosen], pa.bool_()))
-        for target in targets
-    }
+    return {target: rows_where(rows, [target.removeprefix("~") in names for names in chosen]) for target in targets}
 
 
 _ORIGIN = ["chunk", "index"]
@@ -334,50 +386,3 @@ _SUMMED = {
     "input_tokens": "input_tokens",
     "output_tokens": "output_tokens",
 }
-
-
-def _with_column(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
-    if name in table.column_names:
-        return table.set_column(table.column_names.index(name), name, column)
-    return table.append_column(name, column)
-
-
-def _copied(rows: pa.Table, planned: PlannedStep, child: np.ndarray) -> pa.Table:
-    """Each row as often as its step says, told apart by `sample`; `child` are their numbers before."""
-    copies = planned.step.copies
-    sample = np.tile(np.arange(copies), len(child))
-    rows = rows.take(pa.array(np.repeat(np.arange(rows.num_rows), copies)))
-    rows = _with_column(rows, "sample", pa.array(sample, pa.int64()))
-    return _as_children(rows, planned.name, np.repeat(child * copies, copies) + sample)
-
-
-def _as_children(rows: pa.Table, step: str, child: np.ndarray) -> pa.Table:
-    """Rows that still carry their parent's lineage, as its children."""
-    parents, above = rows.column(ROW_ID).to_pylist(), rows.column(ANCESTORS).to_pylist()
-    paths, numbers = rows.column(PATH).to_pylist(), child.tolist()
-    ids = [child_identity(parent, step, number) for parent, number in zip(parents, numbers, strict=True)]
-    lineage = {
-        ROW_ID: pa.array(ids, pa.binary(16)),
-        ANCESTORS: pa.array([[*a, p] for a, p in zip(above, parents, strict=True)], pa.list_(pa.binary(16))),
-        PATH: pa.array([[*path, number] for path, number in zip(paths, numbers, strict=True)], pa.list_(pa.int32())),
-    }
-    for name, column in lineage.items():
-        rows = _with_column(rows, name, column)
-    return rows
-
-
-def _by_batch(rows: pa.Table) -> list[tuple[int, pa.Table]]:
-    numbers = _by_number(rows)
-    if len(numbers) == 1:
-        return [(numbers[0][0], rows)]
-    batch = rows.column(BATCH).to_numpy()
-    return [(number, rows.filter(pa.array(batch == number))) for number, _ in numbers]
-
-
-def _by_number(rows: pa.Table) -> list[tuple[int, int]]:
-    """The batches of the rows, and how many are of each."""
-    batch = rows.column(BATCH).to_numpy()
-    if len(batch) and (batch == batch[0]).all():
-        return [(int(batch[0]), len(batch))]
-    numbers, counts = np.unique(batch, return_counts=True)
-    return list(zip(numbers.tolist(), counts.tolist(), strict=True))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raypipe.artifacts import ARTIFACTS
+from raypipe.bounds import Bounds
 from raypipe.callindex import CallIndex
 from raypipe.calllog import Asked
 from raypipe.execution.batches import BatchResult
@@ -91,6 +92,7 @@ class RunSetup:
     """Addresses of the servers that were started for models, by their keys."""
     is_shared: bool = False
     """Files that workers write are left to their umask."""
+    bounds: Bounds = field(default_factory=Bounds)
 
     @property
     def leaves(self) -> frozenset[str]:
@@ -116,5 +118,5 @@ class RunSetup:
             if planned.pool == pool and (planned.name in some or not some)
         }
         name, planned = f"{pool}:{number}", self.plan.pools[pool]
-        own = (self.unsent, self.artifacts, self.is_played, self.servers, self.is_shared)
+        own = (self.unsent, self.artifacts, self.is_played, self.servers, self.is_shared, self.bounds)
         return ReplicaSetup(name, planned, steps, self.calls, self.owner, self.caps, *own)

@@ -18,12 +18,14 @@ import pyarrow as pa
 
 from raypipe.admission import admitted
 from raypipe.arrays import rows_of
+from raypipe.bounds import READ_BYTES
 from raypipe.errors import InputError, RaypipeError
 from raypipe.execution.boundary import close_step, named
 from raypipe.execution.families import grouped
 from raypipe.identity import canonical_json, group_identity, source_identity
 from raypipe.places import Place, parquet
 from raypipe.row import LINEAGE, POSITION, ROW_ID
+from raypipe.selection import rows_at, rows_where, split
 from raypipe.step import Aggregate, Source, Unit
 from raypipe.tables import LINEAGE_SCHEMA, concat, settled, sorted_by_source
 
@@ -39,7 +41,7 @@ def identified(source: Source, unit: Unit, number: int, only: frozenset[bytes] |
     seen: dict[bytes, int] = {}
     position = number * _UNIT_POSITIONS
     where = f"file {unit.location!r}" if unit.location else f"step {source.name or type(source).__name__!r}"
-    for read in tables_of(source, unit):
+    for read in _in_pieces(tables_of(source, unit)):
         table = admitted(read, where)
         named = table if source.identity is None else table.select(list(source.identity))
         ids: list[bytes] = []
@@ -51,8 +53,14 @@ def identified(source: Source, unit: Unit, number: int, only: frozenset[bytes] |
             ids.append(first if not occurrence else source_identity(content, unit.name, occurrence))
         table = table.rename_columns([source.output_mappings.get(name, name) for name in table.column_names])
         made = _with_lineage(table, ids, range(position, position + len(ids)))
-        yield made if only is None else made.filter(pa.array([one in only for one in ids], pa.bool_()))
+        yield made if only is None else rows_where(made, [one in only for one in ids])
         position += len(ids)
+
+
+def _in_pieces(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of which all values may be held as Python's at once."""
+    for table in tables:
+        yield from split(table, table.num_rows, READ_BYTES) if table.num_rows else [table]
 
 
 def tables_of(source: Source, unit: Unit) -> Iterator[pa.Table]:
@@ -83,7 +91,7 @@ class _Reading:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(frame.filename).name}:{frame.lineno}"
             name = self._source.name or type(self._source).__name__
-            said = ' '.join(named(error).split())
+            said = " ".join(named(error).split())
             raise InputError(f"step {name!r} cannot read its rows: {said} ({where})") from None
 
 
@@ -121,17 +129,18 @@ def source_batches(
     limit: int | None = None,
     only: frozenset[bytes] | None = None,
     artifacts: Place | None = None,
+    most_bytes: int = READ_BYTES,
 ) -> Iterator[pa.Table]:
     """All rows of a source in batches, or the first `limit` rows, or those with certain identities.
 
-    `artifacts` is where it keeps files beside them.
+    `artifacts` is where it keeps files beside them, `most_bytes` what a batch of several rows may be.
     Raises InputError.
     """
     left = limit
     for number, unit in enumerate(source.units()):
         source.keep_artifacts_in(artifacts)
         for table in identified(source, unit, number, only):
-            for batch in sliced(table if left is None else table.slice(0, left)):
+            for batch in sliced(table if left is None else table.slice(0, left), most_bytes):
                 yield batch
                 if left is not None:
                     left -= batch.num_rows
@@ -139,10 +148,9 @@ def source_batches(
                 return
 
 
-def sliced(table: pa.Table) -> Iterator[pa.Table]:
-    """A table in batches of at most `BATCH_ROWS` rows; none for an empty one."""
-    for start in range(0, table.num_rows, BATCH_ROWS):
-        yield table.slice(start, BATCH_ROWS)
+def sliced(table: pa.Table, most_bytes: int = READ_BYTES) -> Iterator[pa.Table]:
+    """A table in batches of at most `BATCH_ROWS` rows and so many bytes; none for an empty one."""
+    return split(table, BATCH_ROWS, most_bytes)
 
 
 def group_of(rows: pa.Table, name: str, step: Aggregate) -> pa.Table:
@@ -166,9 +174,9 @@ def grouped_batches(paths: Sequence[str], name: str, step: Aggregate) -> Iterato
     keys = rows.select(step.by).to_pylist() if isinstance(step.by, list) else [{}] * rows.num_rows
     for index, key in enumerate(keys):
         places.setdefault(canonical_json(key), []).append(index)
-    groups = (group_of(rows.take(pa.array(at)), name, step) for at in places.values())
+    groups = (group_of(rows_at(rows, at), name, step) for at in places.values())
     while some := list(islice(groups, BATCH_ROWS)):
-        yield concat(some)
+        yield from sliced(concat(some))
 
 
 __all__ = [

@@ -12,8 +12,11 @@ from collections import deque
 import pyarrow as pa
 
 from raypipe.row import ATTEMPT
+from raypipe.selection import rows_where
 
 _FEW = 8
+_SUSPICIOUS = 2
+"""So many workers were lost with a row: it may be the reason."""
 
 
 class Suspects:
@@ -40,3 +43,9 @@ def tried_again(rows: pa.Table) -> pa.Table:
     """The rows, with one more worker lost."""
     attempts = pa.array([attempt + 1 for attempt in rows.column(ATTEMPT).to_pylist()], pa.int8())
     return rows.set_column(rows.column_names.index(ATTEMPT), ATTEMPT, attempts)
+
+
+def parted(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Those that wait with the others, and those that are tried apart."""
+    is_suspicious = rows.column(ATTEMPT).to_numpy() >= _SUSPICIOUS
+    return rows_where(rows, ~is_suspicious), rows_where(rows, is_suspicious)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from raypipe.answering import EngineFigures
 from raypipe.arrays import carried, text_of
+from raypipe.bounds import MOST_VALUE_BYTES, size_of
 from raypipe.execution.desk import Tally, add_counts
 from raypipe.row import Failure, Values
 from raypipe.tables import packed, unpacked
@@ -154,16 +155,24 @@ class Results:
         self._ended: list[tuple[Any, ...]] = []
         self._places: list[tuple[int, int, int]] = []
         self._made: list[Values] = []
+        self._sizes: list[tuple[int, int]] = []
+        """Of each row that ended: how many rows it became, and their bytes."""
+        self.size_bytes = 0
         self._by_model: dict[str, dict[str, int]] = {}
 
     def __len__(self) -> int:
         return len(self._ended)
 
     def done(self, place: tuple[int, int], rows: Sequence[Values], tally: Tally) -> None:
+        sizes = [size_of(row) for row in rows]
+        if sizes and max(sizes) > MOST_VALUE_BYTES:
+            self.failed(place, _too_large(max(sizes)), tally)
+            return
         self._end(place, DONE, tally)
-        for child, row in enumerate(rows):
-            self._places.append((*place, child))
-            self._made.append(row)
+        self._places += [(*place, child) for child in range(len(rows))]
+        self._made += rows
+        self._sizes[-1] = len(rows), sum(sizes)
+        self.size_bytes += sum(sizes)
 
     def filtered(self, place: tuple[int, int], tally: Tally) -> None:
         self._end(place, FILTERED, tally)
@@ -178,14 +187,31 @@ class Results:
         self, place: tuple[int, int], status: int, tally: Tally, kind: str | None = None, message: str | None = None
     ) -> None:
         self._ended.append((*place, status, kind, message, *_counts(tally)))
+        self._sizes.append((0, 0))
         if tally.by_model:
             add_counts(self._by_model, tally.by_model)
 
-    def take(self, step: str) -> Answer:
-        ended, places, made = self._ended, self._places, self._made
+    def take(self, step: str, most_bytes: int) -> Answer:
+        """The rows that ended first, of no more bytes; but one in any case, with all that it became."""
+        ends, rows = len(self._ended), len(self._made)
+        if self.size_bytes > most_bytes:
+            ends, rows = self._until(most_bytes)
+        ended, self._ended = self._ended[:ends], self._ended[ends:]
+        places, self._places = self._places[:rows], self._places[rows:]
+        made, self._made = self._made[:rows], self._made[rows:]
+        self.size_bytes -= sum(size for _, size in self._sizes[:ends])
+        self._sizes = self._sizes[ends:]
         by_model, self._by_model = self._by_model, {}
-        self._ended, self._places, self._made = [], [], []
         return Answer(step, _table(ended, ENDED), _table(places, PLACES), self._columns(made), by_model)
+
+    def _until(self, most_bytes: int) -> tuple[int, int]:
+        rows = left = 0
+        for index, (count, size) in enumerate(self._sizes):
+            left += size
+            if index and left > most_bytes:
+                return index, rows
+            rows += count
+        return len(self._sizes), rows
 
     def _columns(self, made: list[Values]) -> pa.Table:
         names = dict.fromkeys(self._types)
@@ -196,6 +222,11 @@ class Results:
                 names.update(dict.fromkeys(row))
         arrays = [carried([row.get(name) for row in made], self._types.get(name, "")) for name in names]
         return pa.Table.from_arrays(arrays, names=list(names))
+
+
+def _too_large(size_bytes: int) -> Failure:
+    said = f"the step returned a row of {size_bytes / 2**30:.1f} GiB; a row has at most 2 GiB: return less or more rows"
+    return Failure("output", said)
 
 
 def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:

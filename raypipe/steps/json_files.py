@@ -14,12 +14,12 @@ from typing import IO, Any, cast
 import orjson
 import pyarrow as pa
 
+from raypipe.bounds import READ_BYTES
 from raypipe.errors import InputError
 from raypipe.steps.locating import kind_of, opened
 from raypipe.steps.tabulating import agreed, table_of
 
 _SAMPLED_ROWS = 100
-_BATCH_BYTES = 32 * 2**20
 _SHOWN = 60
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -63,7 +63,7 @@ def _batches(rows: Iterator[_Row], batch_rows: int) -> Iterator[list[_Row]]:
     for row in rows:
         batch.append(row)
         size_bytes += row.size_bytes
-        if len(batch) == batch_rows or size_bytes >= _BATCH_BYTES:
+        if len(batch) == batch_rows or size_bytes >= READ_BYTES:
             yield batch
             batch, size_bytes = [], 0
     if batch:

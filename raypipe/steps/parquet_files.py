@@ -1,7 +1,4 @@
-"""I read Parquet files.
-
-I do not know what the columns mean.
-"""
+"""Reads Parquet files. Knows nothing of what the columns mean."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from raypipe.bounds import READ_BYTES
 from raypipe.errors import InputError
 from raypipe.opening import open_parquet
 
@@ -30,17 +28,56 @@ def tables(path: str, batch_rows: int) -> Iterator[pa.Table]:
     """Row group after row group, in tables of at most `batch_rows` rows."""
     with _opened(path) as file:
         try:
-            for batch in file.iter_batches(batch_size=batch_rows):
-                if batch.num_rows:
-                    yield pa.Table.from_batches([batch])
+            for group in range(file.num_row_groups):
+                at_once = _rows_at_once(file.metadata.row_group(group), batch_rows)
+                batches = file.iter_batches(batch_size=at_once, row_groups=[group])
+                yield from _gathered(batches, batch_rows)
         except pa.ArrowInvalid as error:
             raise _damaged(path, error) from None
 
 
+def _rows_at_once(group: Any, batch_rows: int) -> int:
+    """How many rows of a row group are decoded at once, so that they are not many bytes.
+
+    Where values are written once and repeated, the file does not say how large they become.
+    """
+    repeated = 0
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page:
+            repeated += column.total_uncompressed_size
+    known = READ_BYTES * group.num_rows // max(1, group.total_byte_size)
+    unknown = max(_FEW_ROWS, READ_BYTES // repeated) if repeated else batch_rows
+    return max(1, min(batch_rows, known, unknown))
+
+
+def _gathered(batches: Iterator[Any], batch_rows: int) -> Iterator[pa.Table]:
+    held: list[Any] = []
+    rows = size = 0
+    for batch in batches:
+        if held and (rows + batch.num_rows > batch_rows or size + batch.nbytes > READ_BYTES):
+            yield _joined(held)
+            held, rows, size = [], 0, 0
+        held.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+    if rows:
+        yield _joined(held)
+
+
+def _joined(batches: list[Any]) -> pa.Table:
+    table = pa.Table.from_batches(batches)
+    return table.combine_chunks() if len(batches) > _MANY_CHUNKS else table
+
+
+_FEW_ROWS = 64
+_MANY_CHUNKS = 4
+_BUFFER_BYTES = 1 << 20
+
+
 def _opened(path: str) -> Any:
-    # Buffering ahead would hold every row group of the file until its end.
+    # Buffering ahead would hold every row group of the file until its end, no buffer a whole column of one.
     try:
-        return open_parquet(path, pre_buffer=False)
+        return open_parquet(path, pre_buffer=False, buffer_size=_BUFFER_BYTES)
     except pa.ArrowInvalid as error:
         raise _damaged(path, error) from None
 

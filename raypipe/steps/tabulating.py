@@ -49,6 +49,7 @@ def _array(values: list[Any], name: str, place: Callable[[int], str]) -> pa.Arra
     except ARROW_ERRORS as error:
         index = _first_misfit(values)
         before, value = pa.array(values[:index]).type, values[index]
+        value = value[: 2 * _SHOWN] if isinstance(value, str | bytes) else value
         shown = repr(value) if len(repr(value)) <= _SHOWN else repr(value)[: _SHOWN - 1] + "…"
         if pa.types.is_null(before):
             problem = f"cannot be stored ({str(error).rstrip('.')})"

@@ -78,6 +78,7 @@ class ConductorUDF:
         end_with_node()
         keep_private(is_shared)
         collect_rarely()
+        self._batch_bytes = setup.bounds.batch_bytes
         self._name, self._run_id = setup.name, run
         self._loop = uvloop.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="conductor", daemon=True).start()
@@ -113,7 +114,7 @@ class ConductorUDF:
     async def _run(self, block: pa.Table) -> list[BatchResult]:
         running: list[asyncio.Task[BatchResult]] = []
         for content in blocks.contents(block):
-            for rows in [content] if isinstance(content, str) else sliced(content):
+            for rows in [content] if isinstance(content, str) else sliced(content, self._batch_bytes):
                 if self._conductor.halted_for and not isinstance(rows, str):
                     break
                 await self._conductor.room()

@@ -251,8 +251,8 @@ class _Driver:
 
     def _run_phase(self, stage: Stage, phase: frozenset[str], rows: ray.data.Dataset) -> list[str]:
         pools = {name: self._pools[name] for name in stage.pools_of(phase)}
-        parts, leaves = self._setup.parts, self._setup.leaves
-        setup = ConductorSetup(f"stage{stage.index}", stage, parts, leaves, DRAIN_S, phase=phase)
+        parts, leaves, bounds = self._setup.parts, self._setup.leaves, self._setup.bounds
+        setup = ConductorSetup(f"stage{stage.index}", stage, parts, leaves, DRAIN_S, phase=phase, bounds=bounds)
         references = rows.map_batches(
             ConductorUDF,
             fn_constructor_args=(setup, pools, self._run, self._setup.is_shared),

@@ -1,0 +1,114 @@
+"""Says how many bytes of rows are held, sent, written and read at once. Knows nothing of tables.
+
+Numbers of rows bound nothing where rows differ: a row may be a word or a book. Everything follows from what travels
+together: a batch. A single row is always let through, however large it is, so that nothing waits for ever.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, cast
+
+from raypipe.errors import SpecError, Violation
+
+VARIABLE = "RAYPIPE_BATCH_MIB"
+"""Environment variable: MiB of rows that travel together; all other bounds are multiples of it."""
+_MIB = 1 << 20
+_BATCH_MIB = 16
+_MOST_MIB = 512
+
+READ_BYTES = _BATCH_MIB * _MIB
+"""Of rows in one table of a file that is read."""
+MOST_VALUE_BYTES = (1 << 31) - 2
+"""Arrow counts the bytes of one text, and of all texts in one list, with 31 bits."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bytes of rows, by place."""
+
+    batch_bytes: int = _BATCH_MIB * _MIB
+    """In a batch of source rows, in a chunk that a worker is sent, in what it answers at once."""
+    row_group_bytes: int = 4 * _BATCH_MIB * _MIB
+    """In a row group of an output file, before it is packed."""
+    file_bytes: int = 1 << 30
+    """In an output file, before it is packed."""
+
+    @property
+    def queue_bytes(self) -> int:
+        """A step does not work ahead while so much waits behind it."""
+        return 2 * self.batch_bytes
+
+    @property
+    def window_bytes(self) -> int:
+        """With one worker."""
+        return 4 * self.batch_bytes
+
+    @property
+    def flight_bytes(self) -> int:
+        """Of source rows whose batches are not complete."""
+        return 8 * self.batch_bytes
+
+    @property
+    def part_bytes(self) -> int:
+        """Of finished rows of one batch and leaf, before they go to a part file."""
+        return 2 * self.batch_bytes
+
+    @property
+    def finished_bytes(self) -> int:
+        """Of all finished rows that are not in part files yet."""
+        return 6 * self.batch_bytes
+
+
+def bounds_here() -> Bounds:
+    """As the environment says. Raises SpecError for what is no number of MiB."""
+    said = os.environ.get(VARIABLE, "").strip()
+    if not said:
+        return Bounds()
+    if not said.isascii() or not said.isdigit() or not 1 <= int(said[:9]) <= _MOST_MIB:
+        problem = (
+            f"got {said[:40]!r}; it is a whole number of MiB from 1 to {_MOST_MIB}, {_BATCH_MIB} where it is unset"
+        )
+        raise SpecError(violations=[Violation(f"environment variable {VARIABLE!r}", problem)])
+    size = int(said) * _MIB
+    return Bounds(size, 4 * size)
+
+
+_SAMPLE = 16
+_SURE = 256
+_FIXED_BYTES = 8
+_LONG = 1 << 20
+_PLAIN = frozenset({int, float, bool, type(None)})
+
+
+def size_of(value: Any) -> int:
+    """About how many bytes a value of a row takes in a table; a long list is judged by some of its items.
+
+    A text that is no ASCII counts two for each character, a long one what it takes in UTF-8.
+    """
+    kind = type(value)  # a check of the type itself takes a tenth of `isinstance` with one that is abstract
+    if kind is str or isinstance(value, str):
+        if value.isascii():
+            return len(value)
+        return 2 * len(value) if len(value) < _LONG else len(value.encode(errors="surrogatepass"))
+    if kind in _PLAIN:
+        return _FIXED_BYTES
+    if isinstance(value, bytes | bytearray):
+        return len(value)
+    if kind is dict or isinstance(value, Mapping):
+        return _size_of_all(cast("Mapping[Any, Any]", value).values(), len(cast("Mapping[Any, Any]", value)))
+    if isinstance(value, list | tuple):
+        return _size_of_all(cast("list[Any]", value), len(cast("list[Any]", value)))
+    return _FIXED_BYTES
+
+
+def _size_of_all(values: Iterable[Any], count: int) -> int:
+    if count <= _SURE:
+        size = 0
+        for value in values:
+            size += len(value) if type(value) is str and value.isascii() else size_of(value)
+        return size
+    return sum(map(size_of, islice(values, _SAMPLE))) * count // _SAMPLE
