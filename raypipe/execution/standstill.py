@@ -1,20 +1,21 @@
 """Watches over a stage: finds workers that are frozen or gone, and rows that nobody works on.
 
-Knows nothing of Ray. What is merely slow is never called lost: time is counted in looks, of which one is one however
-long the loop was held up in between; a worker whose event loop is held up answers its pulse from another thread; and of
+Knows nothing of Ray. What is merely slow is never called lost: time is counted in looks, and one in which the loop was
+held up counts for nothing; a worker whose event loop is held up answers its pulse from another thread; and of
 one that answers nothing, others on its machine say whether its process works.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from raypipe.background import TaskScope
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
-from raypipe.execution.deadlines import LOOK_EVERY_S
+from raypipe.execution.deadlines import LATE, LOOK_EVERY_S
 from raypipe.execution.lanes import Lane
 from raypipe.execution.queues import StepQueue
 from raypipe.execution.wire import Worker
@@ -73,7 +74,10 @@ class Watch:
         """Look again and again, for as long as the conductor works."""
         async with TaskScope() as asked:
             while True:
+                began = time.monotonic()
                 await asyncio.sleep(self.look_every_s)
+                if time.monotonic() - began > self.look_every_s * LATE:
+                    continue
                 self._look_for_rows()
                 for lane in list(self.lanes):
                     self._look_at(lane, asked)

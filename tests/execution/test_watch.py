@@ -25,7 +25,7 @@ from raypipe.row import Values
 from raypipe.steps import LoadDataFromDicts, step
 from tests.acceptance.processes import ROOT
 
-LOOK_S = 0.02
+LOOK_S = 0.1
 
 
 @dataclass(eq=False)
@@ -159,7 +159,7 @@ def test_a_loop_that_did_not_turn_has_not_looked() -> None:
         async with Watched(Played(has_pulse=False), Box(), {}) as watched:
             watched.reply()
             for _ in range(4):
-                time.sleep(40 * LOOK_S)  # noqa: ASYNC251
+                time.sleep(10 * LOOK_S)  # noqa: ASYNC251
                 await asyncio.sleep(0)
             return watched
 

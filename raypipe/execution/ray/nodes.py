@@ -73,7 +73,7 @@ def check_environment(plan: Plan, names: Sequence[str]) -> None:
     told, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_TELL_TIMEOUT_S) if asked else ([], [])
     where: dict[str, list[str]] = {}
     for one in told:
-        for name in ray.get(one):
+        for name in ray.get(one, timeout=_TELL_TIMEOUT_S):
             where.setdefault(name, []).append(asked[one])
     way = "set it where `ray start` is called there (cluster.yaml shows how); a job takes no value along"
     if where:

@@ -38,6 +38,8 @@ _STARTS_S = 60.0
 _MOST_LOST = 20
 """Times in a row that a server's actor is gone before it has said a word."""
 _LEAVE_TIMEOUT_S, _CLOSE_TIMEOUT_S = 5.0, 20.0
+_ANSWER_S = 60.0
+"""How long an answer may take that is there already."""
 
 
 class ServerActor:
@@ -78,8 +80,8 @@ class ServerActor:
             self._heard.pop(run, None)
 
     def await_end(self) -> None:
-        """Come back when it has ended."""
-        self._closed.wait()
+        """Come back when it has ended, or after a while: whoever asks waits no longer."""
+        self._closed.wait(_CLOSE_TIMEOUT_S)
 
     def _work(self) -> None:
         """From the first run that asks to its end."""
@@ -158,7 +160,7 @@ def kept_servers(
         yield {key: address for key, address in found.items() if address}
     finally:
         ended.set()
-        keeper.join()
+        keeper.join(_LEAVE_TIMEOUT_S)
         for one in kept:
             one.leave(is_own_ray)
 
@@ -213,7 +215,7 @@ class _KeptServer:
             return ""
         address: str | None = None
         try:
-            address = ray.get(self._asked)
+            address = ray.get(self._asked, timeout=_ANSWER_S)
             self._is_there, self._lost = True, 0
         except RayTaskError as error:
             self._is_there = True
