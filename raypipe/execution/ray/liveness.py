@@ -38,7 +38,7 @@ class Home:
 async def works(home: Home) -> bool:
     """Whether a process takes CPU time. False, too, where its node says nothing within half a minute."""
     try:
-        return await within(_ANSWER_S, _asked(_works, home))
+        return await within(_ANSWER_S, _asked(takes_cpu_time, home))
     except (RayError, TimeoutError):
         return False
 
@@ -48,7 +48,8 @@ async def _asked(what: Any, home: Home) -> Any:
     return await ray.remote(what).options(num_cpus=0, max_retries=0, scheduling_strategy=place).remote(home.pid)
 
 
-def _works(pid: int) -> bool:
+def takes_cpu_time(pid: int) -> bool:
+    """Whether a process of this machine works, watched for a few seconds. One that is gone does not."""
     try:
         process = psutil.Process(pid)
         before = _cpu_s(process)
