@@ -26,7 +26,6 @@ ENDED_BY = {
     "deadlines.within": _DONE,
     "local._Run._keep": _DONE,
     "local._Run._phase": "a batch is resolved when its rows have ended, and by whatever ends the run",
-    "mailbox.Mailbox.wait": "a timer resolves it after five seconds",
     "ray.conductors.ConductorUDF.__call__": "as `local._Run._phase`",
     "ray.conductors.ConductorUDF._report": "an actor that is gone raises, one that is frozen stops a report only",
     "ray.conductors.ConductorUDF._report_engines": "an actor that is gone raises",
@@ -44,6 +43,7 @@ ENDED_BY = {
     "scribe.Scribe.close": "a call is in the log before its row goes on: the disk alone says when",
     "standstill.Watch._judge": _DONE,
     "standstill.Watch._take_pulse": _DONE,
+    "stopping._supervised": "a count of runs, which was raised before it is lowered",
 }
 """What waits without a bound, and what ends it all the same."""
 
