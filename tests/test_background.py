@@ -19,6 +19,7 @@ STARTS = {"create_task", "ensure_future", "run_coroutine_threadsafe", "Thread", 
 DOOR = "raypipe/background.py"
 NAMED = {
     # Each of these gives the end of its work away itself.
+    "raypipe/cli/interrupts.py": 2,
     "raypipe/cli/progress.py": 1,
     "raypipe/dria/pipelines/background.py": 1,
     "raypipe/execution/caller.py": 2,
