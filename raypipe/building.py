@@ -1,28 +1,25 @@
 """I make a sound graph of what a user wrote down, or say everything that is unsound about it.
 
-I name the steps, turn what is said of a step's two ends (`.aggregate()`, `.custom()`, `when`, routing, branches that
-meet) into steps of their own, and follow the columns from step to step.
+Names the steps and follows the columns from step to step; a message names steps as the user knows them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from graphlib import CycleError
-from itertools import pairwise
 
-from raypipe.branching import Copies, Meet, Route, Routing, columns_of_all
-from raypipe.callback import Callback
+from raypipe.branching import Meet, Routing, columns_of_all
 from raypipe.errors import SpecError, Violation, nearest
+from raypipe.expanding import Choice, Expanded, expanded
 from raypipe.graph import Edge, Flow, Graph
-from raypipe.naming import found_at, snake_case
+from raypipe.lost_columns import lost_columns
+from raypipe.naming import snake_case
 from raypipe.repeating import Candidates, Until
 from raypipe.row import MODEL_NAME, RESERVED
 from raypipe.spec import late_problem
 from raypipe.step import Aggregate, Columns, Runs, Shape, Source, Step, collecting
-
-Choice = tuple[str, Routing, tuple[str, ...]]
-"""A step, its routing, and the steps behind it that it chooses among."""
 
 
 def build(
@@ -55,7 +52,7 @@ def build(
             choices.append((names[id(upstream)], routing, tuple(names[id(step)] for step in targets)))
     if problems:
         raise SpecError(violations=problems)
-    return _sound(*_expanded(named, pairs, choices), named)
+    return _sound(expanded(named, pairs, choices), named)
 
 
 def _lacking(steps: Mapping[str, Step]) -> Iterator[Violation]:
@@ -97,37 +94,6 @@ def name_steps(steps: Sequence[Step]) -> tuple[dict[int, str], list[Violation]]:
     return names, problems
 
 
-def _expanded(
-    steps: dict[str, Step], edges: list[Edge], choices: Sequence[Choice]
-) -> tuple[dict[str, Step], list[Edge]]:
-    """What is said of a step's two ends as steps of their own."""
-    token = collecting.set(None)
-    try:
-        nodes: dict[str, Step] = {}
-        chains: dict[str, list[str]] = {}
-        for name, step in steps.items():
-            before = _beginning(name, step, several=sum(b == name for _, b in edges) > 1)
-            after = _ending(name, step)
-            if f"{name}_broadcast" in after:
-                step = step.model_copy(update={"copies": 1})
-            nodes |= before | {name: step} | after
-            chains[name] = [*before, name, *after]
-        routes: dict[Edge, str] = {}
-        inner = [pair for chain in chains.values() for pair in pairwise(chain)]
-        for number, (name, routing, targets) in enumerate(choices):
-            own = f"{name}_route" + (f"_{number}" if f"{name}_route" in nodes else "")
-            nodes[own] = Route(routing=routing, targets={target: chains[target][0] for target in targets})
-            inner.append((chains[name][-1], own))
-            routes |= {(name, target): own for target in targets}
-    finally:
-        collecting.reset(token)
-    taken = [name for chain in chains.values() for name in chain if name in steps and chain != chains[name]]
-    if taken or set(routes.values()) & set(steps):
-        name = (taken or sorted(set(routes.values()) & set(steps)))[0]
-        raise SpecError(violations=[Violation(f"step {name!r}", "has the name of a step put in by itself; rename it")])
-    return nodes, inner + [(routes.get((a, b), chains[a][-1]), chains[b][0]) for a, b in edges]
-
-
 def _naming_models(steps: dict[str, Step], edges: Sequence[Edge]) -> dict[str, Step]:
     """Steps before one that reads `model_name`, or that ask a pool of models, write it, unless they say otherwise."""
     graph = Graph(steps, tuple(edges))
@@ -148,37 +114,11 @@ def _is_pooled(step: Step) -> bool:
     return step.llm is not None and bool(step.llm.also) and MODEL_NAME not in step.writes()
 
 
-def _beginning(name: str, step: Step, several: bool) -> dict[str, Step]:
-    added: dict[str, Step] = {}
-    source = step.own_source()
-    if source is not None:
-        added[f"{name}_source"] = source
-    if several and not isinstance(step, Meet):
-        added[f"{name}_meet"] = Meet()
-    if step.is_given_all:
-        required = [step.input_mappings.get(column, column) for column in step.required()]
-        added[f"{name}_rows"] = Aggregate(by="all", as_rows="rows", columns=required or None)
-    if step.when is not None:
-        added[f"{name}_when"] = found_at("raypipe.steps.filtering:Filter")(keep=step.when)
-    return added
-
-
-def _ending(name: str, step: Step) -> dict[str, Step]:
-    added: dict[str, Step] = {}
-    if step.copies > 1 and step.runs in (Runs.SOURCE, Runs.GATHER):
-        added[f"{name}_broadcast"] = Copies(broadcast=step.copies)
-    if step.gathered is not None:
-        added[f"{name}_aggregate"] = Aggregate(by=step.gathered)
-    if step.callback is not None:
-        added[f"{name}_rows"] = Aggregate(as_rows="rows")
-        added[f"{name}_custom"] = Callback(function=step.callback)
-    return added
-
-
-def _sound(steps: dict[str, Step], edges: list[Edge], own: Collection[str]) -> Graph:
-    # A step that was given no name is called in messages as the pipeline calls it.
-    steps = {name: step if step.name else step.model_copy(update={"name": name}) for name, step in steps.items()}
-    graph = Graph(steps, tuple(edges))
+def _sound(made: Expanded, own: Collection[str]) -> Graph:
+    # A step that was given no name is called in messages as the pipeline calls it, one put in as the one it belongs to.
+    called = {name: made.owners.get(name, name) for name in made.steps}
+    steps = {n: step if step.name else step.model_copy(update={"name": called[n]}) for n, step in made.steps.items()}
+    graph = Graph(steps, made.edges, {}, made.owners, made.fronts)
     problems = [*_shape_violations(graph)]
     try:
         order = graph.order
@@ -189,14 +129,18 @@ def _sound(steps: dict[str, Step], edges: list[Edge], own: Collection[str]) -> G
     flows: dict[str, Flow] = {}
     for name in order:
         flows[name] = _flow(graph, flows, name, problems)
-    graph = Graph(steps, graph.edges, flows)
+    graph = replace(graph, flows=flows)
     for name, step in steps.items():
         unsound = [*step.problems(), *_on_error(step), *_mapping_problems(step), *_scatter_problems(step)]
-        problems.extend(Violation(f"step {name!r}", problem) for problem in unsound)
-    problems.extend(() if problems else _repeat_violations(graph))
+        problems.extend(Violation(_where(graph, name), problem) for problem in unsound)
+    problems.extend(() if problems else [*_repeat_violations(graph), *lost_columns(graph)])
     if problems:
         raise SpecError(violations=problems)
     return graph
+
+
+def _where(graph: Graph, name: str) -> str:
+    return f"step {graph.owner(name)!r}"
 
 
 def _own(cycle: Sequence[str], own: Collection[str]) -> list[str]:
@@ -211,9 +155,11 @@ def _shape_violations(graph: Graph) -> list[Violation]:
         problems.append(Violation("pipeline", "has no steps; add a loader such as LoadDataFromDicts and a step"))
     for name, step in graph.steps.items():
         above = graph.predecessors[name]
-        where = f"step {name!r}"
+        where = _where(graph, name)
         if step.runs is Runs.SOURCE and above:
-            problems.append(Violation(where, f"reads its own rows and cannot come after {above[0]!r}"))
+            problems.append(Violation(where, f"reads its own rows and cannot come after {graph.owner(above[0])!r}"))
+        if step.runs is Runs.SOURCE and step.when is not None:
+            problems.append(Violation(where, "reads rows and takes no `when`; put a Filter(keep=…) behind it"))
         if step.runs is not Runs.SOURCE and not above:
             hint = "join it behind one with `>>` or `after:`"
             problems.append(Violation(where, f"has no step before it and is no loader; {hint}"))
@@ -225,9 +171,9 @@ def _shape_violations(graph: Graph) -> list[Violation]:
 def _flow(graph: Graph, flows: dict[str, Flow], name: str, problems: list[Violation]) -> Flow:
     step, above = graph.steps[name], graph.predecessors[name]
     before = _flow_before(flows, step, above)
-    where = f"step {name!r}"
+    where = _where(graph, name)
     if above:
-        problems.extend(_missing_columns(where, step, above[0], before.columns))
+        problems.extend(_missing_columns(where, step, graph.owner(above[0]), before.columns))
     for column in sorted(RESERVED & set(step.gives())):
         problems.append(Violation(where, f"writes column {column!r}, a name kept for lineage; rename it"))
     columns = step.columns_after(before.columns)
@@ -258,13 +204,13 @@ def _repeat_violations(graph: Graph) -> Iterator[Violation]:
             continue
         mine = [until for until, opener in ends.items() if opener == name]
         if len(mine) != 1:
-            listed = " and ".join(map(repr, mine)) or "nothing"
-            yield Violation(f"step {name!r}", f"is ended by {listed}; put one Until(…) behind it")
+            listed = " and ".join(repr(graph.owner(until)) for until in mine) or "nothing"
+            yield Violation(_where(graph, name), f"is ended by {listed}; put one Until(…) behind it")
             continue
         for gather, other in graph.steps.items():
             if isinstance(other, Aggregate) and not other.is_barrier and _waits(graph, gather, name, mine[0]):
-                problem = f"brings together what {name!r} makes more of; put it behind {mine[0]!r}"
-                yield Violation(f"step {gather!r}", problem)
+                problem = f"brings together what {name!r} makes more of; put it behind {graph.owner(mine[0])!r}"
+                yield Violation(_where(graph, gather), problem)
 
 
 def _waits(graph: Graph, gather: str, candidates: str, until: str) -> bool:
@@ -301,15 +247,17 @@ def _meeting_flow(graph: Graph, flows: dict[str, Flow], name: str, problems: lis
     """Branches can meet when a row has one row in each."""
     step, above = graph.steps[name], graph.predecessors[name]
     assert isinstance(step, Meet)
-    where = f"step {name.removesuffix('_meet')!r}"
+    where = _where(graph, name)
     sources = {one: graph.source_of_rows(one) for one in above}
     if len(set(sources.values())) > 1:
-        listed = ", ".join(f"{one!r} (rows of {source!r})" for one, source in sources.items())
+        called = graph.owner
+        listed = ", ".join(f"{called(one)!r} (rows of {called(source)!r})" for one, source in sources.items())
         hint = "branches meet by row identity; read all rows with one loader, or give each source a step of its own"
         problems.append(Violation(where, f"comes after steps with rows of different origin: {listed}; {hint}"))
     scatters = {one: flows[one].open_scatters for one in above}
     if len(set(scatters.values())) > 1:
-        listed = ", ".join(f"{one!r} ({' in '.join(map(repr, found)) or 'no'} open)" for one, found in scatters.items())
+        opened = {one: " in ".join(repr(graph.owner(name)) for name in found) for one, found in scatters.items()}
+        listed = ", ".join(f"{graph.owner(one)!r} ({found or 'no'} open)" for one, found in opened.items())
         problem = f"comes after branches with different open scatters: {listed}; aggregate before the branches meet"
         problems.append(Violation(where, problem))
     return Flow(step.columns_of([flows[one].columns for one in above]), scatters[above[0]])
@@ -324,7 +272,8 @@ def _aggregate_flow(graph: Graph, flows: dict[str, Flow], name: str, problems: l
     if step.by == "scatter" and not before.open_scatters:
         if step.as_rows is None:
             hint = 'put a scatter before it, or use by="root", by="all" or by=[columns]'
-            problems.append(Violation(f"step {name!r}", f"closes the nearest scatter, but none is open here; {hint}"))
+            problem = f"closes the nearest scatter, but none is open here; {hint}"
+            problems.append(Violation(_where(graph, name), problem))
             return before
         step.by = "root"
     opener = before.open_scatters[-1] if step.by == "scatter" else graph.source_of(name)
@@ -366,6 +315,8 @@ def _on_error(step: Step) -> Iterator[str]:
     """Why a step's `on_error` has no meaning."""
     if step.on_error != "fail_row" and step.runs not in (Runs.ROW, Runs.THREAD):
         yield f"has on_error={step.on_error!r}, but no row can fail here; leave it out"
+    if step.on_error == "null" and step.is_given_all:
+        yield "has on_error='null', but it is given all rows at once and none could go on; use 'fail_row' or 'stop'"
     if step.on_error == "null" and step.shape is Shape.FILTER:
         yield "has on_error='null', but a filter writes no column; use 'fail_row' or 'stop'"
 

@@ -5,14 +5,19 @@ I do not know how they were collected.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
 
+from raypipe.errors import RowError
 from raypipe.naming import imported, is_there
 from raypipe.row import Values
-from raypipe.step import Columns, Output, Runs, Shape, Step
+from raypipe.step import Aggregate, Columns, Output, Runs, Shape, Step
+
+
+class Collected(Aggregate):
+    """The rows that a step is given at once, and their lineage; put in by itself before such a step."""
 
 
 class Callback(Step):
@@ -46,5 +51,10 @@ class Callback(Step):
 
     def process_row_in_thread(self, row: Values) -> Output:
         assert self._call is not None
-        made = self._call([dict(item) for item in row[self.rows]])
-        return [made] if isinstance(made, Mapping) else list(made)
+        made: Any = self._call([dict(item) for item in row[self.rows]])
+        if isinstance(made, Mapping):
+            return [made]
+        if isinstance(made, str | bytes) or not isinstance(made, Iterable):
+            said = f"the function returned {type(made).__name__}, not a mapping or a list of mappings"
+            raise RowError(said, kind="output")
+        return list(made)

@@ -73,7 +73,7 @@ class Commit:
     def _check_sources(self, manifest: Mapping[str, Any]) -> None:
         if self._retried is None:
             return
-        entries = [stage.entry for stage in self._plan.stages]
+        entries = [self._plan.graph.shown(stage.entry) for stage in self._plan.stages]
         missing = len(self._retried) - sum(manifest["steps"][entry]["rows_in"] for entry in entries)
         if missing > 0:
             problem = f"{missing} of the {len(self._retried)} source rows to be retried are no longer in the input"

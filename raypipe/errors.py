@@ -6,6 +6,7 @@
     ├── OutputError          the output folder cannot be used (exit 1)
     ├── RowError             one row cannot pass one step; it becomes a failed row
     │   └── CallError        a model call went wrong; it says whether trying again can help
+    ├── StepFailedError      a step that is given all rows failed, so none of them went on (exit 3)
     ├── StoppedError         stopped on request; the run can be resumed (exit 4)
     ├── HaltedError          no call is sent any more; the row is left as it is
     └── InfrastructureError  an endpoint, engine or worker cannot be used at all (exit 5)
@@ -121,6 +122,12 @@ class CallError(RowError):
         self.retry = retry
         self.after_s = after_s
         self.status = status
+
+
+class StepFailedError(RaypipeError):
+    """A step that is given all rows failed, so none of them went on; what other steps made is committed."""
+
+    exit_code = 3
 
 
 class StoppedError(RaypipeError):

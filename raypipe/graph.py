@@ -34,6 +34,45 @@ class Graph:
     edges: tuple[Edge, ...] = ()
     flows: Mapping[str, Flow] = field(default_factory=dict[str, Flow])
     """For each step, the rows that leave it."""
+    owners: Mapping[str, str] = field(default_factory=dict[str, str])
+    """For each step that was put in by itself, the step of the user's that it belongs to."""
+    fronts: Mapping[str, str] = field(default_factory=dict[str, str])
+    """For each step that was put in before another (`when`, a meeting, the rows that it is given), that other one."""
+
+    def owner(self, name: str) -> str:
+        """The step of the user's that a step belongs to: itself, unless it was put in."""
+        return self.owners.get(name, name)
+
+    def shown(self, name: str) -> str:
+        """The step as part of which a step is shown and counted: what was put in before another is part of that."""
+        return self.fronts.get(name, name)
+
+    @cached_property
+    def parts(self) -> dict[str, list[str]]:
+        """The steps that are shown, in order, and of each the steps that it stands for, itself the last of them."""
+        found: dict[str, list[str]] = {}
+        for name in self.order:
+            found.setdefault(self.shown(name), []).append(name)
+        return {name: found[name] for name in self.order if name in found}
+
+    @cached_property
+    def as_shown(self) -> Graph:
+        """The graph of the steps that are shown."""
+        return self._contracted(self.fronts)
+
+    @cached_property
+    def as_written(self) -> Graph:
+        """The graph of the steps that the user wrote."""
+        return self._contracted(self.owners)
+
+    def _contracted(self, into: Mapping[str, str]) -> Graph:
+        """The graph without some steps; their edges are those of the steps that they belong to."""
+        edges = dict.fromkeys((into.get(above, above), into.get(below, below)) for above, below in self.edges)
+        return Graph(
+            {name: step for name, step in self.steps.items() if name not in into},
+            tuple((above, below) for above, below in edges if above != below),
+            {name: flow for name, flow in self.flows.items() if name not in into},
+        )
 
     @cached_property
     def predecessors(self) -> dict[str, list[str]]:
@@ -83,6 +122,13 @@ class Graph:
         if isinstance(step, Until) or step.by == "scatter":
             return before[-1]
         return self.source_of(gather)
+
+    def parent_columns(self, gather: str) -> Columns:
+        """The columns of the rows that an aggregate inside a stage brings back."""
+        opener, step = self.opener(gather), self.steps[gather]
+        above = self.predecessors[opener]
+        is_inside = isinstance(step, Aggregate) and step.by == "scatter" and above
+        return self.flows[above[0] if is_inside and self.flows[opener].open_scatters else opener].columns
 
     def _parting(self, meet: str) -> str:
         """The last step that every branch of a meeting comes from, at the same depth of scatters."""

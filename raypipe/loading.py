@@ -37,7 +37,7 @@ def in_groups(plan: Plan, groups: LoadGroups) -> Plan:
         if groups != SEQUENTIAL:
             problem = f"got {groups!r}; allowed are lists of names of steps, or {SEQUENTIAL!r}"
             raise SpecError(violations=[Violation("load_groups", problem)])
-        groups = [[name] for name in plan.graph.order]
+        groups = [[name] for name in plan.graph.order if name not in plan.graph.owners]
     turn = _turns(plan.graph, groups)
     return replace(plan, stages=tuple(replace(stage, phases=_phases(stage, turn)) for stage in plan.stages))
 
@@ -78,10 +78,10 @@ def load_stages(plan: Plan) -> tuple[list[list[str]], list[list[str]]]:
     groups: list[list[str]] = []
     for stage in plan.stages:
         for number, phase in enumerate(stage.phases or (ALL,)):
-            groups.append(
-                [name for name in stage.steps if not phase or name in phase or (name == stage.entry and not number)]
-            )
-    after = plan.graph.successors
+            there = [name for name in stage.steps if not phase or name in phase or (name == stage.entry and not number)]
+            if own := [name for name in there if name not in plan.graph.owners]:
+                groups.append(own)
+    after = plan.graph.as_written.successors
     return groups, [[name for name in group if not set(after[name]) & set(group)] for group in groups]
 
 
@@ -90,30 +90,44 @@ def _used(plan: Plan) -> list[tuple[str, ...]]:
 
 
 def _turns(graph: Graph, groups: Sequence[Sequence[str]]) -> dict[str, int]:
-    """When each step is loaded: those of a group together, others after the last group that they read from."""
+    """When each step is loaded: those of a group together, others after the last group that they read from.
+
+    What was put in for a step is loaded with it.
+    """
+    listed, problems = _listed(graph, groups)
+    turn: dict[str, int] = {}
+    for name in graph.order:
+        own = listed.get(name, listed.get(graph.owner(name)))
+        above = {one: turn[one] for one in graph.predecessors[name]}
+        latest = max(above, key=above.__getitem__, default="")
+        if own is None:
+            turn[name] = above[latest] + above[latest] % 2 if latest else 0
+            continue
+        turn[name] = own
+        if latest and above[latest] > own:
+            reader, read = graph.owner(name), graph.owner(latest)
+            problem = f"step {reader!r} reads from {read!r}, which is loaded later; put it into a group after that"
+            problems.append(Violation(f"load_groups[{own // 2}]", problem))
+    if problems:
+        raise SpecError(violations=problems)
+    return turn
+
+
+def _listed(graph: Graph, groups: Sequence[Sequence[str]]) -> tuple[dict[str, int], list[Violation]]:
+    """The turn of each step that is named in a group, and what is wrong with the names."""
     turn: dict[str, int] = {}
     problems: list[Violation] = []
+    known = [name for name in graph.steps if name not in graph.owners]
     for number, group in enumerate(groups, 1):
         where = f"load_groups[{number - 1}]"
         for name in [group] if isinstance(group, str) else group:
             if name not in graph.steps:
-                problems.append(Violation(where, f"there is no step {name!r}{nearest(name, list(graph.steps))}"))
+                problems.append(Violation(where, f"there is no step {name!r}{nearest(name, known)}"))
             elif name in turn:
                 problems.append(Violation(where, f"step {name!r} is in two groups; leave it in one"))
             else:
                 turn[name] = 2 * number - 1
-    listed = set(turn)
-    for name in graph.order:
-        above = {one: turn[one] for one in graph.predecessors[name]}
-        latest = max(above, key=above.__getitem__, default="")
-        if name not in listed:
-            turn[name] = above[latest] + above[latest] % 2 if latest else 0
-        elif latest and above[latest] > turn[name]:
-            problem = f"step {name!r} reads from {latest!r}, which is loaded later; put it into a group after that"
-            problems.append(Violation(f"load_groups[{turn[name] // 2}]", problem))
-    if problems:
-        raise SpecError(violations=problems)
-    return turn
+    return turn, problems
 
 
 def _phases(stage: Stage, turn: Mapping[str, int]) -> tuple[frozenset[str], ...]:

@@ -188,7 +188,7 @@ class Pipeline:
         """Draw the graph into a `.svg`, `.png` or `.mmd` (Mermaid) file; its path. Raises SpecError."""
         from raypipe.drawing import draw
 
-        draw(self.graph(), Path(path), self.name, top_to_bottom=top_to_bottom)
+        draw(self.graph().as_shown, Path(path), self.name, top_to_bottom=top_to_bottom)
         return str(path)
 
     def _repr_svg_(self) -> str | None:
@@ -196,7 +196,7 @@ class Pipeline:
         from raypipe.drawing import svg
 
         with suppress(SpecError):
-            return svg(self.graph(), self.name)
+            return svg(self.graph().as_shown, self.name)
         return None
 
     def priced(self, prices: Mapping[str, tuple[float, float]]) -> Pipeline:

@@ -6,12 +6,13 @@ aggregate that needs every row before it can give its first, and its rows flow w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from raypipe.branching import Meet, Route
 from raypipe.chat import LLM
 from raypipe.graph import Graph
+from raypipe.lost_columns import new_in_family
 from raypipe.models import engine_gpus, gpus_of
 from raypipe.repeating import Until
 from raypipe.step import Aggregate, Columns, Runs, Step
@@ -24,6 +25,11 @@ THREADS_CONCURRENCY = 8
 def inbox(barrier: str) -> str:
     """Name of the sink for rows that the aggregate `barrier` takes in; no step can have this name."""
     return f"~{barrier}"
+
+
+def barrier_of(sink: str) -> str:
+    """The aggregate whose inbox a sink is; of another sink its own name."""
+    return sink.removeprefix("~")
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,8 @@ class Gather:
     """Whether a family is what became of a row that came to the opener, not of one that left it."""
     branches: Mapping[str, Columns] = field(default_factory=dict[str, Columns])
     """Of a meeting: the steps that its branches come from, and the columns that each may have changed."""
+    new: tuple[str, ...] = ()
+    """Columns that are written anew to the members, to be collected where it turns out that the parent has them too."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,8 @@ class PlannedStep:
     """Names of steps of the same stage."""
     sinks: tuple[str, ...]
     """Where rows are written: the step's own name when it is a leaf, and the inboxes of barriers that it feeds."""
+    shown: str = ""
+    """The step as part of which it is shown and counted; empty: itself."""
     gather: Gather | None = None
     is_routed: bool = False
     """Whether each row says to which of the steps it goes."""
@@ -124,6 +134,8 @@ class Stage:
     pools: tuple[str, ...]
     phases: tuple[frozenset[str], ...] = ()
     """Steps whose workers are there at the same time, one group after the other; empty when all are."""
+    grouped_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """For each inbox that rows are written to for an aggregate that groups by columns, these columns."""
 
     def pools_of(self, phase: frozenset[str]) -> tuple[str, ...]:
         """The pools that a phase works with; those of the whole stage where it has no phases."""
@@ -147,7 +159,8 @@ class Plan:
 
     def describe(self) -> str:
         """The plan as text, one line for each stage, pool and step."""
-        lines = [f"pipeline {self.name}: {len(self.graph.steps)} steps, {len(self.stages)} stages"]
+        shown = self.graph.as_shown
+        lines = [f"pipeline {self.name}: {len(shown.steps)} steps, {len(self.stages)} stages"]
         for pool in self.pools.values():
             what = pool.llm.label if pool.llm else "Python functions"
             served = "".join(f", served with {engine_gpus(one):g} GPUs" for one in pool.members if one.serve)
@@ -156,12 +169,13 @@ class Plan:
             )
         for stage in self.stages:
             origin = "reads" if stage.reads_stage is None else f"groups rows of stage {stage.reads_stage} by"
-            lines.append(f"stage {stage.index}: {origin} {stage.entry!r}")
-            for planned in list(stage.steps.values())[1:]:
-                lines.append(f"  {_describe(planned, self.graph)}")
+            lines.append(f"stage {stage.index}: {origin} {self.graph.shown(stage.entry)!r}")
+            for name, planned in stage.steps.items():
+                if name in shown.steps and name != stage.entry:
+                    lines.append(f"  {_describe(planned, self.graph)}")
             for number, phase in enumerate(stage.phases, 1):
-                together = ", ".join(name for name in stage.steps if name in phase)
-                lines.append(f"  loaded together, {number} of {len(stage.phases)}: {together}")
+                together = dict.fromkeys(self.graph.owner(name) for name in stage.steps if name in phase)
+                lines.append(f"  loaded together, {number} of {len(stage.phases)}: {', '.join(together)}")
         lines.append(f"writes {', '.join(f'data/{leaf}/' for leaf in self.graph.leaves)}")
         return "\n".join(lines)
 
@@ -181,17 +195,33 @@ def _kept(pool: Pool) -> str:
 def _describe(planned: PlannedStep, graph: Graph) -> str:
     step = planned.step
     words = [f"{planned.name}: {type(step).__name__}"]
-    if isinstance(step, Aggregate):
-        words.append(f"closes {graph.opener(planned.name)!r}")
-    if isinstance(step, Until):
-        words.append(f"ends {graph.opener(planned.name)!r} with {step.n_accepted} of at most {step.max_candidates}")
-    if isinstance(step, Meet):
-        words.append(f"branches since {graph.opener(planned.name)!r} meet")
+    for name in graph.parts[planned.name]:
+        words += _gathering(graph, name)
+    if step.when is not None:
+        words.append(f"when {step.when if isinstance(step.when, str) else step.when.__name__}")
     words.append(f"in pool {planned.pool!r}" if planned.pool else "in the conductor")
     words.append(f"{step.shape}, broadcast {step.copies}" if step.copies > 1 else str(step.shape))
-    if planned.successors:
-        words.append(f"→ {', '.join(planned.successors)}")
+    after = dict.fromkeys(graph.shown(name) for name in planned.successors)
+    if after:
+        words.append(f"→ {', '.join(after)}")
     return ", ".join(words)
+
+
+def _gathering(graph: Graph, name: str) -> Iterator[str]:
+    """What is said of a step that brings rows together."""
+    step = graph.steps[name]
+    if step.runs is not Runs.GATHER:
+        return
+    if isinstance(step, Aggregate) and step.is_barrier and graph.shown(name) != name:
+        yield "all rows at once"
+        return
+    opener = graph.owner(graph.opener(name))
+    if isinstance(step, Aggregate):
+        yield f"closes {opener!r}"
+    if isinstance(step, Until):
+        yield f"ends {opener!r} with {step.n_accepted} of at most {step.max_candidates}"
+    if isinstance(step, Meet):
+        yield f"branches since {opener!r} meet"
 
 
 def plan_graph(graph: Graph, name: str = "pipeline") -> Plan:
@@ -230,13 +260,25 @@ def _stage(graph: Graph, entry: str, index: dict[str, int], names: list[str], po
             pool=pool_of.get(name),
             successors=tuple(other for other in after if other in inside),
             sinks=barriers if after else (name,),
+            shown=graph.shown(name),
             gather=_gather(graph, name) if name != entry and graph.steps[name].runs is Runs.GATHER else None,
             is_routed=isinstance(graph.steps[name], Route),
         )
     above = graph.predecessors[entry]
     reads = index[_homes(graph)[above[0]]] if above else None
     used = tuple(dict.fromkeys(pool_of[name] for name in names if name in pool_of))
-    return Stage(index[entry], entry, reads, steps, used)
+    return Stage(index[entry], entry, reads, steps, used, grouped_by=_grouped_by(graph, names))
+
+
+def _grouped_by(graph: Graph, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The inboxes of groups that steps feed, and what those are grouped by."""
+    after = dict.fromkeys(other for name in names for other in graph.successors[name])
+    barriers = {other: graph.steps[other] for other in after if other not in names}
+    return {
+        inbox(other): tuple(step.by)
+        for other, step in barriers.items()
+        if isinstance(step, Aggregate) and isinstance(step.by, list)
+    }
 
 
 def _gather(graph: Graph, name: str) -> Gather:
@@ -251,12 +293,12 @@ def _gather(graph: Graph, name: str) -> Gather:
     assert isinstance(step, Aggregate)
     closes_scatter = step.by == "scatter"
     level = len(graph.flows[opener].open_scatters) - 1 if closes_scatter else 0
-    above = graph.predecessors[opener]
-    parent = graph.flows[above[0] if above and closes_scatter and level >= 0 else opener].columns
+    parent = graph.parent_columns(name)
     after = graph.flows[name].columns
     known = parent is not None and after is not None
     collects = tuple(column for column in after if column not in parent) if known else None  # pyright: ignore
-    return Gather(opener, level, region, collects, closes_scatter)
+    new = () if known else tuple(new_in_family(graph, name))
+    return Gather(opener, level, region, collects, closes_scatter, new=new)
 
 
 def _changes(graph: Graph, last: str, region: frozenset[str]) -> Columns:

@@ -26,11 +26,17 @@ MODEL_NAME = "model_name"
 """Column of the model that answered; a user's as any other."""
 METADATA = "distilabel_metadata"
 """Column of what steps kept of their calls, as a mapping; a user's as any other, but that steps add to it."""
+GROUP = "~group"
+"""Key of the group that a row belongs to; only between stages, where rows wait for all others of their group."""
+GROUP_ID = "~group_id"
+"""16-byte identity that the row of the group will have; only there."""
+MEMBERS = "~members"
+"""Lineage of the rows that a row stands for which a step is given all at once; only on the way to that step."""
 SOURCE_ID = "_source_id"
 PARENT_ID = "_parent_id"
 
-LINEAGE = (ROW_ID, ANCESTORS, POSITION, PATH, BATCH, ATTEMPT)
-"""Lineage columns while a stage runs."""
+LINEAGE = (ROW_ID, ANCESTORS, POSITION, PATH, BATCH, ATTEMPT, GROUP, GROUP_ID, MEMBERS)
+"""Lineage columns while a stage runs, and between two."""
 OUTPUT_LINEAGE = (ROW_ID, PARENT_ID, SOURCE_ID, POSITION, PATH)
 """Lineage columns of an output file."""
 RESERVED = frozenset(LINEAGE + OUTPUT_LINEAGE)

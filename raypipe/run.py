@@ -16,13 +16,14 @@ from raypipe.bucket import AnyFolder, folder_at
 from raypipe.callindex import load_index
 from raypipe.chat import LLM
 from raypipe.committing import Commit
-from raypipe.errors import OutputError, SpecError, StoppedError, Violation, stopped_by
+from raypipe.errors import OutputError, SpecError, StepFailedError, StoppedError, Violation, stopped_by
 from raypipe.execution import local
 from raypipe.execution.batches import Counts
 from raypipe.execution.conductor import Snapshot
 from raypipe.execution.meters import EngineMeters
 from raypipe.execution.setup import Outcome, RunSetup, Watch
 from raypipe.execution.stopping import ASKED, Phase, Stop
+from raypipe.execution.tallying import tallied
 from raypipe.limits import Amount, Caps
 from raypipe.loading import LoadGroups, in_groups
 from raypipe.models import check_model, check_request, is_held_key, missing_engine
@@ -170,7 +171,23 @@ def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Comm
         raise OutputError(f"the output folder {folder.path} {problem}") from None
     if outcome.halted_for:
         raise stopped_by(outcome.halted_for, _kept(manifest, folder, is_committed))
-    return Result(folder.path)
+    result = Result(folder.path)
+    _check_steps(plan, result)
+    return result
+
+
+def _check_steps(plan: Plan, result: Result) -> None:
+    """Raises StepFailedError where a step that is given all rows failed, unless so many may fail."""
+    if result.exit_code == 0:
+        return
+    for name, figures in result.manifest["steps"].items():
+        failed = figures["rows_failed"]
+        if failed and plan.graph.steps[name].is_given_all:
+            rows = result.failures.to_arrow().select(["step", "message"]).to_pylist()
+            said = next((row["message"] for row in rows if row["step"] == name), "")
+            way = f"mend it and run the same again, no call is sent twice; or allow it with max_failed_rows={failed}"
+            what = f"step {name!r} failed, and with it the {failed:,} rows that it was given"
+            raise StepFailedError(f"{what}: {said}; {way}")
 
 
 def _prepared(
@@ -271,6 +288,7 @@ def _manifest(plan: Plan, outcome: Outcome, options: RunOptions, started: float)
         if stage.reads_stage is not None:
             taken = sum(part.rows for result in results for part in result.parts if part.sink == inbox(stage.entry))
             totals[stage.entry].rows_in = totals[stage.entry].rows_done = taken
+    shown = tallied(plan.graph, totals, is_over=True)
     ended = time.time()
     return {
         "raypipe": _version("raypipe"),
@@ -282,7 +300,7 @@ def _manifest(plan: Plan, outcome: Outcome, options: RunOptions, started: float)
         "max_failed_rows": options.max_failed_rows,
         "origin": options.origin,
         "stopped": outcome.halted_for or None,
-        "steps": {name: _step_figures(plan, name, counts) for name, counts in totals.items()},
+        "steps": {name: _step_figures(plan, name, counts) for name, counts in shown.items()},
         "models": _model_figures(plan, totals),
         "leaves": {},
         "failures": {"rows": 0, "path": "failures"},

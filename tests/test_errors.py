@@ -21,6 +21,7 @@ from raypipe.errors import (
     Retry,
     RowError,
     SpecError,
+    StepFailedError,
     StoppedError,
     Violation,
     from_json,
@@ -35,6 +36,7 @@ EXAMPLES: list[RaypipeError] = [
     OutputError("no output"),
     RowError("no row", "parse"),
     CallError("no call", "rate_limit", Retry.SLOW_DOWN, 1.5, 429),
+    StepFailedError("failed"),
     StoppedError("stopped"),
     HaltedError("halted"),
     InfrastructureError("no endpoint"),
@@ -120,7 +122,14 @@ def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "code"),
-    [(SpecError, 1), (InputError, 1), (OutputError, 1), (StoppedError, 4), (InfrastructureError, 5)],
+    [
+        (SpecError, 1),
+        (InputError, 1),
+        (OutputError, 1),
+        (StepFailedError, 3),
+        (StoppedError, 4),
+        (InfrastructureError, 5),
+    ],
 )
 def test_exit_codes(kind: type[RaypipeError], code: int) -> None:
     assert kind.exit_code == code

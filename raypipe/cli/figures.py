@@ -15,6 +15,7 @@ from raypipe.cli.layout import duration, number
 from raypipe.execution.batches import Counts
 from raypipe.execution.conductor import Snapshot
 from raypipe.execution.meters import EngineMeters, EngineReport
+from raypipe.execution.tallying import tallied
 from raypipe.execution.wire import Vitals
 from raypipe.plan import Plan
 from raypipe.prices import pool_cost_usd
@@ -93,17 +94,19 @@ class Figures:
 
     def steps(self) -> list[StepFigures]:
         """All steps, each after those it follows."""
-        return [self._step(name) for name in self._plan.graph.order]
+        shown = tallied(self._plan.graph, self._counts)
+        return [self._step(name, counts) for name, counts in shown.items()]
 
-    def _step(self, name: str) -> StepFigures:
-        counts, llm, pool = self._counts[name], self._plan.graph.steps[name].llm, self._pools[name]
+    def _step(self, name: str, counts: Counts) -> StepFigures:
+        llm, pool = self._plan.graph.steps[name].llm, self._pools[name]
+        waiting = sum(self._waiting.get(part, 0) for part in self._plan.graph.parts[name])
         if llm is None or pool is None:
-            return StepFigures(name, counts, self._waiting.get(name, 0), 0, 0, 0.0, None)
+            return StepFigures(name, counts, waiting, 0, 0, 0.0, None)
         cost = pool_cost_usd(llm, counts.input_tokens, counts.output_tokens, counts.by_model)
         workers = self._plan.pools[pool]
         slots = workers.most * workers.concurrency
         rate = self._rate(lambda past: past[name].output_tokens)
-        return StepFigures(name, counts, self._waiting.get(name, 0), self.in_flight(pool), slots, rate, cost)
+        return StepFigures(name, counts, waiting, self.in_flight(pool), slots, rate, cost)
 
     def in_flight(self, pool: str | None = None) -> int:
         """Calls that the workers of a pool, or of all pools with a model, wait for."""

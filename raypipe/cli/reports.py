@@ -24,14 +24,14 @@ _WIDTH = 100
 
 def soundness(plan: Plan) -> list[str]:
     """One line for a pipeline that passed every check."""
-    steps, stages = len(plan.graph.steps), len(plan.stages)
+    steps, stages = len(plan.graph.as_shown.steps), len(plan.stages)
     counted = f"{steps} step{'s' * (steps != 1)} in {stages} stage{'s' * (stages != 1)}"
     return [f"{plan.name} is sound: {counted}, writes {', '.join(f'data/{leaf}/' for leaf in plan.graph.leaves)}"]
 
 
 def description(pipeline: Pipeline) -> list[str]:
     """The steps with their types, models and columns."""
-    graph = pipeline.graph()
+    graph = pipeline.graph().as_shown
     lines = [pipeline.name, *([pipeline.description.strip()] if pipeline.description else []), ""]
     for name in graph.order:
         lines += _step_lines(graph, name)

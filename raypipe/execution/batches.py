@@ -130,20 +130,15 @@ class Batch:
         self.held[step].append(rows)
         self.held_rows += rows.num_rows
 
-    def fail(self, step: str, row: pa.Table, failure: Failure) -> None:
-        """`row` is a table of one row."""
-        [values] = rows_of(row.drop_columns([name for name in LINEAGE if name in row.column_names]))
-        shown = text_of(values) or ""
-        self.put_failure(
-            {name: row.column(name)[0].as_py() for name in (ROW_ID, ANCESTORS, POSITION, PATH)}
-            | {
-                "step": step,
-                "kind": failure.kind,
-                "message": failure.message,
-                "tries": failure.tries,
-                "row": shown if len(shown) <= MOST_VALUE_BYTES // 4 else None,
-            }
-        )
+    def fail(self, step: str, rows: pa.Table, failure: Failure) -> None:
+        """All of the rows failed, for one reason."""
+        said = {"step": step, "kind": failure.kind, "message": failure.message, "tries": failure.tries}
+        own = rows.drop_columns([name for name in LINEAGE if name in rows.column_names])
+        values = rows_of(own) if own.num_columns else [{}] * rows.num_rows
+        lineage = rows.select([ROW_ID, ANCESTORS, POSITION, PATH]).to_pylist()
+        for one, value in zip(lineage, values, strict=True):
+            shown = text_of(value) or ""
+            self.put_failure(one | said | {"row": shown if len(shown) <= MOST_VALUE_BYTES // 4 else None})
 
     def put_failure(self, row: dict[str, Any]) -> None:
         """A row of `FAILURE_SCHEMA`."""

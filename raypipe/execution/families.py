@@ -15,10 +15,12 @@ import pyarrow as pa
 
 from raypipe.bounds import MOST_VALUE_BYTES, READ_BYTES
 from raypipe.branching import Branch, Meet
+from raypipe.callback import Collected
 from raypipe.errors import InputError
+from raypipe.execution.members import lineages
 from raypipe.plan import PlannedStep
 from raypipe.repeating import Until
-from raypipe.row import ANCESTORS, BATCH, LINEAGE, PATH, ROW_ID
+from raypipe.row import ANCESTORS, BATCH, LINEAGE, MEMBERS, PATH, ROW_ID
 from raypipe.selection import rows_at, size_bytes
 from raypipe.step import Aggregate
 from raypipe.tables import concat
@@ -115,7 +117,8 @@ class Families:
         if self._step.as_rows is not None:
             return rows
         columns = self._step.columns or self.gather.collects
-        known = {*columns} if columns is not None else {*rows.column_names} - {*parents.column_names}
+        theirs = {*parents.column_names} - {*self.gather.new}
+        known = {*columns} if columns is not None else {*rows.column_names} - theirs
         return rows.select([name for name in rows.column_names if name in LINEAGE or name in known])
 
     def spoil(self, rows: pa.Table) -> None:
@@ -201,6 +204,9 @@ class Families:
         if rows is not None and (problem := too_large(rows)):
             self._refused.append((parents, problem))
             return parents.slice(0, 0)
+        if columns is None:
+            kept = set(parents.column_names) - set(self.gather.new)
+            columns = [name for name in rows.column_names if name not in kept] if rows is not None else []
         return _with_lists(parents, rows, sizes, self._step, columns)
 
 
@@ -340,6 +346,9 @@ def _with_lists(
     offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32())
     if step.as_rows is not None:
         structs = pa.nulls(0) if members is None else _as_structs(members)
+        if isinstance(step, Collected):
+            own = lineages(parents.slice(0, 0) if members is None else members)
+            parents = _put(parents, MEMBERS, pa.ListArray.from_arrays(offsets, own))
         return _put(parents, step.as_rows, pa.ListArray.from_arrays(offsets, structs))
     if columns is None:
         kept = set(parents.column_names)

@@ -19,6 +19,7 @@ import pyarrow as pa
 from raypipe.errors import OutputError
 from raypipe.execution.batches import FAILURE_SCHEMA, Batch, BatchResult, Counts, Part, unwritable
 from raypipe.execution.families import OpenFamilies
+from raypipe.execution.members import weight
 from raypipe.places import Place, place_of, reason
 from raypipe.tables import packed, unpacked
 
@@ -147,7 +148,8 @@ def ended(path: str, folder: Place, leaves: Iterable[str], reason: str) -> Batch
     """A batch that was put away and is not gone on with: what it waits for is left as it is. Raises OutputError."""
     parked = unparked(path, folder)
     for step, rows in parked.held.items():
-        parked.batch.counts[step].add(Counts(rows_in=rows.num_rows, rows_unfinished=rows.num_rows))
+        left = weight(rows)
+        parked.batch.counts[step].add(Counts(rows_in=left, rows_unfinished=left))
     try:
         return replace(parked.batch.write(folder, leaves), halted_for=reason)
     except OSError as error:

@@ -16,14 +16,16 @@ import pyarrow as pa
 from raypipe.bounds import Bounds
 from raypipe.execution.batches import Batch, Counts, Finished, Part
 from raypipe.execution.families import Families, Repeated, families_of, numbered
+from raypipe.execution.grouping import with_group
 from raypipe.execution.lineage import as_children, by_batch, by_number, copied, with_column
+from raypipe.execution.members import unfolded, weight, weights
 from raypipe.execution.outbox import Outbox
 from raypipe.execution.parking import Parked
 from raypipe.execution.queues import StepQueue
 from raypipe.execution.wire import DONE, FAILED, FILTERED, UNFINISHED, Answer
-from raypipe.plan import PlannedStep, Stage
+from raypipe.plan import PlannedStep, Stage, barrier_of
 from raypipe.repeating import CANDIDATE, Until
-from raypipe.row import ATTEMPT, BATCH, ROUTE, Failure
+from raypipe.row import ATTEMPT, BATCH, MEMBERS, ROUTE, Failure
 from raypipe.selection import rows_where, size_bytes, split
 from raypipe.step import Runs, Shape
 from raypipe.tables import concat
@@ -68,6 +70,7 @@ class Router:
         """Bytes of the source rows of each batch that is not written."""
         self._unwritten_bytes = self._writing_bytes = 0
         self._steps = stage.steps
+        self._grouped_by = stage.grouped_by
         self._batches: dict[int, Batch] = {}
         self._last_batch = 0
         self._families = {name: families_of(step) for name, step in stage.steps.items() if step.gather is not None}
@@ -196,7 +199,8 @@ class Router:
         """The rows a step made: their input's columns, the outputs, and lineage; and each one's input."""
         chunk, index, child = (column.to_numpy() for column in answer.places.columns)
         one_each = answer.places.select(_ORIGIN).equals(answer.ended.select(_ORIGIN))
-        rows = inputs if one_each else outbox.inputs(chunk, index, planned.step.consumes())
+        consumed = (*planned.step.consumes(), MEMBERS)
+        rows = inputs if one_each else outbox.inputs(chunk, index, consumed)
         names = planned.step.output_mappings
         if planned.step.is_given_batches:
             # It gives whole rows: what it reads under a name of its own goes back where it came from.
@@ -204,7 +208,7 @@ class Router:
             names = {own: name for own, name in planned.step.input_mappings.items() if own not in written} | names
         for column in answer.made.column_names:
             rows = with_column(rows, str(names.get(column, column)), answer.made.column(column))
-        gone = set(planned.step.consumes()) - {str(names.get(column, column)) for column in answer.made.column_names}
+        gone = set(consumed) - {str(names.get(column, column)) for column in answer.made.column_names}
         rows = rows.drop_columns([name for name in rows.column_names if name in gone])
         if planned.step.copies > 1:
             return copied(rows, planned, child)
@@ -214,7 +218,9 @@ class Router:
         """Count by batch what ended and what it became."""
         numbers, which = np.unique(inputs.column(BATCH).to_numpy(), return_inverse=True)
         status = ended.column("status").to_numpy()
-        ends = np.bincount(which * len(_ENDS) + status, minlength=len(numbers) * len(_ENDS)).reshape(-1, len(_ENDS))
+        here = np.bincount(which).tolist()
+        stand_for = np.maximum(weights(inputs), status == FAILED)
+        ends = np.bincount(which * len(_ENDS) + status, stand_for, len(numbers) * len(_ENDS)).reshape(-1, len(_ENDS))
         sums = {name: np.bincount(which, weights=ended.column(name).to_numpy()) for name in _SUMMED}
         out = dict(by_number(made))
         for at, number in enumerate(numbers.tolist()):
@@ -224,7 +230,7 @@ class Router:
             for name, total in sums.items():
                 setattr(counts, _SUMMED[name], int(total[at]))
             self._count(number, planned.name, counts)
-            self._batches[number].on_the_way -= counts.rows_in
+            self._batches[number].on_the_way -= here[at]
 
     def _count(self, batch: int, step: str, counts: Counts) -> None:
         self._batches[batch].counts[step].add(counts)
@@ -260,9 +266,10 @@ class Router:
 
     def leave(self, step: str, rows: pa.Table) -> None:
         """Rows that wait for a step or are with its worker are left as they are; they can be resumed."""
-        for number, count in by_number(rows):
-            self._count(number, step, Counts(rows_in=count, rows_unfinished=count))
-            self._batches[number].on_the_way -= count
+        for number, part in by_batch(rows):
+            left = weight(part)
+            self._count(number, step, Counts(rows_in=left, rows_unfinished=left))
+            self._batches[number].on_the_way -= part.num_rows
         for families in self._around(step):
             families.spoil(rows)
             families.moved(rows, -1)
@@ -271,7 +278,8 @@ class Router:
         """A row (a table of one) ended without its worker's word."""
         planned = self._steps[step]
         batch = row.column(BATCH)[0].as_py()
-        self._count(batch, planned.name, Counts(rows_in=1, rows_failed=1))
+        failed = max(1, weight(row))
+        self._count(batch, planned.name, Counts(rows_in=failed, rows_failed=failed))
         self._batches[batch].on_the_way -= 1
         for families in self._around(planned.name):
             families.moved(row, -1)
@@ -283,7 +291,9 @@ class Router:
         self._put_in_failures(planned, row, failure)
 
     def _put_in_failures(self, planned: PlannedStep, row: pa.Table, failure: Failure) -> None:
-        self._batches[row.column(BATCH)[0].as_py()].fail(planned.name, row, failure)
+        """A row (a table of one), or all that it stands for."""
+        rows = unfolded(row, next(iter(planned.step.consumes()), ""))
+        self._batches[row.column(BATCH)[0].as_py()].fail(planned.shown or planned.name, rows, failure)
 
     def _passed(self, planned: PlannedStep, inputs: Ended, made: pa.Table) -> None:
         """Rows have left a step: they go to every step behind it, or where they are routed to, and to its sinks."""
@@ -295,7 +305,9 @@ class Router:
             if rows.num_rows and target in self._steps and target not in planned.sinks:
                 self._arrive(self._steps[target], rows, planned.name)
             elif rows.num_rows:
-                for number, part in by_batch(rows):
+                columns = self._grouped_by.get(target)
+                kept = rows if columns is None else with_group(rows, barrier_of(target), columns)
+                for number, part in by_batch(kept):
                     self._batches[number].collect(target, part)
 
     def _arrive(self, planned: PlannedStep, rows: pa.Table, upstream: str) -> None:
@@ -374,7 +386,7 @@ def _routed(made: pa.Table, targets: Routes) -> Routes:
     """The rows for each target, by the column that says where each goes."""
     chosen = made.column(ROUTE).to_pylist()
     rows = made.drop_columns([ROUTE])
-    return {target: rows_where(rows, [target.removeprefix("~") in names for names in chosen]) for target in targets}
+    return {target: rows_where(rows, [barrier_of(target) in names for names in chosen]) for target in targets}
 
 
 _ORIGIN = ["chunk", "index"]

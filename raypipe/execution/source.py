@@ -19,15 +19,15 @@ import pyarrow as pa
 from raypipe.admission import admitted
 from raypipe.arrays import rows_of
 from raypipe.bounds import READ_BYTES
-from raypipe.errors import InputError, RaypipeError
+from raypipe.errors import InputError, RaypipeError, SpecError, Violation, nearest
 from raypipe.execution.boundary import close_step, named
 from raypipe.execution.families import grouped
 from raypipe.identity import canonical_json, group_identity, source_identity
 from raypipe.places import Place, parquet
-from raypipe.row import LINEAGE, POSITION, ROW_ID
+from raypipe.row import GROUP, GROUP_ID, LINEAGE, PATH, POSITION, RESERVED, ROW_ID
 from raypipe.selection import rows_at, rows_where, split
 from raypipe.step import Aggregate, Source, Unit
-from raypipe.tables import LINEAGE_SCHEMA, concat, settled, sorted_by_source
+from raypipe.tables import LINEAGE_SCHEMA, concat, conform, sorted_by_source, unified_schema
 
 BATCH_ROWS = 1024
 _UNIT_POSITIONS = 2**40
@@ -153,27 +153,46 @@ def sliced(table: pa.Table, most_bytes: int = READ_BYTES) -> Iterator[pa.Table]:
     return split(table, BATCH_ROWS, most_bytes)
 
 
+def gathered_schema(paths: Sequence[str], name: str, step: Aggregate) -> pa.Schema:
+    """The schema that the rows in all `paths` fit. Raises SpecError when none has a column that they are grouped by."""
+    schema = unified_schema([parquet(path).schema_arrow for path in paths])
+    missing = [column for column in step.by if column not in schema.names] if isinstance(step.by, list) else []
+    if missing:
+        there = [column for column in schema.names if column not in RESERVED]
+        problem = f"groups by {missing[0]!r}, which no row before it has{nearest(missing[0], there)}"
+        raise SpecError(violations=[Violation(f"step {name!r}", problem)])
+    return schema
+
+
+def gathered(paths: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of each file under one schema."""
+    for path in paths:
+        yield conform(parquet(path).read(), schema)
+
+
 def group_of(rows: pa.Table, name: str, step: Aggregate) -> pa.Table:
-    """All rows of one group as one row of a new stage, a root of its own."""
+    """All rows of one group as one row of a new stage, a root of its own in the place of its first row."""
     rows = sorted_by_source(rows)
     keys = list(step.by) if isinstance(step.by, list) else []
     first = rows.slice(0, 1)
-    key = canonical_json({column: first.column(column)[0].as_py() for column in keys})
-    parent = _with_lineage(first.select(keys), [group_identity(name, key)], [first.column(POSITION)[0].as_py()])
+    identity = first.column(GROUP_ID)[0].as_py() if keys else group_identity(name, canonical_json({}))
+    parent = _with_lineage(first.select(keys), [identity], [first.column(POSITION)[0].as_py()])
     if not keys:
         parent = parent.select(list(LINEAGE_SCHEMA.names))
-    return grouped(rows.drop_columns([*LINEAGE_SCHEMA.names]), step, parent)
+        return grouped(rows, step, parent)
+    parent = parent.set_column(parent.column_names.index(PATH), LINEAGE_SCHEMA.field(PATH), first.column(PATH))
+    return grouped(rows.drop_columns([GROUP, GROUP_ID]), step, parent)
 
 
 def grouped_batches(paths: Sequence[str], name: str, step: Aggregate) -> Iterator[pa.Table]:
-    """The groups of all rows in `paths`, in the order of their first rows."""
+    """The groups of all rows in `paths`, in the order of their first rows. Raises SpecError."""
     if not paths:
         return
-    rows = sorted_by_source(settled(concat([parquet(path).read() for path in paths])))
-    places: dict[bytes, list[int]] = {}
-    keys = rows.select(step.by).to_pylist() if isinstance(step.by, list) else [{}] * rows.num_rows
+    rows = sorted_by_source(pa.concat_tables(gathered(paths, gathered_schema(paths, name, step))))
+    places: dict[str, list[int]] = {}
+    keys = rows.column(GROUP).to_pylist() if isinstance(step.by, list) else [""] * rows.num_rows
     for index, key in enumerate(keys):
-        places.setdefault(canonical_json(key), []).append(index)
+        places.setdefault(key, []).append(index)
     groups = (group_of(rows_at(rows, at), name, step) for at in places.values())
     while some := list(islice(groups, BATCH_ROWS)):
         yield from sliced(concat(some))
@@ -182,6 +201,8 @@ def grouped_batches(paths: Sequence[str], name: str, step: Aggregate) -> Iterato
 __all__ = [
     "BATCH_ROWS",
     "LINEAGE",
+    "gathered",
+    "gathered_schema",
     "group_of",
     "grouped_batches",
     "identified",

@@ -36,7 +36,7 @@ ENDED = pa.schema(
         ("output_tokens", pa.int64()),
     ]
 )
-"""One row for each row that ended; `kind` and `message` only where it failed."""
+"""One row for each row that ended; `kind`, `message` and `tries` only where it failed."""
 
 PLACES = pa.schema([("chunk", pa.int32()), ("index", pa.int32()), ("child", pa.int32())])
 
@@ -181,12 +181,16 @@ class Results:
         self._end(place, UNFINISHED, tally)
 
     def failed(self, place: tuple[int, int], failure: Failure, tally: Tally) -> None:
-        self._end(place, FAILED, tally, failure.kind, text_of(failure.message))
+        self._end(place, FAILED, tally, (failure.kind, text_of(failure.message), tally.sent + tally.cached))
 
     def _end(
-        self, place: tuple[int, int], status: int, tally: Tally, kind: str | None = None, message: str | None = None
+        self,
+        place: tuple[int, int],
+        status: int,
+        tally: Tally,
+        failure: tuple[str | None, str | None, int] = (None, None, 0),
     ) -> None:
-        self._ended.append((*place, status, kind, message, *_counts(tally)))
+        self._ended.append((*place, status, *failure, *_counts(tally)))
         self._sizes.append((0, 0))
         if tally.by_model:
             add_counts(self._by_model, tally.by_model)
@@ -242,5 +246,5 @@ def _column(values: tuple[Any, ...], kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
-def _counts(tally: Tally) -> tuple[int, int, int, int, int, int]:
-    return tally.tries, tally.sent, tally.cached, tally.tries, tally.input_tokens, tally.output_tokens
+def _counts(tally: Tally) -> tuple[int, int, int, int, int]:
+    return tally.sent, tally.cached, tally.tries, tally.input_tokens, tally.output_tokens

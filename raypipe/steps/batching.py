@@ -167,12 +167,23 @@ class GlobalStep(_Declared):
     def process_row_in_thread(self, row: Values) -> Output:
         names = self.input_mappings
         if not names:
-            return [made for part in self.process([dict(one) for one in row[_ROWS]]) for made in part]
+            return list(_rows_of(self.process([dict(one) for one in row[_ROWS]])))
         written = self.writes()
         kept = [name for name in names if name in written]
         given = [_mapped(one, names, kept) for one in row[_ROWS]]
         back = {name: column for name, column in names.items() if name not in written}
-        return [_mapped_back(made, back, names) for part in self.process(given) for made in part]
+        return [_mapped_back(made, back, names) for made in _rows_of(self.process(given))]
+
+
+def _rows_of(parts: Any) -> Iterator[Any]:
+    """The rows that `process` gives. Raises RowError where it gives something else than lists of them."""
+    if not isinstance(parts, Iterable) or isinstance(parts, str | bytes | Mapping):
+        raise RowError(f"process gave {type(cast('Any', parts)).__name__}; it yields lists of rows", kind="output")
+    for part in cast("Iterable[Any]", parts):
+        if not isinstance(part, Iterable) or isinstance(part, str | bytes | Mapping):
+            said = f"process yielded {type(cast('Any', part)).__name__}; each yield is a list of rows"
+            raise RowError(said, kind="output")
+        yield from cast("Iterable[Any]", part)
 
 
 def _mapped(row: Values, names: Mapping[str, str], written: Sequence[str]) -> dict[str, Any]:

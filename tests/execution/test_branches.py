@@ -56,7 +56,7 @@ def test_a_branch_that_lost_the_row_leaves_its_slot_empty(tmp_path: Path) -> Non
     wanted = [{"n": n, "found": [n, -n] if n < 10 and n != 3 else [n]} for n in range(40)]
     assert user_rows(result["met"]) == wanted
     assert [row for _, _, _, row in failed(result)] == [{"n": 3}]
-    assert result.manifest["steps"]["other_when"]["rows_filtered"] == 30
+    assert result.manifest["steps"]["other"]["rows_filtered"] == 30
     assert_balanced(pipeline.graph(), result)
 
 

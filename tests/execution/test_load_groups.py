@@ -137,3 +137,93 @@ def test_groups_that_cannot_be_loaded_are_refused(groups: Any, said: str, tmp_pa
     with pytest.raises(SpecError, match=said):
         timed_pipeline().run(tmp_path / "out", engine="local", load_groups=groups)
     assert not (tmp_path / "out").exists()
+
+
+def grown() -> Pipeline:
+    """Every way in which a step is put in for another: `when`, routing, branches that meet, all rows, a family's."""
+    from raypipe.branching import routing_function
+    from raypipe.steps import Aggregate, GlobalStep
+
+    class Counted(GlobalStep):
+        def process(self, *inputs: Any) -> Any:
+            yield [row | {"count": len(inputs[0])} for row in inputs[0]]
+
+    @routing_function
+    def by_parity(row: Values, steps: list[str]) -> str:
+        return steps[row["number"] % 2]
+
+    def joined(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"joined": len(rows)}
+
+    def single(name: str, column: str, **options: Any) -> Step:
+        def work(row: Values) -> dict[str, Any]:
+            return {column: row["number"]}
+
+        work.__name__ = name
+        return step(inputs=["number"], outputs=[column])(work)(name, **options)
+
+    @step(inputs=["number"], outputs=["part"], scatter=True)
+    def parts(row: Values) -> list[dict[str, Any]]:
+        return [{"part": part} for part in range(row["number"] % 3)]
+
+    with Pipeline("grown") as pipeline:
+        seed = LoadDataFromDicts([{"number": number} for number in range(40)], name="seed")
+        met = single("met", "m", when="number > 4")
+        seed >> by_parity >> [single("even", "e"), single("odd", "o", when="number != 5")] >> met
+        met >> Counted("all", when="number > 9") >> parts("parts") >> single("inner", "i").custom(joined)
+        met >> parts("others") >> single("last", "l", when="part == 1") >> Aggregate("back")
+    return pipeline
+
+
+USERS = ["seed", "even", "odd", "met", "all", "parts", "inner", "others", "last", "back"]
+GROUPS: dict[str, Any] = {
+    "all": [USERS],
+    "one by one": "sequential_step_execution",
+    "some": [["odd", "even"], ["met"], ["all", "parts"], ["inner"]],
+    "one": [["last"]],
+}
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_what_is_put_in_for_a_step_is_loaded_with_it(case: str, tmp_path: Path) -> None:
+    pipeline = grown()
+    whole = pipeline.run(tmp_path / "whole", engine="local")
+    result = grown().run(tmp_path / "out", engine="local", load_groups=GROUPS[case])
+    assert {leaf: user_rows(rows) for leaf, rows in result.items()} == {
+        leaf: user_rows(rows) for leaf, rows in whole.items()
+    }
+    assert result.manifest["steps"] == whole.manifest["steps"]
+    assert_balanced(pipeline.graph(), result)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_what_is_put_in_for_a_step_is_loaded_with_it_on_ray(tmp_path: Path) -> None:
+    whole = grown().run(tmp_path / "whole", engine="local")
+    result = grown().run(tmp_path / "out", load_groups=GROUPS["some"])
+    assert {leaf: user_rows(rows) for leaf, rows in result.items()} == {
+        leaf: user_rows(rows) for leaf, rows in whole.items()
+    }
+    assert result.manifest["steps"] == whole.manifest["steps"]
+
+
+def test_only_names_that_the_user_wrote_are_shown(tmp_path: Path) -> None:
+    pipeline = grown()
+    put_in = [name for name in pipeline.graph().fronts if not name.startswith("inner")]
+    assert set(put_in) == {"odd_when", "met_meet", "met_when", "all_when", "all_rows", "last_when"}
+    groups, ends = pipeline.get_load_stages("sequential_step_execution")
+    assert sorted(name for group in groups for name in group) == sorted({*USERS} - {"back"})
+    assert len(ends) == len(groups)
+    from raypipe.loading import in_groups
+
+    described = in_groups(pipeline.plan(), GROUPS["some"]).describe()
+    pipeline.draw(tmp_path / "drawn.mmd")
+    result = pipeline.run(tmp_path / "out", engine="local")
+    for shown in (described, (tmp_path / "drawn.mmd").read_text(), str(result.manifest["steps"])):
+        assert not [name for name in put_in if name in shown]
+
+
+def test_a_reader_of_a_later_group_is_named_as_the_user_named_it(tmp_path: Path) -> None:
+    said = r"load_groups\[0\]: step 'met' reads from 'even', which is loaded later"
+    with pytest.raises(SpecError, match=said):
+        grown().run(tmp_path / "out", engine="local", load_groups=[["met"], ["even", "odd"]])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raypipe.errors import InputError, SpecError
+from raypipe.errors import InputError, SpecError, StepFailedError
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from raypipe.steps import (
@@ -195,9 +195,14 @@ def test_a_global_step_that_raises_is_a_failure(tmp_path: Path) -> None:
         raise ValueError("cannot add")
         yield rows
 
-    _, result = run(tmp_path, broken)
-    [(where, kind, message, _)] = failed(result)
-    assert (where, kind, message.partition(" (")[0]) == ("broken_0", "exception", "ValueError: cannot add")
+    said = r"step 'broken_0' failed, and with it the 5 rows .* ValueError: cannot add"
+    with pytest.raises(StepFailedError, match=said):
+        run(tmp_path, broken)
+    result = Result(tmp_path / "out")
+    assert {(where, kind, message.partition(" (")[0]) for where, kind, message, _ in failed(result)} == {
+        ("broken_0", "exception", "ValueError: cannot add")
+    }
+    assert result.failed_rows == 5
     assert result.exit_code == 3
 
 

@@ -32,6 +32,7 @@ from raypipe.execution.ray.conductors import (
     board_of,
     start_authority,
 )
+from raypipe.execution.ray.groups import groups_of
 from raypipe.execution.ray.nodes import await_nodes, check_environment
 from raypipe.execution.ray.pools import RemotePool, end_pools, started_pools, unwrapped
 from raypipe.execution.ray.servers import kept_servers
@@ -39,12 +40,11 @@ from raypipe.execution.ray.session import leave_ray, session
 from raypipe.execution.ray.shipping import ship_by_value
 from raypipe.execution.room import beside_servers, made_fit, room_in
 from raypipe.execution.setup import Outcome, RunSetup, Watch, calls_in_flight
-from raypipe.execution.source import group_of, identified
+from raypipe.execution.source import identified
 from raypipe.execution.stopping import ASKED, DRAIN_S, Phase, Stop
 from raypipe.loading import ALL, fitted, kept
-from raypipe.places import Place, for_arrow
+from raypipe.places import Place
 from raypipe.plan import Stage, inbox
-from raypipe.row import POSITION
 from raypipe.step import Aggregate, Source, Unit
 from raypipe.threads import Consumed
 
@@ -124,6 +124,10 @@ def _parked_rows(paths: Sequence[str]) -> ray.data.Dataset | None:
         return None
     starts = range(0, len(paths), _PARKED_A_BLOCK)
     return ray.data.from_arrow([blocks.of_parked(paths[start : start + _PARKED_A_BLOCK]) for start in starts])
+
+
+def _most_readers() -> int:
+    return _READERS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 class _Driver:
@@ -288,20 +292,11 @@ class _Driver:
             units = entry.units()
             if not units:
                 return None
-            readers = min(len(units), _READERS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1))))
+            readers = min(len(units), _most_readers())
             return ray.data.read_datasource(Units(entry, units, readers, self._setup), override_num_blocks=readers)
         assert isinstance(entry, Aggregate)
-        paths, store = for_arrow(paths_for(inbox(stage.entry), self._results))
-        if not paths:
-            return None
-        keys = list(entry.by) if isinstance(entry.by, list) else None
-        name = stage.entry
-        groups = (
-            ray.data.read_parquet(paths, filesystem=store)
-            .groupby(keys)
-            .map_groups(lambda rows: blocks.of_rows(group_of(rows, name, entry)), batch_format="pyarrow")
-        )
-        return groups.sort(POSITION) if keys else groups
+        paths = paths_for(inbox(stage.entry), self._results)
+        return groups_of(paths, stage.entry, entry, _most_readers()) if paths else None
 
     def _close_pools(self, stay: Sequence[str]) -> None:
         timeout_s = _LEAVE_S if self._stop.is_asked else _CLOSE_TIMEOUT_S

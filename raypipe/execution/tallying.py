@@ -1,0 +1,36 @@
+"""Adds up what was counted under the names of the steps that a user sees.
+
+What was put in before a step is part of it: rows that its `when` lets go are filtered there, rows that fail on the way
+into it have failed there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from raypipe.callback import Collected
+from raypipe.execution.batches import Counts
+from raypipe.graph import Graph
+
+_LOST = ("rows_failed", "rows_filtered", "rows_unfinished")
+
+
+def tallied(graph: Graph, counted: Mapping[str, Counts], *, is_over: bool = False) -> dict[str, Counts]:
+    """Counts by step as shown; rows_in = rows_done + rows_failed + rows_filtered + rows_unfinished in each.
+
+    `is_over`: no row moves any more, so those that were collected for a step and that it was not given are unfinished.
+    """
+    return {name: _of_step(graph, parts, counted, is_over) for name, parts in graph.parts.items()}
+
+
+def _of_step(graph: Graph, parts: list[str], counted: Mapping[str, Counts], is_over: bool) -> Counts:
+    *before, name = parts
+    made = Counts()
+    made.add(counted[name])
+    for one in before:
+        for lost in _LOST:
+            setattr(made, lost, getattr(made, lost) + getattr(counted[one], lost))
+        if is_over and isinstance(graph.steps[one], Collected):
+            made.rows_unfinished += max(0, counted[one].rows_in - counted[name].rows_in)
+    made.rows_in = made.rows_done + sum(getattr(made, lost) for lost in _LOST)
+    return made
