@@ -22,12 +22,6 @@ _INTERVAL = pa.struct([("months", pa.int32()), ("days", pa.int32()), ("nanosecon
 _DATES_NOBODY_MEANS = "convert it to text or numbers before it is read"
 
 
-def needs_admission(schema: pa.Schema, where: str) -> bool:
-    """Whether a table of this schema becomes another one. Raises InputError where it would be refused."""
-    check_names(schema.names, where)
-    return not _admitted_schema(schema, where).equals(schema, check_metadata=True)
-
-
 class _Refused(Exception):
     """Why a type cannot be taken."""
 

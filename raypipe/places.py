@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from raypipe.errors import InfrastructureError, OutputError, SpecError, Violation
+from raypipe.errors import InfrastructureError, InputError, OutputError, SpecError, Violation
 from raypipe.interruption import checkpoint
 from raypipe.threads import DaemonThreads
 
@@ -269,6 +269,20 @@ def parquet(place: Place | str) -> Any:
     if isinstance(place, Path):
         return open_parquet(place, pre_buffer=False)  # else every row group is held until the end of the file
     return open_parquet(place.path, place.store)
+
+
+@contextmanager
+def reading(place: Place | str) -> Generator[None]:
+    """What reads a file of a run inside. Raises InputError, naming it, for a damaged file."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        said = reason(error) if isinstance(error, OSError) else str(error).partition("\n")[0]
+        problem = f"cannot be read ({said}): it is cut, damaged or something else"
+        remedy = "run the pipeline again, which takes from the call log what was paid for"
+        raise InputError(f"the file {place} {problem}; {remedy}") from None
 
 
 def for_arrow(paths: Sequence[str]) -> tuple[list[str], Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 import orjson
 
@@ -12,7 +12,7 @@ from raypipe.artifacts import ARTIFACTS, Artifact, artifacts_in
 from raypipe.elsewhere import refuse_options
 from raypipe.errors import InputError, SpecError, Violation
 from raypipe.listing import artifacts_of, files_of, here
-from raypipe.places import Place, Remote, parquet, place_of, reach, reason
+from raypipe.places import Place, Remote, parquet, place_of, reach, reading, reason
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +114,11 @@ class RemoteRows(Rows):
     def to_arrow(self) -> pa.Table:
         import pyarrow as pa
 
-        return pa.concat_tables([parquet(file).read() for file in self._files])
+        tables: list[pa.Table] = []
+        for file in self._files:
+            with reading(file):
+                tables.append(parquet(file).read())
+        return pa.concat_tables(tables)
 
     def to_datasets(self) -> Dataset:
         from raypipe.distiset import dataset_of_table
@@ -123,6 +127,30 @@ class RemoteRows(Rows):
 
     def __len__(self) -> int:
         return sum(parquet(file).metadata.num_rows for file in self._files)
+
+
+def _check_manifest(path: Place, manifest: Any) -> None:
+    """Raises InputError for what is no manifest, or names files outside the folder."""
+    there = cast("dict[str, Any]", manifest if isinstance(manifest, dict) else {})
+    leaves, failures = there.get("leaves"), there.get("failures")
+    entries = [failures, *(cast("dict[str, Any]", leaves).values() if isinstance(leaves, dict) else [None])]
+    if not all(isinstance(entry, dict) and _is_inside(entry) for entry in entries) or not isinstance(
+        there.get("max_failed_rows"), int
+    ):
+        problem = "is not as a run writes it: it is damaged or something else"
+        raise InputError(f"the manifest of {path} {problem}; run the pipeline again")
+
+
+def _is_inside(entry: Mapping[str, Any]) -> bool:
+    """Whether what a manifest says of rows names a folder and files below the run's own."""
+    folder, files = entry.get("path"), entry.get("files", [])
+    if not isinstance(folder, str) or not isinstance(entry.get("rows"), int) or not isinstance(files, list):
+        return False
+    names = [folder, *cast("list[Any]", files)]
+    return all(
+        isinstance(name, str) and not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
+        for name in names
+    )
 
 
 class DryRun(Mapping[str, Rows]):
@@ -170,6 +198,7 @@ class Result(Mapping[str, Rows]):
             if isinstance(path, Remote) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
                 raise InputError(f"{path} cannot be read: {reason(error)}") from None
             raise InputError(f"{path} holds no committed run; run a pipeline with --out {path} first") from None
+        _check_manifest(path, self.manifest)
         self.failures = self._rows(self.manifest["failures"])
 
     def _rows(self, entry: Mapping[str, Any]) -> Rows:
@@ -206,6 +235,10 @@ class Result(Mapping[str, Rows]):
         Raises InputError for a kind of which there is none.
         """
         table = self.failures.to_arrow()
+        missing = {"kind", "_source_id", "_row_id"} - set(table.column_names)
+        if missing:
+            problem = f"have no column {', '.join(sorted(missing))}: they are damaged or something else"
+            raise InputError(f"the failures in {self.failures.path} {problem}; run the pipeline again")
         found = table.column("kind").to_pylist()
         unknown = sorted(set(kinds) - set(found))
         if unknown:

@@ -6,6 +6,7 @@ run leaves. With a call log outside the folder, which others may share, all is t
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -51,9 +52,11 @@ class Spending:
         write_whole(self._note, orjson.dumps({"all": fields | {"usd": total.usd}, "unanswered": unanswered}))
 
     def _noted(self) -> dict[str, Any]:
+        """What is noted; nothing where the note is not as a run writes it."""
         try:
-            return orjson.loads(self._note.read_bytes())
-        except (FileNotFoundError, ValueError):
+            noted: Any = orjson.loads(self._note.read_bytes())
+            return {"all": asdict(Amount(**noted["all"]) + Amount()), "unanswered": 0 + noted["unanswered"]}
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
             return {"all": {}, "unanswered": 0}
 
     def _logged(self) -> Amount:

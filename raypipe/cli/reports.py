@@ -12,7 +12,7 @@ from raypipe.cli.layout import columns, dollars, number, one_line, rows, shown_p
 from raypipe.errors import SpecError
 from raypipe.graph import Graph
 from raypipe.pipeline import DryRun, Pipeline
-from raypipe.places import parquet
+from raypipe.places import parquet, reading
 from raypipe.plan import Plan
 from raypipe.results import Result
 from raypipe.row import RESERVED
@@ -131,10 +131,11 @@ def _failure_groups(result: Result) -> dict[tuple[str, str], tuple[int, str, str
     groups: dict[tuple[str, str], tuple[int, str, str]] = {}
     names = ["step", "kind", "message", "_row_id"]
     for path in result.failures.files:
-        for batch in parquet(path).iter_batches(columns=names):
-            for step, kind, message, row_id in _tuples(batch.to_pydict(), names):
-                count, *first = groups.get((step, kind), (0, message, row_id))
-                groups[step, kind] = (count + 1, first[0], first[1])
+        with reading(path):
+            for batch in parquet(path).iter_batches(columns=names):
+                for step, kind, message, row_id in _tuples(batch.to_pydict(), names):
+                    count, *first = groups.get((step, kind), (0, message, row_id))
+                    groups[step, kind] = (count + 1, first[0], first[1])
     return groups
 
 

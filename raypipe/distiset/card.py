@@ -20,6 +20,7 @@ import yaml
 from raypipe.artifacts import ARTIFACTS, artifacts_in
 from raypipe.errors import InputError
 from raypipe.opening import names_extension_types, open_parquet
+from raypipe.places import reading
 from raypipe.row import RESERVED
 
 PARQUET = "part-*.parquet"
@@ -81,10 +82,8 @@ def files_of(folder: Path) -> list[Path]:
     """
     files = sorted(folder.glob(PARQUET)) or sorted(folder.glob(ARROW))
     for path in files:
-        try:
+        with reading(path):
             is_foreign = names_extension_types(path)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"file {str(path)!r} cannot be read ({error}); write the folder again") from None
         if is_foreign:
             problem = "names an extension type of Arrow's, which no run writes; it is not opened"
             raise InputError(f"file {str(path)!r} {problem}")
@@ -224,7 +223,8 @@ def first_row(folder: Path) -> dict[str, Any] | None:
 
 def _batches(path: Path, size: int = 10_000, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     if path.suffix == ".parquet":
-        yield from open_parquet(path).iter_batches(size, columns=columns)
+        with reading(path):
+            yield from open_parquet(path).iter_batches(size, columns=columns)
         return
     with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
         yield from stream

@@ -21,6 +21,7 @@ from raypipe.distiset.card import ARROW, Committed, card, files_of
 from raypipe.errors import InputError, OutputError, SpecError, Violation
 from raypipe.modes import owner_only
 from raypipe.opening import open_parquet
+from raypipe.places import reading
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -64,9 +65,17 @@ def table_of(folder: Path) -> pa.Table:
     if not files:
         raise InputError(f"{folder} holds no rows; the folder of the run is damaged, run the pipeline again")
     if files[0].suffix == ".parquet":
-        return pa.concat_tables([open_parquet(path).read() for path in files])
-    opened = [pa.ipc.open_stream(pa.memory_map(str(path))) for path in files]
-    return pa.concat_tables([stream.read_all() for stream in opened]).replace_schema_metadata(None)
+        return pa.concat_tables([_whole(path) for path in files])
+    tables: list[pa.Table] = []
+    for path in files:
+        with reading(path):
+            tables.append(pa.ipc.open_stream(pa.memory_map(str(path))).read_all())
+    return pa.concat_tables(tables).replace_schema_metadata(None)
+
+
+def _whole(path: Path) -> pa.Table:
+    with reading(path):
+        return open_parquet(path).read()
 
 
 def row_count(folder: Path) -> int:
@@ -76,7 +85,8 @@ def row_count(folder: Path) -> int:
 
 def _row_count(path: Path) -> int:
     if path.suffix == ".parquet":
-        return open_parquet(path).metadata.num_rows
+        with reading(path):
+            return open_parquet(path).metadata.num_rows
     return pa.ipc.open_stream(pa.memory_map(str(path))).read_all().num_rows
 
 

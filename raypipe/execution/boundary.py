@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,12 +24,18 @@ class Boundary:
         if isinstance(error, Exception):
             self.error = error
             return True
-        if isinstance(error, SystemExit | asyncio.CancelledError) and not is_cancelled():
+        # A signal's KeyboardInterrupt comes in the main thread alone; elsewhere it is the step's own.
+        is_interrupt = isinstance(error, KeyboardInterrupt) and not _is_main_thread()
+        if is_interrupt or (isinstance(error, SystemExit | asyncio.CancelledError) and not is_cancelled()):
             code = error.code if isinstance(error, SystemExit) else None
             shown = f" {code}" if type(code) in (int, str) else ""
             self.error = RuntimeError(f"the step raised {type(error).__name__}{shown}")
             return True
         return False
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def said(error: BaseException) -> str:

@@ -26,29 +26,11 @@ class LoadDataFromArrow(Source):
     table: Any = Field(default=None, exclude=True, repr=False)
 
     def units(self) -> list[Unit]:
-        """Raises InputError when the rows are not there, or a column has a type that no row can have."""
+        """Raises InputError when the rows are not there."""
         if self.table is None:
             problem = "read rows that a program held, and the file of a pipeline has none of them"
             raise InputError(f"step {self.name!r} {problem}; name others with --input, or put a loader in its place")
-        _ = self._needs_admission()
         return [Unit("")]
-
-    def _needs_admission(self) -> bool:
-        from raypipe.admission import needs_admission
-
-        return self.table is not None and needs_admission(self.table.schema, self._where())
-
-    def _where(self) -> str:
-        return f"step {self.name or type(self).__name__!r}"
-
-    def __getstate__(self) -> dict[Any, Any]:
-        """Travels with the types that rows travel in: Ray takes no others."""
-        from raypipe.admission import admitted
-
-        state = super().__getstate__()
-        if self._needs_admission():
-            state = {**state, "__dict__": {**state["__dict__"], "table": admitted(self.table, self._where())}}
-        return state
 
     def columns(self) -> Columns:
         return None if self.table is None else tuple(name for name in self.table.column_names if name not in RESERVED)
