@@ -20,7 +20,8 @@ from uuid import uuid4
 
 import orjson
 
-from raypipe.errors import OutputError
+from raypipe.background import start_thread
+from raypipe.errors import OutputError, RaypipeError
 from raypipe.interruption import pause
 from raypipe.places import Remote
 
@@ -55,7 +56,7 @@ class StoreLock:
         self._token = uuid4().hex
         self._beats = 0
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def take(self) -> None:
         """Hold it from now on. Raises OutputError when another run does; OSError."""
@@ -66,7 +67,7 @@ class StoreLock:
             self._await_silence(found)
         self._write()
         self.check()
-        self._thread.start()
+        self._thread = start_thread(self._beat, "the lock's beat", self._broke)
 
     def _await_silence(self, found: dict[str, Any]) -> None:
         """Return when the holder has not written for long; it is refused as soon as it does."""
@@ -88,12 +89,16 @@ class StoreLock:
     def release(self) -> None:
         """Let go of it, if it is ours still."""
         self._ended.set()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join(_LEAVE_S)
         with suppress(OSError):  # it is silent from now on, which is as good
             found = self._found()
             if found is not None and found["token"] == self._token:
                 self._place.unlink(missing_ok=True)
+
+    def _broke(self, error: RaypipeError) -> None:
+        """A lock that beats no more is soon taken by others."""
+        self._lost()
 
     def _beat(self) -> None:
         while not self._ended.wait(self._rhythm.beat_s):

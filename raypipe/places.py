@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
+from raypipe.background import start_thread
 from raypipe.errors import InfrastructureError, InputError, OutputError, SpecError, Violation
 from raypipe.interruption import checkpoint
 from raypipe.threads import DaemonThreads
@@ -222,8 +222,7 @@ def reach(place: Place) -> None:
         except OSError as error:
             answers.append(error)
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
+    asking = start_thread(ask, "the look for a store", lambda error: answers.append(OSError(str(error))))
     deadline = time.monotonic() + _REACH_S
     while asking.is_alive() and time.monotonic() < deadline:
         asking.join(_LOOK_EVERY_S)

@@ -18,26 +18,14 @@ STARTS = {"create_task", "ensure_future", "run_coroutine_threadsafe", "Thread", 
 """What starts something that goes on by itself."""
 DOOR = "raypipe/background.py"
 NAMED = {
-    # Each of these gives the end of its work away itself.
+    # Each of these gives the end of its work away itself, whatever it is.
     "raypipe/cli/interrupts.py": 2,
-    "raypipe/cli/progress.py": 1,
-    "raypipe/dria/pipelines/background.py": 1,
-    "raypipe/execution/caller.py": 2,
-    "raypipe/execution/conductor.py": 3,
-    "raypipe/execution/local.py": 2,
+    "raypipe/execution/local.py": 1,
     "raypipe/execution/ray/conductors.py": 6,
     "raypipe/execution/ray/driver.py": 2,
     "raypipe/execution/ray/replicas.py": 3,
     "raypipe/execution/ray/servers.py": 2,
     "raypipe/execution/replica.py": 1,
-    "raypipe/execution/scribe.py": 1,
-    "raypipe/limits/limiter.py": 1,
-    "raypipe/locking.py": 1,
-    "raypipe/models/vllm/adapter.py": 2,
-    "raypipe/models/vllm/serving.py": 1,
-    "raypipe/places.py": 1,
-    "raypipe/steps/tools.py": 2,
-    "raypipe/workflows/running.py": 1,
 }
 
 

@@ -14,6 +14,7 @@ from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import IO, Any
 
+from raypipe.background import start_thread
 from raypipe.cli.figures import Figures, StepFigures
 from raypipe.cli.layout import UNKNOWN_PRICE, dollars, duration, number, some
 from raypipe.errors import RaypipeError
@@ -92,14 +93,20 @@ class _Lines:
         self._stream = stream
         self._every_s = every_s
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._print, name="progress", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> None:
-        self._thread.start()
+        self._thread = start_thread(self._print, "what shows the progress", self._broke)
 
     def __exit__(self, *_: Any) -> None:
         self._ended.set()
-        self._thread.join(1.0)
+        if self._thread is not None:
+            self._thread.join(1.0)
+
+    def _broke(self, error: RaypipeError) -> None:
+        """The run goes on; that nothing more is said of it is said."""
+        with suppress(OSError, ValueError):
+            print(f"{error}; the run goes on", file=self._stream, flush=True)
 
     def _print(self) -> None:
         while not self._ended.wait(self._every_s):

@@ -14,7 +14,7 @@ from typing import Any, Unpack
 from raypipe.background import TaskScope
 from raypipe.calllog import Asked
 from raypipe.chat import TOOL, AskOptions, Completion, Message, Request
-from raypipe.errors import CallError, HaltedError, RaypipeError, Retry, RowError
+from raypipe.errors import CallError, HaltedError, InfrastructureError, RaypipeError, Retry, RowError
 from raypipe.execution.desk import Chance, Desk, Member, Tally
 from raypipe.identity import call_key, request_identity
 from raypipe.steps.conversing import answered
@@ -95,7 +95,10 @@ class RowCaller:
             if desk.halted_for:
                 raise HaltedError(desk.halted_for)
             began = time.monotonic()
-            completion = Completion(await work(), model=label)
+            try:
+                completion = Completion(await work(), model=label)
+            except InfrastructureError as error:
+                raise desk.stop(error) from None
             await self._log(key, call, completion, began)
             return completion
 
@@ -186,7 +189,11 @@ class RowCaller:
         pause = one.patience.pause_after(error)
         if error.retry is Retry.SLOW_DOWN or one.member.asks_too_long(error):
             one.member.limiter.refused(error.after_s)
-        if pause is None or (error.retry is Retry.SLOW_DOWN and one.member.refuses_all):
+        if error.retry is Retry.SLOW_DOWN:
+            # Others that are answered meanwhile tell a call that is never taken from an endpoint that takes none.
+            began = one.refused_at = one.refused_at or time.monotonic()
+            pause = None if one.member.has_refused_since(began) else pause
+        if pause is None:
             one.is_lost = one.member.is_lost(error, began)
             left.remove(one)
         else:

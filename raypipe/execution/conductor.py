@@ -83,12 +83,12 @@ class Conductor:
         self._results: dict[int, asyncio.Future[BatchResult]] = {}
         self._vitals: dict[str, Vitals] = {}
         self._lanes: list[Lane] = []
-        self._tasks = TaskOwner(self._stop_for)
+        self._tasks = TaskOwner(self.stop_for)
         self._room, self._wanted = asyncio.Event(), asyncio.Event()
-        changes = (self._begin, self._end, self._start, self._stop_for)
+        changes = (self._begin, self._end, self._start, self.stop_for)
         self._scaler = Scaler(pools, self._router.queues, self._lanes, *changes)
         self._recovery = Recovery(pools, self._router, self._settle, self._wanted)
-        self._watch = Watch(self._lanes, self._awaited, self._stop_for)
+        self._watch = Watch(self._lanes, self._awaited, self.stop_for)
         asking = {step.pool for step in setup.stage.steps.values() if step.step.llm is not None}
         self._drain = Drain(self._router, self._lanes, self._vitals, asking)
         self._lag = LoopLag()
@@ -236,7 +236,7 @@ class Conductor:
                     if self.halted_for:
                         return
                 except RaypipeError as error:
-                    self._stop_for(error)
+                    self.stop_for(error)
                 if is_rung:
                     await asyncio.sleep(_SETTLE_S)
 
@@ -255,7 +255,7 @@ class Conductor:
         try:
             await self._recovery.replace(lane, lost)
         except RaypipeError as error:
-            self._stop_for(error)
+            self.stop_for(error)
 
     def _chunks_for(self, lane: Lane) -> list[Chunk]:
         """What a worker should be sent now."""
@@ -275,7 +275,8 @@ class Conductor:
         queue = self._router.queues[step]
         return bool(queue.rows) or all(lane.outbox.is_fed for lane in self._lanes if lane.pool == queue.pool)
 
-    def _stop_for(self, error: RaypipeError) -> None:
+    def stop_for(self, error: RaypipeError) -> None:
+        """End the run: everybody who waits is told so."""
         self._fatal = self._fatal or error
         self._room.set()
         for result in self._results.values():
@@ -294,7 +295,7 @@ class Conductor:
             self._settle()
         if missing := lane.heard(reply.kept):
             problem = f"worker {lane.worker.name!r} no longer knows of {missing} rows that were sent to it"
-            self._stop_for(InfrastructureError(f"{problem}; run the same command again to go on"))
+            self.stop_for(InfrastructureError(f"{problem}; run the same command again to go on"))
 
     def _settle(self) -> None:
         """After anything ended: write complete batches, look for work for every worker."""

@@ -100,8 +100,6 @@ class Member:
     _rests: int = 0
     _rests_until: float = float("-inf")
     _asked_too_long: str = ""
-    _refused_since: float | None = None
-    """The first request to slow down since a call was answered."""
 
     def choose(self, least: float = 0.0) -> None:
         """Give it a call. What it missed below a share of `least`, while it rested, it does not catch up on."""
@@ -109,12 +107,10 @@ class Member:
 
     def succeeded(self) -> None:
         self._hopeless = self._failed = self._rests = 0
-        self._last_success, self._refused_since = time.monotonic(), None
+        self._last_success = time.monotonic()
 
     def failed(self, error: CallError) -> None:
         """A call got no answer: after several in a row it is left alone for a while."""
-        if error.retry is Retry.SLOW_DOWN and self._refused_since is None:
-            self._refused_since = time.monotonic()
         if error.retry is Retry.SLOW_DOWN or (error.retry is Retry.NEVER and error.kind not in _HOPELESS):
             return
         self._failed += 1
@@ -131,11 +127,9 @@ class Member:
         """Whether it wants to be left alone for longer than the run waits."""
         return (error.after_s or 0.0) > self.max_wait_s
 
-    @property
-    def refuses_all(self) -> bool:
-        """Whether nothing but requests to slow down has come for longer than the run waits."""
-        since = self._refused_since
-        return since is not None and time.monotonic() > since + self.max_wait_s
+    def has_refused_since(self, moment: float) -> bool:
+        """Whether nothing has been answered since then, for longer than the run waits."""
+        return self._last_success < moment < time.monotonic() - self.max_wait_s
 
     @property
     def away(self) -> CallError | None:
@@ -147,11 +141,9 @@ class Member:
         return CallError(str(said), "rate_limit", Retry.SLOW_DOWN, left_s)
 
     def is_lost(self, error: CallError, began: float) -> bool:
-        """Whether a call that was given up means that the rest will fail alike."""
+        """Whether a call that was given up means that the rest will fail alike: nothing was answered since `began`."""
         if self.asks_too_long(error):
             self._asked_too_long = str(error)
-            return True
-        if error.retry is Retry.SLOW_DOWN and self.refuses_all:
             return True
         if error.kind == "unreachable" or error.retry is Retry.SLOW_DOWN:
             return self._last_success < began
@@ -206,6 +198,8 @@ class Chance:
     patience: Patience = field(init=False)
     not_before: float = 0.0
     error: CallError | None = None
+    refused_at: float | None = None
+    """When it was first asked to slow down."""
     is_lost: bool = False
 
     def begin(self) -> None:

@@ -1,4 +1,4 @@
-"""I write completions to the call log in a thread of my own, so that a slow disk holds up no event loop.
+"""Writes completions to the call log in a thread of its own, so that a slow disk holds up no event loop.
 
 Whoever appends waits until its frame is written; frames of a few milliseconds go in one write. Once a second what was
 written is brought to the disk by a second thread, and where the log is in an object store, sent there by a third.
@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from queue import SimpleQueue
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
 
+from raypipe.background import start_thread
 from raypipe.calllog import Asked, SegmentWriter, frame_of
 from raypipe.chat import Completion
-from raypipe.errors import OutputError
+from raypipe.errors import OutputError, RaypipeError
 from raypipe.pieces import folder_here, send, send_left
 from raypipe.places import Place, Remote, reason
 
@@ -36,6 +39,8 @@ class Scribe:
         self._frames: SimpleQueue[list[_Waiting]] = SimpleQueue()
         self._ended = threading.Event()
         self._problem: OutputError | None = None
+        self._is_broken = False
+        self._writing: list[_Waiting] = []
         self._threads: list[threading.Thread] = []
 
     def open(self) -> None:
@@ -46,9 +51,25 @@ class Scribe:
         work = [(self._write, self._writer), (self._sync, self._writer)]
         if isinstance(self._folder, Remote):
             work.append((self._send, self._writer))
-        self._threads = [threading.Thread(target=target, args=(writer,), daemon=True) for target, writer in work]
-        for thread in self._threads:
-            thread.start()
+        self._threads = [
+            start_thread(partial(target, writer), f"the call log's {target.__name__.strip('_')} thread", self._broke)
+            for target, writer in work
+        ]
+
+    def _broke(self, error: RaypipeError) -> None:
+        """A thread of the log has ended by a defect: nothing is logged any more, and whoever waits is told so."""
+        self._problem = OutputError(f"the call log {self._folder} cannot be written: {error}")
+        self._is_broken = True
+        waiting, self._writing = self._writing, []
+        while True:
+            if waiting:
+                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    written = [one for _, one in waiting]
+                    written[0].get_loop().call_soon_threadsafe(_tell, written, self._problem)
+            try:
+                waiting = self._frames.get_nowait()
+            except Empty:
+                return
 
     @property
     def is_full(self) -> bool:
@@ -57,6 +78,8 @@ class Scribe:
 
     async def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None:
         """Write one completion through. Raises OutputError when the disk does not take it."""
+        if self._is_broken and self._problem is not None:
+            raise self._problem
         loop = asyncio.get_running_loop()
         written = loop.create_future()
         if not self._waiting:
@@ -66,12 +89,16 @@ class Scribe:
 
     def _hand_over(self) -> None:
         if self._waiting:
-            self._frames.put(self._waiting)
-            self._waiting = []
+            waiting, self._waiting = self._waiting, []
+            self._frames.put(waiting)
+            if self._is_broken and self._problem is not None:
+                _tell([written for _, written in waiting], self._problem)
 
     def _write(self, writer: SegmentWriter) -> None:
         while waiting := self._frames.get():
+            self._writing = waiting
             self._write_together(writer, waiting)
+            self._writing = []
 
     def _write_together(self, writer: SegmentWriter, waiting: list[_Waiting]) -> None:
         try:

@@ -19,7 +19,7 @@ from typing import Protocol
 from uuid import uuid4
 
 from raypipe.answering import Terms
-from raypipe.background import TaskOwner
+from raypipe.background import TaskOwner, TaskScope
 from raypipe.errors import HaltedError, InfrastructureError, RaypipeError, halt_reason
 from raypipe.limits.amounts import NOTHING, ONE_CALL, Amount, Lease, Report
 
@@ -28,7 +28,7 @@ _MOST_NEEDS = 512
 _SOONEST_S = 0.002
 _SAID_AFTER_S = 5.0
 """An authority that has not answered for so long is spoken of."""
-MOST_SILENCE_S = 60.0
+MOST_SILENCE_S, _LOOKS = 45.0, 9
 """The same, before the run ends."""
 _LAST_WORD_S = 2.0
 _WORTH_A_TIME_S, _SPOKEN_S = 60.0, 1e10
@@ -269,13 +269,16 @@ class Limiter:
         """What the authority answers. Raises InfrastructureError when it does not."""
         self._asked_at = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(MOST_SILENCE_S):
-                return await self._authority.lease(self._report())
-        except TimeoutError:
-            problem = f"the worker that keeps the run's limits has not answered for {MOST_SILENCE_S:.0f} s"
-            raise InfrastructureError(f"{problem}; run the same command again to go on") from None
+            async with TaskScope() as scope:
+                asking = scope.start(self._authority.lease(self._report()))
+                for _ in range(_LOOKS):  # time in which this loop did not turn does not count
+                    await asyncio.wait({asking}, timeout=MOST_SILENCE_S / _LOOKS)
+                    if asking.done():
+                        return asking.result()
         finally:
             self._asked_at = None
+        problem = f"the worker that keeps the run's limits has given no answer for {MOST_SILENCE_S:.0f} s"
+        raise InfrastructureError(f"{problem}; run the same command again to go on")
 
     def _report(self, is_last: bool = False) -> Report:
         counted, self._counted = self._counted, _Counted()

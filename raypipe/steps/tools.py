@@ -1,7 +1,7 @@
-"""I am a function that a model may call: its arguments are my fields.
+"""A function that a model may call: its arguments are the fields.
 
-I do not know who asks. A call is checked against the fields before anything is executed, and what it gave is logged, so
-that a row which is done again does not execute it again. A failure is no result: it is not logged.
+Knows nothing of who asks. A call is checked against the fields before anything is executed, and what it gave is
+logged, so that a row which is done again does not execute it again. A failure is no result: it is not logged.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -18,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple, Self, cast
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from raypipe.background import TaskScope, start_thread
 from raypipe.chat import Caller, Completion, Message, Request
 from raypipe.errors import RaypipeError, RowError, nearest
 from raypipe.steps.parsing import read_json
@@ -198,18 +198,15 @@ async def executed(tool: CustomTool, arguments: Mapping[str, Any]) -> str:
     named = f"tool {tool.called!r}"
     try:
         work = tool.bound(arguments)
-        working = asyncio.ensure_future(work()) if tool.is_async else _in_thread(work, named)
     except RowError as error:
         raise RowError(f"{named} failed: {error}", kind=KIND) from None
-    try:
+    async with TaskScope() as scope:
+        working = scope.start(work() if tool.is_async else _in_thread(work, named))
         await asyncio.wait({working}, timeout=tool.time_limit_s)
         if not working.done():
             problem = f"{named} did not return within {tool.time_limit_s:g} s (time_limit_s)"
             raise RowError(f"{problem}; raise its time_limit_s if it needs longer", kind=KIND)
         return _result(working, named)
-    finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
 
 
 def _result(working: asyncio.Future[Any], named: str) -> str:
@@ -223,7 +220,7 @@ def _result(working: asyncio.Future[Any], named: str) -> str:
     raise RowError(f"{named} failed: {type(error).__name__}: {error}", kind=KIND) from None
 
 
-def _in_thread(work: Callable[[], Any], named: str) -> asyncio.Future[Any]:
+async def _in_thread(work: Callable[[], Any], named: str) -> Any:
     """What `work` returns, in a thread that nobody waits for: one that never returns keeps no run from ending."""
     loop = asyncio.get_running_loop()
     working: asyncio.Future[Any] = loop.create_future()
@@ -244,8 +241,8 @@ def _in_thread(work: Callable[[], Any], named: str) -> asyncio.Future[Any]:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(end, held)
 
-    threading.Thread(target=run, name=named, daemon=True).start()
-    return working
+    start_thread(run, named, None)
+    return await working
 
 
 class _Held:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from raypipe.background import TaskScope
 from raypipe.chat import Caller, Completion, Request
 from raypipe.errors import RowError, nearest
 from raypipe.steps.showing import shown
@@ -78,15 +79,12 @@ class Clock:
 
     async def hold(self, work: Coroutine[Any, Any, T], task: str) -> T:
         """What `work` returns. Raises RowError (`limit`) when time is up before that."""
-        working = asyncio.ensure_future(work)
-        try:
+        async with TaskScope() as scope:
+            working = scope.start(work)
             while not working.done() and (left_s := self._left_s) > 0:
                 await asyncio.wait({working}, timeout=left_s)
             if working.done():
                 return working.result()
-        finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
         most = f"{self._most_s:g}"
         problem = f"the workflow was not through after {most} s, in task {task!r} (max_time={most})"
         raise RowError(f"{problem}; raise it with set_max_time", LIMIT)

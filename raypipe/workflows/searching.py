@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import orjson
 
 from raypipe.chat import Caller
-from raypipe.errors import CallError, Retry, RowError, nearest
-from raypipe.limits import Patience
+from raypipe.errors import CallError, InfrastructureError, Retry, RowError, nearest
+from raypipe.limits import LONGEST_WAIT_S, Patience
 from raypipe.secrets import shown_address, without
 
 KIND = "search"
@@ -97,10 +97,18 @@ class SearchService:
                 return await self._sent(search, asked)
             except CallError as error:
                 pause_s = patience.pause_after(error)
+                if pause_s is None and (error.retry is Retry.SLOW_DOWN or (error.after_s or 0.0) > LONGEST_WAIT_S):
+                    raise self._away(error) from None
                 if pause_s is None:
                     tries = f" (tried {patience.tries} times)" if patience.tries > 1 else ""
                     raise RowError(f"{error}{tries}", kind=KIND) from None
             await asyncio.sleep(pause_s)
+
+    def _away(self, error: CallError) -> InfrastructureError:
+        """It asks every row to wait for longer than a run waits."""
+        asked = f"it asks to wait {error.after_s:,.0f} s" if error.after_s else "it asks to wait again and again"
+        problem = f"{error}; {asked}, and a run waits {LONGEST_WAIT_S:.0f} s at most"
+        return InfrastructureError(f"{problem}; run the same command again then to go on")
 
     async def _sent(self, search: Search, asked: dict[str, Any]) -> str:
         from raypipe.fetching import Outgoing, fetch
@@ -117,7 +125,7 @@ class SearchService:
         if answer.is_good:
             return _found(text, search, f"the search at {url} answered with no list of results: {said}")
         passes = answer.status == 429 or answer.status >= 500
-        retry, hint = Retry.LATER if passes else Retry.NEVER, ""
+        retry, hint = (Retry.SLOW_DOWN if answer.status == 429 else Retry.LATER) if passes else Retry.NEVER, ""
         if answer.status in (401, 403):
             hint = f"; check the key in {self.api_key_env}"
         problem = f"the search at {url} answered {answer.status}{f': {said}' if said else ''}{hint}"

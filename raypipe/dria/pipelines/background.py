@@ -6,11 +6,11 @@ I do not know what is run.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+from raypipe.background import start_thread
 from raypipe.execution.stopping import Stop
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ class Background(Generic[T]):
     def __init__(self, work: Callable[[Stop], T]) -> None:
         self._stop = Stop()
         self.future: Future[T] = Future()
-        threading.Thread(target=self._work, args=(work,), name="raypipe-dria", daemon=True).start()
+        start_thread(lambda: self._work(work), "raypipe-dria", None)
 
     def _work(self, work: Callable[[Stop], T]) -> None:
         try:

@@ -7,7 +7,6 @@ given and batches them itself; a request leaves it as soon as it is finished.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 import orjson
 
 from raypipe.answering import EngineFigures, Terms
+from raypipe.background import TaskScope, start_thread
 from raypipe.chat import LLM, Completion, Request, Usage
 from raypipe.errors import CallError, InfrastructureError, RaypipeError, Retry, SpecError, Violation
 from raypipe.models.numbers import gives_numbers, is_embedding, numbers_payload, numbers_text
@@ -61,13 +61,15 @@ async def _in_thread(work: Callable[[], _T]) -> _T:
     done: Future[_T] = Future()
 
     def run() -> None:
+        made = work()
         with suppress(InvalidStateError):  # nobody waits any more
-            try:
-                done.set_result(work())
-            except RaypipeError as error:
-                done.set_exception(error)
+            done.set_result(made)
 
-    threading.Thread(target=run, name="engine", daemon=True).start()
+    def fail(error: RaypipeError) -> None:
+        with suppress(InvalidStateError):
+            done.set_exception(error)
+
+    start_thread(run, "the engine's thread", fail)
     return await asyncio.wrap_future(done)
 
 
@@ -80,6 +82,7 @@ class VLLMModel:
         self._options = options.VLLMOptions(**llm.options)
         self._template = self._options.chat_template
         self._rendered: dict[bytes, asyncio.Task[Any]] = {}
+        self._rendering = TaskScope()
         self._adapter: str | None = None
         fields = {"temperature": llm.temperature, "top_p": llm.top_p, "max_tokens": llm.max_tokens, "seed": llm.seed}
         named = {name: value for name, value in fields.items() if value is not None}
@@ -98,6 +101,7 @@ class VLLMModel:
 
     async def close(self) -> None:
         """End the engine."""
+        await self._rendering.close()
         await self._loaded.close()
 
     def asked_as(self, llm: LLM) -> VLLMModel:
@@ -214,7 +218,7 @@ class VLLMModel:
         found = self._rendered.get(rendering)
         if found is None:
             work = engine.rendered(payload["messages"], self._template, told)
-            found = self._rendered[rendering] = asyncio.create_task(work)
+            found = self._rendered[rendering] = self._rendering.start(work)
             if len(self._rendered) > _MOST_RENDERED:
                 del self._rendered[next(iter(self._rendered))]
         return await asyncio.shield(found)

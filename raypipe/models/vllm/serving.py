@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,6 +21,7 @@ from typing import Any
 import orjson
 import psutil
 
+from raypipe.background import start_thread
 from raypipe.chat import LLM
 from raypipe.errors import InfrastructureError
 from raypipe.models.presets import ServedOptions
@@ -163,7 +163,7 @@ def _end_with(parent: int) -> None:
                 child.kill()
         os._exit(1)
 
-    threading.Thread(target=watch, name="parent", daemon=True).start()
+    start_thread(watch, "parent", None)
 
 
 def main() -> None:
