@@ -151,6 +151,12 @@ class Stop:
         if count:
             self._busy_at = time.monotonic()
 
+    def not_heard_yet(self) -> None:
+        """Whoever knows of calls in flight has not heard of the stop: for a while that counts as if there were some."""
+        now = time.monotonic()
+        if self.is_asked and now < self._asked_at + _QUIET_S:
+            self._busy_at = now
+
     @contextmanager
     def leaving(self, leave: Callable[[], None]) -> Generator[None]:
         """When the work is left behind while inside, `leave` ends what it has started."""

@@ -37,17 +37,20 @@ class Board:
     def __init__(self) -> None:
         self._snapshots: dict[str, Snapshot] = {}
         self._halted_for, self._drain_s = "", 0.0
+        self._is_heard = False
 
     def put(self, name: str, snapshot: Snapshot) -> tuple[str, float]:
         """Why the run is to end, empty while it goes on, and how long calls in flight are waited for."""
         self._snapshots[name] = snapshot
+        self._is_heard = bool(self._halted_for)
         return self._halted_for, self._drain_s
 
     def halt(self, reason: str, drain_s: float) -> None:
         self._halted_for, self._drain_s = reason, drain_s
 
-    def snapshots(self) -> list[Snapshot]:
-        return list(self._snapshots.values())
+    def snapshots(self) -> tuple[list[Snapshot], bool]:
+        """What conductors saw last, and whether one has heard that the run is to end."""
+        return list(self._snapshots.values()), self._is_heard
 
 
 BOARD_AFTER_S = 2.0
@@ -57,6 +60,12 @@ BOARD_AFTER_S = 2.0
 def board_of(run: str) -> Any:
     """The board of a run, started by whoever asks first."""
     return ray.remote(Board).options(name=f"raypipe-{run}", get_if_exists=True, num_cpus=0).remote()
+
+
+def _has_board(run: str) -> bool:
+    with suppress(ValueError):
+        return bool(ray.get_actor(f"raypipe-{run}"))
+    return False
 
 
 def start_authority(run: str, caps: Caps, spent: Amount) -> Any:
@@ -87,7 +96,10 @@ class ConductorUDF:
         asyncio.run_coroutine_threadsafe(self._report(), self._loop)
 
     async def _report(self) -> None:
-        await asyncio.sleep(BOARD_AFTER_S)
+        for _ in range(round(BOARD_AFTER_S / _BOARD_EVERY_S)):
+            await asyncio.sleep(_BOARD_EVERY_S)
+            if await asyncio.to_thread(_has_board, self._run_id):  # the run is to end soon after its beginning
+                break
         board = await asyncio.to_thread(board_of, self._run_id)
         while True:
             reason, drain_s = await board.put.remote(self._name, self._conductor.snapshot())

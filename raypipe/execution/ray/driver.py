@@ -210,18 +210,21 @@ class _Driver:
             self._authority = start_authority(self._run, self._setup.caps, self._setup.spent)
 
     def _watch(self, watch: Watch, stopped: threading.Event) -> None:
-        if stopped.wait(BOARD_AFTER_S):
-            return
+        for _ in range(round(BOARD_AFTER_S / _WATCH_EVERY_S)):
+            if self._is_over(stopped):
+                return
         board = board_of(self._run)
         while not self._is_over(stopped):
             with suppress(RayError):
                 if self._stop.is_asked:
                     board.halt.remote(ASKED, 0.0 if self._stop.is_at_once else DRAIN_S)
-                snapshots = ray.get(board.snapshots.remote(), timeout=_CLOSE_TIMEOUT_S)
+                snapshots, is_heard = ray.get(board.snapshots.remote(), timeout=_CLOSE_TIMEOUT_S)
+                if not is_heard:
+                    self._stop.not_heard_yet()
                 self._stop.calls_in_flight(calls_in_flight(self._setup.plan, snapshots, self._stop.is_overdue))
                 watch(snapshots)
         with suppress(RayError):
-            watch(ray.get(board.snapshots.remote(), timeout=_CLOSE_TIMEOUT_S))
+            watch(ray.get(board.snapshots.remote(), timeout=_CLOSE_TIMEOUT_S)[0])
             ray.kill(board)
 
     def _is_over(self, stopped: threading.Event) -> bool:

@@ -6,9 +6,11 @@ import gc
 import logging
 import os
 import threading
+import time
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -29,6 +31,8 @@ _QUIET = {
 }
 _BLOCK_BYTES = 16 << 20
 _SMALL_STORE_BYTES = 512 << 20
+_LET_GO_S, _LOOK_EVERY_S = 10.0, 0.1
+"""How long the work of a run that was left behind may take to let go of Ray."""
 
 
 def load() -> None:
@@ -44,36 +48,54 @@ def load() -> None:
 def leave_ray() -> None:
     """A run that uses Ray is left behind: end the Ray that was started for it, at once, or let go of another's.
 
-    A Ray that this process had before the run stays. The next run waits until this is through.
+    A Ray that this process had before the run stays. The work that is left behind lets go of it as soon as it hears:
+    Ray may end this process where one thread shuts it down while another waits for it. The next run waits for that.
     """
     speak_again()
-    with _letting_go:
-        if _Held.is_own:
+    for held in _held[-1:]:
+        held.is_left = held.is_ours
+        if held.is_own:
             kill_own_ray()
-        if _Held.is_ours:
-            _shut_down()
+        _await_end(held)
 
 
-def _shut_down() -> None:
-    import ray
-
-    _Held.is_ours = _Held.is_own = False
-    # Identifiers start anew with every Ray of this process: a reference of this one that is dropped later would
-    # take what has the same identifier then.
-    gc.collect()
-    ray.shutdown()
-
-
+@dataclass(eq=False)
 class _Held:
-    """What this process has of Ray because of a run."""
+    """What one session has of Ray."""
 
-    is_ours = False
-    """It was started or joined for the run."""
-    is_own = False
+    is_ours: bool
+    """It was started or joined for it."""
+    is_own: bool
     """It was started."""
+    is_left: bool = False
+    """The run was left behind, and what it did may still go on."""
+
+    def shut_down(self) -> None:
+        """Once."""
+        import ray
+
+        with _letting_go:
+            if self in _held:
+                _held.remove(self)
+                if self.is_ours:
+                    # Identifiers start anew with every Ray of this process: a reference of this one that is dropped
+                    # later would take what has the same identifier then.
+                    gc.collect()
+                    ray.shutdown()
 
 
+_held: list[_Held] = []
+"""One for each session that is open, the last one of them being used."""
 _letting_go = threading.Lock()
+
+
+def _await_end(held: _Held) -> None:
+    """The Ray of a run that was left behind is let go of; where its work does not come to that, here."""
+    deadline = time.monotonic() + _LET_GO_S
+    while held.is_left and held in _held and time.monotonic() < deadline:
+        time.sleep(_LOOK_EVERY_S)
+    if held.is_left:
+        held.shut_down()
 
 
 def kill_own_ray() -> None:
@@ -102,21 +124,21 @@ def session(address: str | None) -> Generator[bool]:
     load()
     import ray
 
-    with _letting_go:
-        started = not ray.is_initialized()
-        _Held.is_ours, _Held.is_own = started, started and address is None
-    if started:
-        _start(address)
-    _settle_data_context()
+    for one in list(_held):
+        _await_end(one)
+    started = not ray.is_initialized()
+    held = _Held(started, started and address is None)
+    _held.append(held)
     try:
-        yield started and address is None
+        if started:
+            _start(address)
+        _settle_data_context()
+        yield held.is_own
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)
         raise
     finally:
-        if started:
-            with _letting_go:
-                _shut_down()
+        held.shut_down()
 
 
 _errors: list[int] = []
