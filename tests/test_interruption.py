@@ -15,7 +15,7 @@ from raypipe.calllog import ROW_GROUP, Asked, SegmentWriter, compact
 from raypipe.chat import Completion, Usage
 from raypipe.errors import StoppedError
 from raypipe.interruption import Interruption, checkpoint, interruptible, pause
-from raypipe.tables import write_dataset, write_part
+from raypipe.tables import write_dataset
 
 OWNER = "0" * 12
 
@@ -69,9 +69,7 @@ def test_an_index_is_left_within_a_large_segment(tmp_path: Path) -> None:
         index_with_segments(load_index(tmp_path, known=False), tmp_path, OWNER)
 
 
-def test_a_dataset_is_left_between_two_parts(tmp_path: Path) -> None:
-    parts = [tmp_path / f"{number}.parquet" for number in range(5)]
-    for number, part in enumerate(parts):
-        write_part(part, pa.table({"n": [number]}))
+def test_a_dataset_is_left_between_two_tables(tmp_path: Path) -> None:
+    tables = [pa.table({"n": [number]}) for number in range(5)]
     with ended_after(3):
-        write_dataset(parts, tmp_path / "data", pa.schema([]))
+        write_dataset(tables, tmp_path / "data", tables[0].schema)
