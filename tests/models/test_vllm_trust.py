@@ -24,8 +24,8 @@ def load(folder: Path, allow: tuple[str, ...] = (), *, serve: bool = False, **en
 
 
 RISKS: list[tuple[str, Any]] = [
-    *((name, "evil.module.Class") for name in GUARDED if not name.startswith("_")),
-    *((name, "evil.module.Class") for name in CHOSEN),
+    *((name, "evil.module.Class") for name in sorted(GUARDED) if not name.startswith("_")),
+    *((name, "evil.module.Class") for name in sorted(CHOSEN)),
     ("trust_remote_code", True),
     ("load_format", "pt"),
     ("kv_transfer_config", {"kv_connector_module_path": "evil.module"}),
