@@ -1,33 +1,27 @@
-"""I turn a row into text or into a verdict by a Jinja template or expression.
+"""Turns a row into text or into a verdict by a Jinja template or expression.
 
-I do not know what the text is for. Templates come from configuration files, so they run in Jinja's
-sandbox; a variable that the row does not have is an error, a null is empty text.
+Knows nothing of what the text is for. Templates come from configuration files, so they run in a bounded sandbox; a
+variable that the row does not have is an error, a null is empty text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import jinja2
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta, nodes
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.runtime import Context
-from jinja2.sandbox import SandboxedEnvironment
 
-from raypipe.errors import RowError, SpecError, Violation
+from raypipe.errors import RowError, SpecError, Violation, shortened
 from raypipe.row import Values
+from raypipe.steps.sandbox import MOST_CHARACTERS, check_length, environment, joined, undeclared
+from raypipe.steps.template_costs import begin
 
-_RENDER_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-
-
-@cache
-def _environment() -> SandboxedEnvironment:
-    return SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False, finalize=_empty_for_null)
-
-
-def _empty_for_null(value: Any) -> Any:
-    return "" if value is None else value
+_RENDER_ERRORS = (
+    *(TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError),
+)
 
 
 class Template:
@@ -38,7 +32,7 @@ class Template:
     def __init__(self, text: str) -> None:
         self.text = text
         self._parts = _parts(text)
-        self._template: jinja2.Template = _compiled("template", _environment().from_string, text)
+        self._template: jinja2.Template = _compiled("template", environment().from_string, text)
         self._globals = dict(self._template.globals)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -49,11 +43,12 @@ class Template:
         if self._parts is not None:
             texts = [part if name is None else row.get(name, part) for part, name in self._parts]
             if all(text is not _MISSING for text in texts):
-                return "".join(["" if text is None else str(text) for text in texts])
+                return _put_together(["" if text is None else str(text) for text in texts], row)
+        begin()
         try:
             # `Template.render` would walk through layered globals for every row, which takes longer than rendering.
             context = Context(self._template.environment, {**self._globals, **row}, None, self._template.blocks)
-            return "".join(self._template.root_render_func(context))
+            return joined(self._template.root_render_func(context))
         except _RENDER_ERRORS as error:
             raise _row_error(error, row) from None
 
@@ -73,6 +68,7 @@ class Expression:
 
     def __call__(self, row: Values) -> bool:
         """Whether it holds. Raises RowError (`template`) when the row does not fit."""
+        begin()
         try:
             return bool(self._value(row))
         except _RENDER_ERRORS as error:
@@ -89,23 +85,28 @@ def compile_expression(text: str) -> Expression:
     return Expression(text)
 
 
+@lru_cache(maxsize=256)
 def variables(text: str) -> frozenset[str]:
     """Names that the template takes from the row. Raises SpecError when `text` is no template."""
-    return frozenset(meta.find_undeclared_variables(_compiled("template", _environment().parse, text)))
+    return _compiled("template", lambda text: undeclared(environment().parse(text)), text)
 
 
 def first_variable(*texts: str) -> tuple[str, ...]:
     """The name that the first of the templates with any takes from the row first; none where none takes any."""
     for text in texts:
         names = variables(text)
-        for place in _compiled("template", _environment().parse, text).find_all(nodes.Name):
-            if place.name in names:
-                return (place.name,)
+        for name in _compiled("template", _names, text):
+            if name in names:
+                return (name,)
     return ()
 
 
+def _names(text: str) -> list[str]:
+    return [place.name for place in environment().parse(text).find_all(nodes.Name)]
+
+
 def _expression(text: str) -> Callable[[Values], Any]:
-    return _environment().compile_expression(text, undefined_to_none=False)
+    return environment().compile_expression(text, undefined_to_none=False)
 
 
 _MISSING: Any = object()
@@ -114,7 +115,7 @@ _MISSING: Any = object()
 def _parts(text: str) -> list[tuple[Any, str | None]] | None:
     """Texts, and names of columns, of which a template is put together; `None` when it does more than that."""
     found: list[tuple[Any, str | None]] = []
-    for node in _compiled("template", _environment().parse, text).body:
+    for node in _compiled("template", environment().parse, text).body:
         if not isinstance(node, nodes.Output):
             return None
         for part in node.nodes:
@@ -129,14 +130,25 @@ def _parts(text: str) -> list[tuple[Any, str | None]] | None:
 
 def _compiled(what: str, compile_text: Callable[[str], Any], text: str) -> Any:
     try:
+        check_length(text)
         return compile_text(text)
     except TemplateSyntaxError as error:
-        problem = f"line {error.lineno}: {(error.message or 'cannot be read').rstrip('.')}"
-        raise SpecError(violations=[Violation(what, problem)]) from None
-    except RecursionError:
-        raise SpecError(violations=[Violation(what, "is nested too deeply")]) from None
+        problem = f"line {error.lineno}: {shortened((error.message or 'cannot be read').rstrip('.'))}"
+    except (RecursionError, MemoryError):
+        problem = "is nested too deeply"
+    except (SyntaxError, ValueError, OverflowError) as error:
+        # Python, into which Jinja compiles, knows at most 20 loops inside each other and numbers of 4,300 digits.
+        problem = f"cannot be compiled: {shortened(str(error))}"
+    raise SpecError(violations=[Violation(what, problem)])
+
+
+def _put_together(texts: list[str], row: Values) -> str:
+    if sum(map(len, texts)) > MOST_CHARACTERS:
+        raise _row_error(ValueError(f"the text has more than {MOST_CHARACTERS >> 20} Mi characters"), row)
+    return "".join(texts)
 
 
 def _row_error(error: Exception, row: Values) -> RowError:
     listed = ", ".join(repr(name) for name in row)
-    return RowError(f"{error} (the row has {listed or 'no columns'})", kind="template")
+    said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error) or type(error).__name__
+    return RowError(f"{shortened(said)} (the row has {shortened(listed) or 'no columns'})", kind="template")
