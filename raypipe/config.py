@@ -15,6 +15,7 @@ Steps follow each other in the order of the file; `after: [names]` says otherwis
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from typing import Any, Literal, Unpack, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from raypipe.errors import CallError, SpecError, Violation, nearest
+from raypipe.bounded_reading import DEEPEST, PlainLoader, check_depth
+from raypipe.errors import CallError, SpecError, Violation, nearest, shortened
 from raypipe.permissions import Allowances, Permissions, folder_permissions, key_pairs
 from raypipe.secrets import HIDDEN, hidden, is_secret_name, shown_address
 from raypipe.spec import violations
@@ -177,7 +179,8 @@ def _step_violations(number: int, step: Any) -> list[Violation]:
 
 
 def _key_violations(plain: Mapping[Any, Any], where: str) -> list[Violation]:
-    return [Violation(where, f"key {key!r} is no text; put it in quotes") for key in plain if not isinstance(key, str)]
+    wrong = [shortened(repr(key), 80) for key in plain if not isinstance(key, str)]
+    return [Violation(where, f"key {key} is no text; put it in quotes") for key in wrong]
 
 
 def _kind(value: Any) -> str:
@@ -194,7 +197,7 @@ def _said(error: yaml.YAMLError) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: {said}"
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(PlainLoader):
     """Safe YAML in which a key given twice is an error, not a silent loss."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -202,7 +205,7 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # What PyYAML comes to for a value that its tag does not fit, such as `!!timestamp no`.
-            problem = f"{node.value!r} cannot be read as {node.tag.rpartition(':')[2]} ({error})"
+            problem = f"{shortened(repr(node.value), 80)} cannot be read as {node.tag.rpartition(':')[2]} ({error})"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
@@ -210,7 +213,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode) and key.value in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+            problem = f"key {shortened(repr(key.value), 80)} is given twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
         seen.add(str(key.value))
     loader.flatten_mapping(node)
     return loader.construct_mapping(node, deep=True)
@@ -223,18 +227,23 @@ def _plain(text: str) -> Any:
     # YAML takes most of JSON but neither tabs nor a character that is escaped as two surrogates.
     if text.lstrip().startswith("{"):
         try:
-            return json.loads(text, object_pairs_hook=_object)
+            plain = json.loads(text, object_pairs_hook=_object)
         except json.JSONDecodeError:
             pass
+        except RecursionError:
+            raise ValueError(f"it is nested deeper than {DEEPEST} levels") from None
+        else:
+            check_depth(plain)
+            return plain
     return yaml.load(text, Loader=_Loader)
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice!r} is given twice")
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
+        raise ValueError(f"key {shortened(repr(twice), 80)} is given twice")
     return made
 
 

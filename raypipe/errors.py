@@ -26,6 +26,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, cast
 
+_LONGEST_PROBLEM = 2000
+"""Characters of one violation."""
+_MOST_VIOLATIONS = 200
+"""Violations that a message lists."""
+
 
 def shortened(text: str, most: int = 200) -> str:
     """The text, its middle left out where it is longer than `most` characters."""
@@ -47,6 +52,9 @@ class Violation:
     where: str
     problem: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "problem", shortened(self.problem, _LONGEST_PROBLEM))
+
     def __str__(self) -> str:
         return f"{self.where}: {self.problem}" if self.where else self.problem
 
@@ -55,9 +63,11 @@ class RaypipeError(Exception):
     """Base of all errors of raypipe. `exit_code` is what the command line ends with."""
 
     exit_code: ClassVar[int] = 5
+    longest: ClassVar[int] = 20_000
+    """Most characters of a message, whatever value somebody writes into one."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(message)
+        super().__init__(shortened(message, self.longest))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), str(self), dict(vars(self)))
@@ -76,10 +86,13 @@ class SpecError(RaypipeError):
     """
 
     exit_code = 1
+    longest = _MOST_VIOLATIONS * (_LONGEST_PROBLEM + 200)
 
     def __init__(self, message: str = "", violations: Iterable[Violation] = ()) -> None:
         found = tuple(violations)
-        super().__init__(message or "\n".join(str(violation) for violation in found))
+        lines = [str(violation) for violation in found[:_MOST_VIOLATIONS]]
+        more = [f"… and {len(found) - _MOST_VIOLATIONS} more"] if len(found) > _MOST_VIOLATIONS else []
+        super().__init__(message or "\n".join(lines + more))
         self.violations = found
 
 
@@ -97,6 +110,8 @@ class OutputError(RaypipeError):
 
 class RowError(RaypipeError):
     """One row cannot pass one step; `kind` groups such failures (`parse`, `template`, …)."""
+
+    longest = 4000
 
     def __init__(self, message: str = "", kind: str = "step") -> None:
         super().__init__(message)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, islice
+from reprlib import Repr
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -114,5 +115,25 @@ def _said(item: ErrorDetails) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    """Written in time that does not grow with the value: it may be a whole table, or stand for more than there is."""
+    text = _Shown().repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+class _Shown(Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = 6
+        self.maxstring = self.maxlong = self.maxother = 70
+        self.fillvalue = "…"
+
+    def repr_str(self, x: str, level: int) -> str:
+        return repr(x[: self.maxstring])
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        """In its own order, which `Repr` sorts."""
+        if level <= 0:
+            return "{…}"
+        parts = [f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}" for key in islice(x, self.maxdict)]
+        return "{" + ", ".join([*parts, *(["…"] if len(x) > self.maxdict else [])]) + "}"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import IO, Any, cast
 
-import orjson
 import pyarrow as pa
 
+from raypipe.bounded_reading import load_json
 from raypipe.bounds import READ_BYTES
 from raypipe.errors import InputError
 from raypipe.steps.locating import kind_of, opened
@@ -89,8 +89,8 @@ def _is_list(file: IO[bytes]) -> bool:
 
 def _object(path: str, place: str, line: bytes) -> dict[str, Any]:
     try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
+        value = load_json(line)
+    except ValueError as error:
         shown = line[:_SHOWN].decode(errors="replace").strip()
         problem = f"is not JSON ({error}): {shown!r}; write one JSON object on each line, or one list of objects"
         raise InputError(f"file {path!r}, {place} {problem}") from None
@@ -99,8 +99,8 @@ def _object(path: str, place: str, line: bytes) -> dict[str, Any]:
 
 def _list_rows(path: str, text: bytes) -> Iterator[_Row]:
     try:
-        values = cast(list[Any], orjson.loads(text))
-    except orjson.JSONDecodeError as error:
+        values = cast(list[Any], load_json(text))
+    except ValueError as error:
         raise InputError(f"file {path!r} is no JSON list ({error}); correct it there") from None
     for number, value in enumerate(values, start=1):
         yield _Row(f"item {number}", _checked(path, f"item {number}", value))

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import isgenerator
 from typing import Any, cast
 
-import orjson
-
+from raypipe.bounded_reading import load_json
 from raypipe.errors import RowError, SpecError, Violation, nearest, shortened
 from raypipe.naming import imported
 from raypipe.patterns import Pattern, compile_pattern
@@ -114,12 +113,12 @@ TYPES = {"text": "string", "comma_list": "list<string>", "lines": "list<string>"
 def read_json(text: str, *, repair: bool = True) -> Any:
     """The JSON value in the text, `None` when there is none; a repaired value is always a list or an object.
 
-    What comes back can be stored: no lone surrogates, no numbers over 64 bits.
+    What comes back can be stored: no lone surrogates, no numbers over 64 bits, not nested too deeply.
     """
     for candidate in (text, *_FENCE.findall(text)):
         try:
-            return orjson.loads(candidate)
-        except orjson.JSONDecodeError:
+            return load_json(candidate)
+        except ValueError:
             continue
     return repaired(text) if repair else None
 

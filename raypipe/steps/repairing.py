@@ -11,6 +11,8 @@ from typing import Any, SupportsIndex, cast
 
 import orjson
 
+from raypipe.bounded_reading import load_json
+
 _LOOKS_A_CHARACTER = 10
 """Sound repairs look at a character about three times: quotes, keys, commas, brackets, comments, fences."""
 _FEWEST_LOOKS = 20_000
@@ -57,7 +59,7 @@ def repaired(text: str) -> Any:
     left = [min(max(_FEWEST_LOOKS, _LOOKS_A_CHARACTER * len(text)), _MOST_LOOKS)]
     try:
         found = cast(object, repair_json(_CountedText.of(text, left), return_objects=True, skip_json_loads=True))
-        storable = orjson.loads(orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS))
+        storable = load_json(orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS))
     except (_TooCostly, RecursionError, ValueError, TypeError):
         return None
     return storable if isinstance(storable, dict | list) and storable else None
