@@ -8,7 +8,8 @@ from typing import Any
 
 from raypipe.steps.parsing import read_json
 
-_TAGGED = re.compile(r"<JSON>(.*?)</JSON>", re.DOTALL | re.IGNORECASE)
+_OPENS = re.compile("<JSON>", re.IGNORECASE)
+_CLOSES = re.compile("</JSON>", re.IGNORECASE)
 _SHOWN = 80
 
 
@@ -19,9 +20,15 @@ def parse_json(text: str | Sequence[str]) -> Any:
     """
     if not isinstance(text, str):
         return [parse_json(one) for one in text]
-    tagged = _TAGGED.search(text)
-    found = read_json(tagged[1] if tagged else text)
+    found = read_json(_between_tags(text))
     if found is None:
         shown = text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
         raise ValueError(f"no JSON value in {shown!r}")
     return found
+
+
+def _between_tags(text: str) -> str:
+    """What stands between the first tag and the one that closes it; the text where there are none."""
+    opening = _OPENS.search(text)
+    closing = _CLOSES.search(text, opening.end()) if opening else None
+    return text[opening.end() : closing.start()] if opening and closing else text

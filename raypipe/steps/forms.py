@@ -13,6 +13,7 @@ from typing import Any, cast
 from raypipe.chat import Request
 from raypipe.errors import RowError, SpecError, Violation
 from raypipe.patterns import Pattern, compile_pattern
+from raypipe.steps.beside import BesideLoop
 from raypipe.steps.schemas import Node
 
 FORMS = ("regex", "choice", "grammar")
@@ -31,6 +32,8 @@ class TextForm:
             raise _unsound(f"has {' and '.join(map(repr, said))}; an answer has one form, keep one of them")
         self.declared: dict[str, Any] = dict(said)
         self._pattern = _compiled(said["regex"]) if "regex" in said else None
+        self.beside = BesideLoop("checks")
+        self.may_take_long = self._pattern is not None and not self._pattern.is_linear
         self._choices = _choices(said["choice"]) if "choice" in said else ()
         grammar = said.get("grammar", "-")
         if not isinstance(grammar, str) or not grammar.strip():
@@ -59,7 +62,7 @@ class TextForm:
             if self._fits(said):
                 return said
         pattern = self._pattern
-        wanted = "is none of the choices" if pattern is None else f"does not match {_short(pattern.pattern)}"
+        wanted = "is none of the choices" if pattern is None else f"does not match {pattern.pattern!r}"
         raise RowError(f"the completion {wanted}: {_short(text)}", kind="schema")
 
     def _fits(self, text: str) -> bool:

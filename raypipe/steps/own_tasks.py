@@ -13,6 +13,7 @@ from types import new_class
 from typing import Any, NamedTuple, cast
 
 import yaml
+from pydantic import PrivateAttr
 
 from raypipe.chat import Caller, Message, Request
 from raypipe.errors import RowError
@@ -21,6 +22,7 @@ from raypipe.row import MODEL_NAME, Values
 from raypipe.step import Columns
 from raypipe.steps.asking import AskingStep, shown
 from raypipe.steps.batching import StepColumns
+from raypipe.steps.beside import BesideLoop
 from raypipe.steps.signatures import unsound
 
 _FORM = (
@@ -30,7 +32,12 @@ _FORM = (
 
 
 class Task(AskingStep):
-    """Base of tasks of one's own: subclasses say `inputs`, `outputs`, `format_input` and `format_output`."""
+    """Base of tasks of one's own: subclasses say `inputs`, `outputs`, `format_input` and `format_output`.
+
+    Both are called in a thread of the task, one call after the other, so that a slow one holds up no other step.
+    """
+
+    _beside: BesideLoop = PrivateAttr(default_factory=lambda: BesideLoop("task"))
 
     @property
     def inputs(self) -> StepColumns:
@@ -79,8 +86,9 @@ class Task(AskingStep):
 
     async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
         given = dict(row)
-        completion = await llm.complete(Request(tuple(self.format_input(given))), sample=sample)
-        made: Any = self.format_output(completion.text, given)
+        messages = await self._beside.run(lambda: tuple(self.format_input(given)))
+        completion = await llm.complete(Request(messages), sample=sample)
+        made: Any = await self._beside.run(self.format_output, completion.text, given)
         if not isinstance(made, Mapping):
             raise RowError(f"format_output gave {shown(made)}, not a mapping of columns to values", kind="output")
         columns = dict(cast("Mapping[str, Any]", made))

@@ -59,6 +59,11 @@ def parser(parse: str | Parser, *, pattern: str | None = None, names: Sequence[s
     )
 
 
+def takes_long(parse: Parser) -> bool:
+    """Whether it may take longer than an event loop can wait: code of the user's own, or a pattern with a deadline."""
+    return getattr(parse, "may_take_long", False)
+
+
 def as_text(text: str) -> str:
     """The text without white space around it."""
     return text.strip()
@@ -177,6 +182,7 @@ def _by_pattern(pattern: Pattern) -> Parser:
             return {name: found.groups[number - 1] for name, number in pattern.groupindex.items()}
         return found.groups if pattern.groups > 1 else (*found.groups, found.whole)[0]
 
+    cast(Any, as_match).may_take_long = not pattern.is_linear
     return as_match
 
 
@@ -195,6 +201,7 @@ def _guarded(function: Any) -> Parser:
             raise unparsable(text, "value for the parser")
         return value
 
+    cast(Any, parsed).may_take_long = True
     return parsed
 
 

@@ -15,6 +15,8 @@ from raypipe.bounded_reading import load_json
 
 _LOOKS_A_CHARACTER = 10
 """Sound repairs look at a character about three times: quotes, keys, commas, brackets, comments, fences."""
+_COPIED_A_LOOK = 1000
+"""Characters that are copied in the time of a look."""
 _FEWEST_LOOKS = 20_000
 _MOST_LOOKS = 200_000
 """About two seconds of a slow core."""
@@ -37,10 +39,10 @@ class _CountedText(str):
         return made
 
     def __getitem__(self, key: SupportsIndex | slice) -> str:
-        self._left[0] -= 1
+        found = super().__getitem__(key)
+        self._left[0] -= 1 + len(found) // _COPIED_A_LOOK
         if self._left[0] < 0:
             raise _TooCostly
-        found = super().__getitem__(key)
         return _CountedText.of(found, self._left) if isinstance(key, slice) else found
 
     def __add__(self, other: str) -> str:

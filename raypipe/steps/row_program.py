@@ -7,7 +7,7 @@ rendering and one parse.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from raypipe.chat import Caller, Request
@@ -15,9 +15,10 @@ from raypipe.errors import RowError
 from raypipe.row import METADATA, Values
 from raypipe.step import Output
 from raypipe.steps.awaiting import all_of
+from raypipe.steps.beside import LONG, BesideLoop
 from raypipe.steps.heard import Heard, Keeping, labels_of
 from raypipe.steps.outputs import Outputs
-from raypipe.steps.parsing import Parser
+from raypipe.steps.parsing import Parser, takes_long
 from raypipe.steps.structured import Expected, ask_structured, cut
 from raypipe.steps.templates import Template
 
@@ -55,6 +56,8 @@ class RowProgram:
     parse: Parser
     outputs: Outputs
     ending: Ending
+    beside: BesideLoop = field(default_factory=lambda: BesideLoop("parser"))
+    """Where a parser works that may take long."""
 
     async def run(self, row: Values, llm: Caller) -> Output:
         """The new columns. Raises RowError for a row that cannot pass."""
@@ -96,6 +99,8 @@ class RowProgram:
             return value
         completion = await llm.complete(request, sample=sample)
         try:
+            if takes_long(self.parse) or len(completion.text) > LONG:
+                return await self.beside.run(self.parse, completion.text)
             return self.parse(completion.text)
         except RowError as error:
             raise cut(request, completion) or error from None

@@ -157,7 +157,7 @@ def _length(value: Any) -> int:
 
 def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[Any]:
     if isinstance(instance, str) and not compile_pattern(pattern).search(instance):
-        yield _error(f"{shortened(repr(instance))} does not match {pattern!r}")
+        yield _error(f"{instance!r} does not match {pattern!r}")
 
 
 def _pattern_properties(validator: Any, said: Node, instance: Any, _: Any) -> Iterator[Any]:
@@ -172,16 +172,28 @@ def _pattern_properties(validator: Any, said: Node, instance: Any, _: Any) -> It
 def _additional_properties(validator: Any, said: Any, instance: Any, schema: Node) -> Iterator[Any]:
     if not isinstance(instance, dict):
         return
-    patterns = [compile_pattern(one) for one in schema.get("patternProperties", ())]
+    named = cast("Mapping[str, Any]", schema.get("patternProperties", {}))
+    patterns = [compile_pattern(one) for one in named]
     known = cast("Mapping[str, Any]", schema.get("properties", {}))
-    for name, value in cast("Node", instance).items():
+    extras: list[str] = []
+    for name in cast("Node", instance):
         _spend(len(patterns) // _PART_OF_A_STEP)
-        if name in known or any(one.search(name) for one in patterns):
-            continue
-        if said is False:
-            yield _error(f"Additional properties are not allowed ({shortened(repr(name))} was unexpected)")
-        elif isinstance(said, dict):
-            yield from validator.descend(value, said, path=name)
+        if name not in known and not any(one.search(name) for one in patterns):
+            extras.append(name)
+    if isinstance(said, dict):
+        for name in extras:
+            yield from validator.descend(instance[name], said, path=name)
+    elif not said and extras:
+        yield _error(_unexpected(sorted(extras), sorted(named)))
+
+
+def _unexpected(extras: list[str], patterns: list[str]) -> str:
+    """In the words of jsonschema, which recorded calls repeat to their model."""
+    listed = ", ".join(map(repr, extras))
+    if patterns:
+        verb = "does" if len(extras) == 1 else "do"
+        return f"{listed} {verb} not match any of the regexes: {', '.join(map(repr, patterns))}"
+    return f"Additional properties are not allowed ({listed} {'was' if len(extras) == 1 else 'were'} unexpected)"
 
 
 def _unique_items(_: Any, said: Any, instance: Any, __: Any) -> Iterator[Any]:
@@ -192,7 +204,7 @@ def _unique_items(_: Any, said: Any, instance: Any, __: Any) -> Iterator[Any]:
         _spend(1)
         key = orjson.dumps(_equal_numbers(item), option=orjson.OPT_SORT_KEYS)
         if key in seen:
-            yield _error(f"{shortened(repr(item))} is there twice, among items that must differ")
+            yield _error(f"{instance!r} has non-unique elements")
             return
         seen.add(key)
 
@@ -213,7 +225,7 @@ def _enum(_: Any, said: list[Any], instance: Any, __: Any) -> Iterator[Any]:
 
     _spend(len(said) // 4)
     if not any(cast("Any", _utils).equal(one, instance) for one in said):
-        yield _error(f"{shortened(repr(instance))} is not one of {shortened(repr(said))}")
+        yield _error(f"{instance!r} is not one of {said!r}")
 
 
 def _error(message: str) -> Exception:

@@ -7,7 +7,7 @@ pydantic class that stands for one, or the form of a text, or the dotted path of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import orjson
@@ -17,6 +17,7 @@ from pydantic.errors import PydanticUserError
 from raypipe.chat import Caller, Completion, Request, Schema
 from raypipe.errors import RowError
 from raypipe.naming import imported
+from raypipe.steps.beside import LONG, BesideLoop
 from raypipe.steps.forms import TextForm, form_of
 from raypipe.steps.parsing import read_json
 from raypipe.steps.schema_check import SchemaCheck, Uncheckable
@@ -30,7 +31,7 @@ Check = Callable[[Any], Any]
 class Structure:
     """A schema ready to check answers. It travels to workers as the schema."""
 
-    __slots__ = ("_check", "_schema", "json_schema")
+    __slots__ = ("_check", "_schema", "beside", "json_schema")
     again = "the corrected JSON"
     """What is asked for where an answer does not fit."""
 
@@ -38,6 +39,7 @@ class Structure:
         """Raises SpecError for what is no schema."""
         self._schema = schema
         self.json_schema: Node = _json_schema(schema)
+        self.beside = BesideLoop("checks")
         self._check: Check = _model_check(schema) if isinstance(schema, type) else _schema_check(self.json_schema)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -48,6 +50,11 @@ class Structure:
 
     def __hash__(self) -> int:
         return hash(orjson.dumps(self.json_schema, option=orjson.OPT_SORT_KEYS))
+
+    @property
+    def may_take_long(self) -> bool:
+        """Whether code of the user's own checks."""
+        return isinstance(self._schema, type)
 
     @property
     def declared(self) -> type[BaseModel] | Node:
@@ -114,14 +121,14 @@ async def ask_structured(
     asked = structure.asked(request)
     completion = await llm.complete(asked, sample=sample)
     try:
-        return _checked(structure, asked, completion), completion
+        return await _checked(structure, asked, completion), completion
     except RowError as error:
         if error.kind == _CUT:
             raise
         problem = error
     again = f"That does not fit: {problem}. Answer again with {structure.again} only."
     completion = await llm.complete(_with_problem(asked, completion, again), sample=sample)
-    return _checked(structure, asked, completion), completion
+    return await _checked(structure, asked, completion), completion
 
 
 def cut(request: Request, completion: Completion) -> RowError | None:
@@ -132,10 +139,12 @@ def cut(request: Request, completion: Completion) -> RowError | None:
     return RowError(f"the completion was cut at max_tokens={limit}; raise max_tokens", kind=_CUT)
 
 
-def _checked(structure: Expected, request: Request, completion: Completion) -> Any:
+async def _checked(structure: Expected, request: Request, completion: Completion) -> Any:
     """Of a cut completion nothing is repaired: closing its brackets would pass half an answer as a whole one."""
     shortened = cut(request, completion)
     try:
+        if structure.may_take_long or len(completion.text) > LONG:
+            return await structure.beside.run(partial(structure.validate, completion.text, repair=shortened is None))
         return structure.validate(completion.text, repair=shortened is None)
     except RowError:
         if shortened is not None:

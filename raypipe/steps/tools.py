@@ -10,7 +10,6 @@ import asyncio
 import contextvars
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from raypipe.background import TaskScope, start_thread
 from raypipe.chat import Caller, Completion, Message, Request
 from raypipe.errors import RaypipeError, RowError, nearest
+from raypipe.steps.beside import Held
 from raypipe.steps.parsing import read_json
 from raypipe.steps.showing import shown
 from raypipe.steps.structured import Structure, cut, structure_of
@@ -226,40 +226,14 @@ async def _in_thread(work: Callable[[], Any], named: str) -> Any:
     working: asyncio.Future[Any] = loop.create_future()
     context = contextvars.copy_context()
 
-    def end(held: _Held) -> None:
-        if working.done():
-            return
-        if held.error is None:
-            working.set_result(held.result)
-        else:
-            working.set_exception(held.error)
-
     def run() -> None:
-        held = _Held()
+        held = Held()
         with held:
             held.result = context.run(work)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(end, held)
+        held.tell(loop, working)
 
     start_thread(run, named, None)
     return await working
-
-
-class _Held:
-    """What a tool returned or raised, as a future takes it."""
-
-    result: Any = None
-    error: Exception | None = None
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if error is not None:
-            # A future takes no StopIteration, and SystemExit would end the loop.
-            if not isinstance(error, Exception) or isinstance(error, StopIteration):
-                error = RuntimeError(f"it raised {type(error).__name__} {error}".rstrip())
-            self.error = error
-        return True
 
 
 def _is_call(call: Any) -> bool:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, PrivateAttr, field_serializer, field_validator
 
 from raypipe.chat import Caller
 from raypipe.errors import RowError, SpecError
@@ -19,6 +19,7 @@ from raypipe.naming import imported_function
 from raypipe.permissions import check_file
 from raypipe.row import MODEL_NAME, Values
 from raypipe.step import Columns, Output, Shape, Step
+from raypipe.steps.beside import BesideLoop
 from raypipe.steps.parsing import as_json_list
 from raypipe.steps.schemas import arrow_type
 from raypipe.workflows.building import WorkflowBuilder
@@ -47,6 +48,8 @@ class WorkflowStep(Step):
     the model that answered last."""
     base_dir: str | None = Field(default=None, exclude=True, repr=False)
     """Folder that files are relative to, by default the working directory."""
+
+    _beside: BesideLoop = PrivateAttr(default_factory=lambda: BesideLoop("workflow"))
 
     def __init__(self, name: str | None = None, /, **fields: Any) -> None:
         workflow, folder = fields.get("workflow"), fields.get("base_dir") or "."
@@ -117,7 +120,8 @@ class WorkflowStep(Step):
         workflow = self._fixed
         longest = self.llm.max_tokens if self.llm is not None else None
         if workflow is None:
-            value = await self._made_for(row).run(llm, longest=longest)
+            made = await self._beside.run(self._made_for, row)
+            value = await made.run(llm, longest=longest)
         else:
             names = self.inputs if self.inputs is not None else workflow.memory.keys() & row.keys()
             given = {name: row[name] for name in names}
