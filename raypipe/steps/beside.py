@@ -13,7 +13,9 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
+
+from raypipe.background import start_thread
 
 LONG = 20_000
 """Characters of a text that is read beside the loop even by functions of our own."""
@@ -93,7 +95,7 @@ class BesideLoop:
         with self._lock:
             if not self._is_running:
                 self._is_running = True
-                threading.Thread(target=self._go_on, name=self._name, daemon=True).start()
+                start_thread(self._go_on, self._name, None)
 
     def _go_on(self) -> None:
         while (work := self._next()) is not None:
@@ -105,4 +107,4 @@ class BesideLoop:
             return self._work.get(timeout=_IDLE_S)
         with self._lock:
             self._is_running = not self._work.empty()
-            return cast("Callable[[], None]", self._work.get()) if self._is_running else None
+            return self._work.get() if self._is_running else None
