@@ -15,6 +15,8 @@ MOST_ITEMS = 50
 """Longest list that a prompt's number is followed to."""
 
 _LARGEST_COUNT = 1000
+_MOST_READ = 16_000
+"""Characters of a message."""
 _MOST_WORDS = 5
 _SPELT = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _NUMBERS = {word: number for number, word in enumerate(_SPELT, 2)}
@@ -85,7 +87,7 @@ class Prompt:
         parts = [part.strip() for part in _MARK.split(text)]
         said = [found for part in parts if (found := _ROLE.sub("", part))]
         is_users_turn = next((part for part in reversed(parts) if part), "").rstrip(": ").lower().endswith(_USERS)
-        return cls(said[-1] if said else "", all_text=text, is_users_turn=is_users_turn)
+        return cls(_read(said[-1]) if said else "", all_text=text, is_users_turn=is_users_turn)
 
     @classmethod
     def of(cls, messages: Sequence[Mapping[str, Any]]) -> Prompt:
@@ -93,7 +95,7 @@ class Prompt:
         system = "\n".join(text for role, text in texts if role == "system")
         asked = [text for role, text in texts if role != "system"]
         user = next((text for role, text in reversed(texts) if role == "user"), asked[-1] if asked else "")
-        return cls(user, system, "\n".join(text for _, text in texts))
+        return cls(_read(user), _read(system), "\n".join(text for _, text in texts))
 
     @cached_property
     def wording(self) -> str:
@@ -130,6 +132,11 @@ class Prompt:
         """What the things are called that the prompt asks for, in plural; empty where it does not say."""
         found = _NOUN.search(self.user)
         return found.group(1).lower() if found else ""
+
+
+def _read(text: str) -> str:
+    """What of a text is looked through: begin and end of one so long that looking for forms in it would take long."""
+    return text if len(text) <= _MOST_READ else text[: _MOST_READ // 2] + text[-_MOST_READ // 2 :]
 
 
 def _named(text: str) -> str:
