@@ -45,7 +45,12 @@ def pipeline_of(url: str, **options: Any) -> Pipeline:
         seed = LoadDataFromDicts([{"topic": topic} for topic in topics(ROWS)], name="seed")
         first = TextGeneration("first", llm=llm, template="{{ topic }}", output="first")
         parts = TextGeneration("parts", llm=llm, template="{{ topic }}, {{ first }}", output="part", parse=halves)
-        seed >> first >> parts.scatter() >> TextGeneration("last", llm=llm, template="{{ topic }}: {{ part }}", output="last")
+        (
+            seed
+            >> first
+            >> parts.scatter()
+            >> TextGeneration("last", llm=llm, template="{{ topic }}: {{ part }}", output="last")
+        )
     return pipeline
 
 
