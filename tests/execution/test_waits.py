@@ -27,7 +27,6 @@ ENDED_BY = {
     "local._Run._keep": _DONE,
     "local._Run._phase": "a batch is resolved when its rows have ended, and by whatever ends the run",
     "ray.conductors.ConductorUDF.__call__": "as `local._Run._phase`",
-    "ray.conductors.ConductorUDF._report": "an actor that is gone raises, one that is frozen stops a report only",
     "ray.conductors.ConductorUDF._report_engines": "an actor that is gone raises",
     "ray.driver._Read.__call__": "a task of Ray's: it ends with its owner, which a lost object ends, too",
     "ray.liveness._asked": "its caller bounds it",

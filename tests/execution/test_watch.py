@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import pytest
 
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
@@ -265,6 +268,32 @@ def test_the_rows_of_a_frozen_worker_go_to_another(tmp_path: Path) -> None:
     assert len(result["freezing"]) == 40
     assert (tmp_path / "frozen").exists()
     assert time.monotonic() - began < 120
+
+
+@step(outputs=["double"])
+async def slow(row: Values) -> dict[str, Any]:
+    await asyncio.sleep(0.5)
+    return {"double": 2 * row["number"]}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_frozen_conductor_is_followed_by_another(tmp_path: Path) -> None:
+    with Pipeline("slow") as pipeline:
+        LoadDataFromDicts([{"number": number} for number in range(400)], name="seed") >> slow("slow")
+    stopping = threading.Timer(8.0, stop_conductors)
+    stopping.start()
+    result = pipeline.run(tmp_path / "out", engine="ray")
+    stopping.join()
+    doubles = result["slow"].to_arrow().column("double").to_pylist()
+    assert sorted(doubles) == [2 * number for number in range(400)]
+
+
+def stop_conductors() -> None:
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "ConductorUDF" in " ".join(process.cmdline()):
+                process.suspend()
 
 
 @pytest.mark.full

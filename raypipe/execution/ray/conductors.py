@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -14,21 +15,23 @@ from uuid import uuid4
 import pyarrow as pa
 import ray
 import uvloop
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raypipe.background import start_thread
 from raypipe.errors import to_json
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.collection import collect_rarely
 from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
 from raypipe.execution.ray import blocks
+from raypipe.execution.ray.liveness import Reporter
 from raypipe.execution.ray.pools import RemotePool
 from raypipe.execution.ray.replicas import end_with_node
 from raypipe.execution.source import sliced
 from raypipe.limits import Amount, Authority, Caps
 from raypipe.modes import keep_private
 
-_BOARD_EVERY_S = 0.5
+_BOARD_EVERY_S, _BOARD_TIMEOUT_S = 0.5, 10.0
 
 
 class Board:
@@ -36,12 +39,14 @@ class Board:
 
     def __init__(self) -> None:
         self._snapshots: dict[str, Snapshot] = {}
+        self._reports: dict[Reporter, int] = {}
         self._halted_for, self._drain_s = "", 0.0
         self._is_heard = False
 
-    def put(self, name: str, snapshot: Snapshot) -> tuple[str, float]:
+    def put(self, name: str, snapshot: Snapshot, reporter: Reporter) -> tuple[str, float]:
         """Why the run is to end, empty while it goes on, and how long calls in flight are waited for."""
         self._snapshots[name] = snapshot
+        self._reports[reporter] = self._reports.get(reporter, 0) + 1
         self._is_heard = bool(self._halted_for)
         return self._halted_for, self._drain_s
 
@@ -51,6 +56,10 @@ class Board:
     def snapshots(self) -> tuple[list[Snapshot], bool]:
         """What conductors saw last, and whether one has heard that the run is to end."""
         return list(self._snapshots.values()), self._is_heard
+
+    def reports(self) -> dict[Reporter, int]:
+        """How often each conductor has reported, by its process."""
+        return dict(self._reports)
 
 
 BOARD_AFTER_S = 2.0
@@ -93,26 +102,31 @@ class ConductorUDF:
         threading.Thread(target=self._loop.run_forever, name="conductor", daemon=True).start()
         self._conductor = Conductor(setup, pools)
         self._loop.call_soon_threadsafe(self._conductor.open)
-        asyncio.run_coroutine_threadsafe(self._report(), self._loop)
+        self._reporter = Reporter.here()
+        start_thread(self._report, "a conductor's report", None)
 
-    async def _report(self) -> None:
+    def _report(self) -> None:
+        """In a thread of its own: a function of the user's may hold the event loop up, which is to be seen then."""
         for _ in range(round(BOARD_AFTER_S / _BOARD_EVERY_S)):
-            await asyncio.sleep(_BOARD_EVERY_S)
-            if await asyncio.to_thread(_has_board, self._run_id):  # the run is to end soon after its beginning
+            time.sleep(_BOARD_EVERY_S)
+            if _has_board(self._run_id):  # the run is to end soon after its beginning
                 break
-        board = await asyncio.to_thread(board_of, self._run_id)
+        board = board_of(self._run_id)
         while True:
-            reason, drain_s = await board.put.remote(self._name, self._conductor.snapshot())
-            if reason:
-                self._conductor.halt(reason, drain_s)
-            await asyncio.sleep(_BOARD_EVERY_S)
+            # A board that is gone raises, and is the end of this: the run is through.
+            with suppress(GetTimeoutError):
+                told = board.put.remote(self._name, self._conductor.snapshot(), self._reporter)
+                reason, drain_s = ray.get(told, timeout=_BOARD_TIMEOUT_S)
+                if reason:
+                    self._loop.call_soon_threadsafe(self._conductor.halt, reason, drain_s)
+            time.sleep(_BOARD_EVERY_S)
 
     async def _report_engines(self) -> None:
         """What engines did last is in the manifest, too, though the run ends now."""
         snapshot = self._conductor.snapshot()
         if any(vitals.engines for vitals in snapshot.vitals.values()):
             with suppress(RayError):
-                await board_of(self._run_id).put.remote(self._name, snapshot)
+                await board_of(self._run_id).put.remote(self._name, snapshot, self._reporter)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         error = blocks.error_in(block)

@@ -33,6 +33,7 @@ from raypipe.execution.ray.conductors import (
     start_authority,
 )
 from raypipe.execution.ray.groups import groups_of
+from raypipe.execution.ray.liveness import Reports
 from raypipe.execution.ray.nodes import await_nodes, check_environment
 from raypipe.execution.ray.pools import RemotePool, end_pools, started_pools, unwrapped
 from raypipe.execution.ray.servers import kept_servers
@@ -213,7 +214,7 @@ class _Driver:
         for _ in range(round(BOARD_AFTER_S / _WATCH_EVERY_S)):
             if self._is_over(stopped):
                 return
-        board = board_of(self._run)
+        board, reports = board_of(self._run), Reports()
         while not self._is_over(stopped):
             with suppress(RayError):
                 if self._stop.is_asked:
@@ -223,6 +224,8 @@ class _Driver:
                     self._stop.not_heard_yet()
                 self._stop.calls_in_flight(calls_in_flight(self._setup.plan, snapshots, self._stop.is_overdue))
                 watch(snapshots)
+                if not self._stop.is_asked:
+                    reports.look(ray.get(board.reports.remote(), timeout=_CLOSE_TIMEOUT_S))
         with suppress(RayError):
             watch(ray.get(board.snapshots.remote(), timeout=_CLOSE_TIMEOUT_S)[0])
             ray.kill(board)

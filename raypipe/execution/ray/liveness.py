@@ -6,7 +6,10 @@ wait for each other, keeps its place for ever.
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +23,8 @@ from raypipe.execution.deadlines import within
 _WATCHED_S, _WORKS_FROM_S = 3.0, 0.1
 """For so long its CPU time is watched; a process that idles takes less of it, one that is starved takes more."""
 _ANSWER_S = 25.0
+_SILENT_S, _LONGEST_LOOK_S = 40.0, 2.0
+"""How long a process may report nothing, and what one look of who waits for it counts at most."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,52 @@ class Home:
     def here(cls, pid: int) -> Home:
         """That of a process on this node."""
         return cls(ray.get_runtime_context().get_node_id(), pid)
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """A process of this machine that says again and again that it lives; its start tells it from a later one."""
+
+    pid: int
+    started_at: float
+
+    @classmethod
+    def here(cls) -> Reporter:
+        process = psutil.Process()
+        return cls(process.pid, process.create_time())
+
+    def kill(self) -> bool:
+        """End it if it is still there."""
+        with suppress(psutil.Error):
+            process = psutil.Process(self.pid)
+            if process.create_time() == self.started_at:
+                process.kill()
+                return True
+        return False
+
+
+class Reports:
+    """Ends processes of this machine that report nothing any more and do not work either."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Reporter, tuple[int, float]] = {}
+        """How often each had reported, and for how long that was all, in seconds of this process' own turning."""
+        self._looked_at = time.monotonic()
+
+    def look(self, reports: Mapping[Reporter, int]) -> None:
+        """Another look, with how often each process has reported."""
+        # A process that was stopped itself, or starved, has not looked meanwhile.
+        passed_s, self._looked_at = min(time.monotonic() - self._looked_at, _LONGEST_LOOK_S), time.monotonic()
+        for reporter, count in reports.items():
+            before, silent_s = self._seen.get(reporter, (0, 0.0))
+            self._seen[reporter] = count, silent_s + passed_s if before == count else 0.0
+            if before == count and silent_s < _SILENT_S <= silent_s + passed_s:
+                self._judge(reporter)
+
+    def _judge(self, reporter: Reporter) -> None:
+        if not takes_cpu_time(reporter.pid) and reporter.kill():
+            said = "a conductor was frozen: its process said nothing for %.0f s; another goes on from the call log"
+            logging.getLogger("raypipe").warning(said, _SILENT_S)
 
 
 async def works(home: Home) -> bool:
