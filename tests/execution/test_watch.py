@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -19,14 +20,19 @@ import psutil
 import pytest
 
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
+from raypipe.execution.conductor import Snapshot
 from raypipe.execution.lanes import Lane
 from raypipe.execution.queues import StepQueue
 from raypipe.execution.standstill import Watch
+from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from raypipe.row import Values
+from raypipe.run import RunOptions
 from raypipe.steps import LoadDataFromDicts, step
+from raypipe.steps.tasks import TextGeneration
 from tests.acceptance.processes import ROOT
+from tests.loopback import serve
 
 LOOK_S = 0.1
 
@@ -237,8 +243,15 @@ async def blocking(row: Values) -> dict[str, Any]:
 def test_an_event_loop_that_is_held_up_loses_no_row(engine: Any, tmp_path: Path) -> None:
     with Pipeline("held-up") as pipeline:
         LoadDataFromDicts([{"number": number} for number in range(40)], name="seed") >> blocking("blocking")
-    doubles = pipeline.run(tmp_path / "out", engine=engine)["blocking"].to_arrow().column("double").to_pylist()
+    said: set[str] = set()
+
+    def watch(snapshots: Sequence[Snapshot]) -> None:
+        said.update(vitals.waits_for for snapshot in snapshots for vitals in snapshot.vitals.values())
+
+    result = pipeline.run_with(RunOptions(tmp_path / "out", engine=engine), watch)
+    doubles = result["blocking"].to_arrow().column("double").to_pylist()
     assert sorted(doubles) == [2 * number for number in range(40)]
+    assert any(re.search(r"step 'blocking' \(test_watch.py:\d+\), which has not let", words) for words in said), said
 
 
 @step(outputs=["double"])
@@ -281,19 +294,40 @@ async def slow(row: Values) -> dict[str, Any]:
 def test_a_frozen_conductor_is_followed_by_another(tmp_path: Path) -> None:
     with Pipeline("slow") as pipeline:
         LoadDataFromDicts([{"number": number} for number in range(400)], name="seed") >> slow("slow")
-    stopping = threading.Timer(8.0, stop_conductors)
-    stopping.start()
-    result = pipeline.run(tmp_path / "out", engine="ray")
-    stopping.join()
+    with stopped_later("ConductorUDF"):
+        result = pipeline.run(tmp_path / "out", engine="ray")
     doubles = result["slow"].to_arrow().column("double").to_pylist()
     assert sorted(doubles) == [2 * number for number in range(400)]
 
 
-def stop_conductors() -> None:
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            if "ConductorUDF" in " ".join(process.cmdline()):
-                process.suspend()
+@contextmanager
+def stopped_later(name: str) -> Iterator[None]:
+    """Every worker of this name is stopped, as by SIGSTOP, after a while."""
+
+    def stop() -> None:
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if name in " ".join(process.cmdline()):
+                    process.suspend()
+
+    stopping = threading.Timer(8.0, stop)
+    stopping.start()
+    yield
+    stopping.join()
+
+
+@pytest.mark.full
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_frozen_keeper_of_limits_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
+    with serve(latency_s=0.2) as server:
+        model = LLM("vllm-server/x", base_url=server.base_url, concurrency=4, replicas=2)
+        with Pipeline("limited") as pipeline:
+            seed = LoadDataFromDicts([{"n": number} for number in range(4000)])
+            seed >> TextGeneration("ask", llm=model, template="say {{ n }}")
+        said = "keeps the run's limits has given no answer"
+        with stopped_later("Authority"), pytest.raises(InfrastructureError, match=said):
+            pipeline.run(tmp_path / "out", engine="ray", max_calls=3000)
 
 
 @pytest.mark.full
@@ -309,6 +343,7 @@ def test_a_row_that_freezes_its_workers_fails_alone(tmp_path: Path) -> None:
 
 _SLOW = """
 import asyncio, sys
+from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.steps import LoadDataFromDicts, step
 
