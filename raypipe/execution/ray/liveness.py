@@ -25,6 +25,8 @@ _WATCHED_S, _WORKS_FROM_S = 3.0, 0.1
 _ANSWER_S = 25.0
 _SILENT_S, _LONGEST_LOOK_S = 40.0, 2.0
 """How long a process may report nothing, and what one look of who waits for it counts at most."""
+_SAME_START_S = 5.0
+"""The system's idea of when it was started moves with its clock."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Reporter:
         """End it if it is still there."""
         with suppress(psutil.Error):
             process = psutil.Process(self.pid)
-            if process.create_time() == self.started_at:
+            if abs(process.create_time() - self.started_at) < _SAME_START_S:
                 process.kill()
                 return True
         return False
@@ -76,9 +78,11 @@ class Reports:
         passed_s, self._looked_at = min(time.monotonic() - self._looked_at, _LONGEST_LOOK_S), time.monotonic()
         for reporter, count in reports.items():
             before, silent_s = self._seen.get(reporter, (0, 0.0))
-            self._seen[reporter] = count, silent_s + passed_s if before == count else 0.0
-            if before == count and silent_s < _SILENT_S <= silent_s + passed_s:
+            silent_s = silent_s + passed_s if before == count else 0.0
+            if silent_s >= _SILENT_S:
                 self._judge(reporter)
+                silent_s = 0.0
+            self._seen[reporter] = count, silent_s
 
     def _judge(self, reporter: Reporter) -> None:
         if not takes_cpu_time(reporter.pid) and reporter.kill():
