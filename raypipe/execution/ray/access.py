@@ -9,18 +9,11 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
-import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from typing import Any
 
-from raypipe.background import start_thread
-from raypipe.errors import InfrastructureError, RaypipeError
+from raypipe.errors import InfrastructureError
 
 _CONNECT_TIMEOUT_S = 10.0
-_LOOK_EVERY_S, _GONE_S = 2.0, 20.0
-"""How often the head is looked for while a run goes on, and how long nothing may answer there."""
 _ANSWER_TIMEOUT_S = 10.0
 _CLUSTER_ID = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 _ELSEWHERE = "from a machine that is no node of it: `raypipe submit --address http://HOST:8265`"
@@ -48,43 +41,6 @@ def knock(address: str | None) -> None:
     is_plain = os.environ.get("RAY_USE_TLS", "0") == "0" and os.environ.get("RAY_AUTH_MODE", "token") == "token"
     if not address.startswith("ray://") and is_plain and _asks_for_token(address):
         os.environ["RAY_AUTH_MODE"] = "token"
-
-
-@contextmanager
-def watched_head(lost: Callable[[RaypipeError], None]) -> Generator[None]:
-    """`lost` is told when nothing answers at the head of the cluster any more, while inside.
-
-    Ray itself waits for a minute, and then ends this process without a word.
-    """
-    import ray
-
-    address, ended = ray.get_runtime_context().gcs_address, threading.Event()
-    start_thread(lambda: _watch(address, ended, lost), "raypipe-head", lost)
-    try:
-        yield
-    finally:
-        ended.set()
-
-
-def _watch(address: str, ended: threading.Event, lost: Callable[[RaypipeError], None]) -> None:
-    answered_at = time.monotonic()
-    while not ended.wait(_LOOK_EVERY_S):
-        began = time.monotonic()
-        if _answers(address):
-            answered_at = time.monotonic()
-        elif began - answered_at > _GONE_S:
-            problem = f"the head of the Ray cluster at {address} is gone, it has not answered for {_GONE_S:.0f} s"
-            lost(InfrastructureError(f"{problem}; when it is back, run the same command again to go on"))
-            return
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _GONE_S / 2).close()
-    except OSError:
-        return False
-    return True
 
 
 def why_not(address: str | None, error: BaseException) -> str:

@@ -25,7 +25,6 @@ from raypipe.execution.conductor import ConductorSetup
 from raypipe.execution.local import paths_for
 from raypipe.execution.parking import ended, parked_in
 from raypipe.execution.ray import blocks
-from raypipe.execution.ray.access import watched_head
 from raypipe.execution.ray.conductors import (
     BOARD_AFTER_S,
     ConductorUDF,
@@ -33,6 +32,7 @@ from raypipe.execution.ray.conductors import (
     start_authority,
 )
 from raypipe.execution.ray.groups import groups_of
+from raypipe.execution.ray.head import watched_head
 from raypipe.execution.ray.liveness import Reports
 from raypipe.execution.ray.nodes import await_nodes, check_environment
 from raypipe.execution.ray.pools import RemotePool, end_pools, started_pools, unwrapped
