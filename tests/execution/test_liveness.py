@@ -28,19 +28,19 @@ def process(code: str) -> Iterator[int]:
 
 
 @pytest.mark.parametrize(("code", "works"), [(BUSY.replace("while", "\nwhile"), True), (IDLE, False)])
-def test_a_process_works_that_takes_cpu_time(code: str, works: bool) -> None:
+def test_a_process_works_that_is_at_work(code: str, works: bool) -> None:
     load()
-    from raypipe.execution.ray.liveness import takes_cpu_time
+    from raypipe.execution.ray.liveness import is_at_work
 
     with process(code) as pid:
-        assert takes_cpu_time(pid) == works
+        assert is_at_work(pid) == works
 
 
 def test_a_process_that_is_stopped_or_gone_does_not_work() -> None:
     load()
-    from raypipe.execution.ray.liveness import takes_cpu_time
+    from raypipe.execution.ray.liveness import is_at_work
 
     with process(BUSY.replace("while", "\nwhile")) as pid:
         os.kill(pid, signal.SIGSTOP)
-        assert not takes_cpu_time(pid)
-    assert not takes_cpu_time(pid)
+        assert not is_at_work(pid)
+    assert not is_at_work(pid)

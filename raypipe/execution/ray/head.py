@@ -1,7 +1,7 @@
 """Watches over what a run on Ray stands on: the head of the cluster, and the node of this process.
 
-Knows nothing of the run. Where the head is gone, Ray waits for a minute and then ends this process without a word; where
-it is frozen, or the own node is gone, Ray waits for ever: conductors live on this node alone.
+Knows nothing of the run. Where the head is gone, Ray waits for a minute and then ends this process without a word;
+where it is frozen, or the own node is gone, Ray waits for ever: conductors live on this node alone.
 """
 
 from __future__ import annotations

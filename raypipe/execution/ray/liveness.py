@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -85,15 +86,15 @@ class Reports:
             self._seen[reporter] = count, silent_s
 
     def _judge(self, reporter: Reporter) -> None:
-        if not takes_cpu_time(reporter.pid) and reporter.kill():
+        if not is_at_work(reporter.pid) and reporter.kill():
             said = "a conductor was frozen: its process said nothing for %.0f s; another goes on from the call log"
             logging.getLogger("raypipe").warning(said, _SILENT_S)
 
 
 async def works(home: Home) -> bool:
-    """Whether a process takes CPU time. False, too, where its node says nothing within half a minute."""
+    """Whether a process works. False, too, where its node says nothing within half a minute."""
     try:
-        return await within(_ANSWER_S, _asked(takes_cpu_time, home))
+        return await within(_ANSWER_S, _asked(is_at_work, home))
     except (RayError, TimeoutError):
         return False
 
@@ -103,13 +104,16 @@ async def _asked(what: Any, home: Home) -> Any:
     return await ray.remote(what).options(num_cpus=0, max_retries=0, scheduling_strategy=place).remote(home.pid)
 
 
-def takes_cpu_time(pid: int) -> bool:
-    """Whether a process of this machine works, watched for a few seconds. One that is gone does not."""
+def is_at_work(pid: int) -> bool:
+    """Whether a process of this machine takes CPU time or waits for a disk, watched for a few seconds.
+
+    One that is gone, is stopped, or whose threads wait for each other does neither.
+    """
     try:
         process = psutil.Process(pid)
         before = _cpu_s(process)
         time.sleep(_WATCHED_S)
-        return _cpu_s(process) - before >= _WORKS_FROM_S
+        return _cpu_s(process) - before >= _WORKS_FROM_S or _waits_for_disk(pid)
     except psutil.Error:
         return False
 
@@ -117,3 +121,12 @@ def takes_cpu_time(pid: int) -> bool:
 def _cpu_s(process: psutil.Process) -> float:
     times = process.cpu_times()
     return times.user + times.system
+
+
+def _waits_for_disk(pid: int) -> bool:
+    """Whether a thread is in the state D of proc(5); unknown, so no, where there is no /proc."""
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):
+            if stat.read_text().rpartition(")")[2].split()[0] == "D":
+                return True
+    return False
