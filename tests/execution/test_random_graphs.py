@@ -158,6 +158,12 @@ def assert_as_the_reference_says(result: Result, nodes: Sequence[Node], rows: li
         assert_in_source_order(result[leaf])
 
 
+def groups_of(nodes: Sequence[Node], said: str | None) -> Any:
+    """Load groups with the names that a user knows; what is put in for a step is loaded with it."""
+    names, half = [node.name for node in nodes], len(nodes) // 2
+    return {"all": [names], "halves": [names[:half], names[half:]]}.get(said or "", said)
+
+
 CHOICES = st.tuples(st.sampled_from(KINDS), st.integers(0, 11), st.integers(0, 11), st.integers(0, 255), st.booleans())
 
 
@@ -165,14 +171,15 @@ CHOICES = st.tuples(st.sampled_from(KINDS), st.integers(0, 11), st.integers(0, 1
 @given(
     choices=st.lists(CHOICES, min_size=1, max_size=12),
     count=st.sampled_from([1, 2, 9, 30]),
-    groups=st.sampled_from([None, SEQUENTIAL]),
+    groups=st.sampled_from([None, SEQUENTIAL, "all", "halves"]),
 )
 def test_a_random_graph_on_local(
     tmp_path_factory: pytest.TempPathFactory, choices: list[Any], count: int, groups: str | None
 ) -> None:
     nodes, rows = graph_of(choices), source_rows(count)
     pipeline = pipeline_of(nodes, rows)
-    result = pipeline.run(tmp_path_factory.mktemp("random") / "out", engine="local", load_groups=groups)
+    load_groups = groups_of(nodes, groups)
+    result = pipeline.run(tmp_path_factory.mktemp("random") / "out", engine="local", load_groups=load_groups)
     assert_as_the_reference_says(result, nodes, rows)
     assert_balanced(pipeline.graph(), result)
 
@@ -181,7 +188,7 @@ def test_a_random_graph_on_local(
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize(
     ("seed", "steps", "groups"),
-    [(0, 12, None), pytest.param(1, 12, None, marks=pytest.mark.full), (7, 6, SEQUENTIAL)],
+    [(0, 12, None), pytest.param(1, 12, None, marks=pytest.mark.full), (7, 6, SEQUENTIAL), (3, 8, "halves")],
 )
 def test_random_graphs_on_ray(tmp_path: Path, seed: int, steps: int, groups: str | None) -> None:
     """Step by step, a group costs seconds: there, few steps with a meeting, a scatter, failures and an aggregate."""
@@ -192,6 +199,6 @@ def test_random_graphs_on_ray(tmp_path: Path, seed: int, steps: int, groups: str
     ]
     nodes = graph_of(choices)
     pipeline = pipeline_of(nodes, rows)
-    result = pipeline.run(tmp_path / "out", max_failed_rows=2**40, load_groups=groups)
+    result = pipeline.run(tmp_path / "out", max_failed_rows=2**40, load_groups=groups_of(nodes, groups))
     assert_as_the_reference_says(result, nodes, rows)
     assert_balanced(pipeline.graph(), result)
