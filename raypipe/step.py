@@ -380,7 +380,7 @@ class Aggregate(Step):
 
     by: By = "scatter"
     columns: list[str] | None = None
-    """Columns to collect; by default all that the group's own row does not have."""
+    """Columns to collect; by default all that the group's own row does not have. Those that it has are replaced."""
     as_rows: str | None = None
     """Collect whole rows, as a list of structs, into this one column."""
 
