@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from raypipe.errors import InfrastructureError, InputError, SpecError, StoppedError
+from raypipe.errors import InfrastructureError, InputError, SpecError, StepFailedError, StoppedError
 from raypipe.models import LLM, AzureOpenAILLM, OpenAILLM, vLLM
 from raypipe.pipeline import Pipeline, routing_batch_function, sample_n_steps
 from raypipe.results import Result
@@ -442,12 +442,15 @@ def test_a_global_step_that_raises_on_one_branch_is_a_failure_and_the_other_bran
         start = seed()
         start >> broken("broken")
         start >> one("one") >> other("other") >> KeepColumns("kept", columns=["a", "b"])
-    result = pipeline.run(tmp_path / "out", engine="local")
+    with pytest.raises(StepFailedError, match="step 'broken' failed, and with it the 10 rows"):
+        pipeline.run(tmp_path / "out", engine="local")
+    result = Result(tmp_path / "out")
     assert result.exit_code == 3
     assert user_rows(result["kept"]) == [{"a": n, "b": -n} for n in range(10)]
-    [(where, kind, message, row)] = failed(result)
-    assert (where, kind, row) == ("broken", "exception", {"rows": ROWS})
-    assert "cannot add" in message
+    assert [row for *_, row in failed(result)] == ROWS
+    for where, kind, message, _ in failed(result):
+        assert (where, kind) == ("broken", "exception")
+        assert "cannot add" in message
 
 
 class _None(Step):

@@ -29,8 +29,11 @@ def _of_step(graph: Graph, parts: list[str], counted: Mapping[str, Counts], is_o
     made.add(counted[name])
     for one in before:
         for lost in _LOST:
-            setattr(made, lost, getattr(made, lost) + getattr(counted[one], lost))
+            count = getattr(counted[one], lost)
+            setattr(made, lost, getattr(made, lost) + count)
+            made.rows_in += count
         if is_over and isinstance(graph.steps[one], Collected):
-            made.rows_unfinished += max(0, counted[one].rows_in - counted[name].rows_in)
-    made.rows_in = made.rows_done + sum(getattr(made, lost) for lost in _LOST)
+            left = max(0, counted[one].rows_in - counted[name].rows_in)
+            made.rows_unfinished += left
+            made.rows_in += left
     return made
