@@ -59,6 +59,8 @@ def _is_bent(kind: pa.DataType, values: Sequence[Any]) -> bool:
         return any(value is True or value is False for value in values)
     if pa.types.is_binary(kind):
         return any(isinstance(value, str) for value in values)
+    if pa.types.is_string(kind):  # pyarrow takes bytes for texts, and does not look whether they are any
+        return bool(_OCTETS & set(map(type, values)))
     if pa.types.is_date(kind):
         return any(isinstance(value, datetime) for value in values)
     if pa.types.is_list(kind):
@@ -73,7 +75,10 @@ def _is_bent(kind: pa.DataType, values: Sequence[Any]) -> bool:
 
 
 def _is_safe(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_boolean(kind)
+    return pa.types.is_boolean(kind)
+
+
+_OCTETS = frozenset({bytes, bytearray, memoryview})
 
 
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:

@@ -112,6 +112,14 @@ def test_whatever_a_step_hands_over(effort: int, tmp_path_factory: pytest.TempPa
     explore(check, 40, effort)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_texts_and_bytes_in_one_list(order: int, tmp_path: Path) -> None:
+    items: list[Recipe] = [("leaf", "emoji"), ("leaf", "bytes")]
+    chosen: list[Recipe] = [("list", items[::order]), ("dict", [("a", ("list", items[::order]))])]
+    result = run(pipeline_of("mapped", chosen), tmp_path / "out")
+    assert_sound("mapped", chosen, result)
+
+
 @pytest.mark.parametrize("leaf", sorted(LEAVES))
 def test_each_value_by_itself(leaf: str, tmp_path: Path) -> None:
     chosen: list[Recipe] = [("leaf", leaf)]
