@@ -25,7 +25,7 @@ from raypipe.steps import LoadDataFromDicts, TextGeneration
 
 engine = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 28, "max_model_len": 512, "dtype": "float32"}
 with Pipeline("loading") as pipeline:
-    llm = LLM("{kind}/{model}", engine=engine, max_tokens=4)
+    llm = LLM("{kind}/{model}", engine=engine, serve={serve}, max_tokens=4)
     LoadDataFromDicts([{"instruction": "say"}]) >> TextGeneration("said", llm=llm)
 """
 
@@ -50,7 +50,9 @@ def test_an_engine_that_loads_holds_up_no_end(
     engine: str, phase: str, kind: str, times: int, model: Path, tmp_path: Path
 ) -> None:
     program, trace = tmp_path / "loading.py", tmp_path / "trace"
-    program.write_text(PROGRAM.replace("{model}", str(model)).replace("{kind}", kind))
+    program.write_text(
+        PROGRAM.replace("{model}", str(model)).replace("{kind}", kind).replace("{serve}", str(kind != "vllm"))
+    )
     words = ["run", f"{program}:pipeline", "--engine", engine, "--out", str(tmp_path / "out")]
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.acceptance.traced", str(trace), *words],
