@@ -13,6 +13,8 @@ from raypipe.errors import CallError, Retry
 
 MOST_LEVELS = 40
 """Deepest nesting and longest chain of references that is followed."""
+_MOST_PARTS = 50_000
+"""Values, parts of a schema and hundreds of characters in one answer: about a second."""
 
 Flat = dict[str, Any]
 
@@ -22,11 +24,25 @@ def impossible(problem: str) -> CallError:
     return CallError(f"the schema cannot be followed: {problem}", "rejected", Retry.NEVER, None, 400)
 
 
-def flat_schema(schema: Any, root: Any, turn: int, is_tight: bool, level: int = 0) -> Flat:
+class Effort:
+    """What is left of the work that one answer may take: schemas can ask for more than there is time or memory."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_PARTS
+
+    def spend(self, parts: int = 1) -> None:
+        """Raises CallError when so much is not left."""
+        self._left -= parts
+        if self._left < 0:
+            raise impossible("it asks for too much")
+
+
+def flat_schema(schema: Any, root: Any, turn: int, is_tight: bool, effort: Effort, level: int = 0) -> Flat:
     """`schema` without references and combinations. `is_tight` prefers what ends soonest.
 
-    Raises CallError for a reference to nothing or without end, and for `false`.
+    Raises CallError for a reference to nothing or without end, for `false`, and where it takes too much effort.
     """
+    effort.spend()
     if level > MOST_LEVELS:
         raise impossible("it has no end")
     if schema is False:
@@ -35,12 +51,12 @@ def flat_schema(schema: Any, root: Any, turn: int, is_tight: bool, level: int = 
     reference = flat.pop("$ref", None)
     parts = [_target(reference, root)] if reference else []
     for part in [*parts, *flat.pop("allOf", [])]:
-        flat = _merged(flat, flat_schema(part, root, turn, is_tight, level + 1))
+        flat = _merged(flat, flat_schema(part, root, turn, is_tight, effort, level + 1))
     for word in ("anyOf", "oneOf"):
         options = flat.pop(word, None)
         if options:
             ordered = _by_preference(options, turn, is_tight)
-            flat = _fitting(flat, (flat_schema(option, root, turn, is_tight, level + 1) for option in ordered))
+            flat = _fitting(flat, (flat_schema(option, root, turn, is_tight, effort, level + 1) for option in ordered))
     return flat
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from raypipe.identity import canonical_json
 from raypipe.models.offline import phrases
-from raypipe.models.offline.flat_schema import MOST_LEVELS, Flat, flat_schema, impossible, types_of
+from raypipe.models.offline.flat_schema import MOST_LEVELS, Effort, Flat, flat_schema, impossible, types_of
 from raypipe.models.offline.numbers import number_for
 from raypipe.models.offline.pattern import text_for
 from raypipe.models.offline.prompt import Prompt
@@ -52,12 +52,14 @@ class _Builder:
         self._root = root
         self._prompt = prompt
         self._open_lists = 0
+        self._effort = Effort()
 
     def value(self, schema: Any, name: str, turn: int, level: int) -> Any:
         if level > MOST_LEVELS:
             raise impossible("it has no end")
         is_tight = level > _ROOMY_LEVELS
-        flat = flat_schema(schema, self._root, turn, is_tight)
+        self._effort.spend()
+        flat = flat_schema(schema, self._root, turn, is_tight, self._effort)
         if "const" in flat:
             return flat["const"]
         if "enum" in flat:
@@ -98,6 +100,7 @@ class _Builder:
         is_open_map = isinstance(others, Mapping) and not flat.get("properties")
         wanted = max(flat.get("minProperties", 0), 2 if is_open_map else 0) - len(names)
         wanted = min(wanted, flat.get("maxProperties", wanted))
+        self._effort.spend(max(wanted, 0))
         new = (phrases.word("", turn + index) for index in range(wanted + len(names) if wanted > 0 else 0))
         return [name for name in new if name not in names and name not in flat.get("properties", {})][:wanted]
 
@@ -109,6 +112,7 @@ class _Builder:
         count = self._count(max(fewest, len(prefix)), most, level)
         name = self._prompt.noun if name.lower() in _COLLECTIVE else name
         self._open_lists += 1
+        self._effort.spend(count)
         made: list[Any] = []
         keys: set[bytes] = set()
         for index in range(count + _SPARE_TRIES):
@@ -134,6 +138,7 @@ class _Builder:
 
     def _string(self, flat: Flat, name: str, turn: int) -> str:
         shortest, longest = flat.get("minLength", 0), flat.get("maxLength")
+        self._effort.spend(shortest // 100)
         if "pattern" in flat:
             text = text_for(flat["pattern"], turn, shortest, longest)
             if text is not None:
@@ -182,9 +187,12 @@ def _parts_of(flat: Flat) -> tuple[list[Any], Any]:
 def _fitted(text: str, subject: str, turn: int, shortest: int, longest: int | None) -> str:
     if longest is not None and len(text) > longest:
         text = phrases.word(subject, turn)
-    while len(text) < shortest:
+    parts, length = [text], len(text)
+    while length < shortest:
         turn += 1
-        text = f"{text} {phrases.sentence(subject, turn)}"
+        parts.append(phrases.sentence(subject, turn))
+        length += 1 + len(parts[-1])
+    text = " ".join(parts)
     return text if longest is None else text[:longest]
 
 
