@@ -181,7 +181,7 @@ ELSEWHERE = {
     (Phase.JOIN, "local"): "there is no cluster",
     (Phase.END_RAY, "local"): "there is no Ray",
     (Phase.SERVE, "local"): "servers are started on Ray only",
-    (Phase.SERVE, "ray"): "a server needs vLLM: tests/vllm/test_servers.py stops one that loads",
+    (Phase.SERVE, "ray"): "a server needs vLLM: tests/vllm/test_stopping.py stops one that loads",
     (Phase.LOAD, "ray"): "workers are only asked for here; they load while the run goes on: 'a step loads in a worker'",
 }
 """Phases that a scenario cannot stay in, and why."""
