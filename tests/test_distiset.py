@@ -434,7 +434,7 @@ def test_the_program_goes_along_if_asked_for(
 ) -> None:
     program = tmp_path / "program.py"
     program.write_text("print('pushed')\n")
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(program))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(program), raising=False)
     single.push_to_hub("me/set", include_script=True)
     assert hub.files["pipeline.py"] == program.read_bytes()
     monkeypatch.setattr(sys.modules["__main__"], "__file__", None)

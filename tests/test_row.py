@@ -14,7 +14,7 @@ def test_lineage_names_are_distinct_and_kept_from_users() -> None:
     assert len(set(LINEAGE)) == len(LINEAGE)
     assert len(set(OUTPUT_LINEAGE)) == len(OUTPUT_LINEAGE)
     assert set(LINEAGE) | set(OUTPUT_LINEAGE) == RESERVED
-    assert all(name.startswith("_") for name in RESERVED)
+    assert all(name.startswith(("_", "~")) for name in RESERVED)
 
 
 def test_a_failure_is_a_value() -> None:
