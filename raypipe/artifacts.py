@@ -144,4 +144,4 @@ def keep_others(before: Path, now: Path) -> None:
     for artifact in artifacts_in(before):
         target = now / artifact.step / artifact.name
         if not target.exists():
-            shutil.copytree(artifact.path, target)
+            shutil.copytree(artifact.path, target, symlinks=True)

@@ -22,6 +22,7 @@ import orjson
 from raypipe.artifacts import ARTIFACTS, keep_others
 from raypipe.errors import OutputError
 from raypipe.interruption import pause, uncut
+from raypipe.links import check_written
 from raypipe.modes import close_to_others
 from raypipe.places import P, write_whole
 
@@ -54,12 +55,13 @@ class RunFolder(Layout[Path]):
         return blake2b(str(self.path.resolve()).encode(), digest_size=6).hexdigest()
 
     def check(self) -> None:
-        """Raises OutputError when the folder holds something that is not a run of ours."""
+        """Raises OutputError when the folder holds something that is not a run of ours, or a link to something else."""
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"the output path {self.path} is a file; name a folder with --out")
         if self.path.is_dir() and not (self.own / "mark").exists() and any(self.path.iterdir()):
             problem = "is not empty and holds no raypipe run; it is left as it is, name another folder with --out"
             raise OutputError(f"the output folder {self.path} {problem}")
+        check_written(self.path, [ARTIFACTS])
 
     @contextmanager
     def held(self, lost: Callable[[], None] = lambda: None) -> Generator[None]:

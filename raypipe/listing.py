@@ -10,11 +10,13 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
 from raypipe.artifacts import ARTIFACTS, METADATA, Artifact
+from raypipe.dataset_notes import is_name
+from raypipe.errors import InputError
 from raypipe.places import Place, Remote, download, each
 
 
@@ -25,10 +27,23 @@ def files_of(folder: Remote, entry: Mapping[str, Any]) -> list[Remote]:
 
 
 def artifacts_of(folder: Remote, manifest: Mapping[str, Any]) -> Iterator[Artifact[Remote]]:
-    """The artifacts of a run, by step and name."""
-    for named, place in sorted(manifest.get(ARTIFACTS, {}).items()):
-        step, name = named.split("/")
+    """The artifacts of a run, by step and name. Raises InputError for what would lie outside of the run's folder."""
+    listed = manifest.get(ARTIFACTS) or {}
+    for named, place in sorted(cast("dict[str, Any]", listed).items() if isinstance(listed, dict) else ()):
+        step, _, name = named.partition("/")
+        if not (is_name(step) and is_name(name) and isinstance(place, str) and _stays_inside(place)):
+            raise _outside(folder, f"{named}: {place}")
         yield Artifact(step, name, folder / place)
+
+
+def _stays_inside(path: str) -> bool:
+    return all(map(is_name, path.split("/")))
+
+
+def _outside(folder: Remote, named: str) -> InputError:
+    return InputError(
+        f"{folder} has the artifact {named!r}, which no run writes: it leads out of its folder; remove it"
+    )
 
 
 @dataclass(frozen=True)
@@ -61,5 +76,8 @@ def _fetched(place: Remote, manifest: Mapping[str, Any]) -> Iterator[tuple[Remot
             yield file, f"{entry['path']}/part-{number:05d}.parquet"
     for one in artifacts_of(place, manifest):
         for file in (*one.files, one.path / METADATA):
-            yield file, f"{ARTIFACTS}/{one.step}/{one.name}/{file.relative_to(one.path)}"
+            below = file.path.removeprefix(f"{one.path.path}/")
+            if not _stays_inside(below):  # a store takes any name
+                raise _outside(place, below)
+            yield file, f"{ARTIFACTS}/{one.step}/{one.name}/{below}"
     yield place / "pipeline.yaml", "pipeline.yaml"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 from urllib.parse import urlsplit
 
+from raypipe.dataset_notes import NOTES, what_leads_away
 from raypipe.errors import SpecError, Violation
 from raypipe.secrets import shown_address
 
@@ -26,9 +26,6 @@ ALLOWED_KEYS = "RAYPIPE_ALLOW_KEYS"
 HUB = "https://huggingface.co"
 OF_ENGINE = "vllm:"
 """Begins the names of options of vLLM's engine among the imports that are allowed."""
-_NOTES = ("README.md", "state.json", "dataset_infos.json", ".huggingface.yaml")
-_NOTE_BYTES = 1 << 20
-_LEADS_AWAY = re.compile(r"data_files\s*:|data_dir\s*:|\"filename\"\s*:\s*\"[^\"]*/")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -81,12 +78,11 @@ class Permissions:
         for parent, folders, names in os.walk(os.path.expanduser(named)):
             for name in (*folders, *names):
                 self.check_file(os.path.join(parent, name), where)
-            for name in (one for one in names if one in _NOTES):
-                with open(os.path.join(parent, name), encoding="utf-8", errors="replace") as file:
-                    text = file.read(_NOTE_BYTES)
-                if _LEADS_AWAY.search(text):
-                    said = f"{os.path.join(parent, name)!r} says by itself which files are read"
-                    raise _refused(where, f"{said}; name them with LoadDataFromFiles")
+            for name in (one for one in names if one in NOTES):
+                problem = what_leads_away(os.path.join(parent, name))
+                if problem is not None:
+                    said = f"{os.path.join(parent, name)!r} {problem}"
+                    raise _refused(where, f"{said}; name the files with LoadDataFromFiles")
 
     def check_host(self, address: str, where: str) -> None:
         """Raises SpecError when nothing may be fetched from an address, or sent to it."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 import orjson
 
 from raypipe.artifacts import ARTIFACTS, Artifact, artifacts_in
+from raypipe.dataset_notes import is_name
 from raypipe.elsewhere import refuse_options
 from raypipe.errors import InputError, SpecError, Violation
 from raypipe.listing import artifacts_of, files_of, here
@@ -134,9 +135,9 @@ def _check_manifest(path: Place, manifest: Any) -> None:
     there = cast("dict[str, Any]", manifest if isinstance(manifest, dict) else {})
     leaves, failures = there.get("leaves"), there.get("failures")
     entries = [failures, *(cast("dict[str, Any]", leaves).values() if isinstance(leaves, dict) else [None])]
-    if not all(isinstance(entry, dict) and _is_inside(entry) for entry in entries) or not isinstance(
-        there.get("max_failed_rows"), int
-    ):
+    is_sound = all(isinstance(entry, dict) and _is_inside(entry) for entry in entries)
+    is_sound = is_sound and all(map(is_name, cast("dict[str, Any]", leaves)))
+    if not (is_sound and isinstance(there.get("max_failed_rows"), int) and isinstance(there.get("origin") or {}, dict)):
         problem = "is not as a run writes it: it is damaged or something else"
         raise InputError(f"the manifest of {path} {problem}; run the pipeline again")
 

@@ -130,7 +130,7 @@ class Step(Spec):
     """Only rows for which this holds come here (a Jinja expression or a function); others end, or their branch does."""
     scattered: bool = Field(default=False, alias="scatter")
     """Each output is a list; each item becomes a row."""
-    copies: int = Field(default=1, ge=1, alias="broadcast")
+    copies: int = Field(default=1, ge=1, le=1_000_000, alias="broadcast")
     """Each output row is repeated this many times, told apart by the column `sample`."""
     gathered: By | None = Field(default=None, alias="aggregate")
     """Output rows are brought together again; see `Aggregate`."""

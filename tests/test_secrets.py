@@ -291,6 +291,13 @@ def endpoint_that_repeats_it(stage: Stage) -> None:
         )
         stage.folder = stage.folder / str(number)
         stage.run(stage.asked(llm))
+    spelt = "".join(f"\\u{ord(sign):04x}" for sign in CANARY)  # as JSON may write any letter
+    choice = f'{{"message": {{"content": "{spelt}"}}, "finish_reason": "{spelt}"}}'
+    stage.server.behaviour = stage.server.behaviour.__class__(
+        body=f'{{"choices": [{choice}], "model": "{spelt}", "usage": {{}}}}'.encode()
+    )
+    stage.folder = stage.folder / "spelt"
+    stage.run(stage.asked(llm))
 
 
 def job_of_a_cluster(stage: Stage) -> None:

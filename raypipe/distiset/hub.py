@@ -19,6 +19,7 @@ from raypipe.artifacts import ARTIFACTS, METADATA, artifacts_in
 from raypipe.distiset.card import Committed, card, files_of
 from raypipe.distiset.saving import dataset_of, row_count
 from raypipe.errors import InfrastructureError, RaypipeError, SpecError, Violation
+from raypipe.links import check_given_away
 
 T = TypeVar("T")
 
@@ -46,6 +47,7 @@ def push(result: Committed, upload: Upload) -> str:
     is not installed; InfrastructureError when the hub cannot be reached or refuses.
     """
     hub = _hub()
+    check_given_away(result.path)
     api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=upload.token)
     with tempfile.TemporaryDirectory(prefix="raypipe-") as scratch:
         added = dict(_files(result, upload, Path(scratch)))

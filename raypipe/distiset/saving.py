@@ -19,6 +19,7 @@ import pyarrow as pa
 from raypipe.artifacts import ARTIFACTS
 from raypipe.distiset.card import ARROW, Committed, card, files_of
 from raypipe.errors import InputError, OutputError, SpecError, Violation
+from raypipe.links import check_given_away
 from raypipe.modes import owner_only
 from raypipe.opening import open_parquet
 from raypipe.places import reading
@@ -119,6 +120,7 @@ def save(result: Committed, path: Path) -> None:
     _datasets()
     path = path.absolute()
     _check_free(path)
+    check_given_away(result.path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with owner_only(), tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import orjson
 
+from raypipe.chat import Completion
 from raypipe.errors import CallError, Retry
 from raypipe.models.durations import number_of, seconds_of
 from raypipe.secrets import without
@@ -75,6 +76,15 @@ class Endpoint:
     def without_long_key(self, answer: bytes) -> bytes:
         """An answer without the key; what is short, such as `EMPTY`, opens nothing and may be a word of the answer."""
         return self.without_key(answer) if len(self.key) >= _LONG_KEY else answer
+
+    def without_long_key_in(self, found: Completion) -> Completion:
+        """The same where the key stood in an answer under another spelling of JSON's."""
+        if len(self.key) < _LONG_KEY:
+            return found
+        text, model = self._redacted(found.text), self._redacted(found.model)
+        reason = self._redacted(found.finish_reason)
+        is_clean = (text, model, reason) == (found.text, found.model, found.finish_reason)
+        return found if is_clean else found._replace(text=text, model=model, finish_reason=reason)
 
     def _redacted(self, text: str) -> str:
         return without(text, [self.key], "[key]") if self.key else text

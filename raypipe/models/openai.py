@@ -179,8 +179,9 @@ class OpenAIModel:
         if response.status != _OK:
             raise door.endpoint.refusal(response.status, response.headers, answer)
         if door is not self._chat:
-            return self._completion_of(answer, numbers_completion if gives_numbers(payload) else plain_completion, door)
-        found = self._completion(answer, "tools" in payload)
+            read = numbers_completion if gives_numbers(payload) else plain_completion
+            return door.endpoint.without_long_key_in(self._completion_of(answer, read, door))
+        found = door.endpoint.without_long_key_in(self._completion(answer, "tools" in payload))
         return unwrapped(found) if is_wrapped(payload) else found
 
     def _door(self, payload: Mapping[str, Any]) -> _Door:

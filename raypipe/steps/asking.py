@@ -25,7 +25,7 @@ class AskingStep(PromptedStep):
     With `.scatter()` the columns that are lists are taken apart together, one row for each of their items.
     """
 
-    num_generations: int = Field(default=1, ge=1)
+    num_generations: int = Field(default=1, ge=1, le=10_000)
     """Answers wanted for each row; each becomes a row."""
     group_generations: bool = False
     """The answers to a row stay in it: its new columns become lists."""

@@ -27,7 +27,7 @@ class MinHashDedup(GlobalStep):
     Options as for `minhash_keep`. Drop the others with `Filter(keep="keep_row_after_minhash_filtering")`.
     """
 
-    num_perm: int = Field(default=128, ge=2)
+    num_perm: int = Field(default=128, ge=2, le=2048)
     seed: int = 1
     tokenizer: Literal["words", "ngrams"] = "words"
     n: int = Field(default=5, ge=1)

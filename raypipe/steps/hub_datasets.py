@@ -6,7 +6,7 @@ I am the one door to that library; it loads when a dataset is first touched. I d
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from raypipe.errors import InputError, nearest
+from raypipe.secrets import shown_address
 from raypipe.steps.reading import user_columns
 
 
@@ -65,10 +66,20 @@ def splits(place: Place) -> Mapping[str, Any]:
         builder = library.load_dataset_builder(
             place.path, place.config, revision=place.revision, storage_options=_copied(place.options)
         )
+        if not os.path.isdir(place.path):
+            check_of_hub(place, [str(file) for files in (builder.config.data_files or {}).values() for file in files])
         if hasattr(builder.config, "fragment_scan_options"):
             # By default every row group of a Parquet file is held until the file's end.
             builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
         return builder.as_streaming_dataset()
+
+
+def check_of_hub(place: Place, files: Sequence[str]) -> None:
+    """Raises InputError where a dataset on the Hub is made of files of this machine, or of other hosts."""
+    for file in files:
+        if not file.startswith(f"hf://datasets/{place.path}@"):
+            problem = f"says that its rows are in {shown_address(file)}, which is not in it"
+            raise InputError(f"{place} {problem}; download it, look at its README, and name its folder")
 
 
 def chosen_split(place: Place, split: str | None) -> str:

@@ -10,10 +10,11 @@ import os
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from raypipe.dataset_notes import is_name
 from raypipe.errors import InputError
 from raypipe.permissions import HUB, current, is_path
 from raypipe.step import Columns, Source, Unit
@@ -167,6 +168,12 @@ class LoadDataFromDisk(DatasetSource):
         if path is not None and (permissions := current()) is not None:
             permissions.check_folder(path, "dataset_path")
         return path
+
+    @model_validator(mode="after")
+    def _is_config_allowed(self) -> Self:
+        if self.config is not None and not is_name(self.config):
+            raise ValueError(f"config: {self.config!r} is no folder in that of the distiset; write its name alone")
+        return self
 
     def problems(self) -> list[str]:
         said = (

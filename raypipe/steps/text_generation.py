@@ -61,7 +61,7 @@ class TextGeneration(PromptedStep):
     """Jinja template of the system message."""
     columns: list[str] | None = None
     """Columns that must be there besides those the templates name."""
-    num_generations: int = Field(default=1, ge=1)
+    num_generations: int = Field(default=1, ge=1, le=10_000)
     """Answers wanted for each row; each becomes a row."""
     group_generations: bool = False
     """The answers to a row stay in it: its new columns become lists."""

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from raypipe.chat import LLM
-from raypipe.errors import SpecError
+from raypipe.errors import InputError, SpecError
 from raypipe.models.presets import PRESETS, key_env
 from raypipe.models.reach import own_hosts
 from raypipe.permissions import ALLOWED_KEYS, Permissions, host_of
@@ -115,8 +115,58 @@ def test_a_folder_of_a_dataset_leads_nowhere_else(home: Path, kind: str, way: st
         (folder / "README.md").write_text("---\nconfigs:\n- config_name: x\n  data_files: ../../*.jsonl\n---\n")
     else:
         (folder / "state.json").write_text('{"_data_files": [{"filename": "../../secret.arrow"}]}')
-    with pytest.raises(SpecError, match=r"--allow-files|says by itself which files are read"):
+    with pytest.raises(SpecError, match=r"--allow-files|which files are read|not in its folder"):
         Pipeline.from_file(written(home / "own", *steps))
+
+
+STATE = '{"_data_files": [{"filename": "NAME"}]}'
+NOTES = {
+    "a split of another folder": ("dataset_dict.json", '{"splits": ["train", "../../secret"]}'),
+    "a split by its whole path": ("dataset_dict.json", '{"splits": ["/secret"]}'),
+    "escaped": ("state.json", STATE.replace("NAME", "..\\u002f..\\u002fsecret.arrow")),
+    "an escaped key": ("state.json", STATE.replace("filename", "filen\\u0061me").replace("NAME", "../x.arrow")),
+    "far behind": ("state.json", " " * (1 << 20) + STATE.replace("NAME", "../../secret.arrow")),
+    "no json": ("state.json", STATE.replace("NAME", "../../secret.arrow") + "x"),
+    "a quoted key": ("README.md", '---\nconfigs:\n- {config_name: x, "data_files": "../../secret.jsonl"}\n---\n'),
+    "an escaped key of yaml": ("README.md", '---\nconfigs:\n- {config_name: x, "data_\\x66iles": "../s"}\n---\n'),
+    "a key that is asked for": ("README.md", "---\nconfigs:\n- config_name: x\n  ? data_files\n  : ../s\n---\n"),
+    "yaml beside it": (".huggingface.yaml", 'configs:\n- {config_name: x, "data_dir": "/"}\n'),
+}
+
+
+@pytest.mark.parametrize("kind", ["LoadDataFromHub", "LoadDataFromDisk"])
+@pytest.mark.parametrize("way", list(NOTES))
+def test_notes_of_a_dataset_are_read_as_its_library_reads_them(home: Path, kind: str, way: str) -> None:
+    folder = home / "own" / "data"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text('{"topic": "sea"}\n')
+    (folder / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    (folder / "state.json").write_text(STATE.replace("NAME", "data-00000-of-00001.arrow"))
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nSee data_files: none.\n")
+    option = {"LoadDataFromHub": "repo_id", "LoadDataFromDisk": "dataset_path"}[kind]
+    steps = loading(kind, **{option: "./data"})
+    Pipeline.from_file(written(home / "own", *steps))
+    name, text = NOTES[way]
+    (folder / name).write_text(text)
+    with pytest.raises(SpecError, match=r"which files are read|not in its folder|too long|cannot be read"):
+        Pipeline.from_file(written(home / "own", *steps))
+
+
+def test_a_config_of_a_distiset_is_a_folder_in_it(home: Path) -> None:
+    (home / "own" / "data").mkdir()
+    for config in ("../../secret", "..", "/secret", "a/../../b"):
+        steps = loading("LoadDataFromDisk", dataset_path="data", is_distiset=True, config=config)
+        with pytest.raises(SpecError, match="is no folder in that of the distiset"):
+            Pipeline.from_file(written(home / "own", *steps))
+
+
+def test_a_dataset_of_the_hub_is_made_of_its_own_files() -> None:
+    from raypipe.steps.hub_datasets import Place, check_of_hub
+
+    check_of_hub(Place("owner/name"), ["hf://datasets/owner/name@0123abc/data/train.parquet"])
+    for file in ("/home/user/secret.csv", "https://elsewhere.example/x.csv", "hf://datasets/owner/other@0/x.csv"):
+        with pytest.raises(InputError, match="which is not in it"):
+            check_of_hub(Place("owner/name"), [file])
 
 
 @pytest.mark.parametrize("kind", ["template", "files", "a linked file in a folder", "linked data files"])
@@ -373,3 +423,18 @@ def test_a_search_of_a_file_sends_no_key(tmp_path: Path, service: dict[str, str]
     path = written(tmp_path, SEED, step | {"workflow": WORKFLOW | {"search_service": service}})
     with pytest.raises(SpecError, match="--allow-key"):
         Pipeline.from_file(path)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"type": "KeepColumns", "columns": ["topic"], "broadcast": 10**12},
+        {"type": "MinHashDedup", "num_perm": 10**9},
+        {"type": "TextGeneration", "llm": "offline/x", "template": "x", "num_generations": 10**9},
+        {"type": "EvolInstruct", "llm": "offline/x", "num_generations": 10**9},
+    ],
+    ids=lambda step: step["type"],
+)
+def test_a_count_of_a_file_is_bounded(home: Path, step: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match="less than or equal to"):
+        Pipeline.from_file(written(home / "own", SEED, step))
