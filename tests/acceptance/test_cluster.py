@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 import urllib.error
 import urllib.request
@@ -62,7 +63,7 @@ def nemotron(folder: Path, url: str) -> Path:
     for model in plain["models"].values():
         model |= {"uri": "openai/loopback", "base_url": url, "replicas": 3, "concurrency": 3 * SLOTS_OF_A_WORKER}
     plain["steps"][0]["data"] = [{"topic": topic, "n_subtopics": 10, "n_questions": 5} for topic in TOPICS]
-    (folder / "prompts").symlink_to(ROOT / "configs" / "prompts")
+    shutil.copytree(ROOT / "configs" / "prompts", folder / "prompts")
     path = folder / "nemotron.yaml"
     path.write_text(yaml.safe_dump(plain, sort_keys=False))
     return path
