@@ -21,10 +21,7 @@ NAMED = {
     # Each of these gives the end of its work away itself, whatever it is.
     "raypipe/cli/interrupts.py": 2,
     "raypipe/execution/local.py": 1,
-    "raypipe/execution/ray/conductors.py": 6,
     "raypipe/execution/ray/driver.py": 2,
-    "raypipe/execution/ray/replicas.py": 3,
-    "raypipe/execution/ray/servers.py": 2,
     "raypipe/execution/replica.py": 1,
 }
 

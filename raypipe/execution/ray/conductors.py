@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import os
+import sys
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -18,8 +18,8 @@ import uvloop
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raypipe.background import start_thread
-from raypipe.errors import to_json
+from raypipe.background import TaskScope, start_thread, submit
+from raypipe.errors import RaypipeError, to_json
 from raypipe.execution.batches import BatchResult
 from raypipe.execution.collection import collect_rarely
 from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
@@ -99,11 +99,18 @@ class ConductorUDF:
         self._batch_bytes = setup.bounds.batch_bytes
         self._name, self._run_id = setup.name, run
         self._loop = uvloop.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="conductor", daemon=True).start()
         self._conductor = Conductor(setup, pools)
-        self._loop.call_soon_threadsafe(self._conductor.open)
+        start_thread(self._loop.run_forever, "the conductor's event loop", _end_process)
+        submit(self._open(), self._loop).result()
         self._reporter = Reporter.here()
-        start_thread(self._report, "a conductor's report", None)
+        start_thread(self._report, "what tells a conductor's progress", self._stop_for)
+
+    async def _open(self) -> None:
+        self._conductor.open()
+
+    def _stop_for(self, error: RaypipeError) -> None:
+        """Without a report nobody hears that the run is to end. A run that is through has no board any more."""
+        self._loop.call_soon_threadsafe(self._conductor.stop_for, error)
 
     def _report(self) -> None:
         """In a thread of its own: a function of the user's may hold the event loop up, which is to be seen then."""
@@ -113,7 +120,7 @@ class ConductorUDF:
                 break
         board = board_of(self._run_id)
         while True:
-            # A board that is gone raises, and is the end of this: the run is through.
+            # A board that is gone raises, which is the end of this.
             with suppress(GetTimeoutError):
                 told = board.put.remote(self._name, self._conductor.snapshot(), self._reporter)
                 reason, drain_s = ray.get(told, timeout=_BOARD_TIMEOUT_S)
@@ -131,23 +138,31 @@ class ConductorUDF:
     def __call__(self, block: pa.Table) -> pa.Table:
         error = blocks.error_in(block)
         if error is not None:
-            asyncio.run_coroutine_threadsafe(self._conductor.drained("the input cannot be read"), self._loop).result()
+            submit(self._conductor.drained("the input cannot be read"), self._loop).result()
             return blocks.of_failure(error)
-        work: Future[list[BatchResult]] = asyncio.run_coroutine_threadsafe(self._run(block), self._loop)
+        work = submit(self._run(block), self._loop)
         broken = work.exception()
         return blocks.of_results(work.result()) if broken is None else blocks.of_failure(to_json(blocks.own(broken)))
 
     async def _run(self, block: pa.Table) -> list[BatchResult]:
         running: list[asyncio.Task[BatchResult]] = []
-        for content in blocks.contents(block):
-            for rows in [content] if isinstance(content, str) else sliced(content, self._batch_bytes):
-                if self._conductor.halted_for and not isinstance(rows, str):
-                    break
-                await self._conductor.room()
-                begun = self._conductor.resume_batch(rows) if isinstance(rows, str) else self._conductor.run_batch(rows)
-                running.append(asyncio.create_task(begun))
-        results = list(await asyncio.gather(*running))
+        async with TaskScope() as scope:
+            for content in blocks.contents(block):
+                for rows in [content] if isinstance(content, str) else sliced(content, self._batch_bytes):
+                    if self._conductor.halted_for and not isinstance(rows, str):
+                        break
+                    await self._conductor.room()
+                    is_parked = isinstance(rows, str)
+                    begun = self._conductor.resume_batch(rows) if is_parked else self._conductor.run_batch(rows)
+                    running.append(scope.start(begun))
+            results = list(await asyncio.gather(*running))
         await self._report_engines()
         if self._conductor.halted_for:
             results.append(BatchResult((), {}, self._conductor.halted_for))
         return results
+
+
+def _end_process(error: RaypipeError) -> None:
+    """Without its loop the conductor hears nothing; one that is gone is noticed."""
+    print(f"raypipe: {error}", file=sys.stderr, flush=True)
+    os._exit(1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import threading
 import time
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -24,11 +23,10 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from raypipe.background import TaskOwner
+from raypipe.background import TaskOwner, TaskScope, start_thread
 from raypipe.callindex import CallIndex, index_with_segments
 from raypipe.errors import InfrastructureError
 from raypipe.execution.collection import collect_rarely
-from raypipe.execution.deadlines import within
 from raypipe.execution.loop_lag import LoopLag
 from raypipe.execution.ray.gauges import Gauges
 from raypipe.execution.ray.liveness import Home
@@ -41,7 +39,6 @@ from raypipe.models import SPREAD_ENGINE, takes_gpus_from_ray
 from raypipe.modes import keep_private
 
 _LOADING_POLL_S = 5.0
-_LEASE_TIMEOUT_S = 45.0
 _PULSE = "pulse"
 """Ray gives each such group of an actor's methods an event loop of its own."""
 _LOOK_FOR_NODE_S, _OUTLIVE_S = 2.0, 20.0
@@ -60,7 +57,7 @@ def end_with_node() -> None:
         time.sleep(_OUTLIVE_S)
         os._exit(1)
 
-    threading.Thread(target=watch, name="node", daemon=True).start()
+    start_thread(watch, "node", None)
 
 
 class ReplicaActor:
@@ -78,6 +75,7 @@ class ReplicaActor:
         self._log = Scribe(setup.calls, setup.owner)
         grants = Authority(Caps()) if authority is None else RemoteGrants(authority)
         self._replica = Replica(setup, index, self._log, grants)
+        self._opens = TaskScope()
         self._opening: asyncio.Task[None] | None = None
         self._waiting: dict[str, list[Chunk]] = {}
         """Rows that came before it was ready, by sender."""
@@ -94,14 +92,14 @@ class ReplicaActor:
         """Get ready, once; whoever asks waits for it."""
         if self._opening is None:
             self._tasks.start(self._lag.run(), "the watch over the event loop", is_endless=True)
-            self._opening = asyncio.create_task(self._replica.open())
+            self._opening = self._opens.start(self._replica.open())
         await asyncio.shield(self._opening)
 
     async def exchange(self, sender: str, chunks: list[Chunk], flush_s: float) -> Reply:
         """As `Replica.exchange`; while it gets ready, which takes an engine minutes, it says that it lives."""
         waiting = self._waiting.setdefault(sender, [])
         waiting.extend(chunks)
-        opening = asyncio.ensure_future(self.open())
+        opening = self._opens.start(self.open())
         await asyncio.wait({opening}, timeout=_LOADING_POLL_S)
         if not opening.done():
             opening.cancel()
@@ -130,17 +128,13 @@ class RemoteGrants:
     actor: Any
 
     async def lease(self, report: Report) -> Lease:
+        """What it answers; the limiter waits no longer than it should. Raises InfrastructureError when it is gone."""
         try:
-            return await within(_LEASE_TIMEOUT_S, self._leased(report))
+            return await self.actor.lease.remote(report)
         except RayError as error:
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InfrastructureError(f"the worker that keeps the run's limits is gone: {said}") from None
-        except TimeoutError:
-            problem = f"the worker that keeps the run's limits has given no answer for {_LEASE_TIMEOUT_S:.0f} s"
+            said = (str(error).strip() or "it gave no answer").splitlines()[0]
+            problem = f"the worker that keeps the run's limits is gone: {said}"
             raise InfrastructureError(f"{problem}; run the same command again to go on") from None
-
-    async def _leased(self, report: Report) -> Lease:
-        return await self.actor.lease.remote(report)
 
 
 def places_of(setups: Sequence[ReplicaSetup]) -> list[Any]:

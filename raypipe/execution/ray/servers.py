@@ -6,6 +6,7 @@ it goes on, so that one which dies without a word is forgotten, too.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -14,11 +15,12 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raypipe.background import start_thread
 from raypipe.chat import LLM
-from raypipe.errors import InfrastructureError
+from raypipe.errors import InfrastructureError, RaypipeError
 from raypipe.execution.ray.nodes import nodes_at_work
 from raypipe.execution.ray.pools import unwrapped
 from raypipe.execution.ray.replicas import end_with_node
@@ -56,7 +58,7 @@ class ServerActor:
         self._problem: InfrastructureError | None = None
         self._is_ending = False
         self._closed = threading.Event()
-        threading.Thread(target=self._work, name="server", daemon=True).start()
+        start_thread(self._work, "server", None)  # whatever ends it ends the process
 
     def keep(self, run: str, idle_s: float) -> str | None:
         """A run uses it, and wants it to stay for so many seconds afterwards.
@@ -151,8 +153,7 @@ def kept_servers(
         yield {}
         return
     ended = threading.Event()
-    keeper = threading.Thread(target=_keep, args=(kept, ended), name="servers", daemon=True)
-    keeper.start()
+    keeper = start_thread(lambda: _keep(kept, ended), "what keeps the servers", _warn)
     try:
         for one in kept:
             one.ask()
@@ -168,7 +169,13 @@ def kept_servers(
 def _keep(kept: Iterable[_KeptServer], ended: threading.Event) -> None:
     while not ended.wait(_KEEP_EVERY_S):
         for one in kept:
-            one.keep()
+            with suppress(RayError):  # the next one may get through
+                one.keep()
+
+
+def _warn(error: RaypipeError) -> None:
+    """Servers that are not kept end some time after; calls that get no answer then say so."""
+    logging.getLogger("raypipe").warning("%s; the servers of this run end soon", error)
 
 
 class _KeptServer:
