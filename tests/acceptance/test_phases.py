@@ -39,6 +39,14 @@ ALLOWANCE = 2.0
 PROGRAM = Path(__file__).with_name("lingering.py").read_text()
 
 
+@pytest.fixture(autouse=True)
+def hang_ups_are_heard() -> Iterator[None]:
+    """A test that is started by `nohup` ignores them, and what it starts would, too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @dataclass
 class Stage:
     """Where a scenario is played."""
@@ -301,7 +309,7 @@ def test_a_stop_is_heard_and_the_run_goes_on(
     assert not await_end(family), "something of it is still there"
     for undo in stage.undo:
         undo()
-    goes_on(stage)
+    goes_on(stage, is_cut=times == 2)
 
 
 def stopped(scenario: Scenario, process: subprocess.Popen[str], times: int) -> tuple[float, str]:
@@ -321,14 +329,18 @@ def stopped(scenario: Scenario, process: subprocess.Popen[str], times: int) -> t
     return took_s, said
 
 
-def goes_on(stage: Stage) -> None:
-    """The same command comes to its end, and sends nothing again that was answered."""
+def goes_on(stage: Stage, is_cut: bool = False) -> None:
+    """The same command comes to its end, and sends nothing again that was answered.
+
+    What was on its way when a run ended at once (`is_cut`) may be answered by the server, and not be heard.
+    """
     process = stage.started(*stage.command("local", "run"))
     said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert [leaf["rows"] for leaf in Result(stage.out).manifest["leaves"].values()] in ([6], [1])
     answered = [request.digest for request in stage.server.requests if request.status == 200]
-    assert len(answered) == len(set(answered)) == 6
+    assert len(set(answered)) == 6
+    assert is_cut or len(answered) == 6
 
 
 @pytest.mark.ray

@@ -140,7 +140,7 @@ def test_a_disturbed_run_on_local(effort: int, tmp_path_factory: pytest.TempPath
         assert_survives(folder, "local", disturbances)
         shutil.rmtree(folder)
 
-    explore(check, 8, effort)
+    explore(check, 4, effort)
 
 
 @pytest.mark.ray
@@ -196,4 +196,4 @@ def test_a_full_disk(effort: int, small_disk: Any, tmp_path: Path) -> None:
             counts = Counter(asked(server))
         assert (len(counts), counts.total()) == (calls_of(ROWS), calls_of(ROWS)), "something is repeated"
 
-    explore(check, 10, min(effort, 20))
+    explore(check, 6, min(effort, 20))
