@@ -34,7 +34,7 @@ ENDED_BY = {
     "ray.pools.RemoteWorker.halt": "ends with the worker, or with the conductor that began it",
     "ray.pools.RemoteWorker.open": "its caller bounds it",
     "ray.pools.RemoteWorker.pulse": "the watch counts for how long it is not answered",
-    "ray.replicas.RemoteGrants._leased": "its caller bounds it",
+    "ray.replicas.RemoteGrants.lease": "the limiter counts for how long it is not answered",
     "recovery.Recovery.replace": "a row that wants a worker ends it, and the end of the stage",
     "replica.Replica._gather": "inside `asyncio.timeout`",
     "replica.Replica.exchange": "`Mailbox.wait`, which a timer ends after five seconds",

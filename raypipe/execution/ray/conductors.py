@@ -32,6 +32,8 @@ from raypipe.limits import Amount, Authority, Caps
 from raypipe.modes import keep_private
 
 _BOARD_EVERY_S, _BOARD_TIMEOUT_S = 0.5, 10.0
+_OPEN_TIMEOUT_S = 60.0
+"""The loop is new and opening starts nothing that waits: it takes longer only where the process is starved."""
 
 
 class Board:
@@ -101,7 +103,7 @@ class ConductorUDF:
         self._loop = uvloop.new_event_loop()
         self._conductor = Conductor(setup, pools)
         start_thread(self._loop.run_forever, "the conductor's event loop", _end_process)
-        submit(self._open(), self._loop).result()
+        submit(self._open(), self._loop).result(_OPEN_TIMEOUT_S)
         self._reporter = Reporter.here()
         start_thread(self._report, "what tells a conductor's progress", self._stop_for)
 
