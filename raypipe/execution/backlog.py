@@ -67,6 +67,10 @@ class Backlog:
     def begin(self, step: str, most: int = 1) -> list[Item]:
         """Take up to `most` rows of a step to work on them."""
         queue, now = self._queues[step], time.monotonic()
+        if most == 1:
+            item = queue.popleft()
+            self._begun[item] = now
+            return [item]
         items = [queue.popleft() for _ in range(min(most, len(queue)))]
         self._begun.update(dict.fromkeys(items, now))
         return items

@@ -135,7 +135,7 @@ class Member:
     def away(self) -> CallError | None:
         """What it says while it is left alone for longer than the run waits."""
         left_s = self.limiter.pause_s
-        if left_s <= self.max_wait_s:
+        if not left_s or left_s <= self.max_wait_s:
             return None
         said = self._asked_too_long or f"model {self.label!r} has asked another worker to wait"
         return CallError(str(said), "rate_limit", Retry.SLOW_DOWN, left_s)
@@ -210,8 +210,10 @@ class Chance:
     def is_away(self) -> bool:
         """Whether there is no use in waiting for its member, whose words are noted then."""
         away = self.member.away
-        self.error, self.is_lost = (self.error, self.is_lost) if away is None else (away, True)
-        return away is not None
+        if away is None:
+            return False
+        self.error, self.is_lost = away, True
+        return True
 
 
 @dataclass

@@ -164,15 +164,19 @@ class Results:
         return len(self._ended)
 
     def done(self, place: tuple[int, int], rows: Sequence[Values], tally: Tally) -> None:
-        sizes = [size_of(row) for row in rows]
-        if sizes and max(sizes) > MOST_VALUE_BYTES:
-            self.failed(place, _too_large(max(sizes)), tally)
+        if len(rows) == 1:
+            largest = size = size_of(rows[0])
+        else:
+            sizes = [size_of(row) for row in rows]
+            largest, size = max(sizes, default=0), sum(sizes)
+        if largest > MOST_VALUE_BYTES:
+            self.failed(place, _too_large(largest), tally)
             return
         self._end(place, DONE, tally)
         self._places += [(*place, child) for child in range(len(rows))]
         self._made += rows
-        self._sizes[-1] = len(rows), sum(sizes)
-        self.size_bytes += sum(sizes)
+        self._sizes[-1] = len(rows), size
+        self.size_bytes += size
 
     def filtered(self, place: tuple[int, int], tally: Tally) -> None:
         self._end(place, FILTERED, tally)

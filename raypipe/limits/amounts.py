@@ -32,17 +32,38 @@ class Amount:
             self.usd + other.usd,
         )
 
-    def __sub__(self, other: Amount) -> Amount:
-        return Amount(
-            self.calls - other.calls,
-            self.input_tokens - other.input_tokens,
-            self.output_tokens - other.output_tokens,
-            self.usd - other.usd,
-        )
-
 
 NOTHING = Amount()
 ONE_CALL = Amount(1)
+
+
+class Held:
+    """A sum of amounts that come and go, twice for each call: nothing is made until somebody asks for it."""
+
+    __slots__ = ("_calls", "_count", "_input", "_output", "_usd")
+
+    def __init__(self) -> None:
+        self._count = self._calls = self._input = self._output = 0
+        self._usd = 0.0
+
+    def add(self, amount: Amount) -> None:
+        self._count += 1
+        self._calls += amount.calls
+        self._input += amount.input_tokens
+        self._output += amount.output_tokens
+        self._usd += amount.usd
+
+    def remove(self, amount: Amount) -> None:
+        """Take one away that was added; without any the sum is exactly nothing."""
+        self._count -= 1
+        self._calls -= amount.calls
+        self._input -= amount.input_tokens
+        self._output -= amount.output_tokens
+        self._usd = self._usd - amount.usd if self._count else 0.0
+
+    @property
+    def amount(self) -> Amount:
+        return Amount(self._calls, self._input, self._output, self._usd)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from uuid import uuid4
 from raypipe.answering import Terms
 from raypipe.background import TaskOwner, TaskScope
 from raypipe.errors import HaltedError, InfrastructureError, RaypipeError, halt_reason
-from raypipe.limits.amounts import NOTHING, ONE_CALL, Amount, Lease, Report
+from raypipe.limits.amounts import NOTHING, ONE_CALL, Amount, Held, Lease, Report
 
 _MOST_NEEDS = 512
 """Waiting calls in one report."""
@@ -94,7 +94,7 @@ class Limiter:
         self._number = 0
         self._asked_at: float | None = None
         self._waits_for = ""
-        self._held = self._spent = NOTHING
+        self._held, self._spent = Held(), NOTHING
         self._is_lost = False
         """Whether the authority can be asked no more."""
         self._is_closed = False
@@ -131,6 +131,8 @@ class Limiter:
     @property
     def pause_s(self) -> float:
         """How long the endpoint asked to be left alone."""
+        if not self._paused_until:  # read for each call
+            return 0.0
         return max(0.0, self._paused_until - asyncio.get_running_loop().time())
 
     # Calls.
@@ -175,11 +177,11 @@ class Limiter:
 
     def _hold(self, need: Amount) -> None:
         self.in_flight += 1
-        self._held += need
+        self._held.add(need)
 
     def _let_go(self, need: Amount) -> None:
         self.in_flight -= 1
-        self._held = self._held - need if self.in_flight else NOTHING
+        self._held.remove(need)
         if self._for_slot:
             self._move()
 
@@ -292,7 +294,7 @@ class Limiter:
             terms=self._terms(),
             number=self._number,
             is_last=is_last,
-            held=self._held,
+            held=self._held.amount,
             spent_so_far=self._spent,
             needs=needs,
             sent=counted.sent,

@@ -27,7 +27,8 @@ class Uncounted(Usage):
 
 def completion(text: str, finish_reason: Any, usage: Usage, model: Any, asked: str) -> Completion:
     """`finish_reason` and `model` as the endpoint wrote them; `asked` is the model's name where it gave none."""
-    return Completion(sound_text(text), word(finish_reason) or "stop", usage, word(model) or asked)
+    sound = text if text.isascii() else sound_text(text)
+    return Completion(sound, word(finish_reason) or "stop", usage, word(model) or asked)
 
 
 def usage_of(input_tokens: Any, output_tokens: Any = 0) -> Usage:
@@ -40,11 +41,16 @@ def usage_of(input_tokens: Any, output_tokens: Any = 0) -> Usage:
 def counted(usage: Any, *, only_input: bool = False) -> Usage:
     """What OpenAI's API counts in `usage`, whatever stands there."""
     counts = cast("dict[str, Any]", usage) if isinstance(usage, dict) else {}
-    return usage_of(counts.get("prompt_tokens"), 0 if only_input else counts.get("completion_tokens"))
+    read, written = counts.get("prompt_tokens"), counts.get("completion_tokens")
+    if type(read) is int and type(written) is int and 0 <= read <= MOST_TOKENS and 0 <= written <= MOST_TOKENS:
+        return Usage(read, 0 if only_input else written)
+    return usage_of(read, 0 if only_input else written)
 
 
 def word(value: Any) -> str:
     """A name or a reason; empty for what is none."""
+    if type(value) is str and len(value) <= _LONGEST_WORD and value.isascii():
+        return value
     return sound_text(value)[:_LONGEST_WORD] if isinstance(value, str) else ""
 
 

@@ -36,7 +36,6 @@ _IDLE_S = 4.0
 _OK = 200
 _BAD_GATEWAY = 502
 _ERRORS = range(400, 600)
-_LIMITS = ("max_tokens", "max_completion_tokens", "num_predict")
 _LEAST_BYTES, _BYTES_A_TOKEN, _BYTES_A_TOKEN_WITH_LOGPROBS = 2**22, 2**8, 2**12
 """Of an answer: what stands around its text, and what one token may come to, with twenty others and their logprobs."""
 _USUAL_TOKENS, _MOST_TOKENS = 2**14, 2**17
@@ -160,7 +159,7 @@ class OpenAIModel:
         if session is None:
             raise InfrastructureError(f"model {self._llm.label!r} is not open")
         body = orjson.dumps(payload, default=dict)
-        door, most_bytes = self._door(payload), _most_bytes(dict(payload))
+        door, most_bytes = self._door(payload), _most_bytes(payload)
         try:
             async with session.post(
                 door.url, data=body if len(body) < _LARGE_BYTES else io.BytesIO(body), allow_redirects=False
@@ -253,11 +252,13 @@ class OpenAIModel:
         return endpoint.error(f"broke off its answer ({said})", "broken_answer")
 
 
-def _most_bytes(payload: dict[str, Any]) -> int:
+def _most_bytes(payload: Mapping[str, Any]) -> int:
     """Longest answer that a request can have; what is longer is no answer to it, and is not read to its end."""
-    inner = payload.get("options")
-    limits = payload | inner if isinstance(inner, dict) else payload
-    tokens = next((limits[name] for name in _LIMITS if type(limits.get(name)) is int), _USUAL_TOKENS)
+    tokens: Any = payload.get("max_tokens") or payload.get("max_completion_tokens")
+    if type(tokens) is not int:
+        inner = payload.get("options")
+        tokens = cast("dict[str, Any]", inner).get("num_predict") if isinstance(inner, dict) else None
+    tokens = tokens if type(tokens) is int else _USUAL_TOKENS
     each = _BYTES_A_TOKEN_WITH_LOGPROBS if payload.get("logprobs") else _BYTES_A_TOKEN
     return _LEAST_BYTES + each * min(max(0, tokens), _MOST_TOKENS)
 

@@ -30,6 +30,8 @@ def tables(path: str, batch_rows: int) -> Iterator[pa.Table]:
         try:
             for group in range(file.num_row_groups):
                 at_once = _rows_at_once(file.metadata.row_group(group), batch_rows)
+                if at_once == _FEW_ROWS < batch_rows and _is_as_written(file, group):
+                    at_once = min(_SOME_ROWS, batch_rows)
                 batches = file.iter_batches(batch_size=at_once, row_groups=[group])
                 yield from _gathered(batches, batch_rows)
         except pa.ArrowInvalid as error:
@@ -51,6 +53,13 @@ def _rows_at_once(group: Any, batch_rows: int) -> int:
     return max(1, min(batch_rows, known, unknown))
 
 
+def _is_as_written(file: Any, group: int) -> bool:
+    """Whether the first rows of a group become no larger than the file says that its rows are."""
+    first = next(file.iter_batches(batch_size=_FEW_ROWS, row_groups=[group]), None)
+    metadata = file.metadata.row_group(group)
+    return first is not None and first.nbytes * metadata.num_rows <= 2 * first.num_rows * metadata.total_byte_size
+
+
 def _gathered(batches: Iterator[Any], batch_rows: int) -> Iterator[pa.Table]:
     held: list[Any] = []
     rows = size = 0
@@ -69,7 +78,7 @@ def _joined(batches: list[Any]) -> pa.Table:
     return table.combine_chunks() if len(batches) > _MANY_CHUNKS else table
 
 
-_FEW_ROWS = 64
+_FEW_ROWS, _SOME_ROWS = 64, 512
 _MANY_CHUNKS = 4
 _BUFFER_BYTES = 1 << 20
 
