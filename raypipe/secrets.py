@@ -55,12 +55,25 @@ def shown_address(address: str, every: bool = False) -> str:
 
 
 def hidden(value: Any) -> Any:
-    """Plain data with what is given under the name of a secret, and what addresses carry, taken out."""
+    """Plain data with what is given under the name of a secret, and what addresses carry, taken out.
+
+    What stands in several places is looked through once, so that a few references do not become billions of values.
+    """
+    return _hidden(value, {})
+
+
+def _hidden(value: Any, seen: dict[int, Any]) -> Any:
+    if id(value) in seen:
+        return seen[id(value)]
     if isinstance(value, Mapping):
-        plain = cast("Mapping[Any, Any]", value)
-        return {name: HIDDEN if _is_kept(name, item) else hidden(item) for name, item in plain.items()}
+        names = seen[id(value)] = dict[Any, Any]()
+        for name, item in cast("Mapping[Any, Any]", value).items():
+            names[name] = HIDDEN if _is_kept(name, item) else _hidden(item, seen)
+        return names
     if isinstance(value, list | tuple):
-        return [hidden(item) for item in cast("list[Any]", value)]
+        items = seen[id(value)] = list[Any]()
+        items += [_hidden(item, seen) for item in cast("list[Any]", value)]
+        return items
     return shown_address(value) if isinstance(value, str) and re.match(r"[a-z0-9+.-]+://\S+$", value) else value
 
 
@@ -77,10 +90,16 @@ def shown_option(name: str, value: Any) -> Any:
 
 def holds_hidden(value: Any) -> bool:
     """Whether a secret was taken out of plain data, or out of an address in it."""
-    if isinstance(value, Mapping):
-        return any(map(holds_hidden, cast("Mapping[Any, Any]", value).values()))
-    if isinstance(value, list | tuple):
-        return any(map(holds_hidden, cast("list[Any]", value)))
+    return _holds_hidden(value, set())
+
+
+def _holds_hidden(value: Any, seen: set[int]) -> bool:
+    if isinstance(value, Mapping | list | tuple):
+        if id(value) in seen:
+            return False
+        seen.add(id(value))
+        items: Any = cast("Mapping[Any, Any]", value).values() if isinstance(value, Mapping) else value
+        return any(_holds_hidden(item, seen) for item in items)
     return isinstance(value, str) and (value == HIDDEN or ("://" in value and HIDDEN in value and "\n" not in value))
 
 
