@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
+from raypipe.bounds import MOST_COLUMNS
 from raypipe.errors import InputError
 from raypipe.row import RESERVED, ROUTE
 
@@ -60,6 +61,9 @@ def check_names(names: Sequence[str], where: str) -> None:
     """Raises InputError for a name that no column may have, and for one that two have."""
     if ROUTE in names:
         raise InputError(f"{where} has the column {ROUTE!r}, a name kept for the ways that rows take; rename it")
+    if len(names) > MOST_COLUMNS:
+        problem = f"{len(names):,} columns, more than the {MOST_COLUMNS:,} that a table may have"
+        raise InputError(f"{where} has {problem}; put them into one column, as a mapping or a list")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{where} has two columns {twice!r}; rename one")

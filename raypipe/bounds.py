@@ -22,6 +22,8 @@ _MOST_MIB = 512
 
 READ_BYTES = _BATCH_MIB * _MIB
 """Of rows in one table of a file that is read."""
+MOST_COLUMNS = 10_000
+"""Of an input: each costs something for every table that is cut, joined or written."""
 MOST_VALUE_BYTES = (1 << 31) - 2
 """Arrow counts the bytes of one text, and of all texts in one list, with 31 bits."""
 

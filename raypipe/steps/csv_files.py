@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, cast
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv as pa_csv
 
+from raypipe.bounds import MOST_COLUMNS
 from raypipe.errors import InputError
 from raypipe.steps.locating import kind_of, opened
 
@@ -37,7 +39,10 @@ def names(path: str) -> list[str]:
             return []
     with _reader(path, {}) as reader:
         found = cast(list[str], reader.schema.names)
-    twice = [name for name in found if found.count(name) > 1]
+    if len(found) > MOST_COLUMNS:
+        problem = f"has {len(found):,} columns, more than the {MOST_COLUMNS:,} that a table may have; leave some out"
+        raise InputError(f"file {path!r} {problem}")
+    twice = [name for name, times in Counter(found).items() if times > 1]
     if twice:
         raise InputError(f"file {path!r} has two columns {twice[0]!r}; rename one in the header")
     return found

@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 
 from raypipe.bounded_reading import load_json
-from raypipe.bounds import READ_BYTES
+from raypipe.bounds import MOST_COLUMNS, READ_BYTES
 from raypipe.errors import InputError
 from raypipe.steps.locating import kind_of, opened
 from raypipe.steps.tabulating import agreed, table_of
@@ -22,6 +22,8 @@ from raypipe.steps.tabulating import agreed, table_of
 _SAMPLED_ROWS = 100
 _SHOWN = 60
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MOST_BYTES, _FEW_BYTES = 1 << 30, 1 << 16
+"""Of a line, or of a list, which is held whole; of what shows which of them a file holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +75,26 @@ def _batches(rows: Iterator[_Row], batch_rows: int) -> Iterator[list[_Row]]:
 def _rows(path: str) -> Iterator[_Row]:
     with opened(path) as file:
         if kind_of(path) == "json" and _is_list(file):
-            yield from _list_rows(path, file.read().removeprefix(_BYTE_ORDER_MARK))
+            content = _bounded(path, "the list", file.read(_MOST_BYTES + 1))
+            yield from _list_rows(path, content.removeprefix(_BYTE_ORDER_MARK))
             return
-        for number, line in enumerate(file, start=1):
+        lines = iter(lambda: file.readline(_MOST_BYTES + 1), b"")
+        for number, line in enumerate(lines, start=1):
+            _bounded(path, f"line {number}", line)
             text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
             if text.strip():
                 yield _Row(f"line {number}", _object(path, f"line {number}", text), len(text))
 
 
+def _bounded(path: str, place: str, content: bytes) -> bytes:
+    if len(content) > _MOST_BYTES:
+        problem = f"is larger than {_MOST_BYTES >> 20} MiB; write one object on each line"
+        raise InputError(f"file {path!r}, {place} {problem}")
+    return content
+
+
 def _is_list(file: IO[bytes]) -> bool:
-    first = next((line for line in file if line.strip()), b"")
+    first = next((line for line in iter(lambda: file.readline(_FEW_BYTES), b"") if line.strip()), b"")
     file.seek(0)
     return first.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"[")
 
@@ -110,4 +122,10 @@ def _checked(path: str, place: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         problem = f"is a {type(value).__name__}, not an object of columns and values; correct or remove it"
         raise InputError(f"file {path!r}, {place} {problem}")
-    return cast(dict[str, Any], value)
+    row = cast(dict[str, Any], value)
+    if len(row) > MOST_COLUMNS:
+        raise InputError(f"file {path!r}, {place} has {len(row):,} columns, {_NO_MORE}")
+    return row
+
+
+_NO_MORE = f"more than the {MOST_COLUMNS:,} that a table may have; put them into one column, as a mapping or a list"

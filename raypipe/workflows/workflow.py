@@ -6,7 +6,7 @@ again with `Workflow.load`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +15,7 @@ import orjson
 
 from raypipe.chat import Caller
 from raypipe.errors import SpecError, Violation
+from raypipe.permissions import Permissions, permitted
 from raypipe.steps.tools import CustomTool
 from raypipe.workflows import saving
 from raypipe.workflows.memory import Writing
@@ -103,10 +104,14 @@ class Workflow:
         return made
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """The workflow that `save` wrote. Raises SpecError for what is none, or is not sound."""
+    def load(cls, path: str | Path, allow_import: Sequence[str] = ()) -> Self:
+        """The workflow that `save` wrote. Classes that it names are imported from the modules `allow_import` alone.
+
+        Raises SpecError for what is none, or is not sound, or names a class of another module.
+        """
         try:
             plain = orjson.loads(Path(path).read_bytes())
         except (OSError, orjson.JSONDecodeError) as error:
             raise SpecError(violations=[Violation(f"workflow {str(path)!r}", f"cannot be read: {error}")]) from None
-        return cls.from_dict(plain)
+        with permitted(Permissions(imports=tuple(allow_import))):
+            return cls.from_dict(plain)

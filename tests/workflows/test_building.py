@@ -305,7 +305,9 @@ def full() -> Workflow:
 def test_a_workflow_is_saved_and_loaded(tmp_path):
     workflow = full()
     workflow.save(tmp_path / "w.json")
-    again = Workflow.load(tmp_path / "w.json")
+    with pytest.raises(SpecError, match=f"allow {__name__!r} with --allow-import"):
+        Workflow.load(tmp_path / "w.json")
+    again = Workflow.load(tmp_path / "w.json", allow_import=[__name__])
     assert again.to_dict() == workflow.to_dict()
     assert again == workflow
     assert again.tasks[0].schema is not None
