@@ -32,6 +32,8 @@ RISKS: list[tuple[str, Any]] = [
     ("hf_overrides", {"auto_map": {"AutoConfig": "evil.Class"}}),
     ("hf_overrides", {"text_config": {"auto_map": {"AutoConfig": "evil.Class"}}}),
     ("hf_overrides", "evil.module:function"),
+    ("structured_outputs_config", {"backend": "evil.module"}),
+    ("structured_outputs_config", {"backend": "xgrammar", "reasoning_parser_plugin": "evil.py"}),
     ("an_option_of_a_newer_version", "evil.module"),
 ]
 
@@ -51,6 +53,7 @@ def test_an_option_that_runs_code_is_allowed_by_name(tmp_path: Path, name: str, 
         {"load_format": "safetensors", "distributed_executor_backend": "ray", "tokenizer_mode": "mistral"},
         {"tokenizer": "org/tokenizer", "generation_config": "vllm"},
         {"trust_remote_code": False, "worker_cls": None},
+        {"structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True}},
         {"hf_overrides": {"rope_scaling": {"type": "yarn", "factor": 4.0}}},
     ],
     ids=str,

@@ -84,6 +84,11 @@ GUARDED = frozenset(
 )
 """What imports classes or plugins, runs a model's own code, reads or writes files, or opens connections."""
 
+STRUCTURED = "structured_outputs_config"
+_STRUCTURED_PLAIN = frozenset(
+    {"backend", "disable_any_whitespace", "disable_additional_properties", "disable_fallback"}
+)
+_BACKENDS = (None, "auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer")
 OVERRIDES = "hf_overrides"
 _CODE_OF_MODEL = "auto_map"
 _BUILT_IN = ("auto", "vllm")
@@ -119,6 +124,10 @@ def check_named(name: Any, permissions: Permissions, where: str, uri: str = "") 
 def _is_harmless(name: str, value: Any) -> bool:
     if name in CHOSEN:
         return value in CHOSEN[name]
+    if name == STRUCTURED and isinstance(value, Mapping):
+        # Its other fields name plugins, or parsers that plugins bring.
+        plain = cast("Mapping[str, Any]", value)
+        return set(plain) <= _STRUCTURED_PLAIN and plain.get("backend") in _BACKENDS
     return name == OVERRIDES and isinstance(value, Mapping) and not _holds(cast("Mapping[str, Any]", value))
 
 
