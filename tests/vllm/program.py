@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from raypipe.config import StepSpec, read_spec
+from raypipe.config import StepSpec, permissions_for, read_spec
 from raypipe.pipeline import Pipeline
 
 CONFIG = Path(__file__).parents[2] / "configs" / "nemotron_qa.yaml"
@@ -33,7 +33,8 @@ def pipeline(writer: Path, judge: Path, cpus: float = 0.0) -> Pipeline:
     for step in others:
         kept = {"resources": {"cpus": cpus}} if "llm" in step.options else {}
         steps.append(StepSpec(**step.model_dump(), **kept))
-    return Pipeline.from_spec(spec.model_copy(update={"models": models, "steps": steps}), CONFIG.parent)
+    permissions = permissions_for(CONFIG, allow_files=[str(writer), str(judge)])
+    return Pipeline.from_spec(spec.model_copy(update={"models": models, "steps": steps}), CONFIG.parent, permissions)
 
 
 def main() -> None:
