@@ -43,14 +43,12 @@ class _Silence:
     looks: int = 0
     unanswered: int = 0
     """Looks at which its pulse was awaited."""
-    is_known: bool = False
-    """Whether it was ever heard: one that is still waiting for its place answers nothing either."""
     pulse: asyncio.Task[str] | None = None
     examination: asyncio.Task[str] | None = None
 
     def heard(self, replies: int) -> None:
         """It has answered an exchange."""
-        self.replies, self.looks, self.unanswered, self.is_known = replies, 0, 0, True
+        self.replies, self.looks, self.unanswered = replies, 0, 0
         self.pulse = self.examination = None
 
 
@@ -105,12 +103,8 @@ class Watch:
             silence.looks += 1
             if silence.looks > _QUIET_LOOKS:
                 self._look_closer(lane, silence, asked)
-            return
-        is_new = not silence.is_known
-        silence.heard(lane.replies)
-        if is_new:
-            # Once while it is well: it says where it lives.
-            silence.pulse = asked.start(lane.worker.pulse())
+        else:
+            silence.heard(lane.replies)
 
     def _look_closer(self, lane: Lane, silence: _Silence, asked: TaskScope) -> None:
         name, silent_s = lane.worker.name, silence.looks * self.look_every_s
@@ -120,7 +114,7 @@ class Watch:
         elif silence.pulse is None or silence.pulse.done():
             self._take_pulse(lane, silence)
             silence.pulse = asked.start(lane.worker.pulse())
-        elif silence.is_known:
+        else:
             silence.unanswered += 1
             if silence.unanswered >= _EXAMINED_AFTER and silence.examination is None:
                 silence.examination = asked.start(lane.worker.examine())
@@ -144,7 +138,7 @@ class Watch:
             except ReplicaLostError as error:
                 self._give_up(lane, str(error))
             else:
-                silence.is_known, silence.unanswered, silence.examination = True, 0, None
+                silence.unanswered, silence.examination = 0, None
 
     def _give_up(self, lane: Lane, problem: str) -> None:
         lane.lost = ReplicaLostError(problem)

@@ -143,7 +143,7 @@ class Worker(Protocol):
         ...
 
     async def examine(self) -> str:
-        """What a worker that answers no pulse does, as others on its machine see it; empty where it does nothing."""
+        """What a worker that answers no pulse does or waits for, as others see it; empty where it does nothing."""
         ...
 
 

@@ -145,13 +145,22 @@ def test_a_worker_that_lives_is_waited_for_and_said(worker: Played) -> None:
     assert asyncio.run(seen()).errors == []
 
 
-def test_a_worker_that_was_never_heard_may_wait_for_its_place() -> None:
+def test_a_worker_that_waits_for_its_place_is_waited_for() -> None:
     async def seen() -> None:
-        async with Watched(Played(has_pulse=False)) as watched:
+        async with Watched(Played(has_pulse=False, seen="which waits for its place")) as watched:
             await asyncio.sleep(30 * LOOK_S)
-            assert watched.lane.lost is None and watched.worker.examinations == 0
+            assert watched.lane.lost is None and watched.lane.held_up == "which waits for its place"
 
     asyncio.run(seen())
+
+
+def test_a_worker_that_is_frozen_by_its_first_rows_is_given_up() -> None:
+    async def seen() -> Watched:
+        async with Watched(Played(has_pulse=False)) as watched:
+            await watched.until(lambda: watched.lane.lost is not None)
+            return watched
+
+    assert asyncio.run(seen()).errors == []
 
 
 def test_a_worker_whose_pulse_says_that_it_is_gone_is_given_up() -> None:

@@ -6,6 +6,7 @@ wait for each other, keeps its place for ever.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -36,11 +37,6 @@ class Home:
 
     node: str
     pid: int
-
-    @classmethod
-    def here(cls, pid: int) -> Home:
-        """That of a process on this node."""
-        return cls(ray.get_runtime_context().get_node_id(), pid)
 
 
 @dataclass(frozen=True)
@@ -89,6 +85,21 @@ class Reports:
         if not is_at_work(reporter.pid) and reporter.kill():
             said = "a conductor was frozen: its process said nothing for %.0f s; another goes on from the call log"
             logging.getLogger("raypipe").warning(said, _SILENT_S)
+
+
+async def home_of(actor: Any) -> Home | None:
+    """Where the process of an actor is; none while it waits for its place, is being made, or nobody knows."""
+    try:
+        return await within(_ANSWER_S, asyncio.to_thread(_found, actor))
+    except (RayError, TimeoutError):
+        return None
+
+
+def _found(actor: Any) -> Home | None:
+    from ray._private.state import actors  # no public way tells it without a dashboard
+
+    told: Any = actors(actor._actor_id.hex())
+    return Home(told["Address"]["NodeID"], told["Pid"]) if told and told["State"] == "ALIVE" else None
 
 
 async def works(home: Home) -> bool:

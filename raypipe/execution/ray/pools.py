@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.deadlines import within
-from raypipe.execution.ray.liveness import Home, works
+from raypipe.execution.ray.liveness import home_of, works
 from raypipe.execution.ray.nodes import nodes_at_work
 from raypipe.execution.ray.replicas import (
     is_kept,
@@ -89,8 +89,6 @@ class RemoteWorker:
     actor: Any
     place: Any
     """Where it was told to live."""
-    _home: Home | None = None
-    """Where it lives, once it has said so."""
 
     @property
     def name(self) -> str:
@@ -127,8 +125,7 @@ class RemoteWorker:
 
     async def pulse(self) -> str:
         try:
-            self._home, held_up = await self.actor.pulse.remote()
-            return held_up
+            return await self.actor.pulse.remote()
         except RayActorError as error:
             said = str(error).strip().splitlines()[0]
             raise ReplicaLostError(f"worker {self.name!r} is gone: {said}") from None
@@ -136,9 +133,11 @@ class RemoteWorker:
             return ""  # its exchange tells why
 
     async def examine(self) -> str:
-        if self._home is None or not await works(self._home):
-            return ""
-        return f"worker {self.name!r}, whose process works but lets none of its threads answer"
+        home = await home_of(self.actor)
+        if home is None:
+            return f"worker {self.name!r}, which waits for its place or is being made"
+        is_busy = await works(home)
+        return f"worker {self.name!r}, whose process works but lets none of its threads answer" if is_busy else ""
 
 
 @dataclass

@@ -29,7 +29,6 @@ from raypipe.errors import InfrastructureError
 from raypipe.execution.collection import collect_rarely
 from raypipe.execution.loop_lag import LoopLag
 from raypipe.execution.ray.gauges import Gauges
-from raypipe.execution.ray.liveness import Home
 from raypipe.execution.ray.nodes import largest_gpus, nodes_at_work
 from raypipe.execution.replica import Replica, ReplicaSetup
 from raypipe.execution.scribe import Scribe
@@ -84,9 +83,9 @@ class ReplicaActor:
         self._tasks = TaskOwner(self._replica.stop_for)
 
     @ray.method(concurrency_group=_PULSE)
-    async def pulse(self) -> tuple[Home, str]:
-        """Where it lives, and what holds its event loop up; a loop of its own, in another thread, answers."""
-        return Home.here(os.getpid()), self._lag.described(f"worker {self._replica.name!r}")
+    async def pulse(self) -> str:
+        """What holds its event loop up; a loop of its own, in another thread, answers."""
+        return self._lag.described(f"worker {self._replica.name!r}")
 
     async def open(self) -> None:
         """Get ready, once; whoever asks waits for it."""
