@@ -147,9 +147,10 @@ def test_a_worker_that_lives_is_waited_for_and_said(worker: Played) -> None:
 
 def test_a_worker_that_waits_for_its_place_is_waited_for() -> None:
     async def seen() -> None:
-        async with Watched(Played(has_pulse=False, seen="which waits for its place")) as watched:
-            await asyncio.sleep(30 * LOOK_S)
-            assert watched.lane.lost is None and watched.lane.held_up == "which waits for its place"
+        worker = Played(has_pulse=False, seen="which waits for its place")
+        async with Watched(worker) as watched:
+            await watched.until(lambda: worker.examinations >= 3 and watched.lane.held_up == worker.seen)
+            assert watched.lane.lost is None
 
     asyncio.run(seen())
 
