@@ -21,7 +21,6 @@ from raypipe.errors import OutputError
 from raypipe.folder import MARK, Layout, RunFolder
 from raypipe.interruption import uncut
 from raypipe.listing import files_of
-from raypipe.pieces import forget
 from raypipe.places import Place, Remote, each, identity_of, reach, reason, remove
 
 _OUTPUTS = ("data", "failures", ARTIFACTS)
@@ -70,12 +69,10 @@ class StoreFolder(Layout[Remote]):
         except OSError as error:
             raise OutputError(f"the output folder {self.path} cannot be used: {reason(error)}") from None
 
-    def start_over(self, forget_calls: bool) -> None:
-        """Remove what an earlier run left uncommitted, and with `forget_calls` its call log. Raises OSError."""
+    def start_over(self) -> None:
+        """Remove what an earlier run left uncommitted. Raises OSError."""
         self.clear()
         remove(self._stray(self.committed()))
-        if forget_calls:
-            forget(self.calls)
 
     def committed(self) -> dict[str, Any]:
         """The manifest of the run that stands here; empty when none does. Raises OSError, OutputError."""

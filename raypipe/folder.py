@@ -94,11 +94,9 @@ class RunFolder(Layout[Path]):
         os.ftruncate(lock, 0)
         os.pwrite(lock, me.encode(), 0)
 
-    def start_over(self, forget_calls: bool) -> None:
-        """Remove what an earlier run left uncommitted, and with `forget_calls` its call log."""
+    def start_over(self) -> None:
+        """Remove what an earlier run left uncommitted."""
         shutil.rmtree(self.work, ignore_errors=True)
-        if forget_calls:
-            shutil.rmtree(self.calls, ignore_errors=True)
         try:
             self.parts.mkdir(parents=True)
         except OSError as error:

@@ -130,7 +130,8 @@ def segments(calls: Place, owner: str) -> list[Place]:
     return [*(piece for piece in pieces if piece.name.rpartition("-")[0] not in stems), *found]
 
 
-def forget(calls: Remote) -> None:
+def forget(calls: Place) -> None:
     """Remove the call log, and what was not sent to it from this machine. Raises OSError."""
     shutil.rmtree(folder_here(calls), ignore_errors=True)
-    remove(calls.rglob("*"))
+    if not isinstance(calls, Path):
+        remove(calls.rglob("*"))

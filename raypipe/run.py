@@ -28,7 +28,7 @@ from raypipe.limits import Amount, Caps
 from raypipe.loading import LoadGroups, in_groups
 from raypipe.models import check_model, check_request, is_held_key, missing_engine
 from raypipe.modes import SHARED, close_to_others, owner_only
-from raypipe.pieces import compact
+from raypipe.pieces import compact, forget
 from raypipe.places import Place, reach, reason
 from raypipe.plan import Plan, inbox
 from raypipe.prices import cost_usd, pool_cost_usd
@@ -149,7 +149,9 @@ def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Comm
     started, folder = time.time(), commit.folder
     calls = (options.calls or folder.calls).absolute()
     with stop.phase(Phase.HOLD):
-        folder.start_over(forget_calls=options.fresh and options.calls is None)
+        folder.start_over()
+        if options.fresh and options.calls is None:
+            forget(folder.calls)
     setup, spending = _prepared(plan, options, folder, calls, stop)
     meters = EngineMeters()
     try:

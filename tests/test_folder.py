@@ -15,6 +15,7 @@ import pytest
 
 from raypipe.errors import OutputError
 from raypipe.folder import RunFolder
+from raypipe.pieces import forget
 from raypipe.pipeline import Pipeline
 from raypipe.places import write_whole
 from raypipe.step import Step
@@ -101,11 +102,11 @@ def test_starting_over_keeps_results_and_calls(tmp_path: Path) -> None:
         for place in (tmp_path / "data" / "leaf", tmp_path / "calls", folder.parts / "old"):
             place.mkdir(parents=True)
             (place / "file").write_text("kept or not")
-        folder.start_over(forget_calls=False)
+        folder.start_over()
         assert list(folder.work.rglob("*")) == [folder.parts]
         assert (tmp_path / "data/leaf/file").exists()
         assert (tmp_path / "calls/file").exists()
-        folder.start_over(forget_calls=True)
+        forget(folder.calls)
         assert not (tmp_path / "calls").exists()
 
 
@@ -113,7 +114,7 @@ def test_a_commit_replaces_what_stands_there(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.held():
         for text in ("first", "second"):
-            folder.start_over(forget_calls=False)
+            folder.start_over()
             (folder.work / "data").mkdir()
             (folder.work / "data" / text).write_text(text)
             folder.commit({"of": text}, text.encode(), keeps_artifacts=False)

@@ -20,7 +20,7 @@ import pyarrow as pa
 from raypipe.arrays import rows_of, text_of
 from raypipe.bounds import MOST_VALUE_BYTES
 from raypipe.errors import OutputError, RaypipeError
-from raypipe.execution.desk import add_counts
+from raypipe.execution.counts import add_counts
 from raypipe.places import Place, reason
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, LINEAGE, PATH, POSITION, ROW_ID, Failure
 from raypipe.selection import size_bytes

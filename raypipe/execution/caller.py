@@ -15,7 +15,8 @@ from raypipe.background import TaskScope
 from raypipe.calllog import Asked
 from raypipe.chat import TOOL, AskOptions, Completion, Message, Request
 from raypipe.errors import CallError, HaltedError, InfrastructureError, RaypipeError, Retry, RowError
-from raypipe.execution.desk import Chance, Desk, Member, Tally
+from raypipe.execution.counts import Tally
+from raypipe.execution.desk import Chance, Desk, Member
 from raypipe.identity import call_key, request_identity
 from raypipe.steps.conversing import answered
 

@@ -21,6 +21,7 @@ from raypipe.calllog import Asked
 from raypipe.chat import LLM, Completion, Usage
 from raypipe.errors import CallError, HaltedError, InfrastructureError, Retry, halt_reason
 from raypipe.execution.costs import WorstCase
+from raypipe.execution.counts import Tally
 from raypipe.limits import LONGEST_WAIT_S, Amount, Caps, Limiter, Patience, enter_first
 from raypipe.limits.limiter import Grants
 from raypipe.models import open_model
@@ -40,37 +41,6 @@ class Log(Protocol):
     def is_full(self) -> bool: ...
 
     async def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None: ...
-
-
-@dataclass(slots=True)
-class Tally:
-    """Calls and tokens, counted."""
-
-    sent: int = 0
-    cached: int = 0
-    tries: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    by_model: dict[str, dict[str, int]] = field(default_factory=lambda: {})
-    """What each member of a pool of models did, by its name; empty for one model."""
-
-    def count(self, member: Member, what: str, amount: int = 1) -> None:
-        setattr(self, what, getattr(self, what) + amount)
-        if member.is_one_of_several:
-            self.of(member, what, amount)
-
-    def of(self, member: Member, what: str, amount: int = 1) -> None:
-        """Count for one member only."""
-        counts = self.by_model.setdefault(member.name, {})
-        counts[what] = counts.get(what, 0) + amount
-
-
-def add_counts(counts: dict[str, dict[str, int]], more: Mapping[str, Mapping[str, int]]) -> None:
-    """Add what is counted by name."""
-    for name, numbers in more.items():
-        mine = counts.setdefault(name, {})
-        for what, number in numbers.items():
-            mine[what] = mine.get(what, 0) + number
 
 
 @dataclass(eq=False)

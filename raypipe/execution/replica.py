@@ -21,7 +21,8 @@ from raypipe.errors import InfrastructureError, RaypipeError, RowError
 from raypipe.execution.backlog import Backlog, Item
 from raypipe.execution.boundary import Boundary, close_step, is_cancelled, named, process_rows, said
 from raypipe.execution.caller import NoModel, RowCaller
-from raypipe.execution.desk import Desk, Log, Member, Tally, members_of
+from raypipe.execution.counts import Tally
+from raypipe.execution.desk import Desk, Log, Member, members_of
 from raypipe.execution.loop_lag import works_for
 from raypipe.execution.mailbox import Mailbox
 from raypipe.execution.outcomes import Rows, accepted, failure_of

@@ -15,7 +15,7 @@ import pyarrow as pa
 from raypipe.answering import EngineFigures
 from raypipe.arrays import carried, text_of
 from raypipe.bounds import MOST_VALUE_BYTES, size_of
-from raypipe.execution.desk import Tally, add_counts
+from raypipe.execution.counts import Tally, add_counts
 from raypipe.row import Failure, Values
 from raypipe.tables import packed, unpacked
 

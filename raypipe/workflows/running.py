@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from raypipe.background import TaskScope
 from raypipe.chat import Caller, Completion, Request
@@ -18,12 +18,10 @@ from raypipe.steps.showing import shown
 from raypipe.steps.structured import ask_structured
 from raypipe.steps.tools import KIND as TOOL
 from raypipe.steps.tools import Outcome, attempted, checked_calls, required_calls, told
+from raypipe.workflows.definition import Definition
 from raypipe.workflows.memory import KIND, Memory
 from raypipe.workflows.prompts import filled
 from raypipe.workflows.tasks import CALLING, END, Edge, Limits, Operator, Task
-
-if TYPE_CHECKING:
-    from raypipe.workflows.workflow import Workflow
 
 LIMIT = "limit"
 """Groups failures of rows whose workflow reached a limit."""
@@ -93,7 +91,7 @@ class Clock:
 class Run:
     """One row's way through a workflow."""
 
-    def __init__(self, workflow: Workflow, llm: Caller, given: Mapping[str, Any], longest: int | None) -> None:
+    def __init__(self, workflow: Definition, llm: Caller, given: Mapping[str, Any], longest: int | None) -> None:
         """Raises RowError (`memory`) when what is given does not fit the workflow."""
         known = workflow.keys
         for key in given:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raypipe.errors import SpecError, Violation
 from raypipe.naming import found_at, imported, is_importable
@@ -16,12 +16,10 @@ from raypipe.secrets import hidden
 from raypipe.steps.structured import structure_of
 from raypipe.steps.tools import CustomTool
 from raypipe.workflows.conditions import Condition, Expression
+from raypipe.workflows.definition import Definition
 from raypipe.workflows.memory import Input, Output, Reading, Writing
 from raypipe.workflows.searching import OWN_HOSTS, Search, SearchService
 from raypipe.workflows.tasks import Edge, Limits, Operator, Task
-
-if TYPE_CHECKING:
-    from raypipe.workflows.workflow import Workflow
 
 Plain = dict[str, Any]
 
@@ -29,7 +27,7 @@ _OURS = "raypipe.workflows.http_tool:HttpRequestTool"
 """The one class of tools that a file may name as it likes: what it may send where is asked when it is made."""
 
 
-def to_dict(workflow: Workflow) -> Plain:
+def to_dict(workflow: Definition) -> Plain:
     """The workflow as plain data; a pydantic class stands there by its dotted path."""
     plain = described(workflow)
     for task in plain["tasks"]:
@@ -38,7 +36,7 @@ def to_dict(workflow: Workflow) -> Plain:
     return plain
 
 
-def check_found(workflow: Workflow) -> None:
+def check_found(workflow: Definition) -> None:
     """Raises SpecError for a pydantic class that whoever reads the workflow cannot import."""
     hint = "cannot be imported by who reads the file; define it at the top of a module and import it from there"
     schemas = {task.id: task.schema.declared for task in workflow.tasks if task.schema is not None}
@@ -55,7 +53,7 @@ def _path(kind: type[Any]) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def described(workflow: Workflow) -> Plain:
+def described(workflow: Definition) -> Plain:
     """The workflow as plain data, in which pydantic classes stand as themselves."""
     limits, returned = workflow.limits, workflow.return_value
     plain: Plain = {

@@ -7,28 +7,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raypipe.errors import SpecError, Violation, nearest
+from raypipe.workflows.definition import Definition
 from raypipe.workflows.memory import OF_STACKS, Input, Reading, Writing
 from raypipe.workflows.prompts import computed
 from raypipe.workflows.tasks import CALLING, END, Edge, Limits, Operator, Task
-
-if TYPE_CHECKING:
-    from raypipe.workflows.workflow import Workflow
 
 _ROLES = ("system", "user", "assistant", "tool")
 _WHERE = "workflow"
 
 
-def check(workflow: Workflow, known: Iterable[Violation] = ()) -> None:
+def check(workflow: Definition, known: Iterable[Violation] = ()) -> None:
     """Raises SpecError with `known` and all that is wrong with the workflow."""
     problems = [*known, *violations(workflow)]
     if problems:
         raise SpecError(violations=problems)
 
 
-def violations(workflow: Workflow) -> list[Violation]:
+def violations(workflow: Definition) -> list[Violation]:
     """All that is wrong with the workflow."""
     own = (*_limits(workflow.limits), *_memory(workflow), *workflow.search_service.unsound())
     problems = [Violation(_WHERE, problem) for problem in own]
@@ -55,7 +53,7 @@ def _is_positive(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool) and value > 0
 
 
-def _memory(workflow: Workflow) -> Iterator[str]:
+def _memory(workflow: Definition) -> Iterator[str]:
     if not workflow.tasks:
         yield "has no tasks; add one with generative_step"
     for key in sorted(workflow.stacks & (workflow.written(Writing.WRITE) | _texts(workflow))):
@@ -65,7 +63,7 @@ def _memory(workflow: Workflow) -> Iterator[str]:
         yield f"has {ids[name]} tasks with the id {name!r}; give each an id of its own"
 
 
-def _texts(workflow: Workflow) -> set[str]:
+def _texts(workflow: Definition) -> set[str]:
     """Keys with an initial text."""
     return {key for key, value in workflow.memory.items() if not isinstance(value, list)}
 
@@ -90,7 +88,7 @@ def _task(task: Task) -> Iterator[str]:
         yield f"has {names[name]} inputs for {{{{{name}}}}}; leave one"
 
 
-def _tools(workflow: Workflow) -> Iterator[Violation]:
+def _tools(workflow: Definition) -> Iterator[Violation]:
     names = Counter(tool.called for tool in workflow.tools)
     for name in (name for name, count in names.items() if count > 1):
         yield Violation(f"tool {name!r}", f"is one of {names[name]} of this name; give each a name of its own")
@@ -109,7 +107,7 @@ def _search(task: Task) -> Iterator[str]:
     yield from task.search.problems()
 
 
-def _bindings(task: Task, workflow: Workflow) -> Iterator[str]:
+def _bindings(task: Task, workflow: Definition) -> Iterator[str]:
     """What a task's inputs say of keys that are not there, or hold something else."""
     known = sorted(workflow.keys)
     bound = {wanted.key for wanted in task.inputs}
@@ -125,7 +123,7 @@ def _bindings(task: Task, workflow: Workflow) -> Iterator[str]:
                 yield f"{text} computes something, and a placeholder is only a name; write {{{{{name}}}}}"
 
 
-def _binding(wanted: Input, workflow: Workflow) -> Iterator[str]:
+def _binding(wanted: Input, workflow: Definition) -> Iterator[str]:
     if wanted.reading is Reading.STRING:
         return
     known, form = sorted(workflow.keys), wanted.reading.name.title().replace("_", "")
@@ -137,7 +135,7 @@ def _binding(wanted: Input, workflow: Workflow) -> Iterator[str]:
         yield f"{form}.new({wanted.key!r}): the key holds {held}"
 
 
-def _flow(workflow: Workflow) -> Iterator[Violation]:
+def _flow(workflow: Definition) -> Iterator[Violation]:
     ids = list(dict.fromkeys(task.id for task in workflow.tasks))
     for edge in workflow.edges:
         where = f"edge {edge.source!r} → {edge.target!r}"
@@ -163,7 +161,7 @@ def _ends(edge: Edge, ids: list[str]) -> Iterator[str]:
             yield f"{what}: there is no task {task!r}{nearest(task, [*ids, END])}"
 
 
-def _condition(edge: Edge, workflow: Workflow) -> Iterator[str]:
+def _condition(edge: Edge, workflow: Definition) -> Iterator[str]:
     if edge.condition is None:
         return
     problem = edge.condition.problem()
@@ -173,7 +171,7 @@ def _condition(edge: Edge, workflow: Workflow) -> Iterator[str]:
         yield f"condition: {problem}"
 
 
-def _never_taken(workflow: Workflow) -> Iterator[Violation]:
+def _never_taken(workflow: Definition) -> Iterator[Violation]:
     decided: set[str] = set()
     for edge in workflow.edges:
         if edge.source in decided:
@@ -183,7 +181,7 @@ def _never_taken(workflow: Workflow) -> Iterator[Violation]:
             decided.add(edge.source)
 
 
-def _reached(workflow: Workflow) -> set[str]:
+def _reached(workflow: Definition) -> set[str]:
     reached: set[str] = set()
     ahead = [workflow.start] if workflow.edges else []
     while ahead:
@@ -194,7 +192,7 @@ def _reached(workflow: Workflow) -> set[str]:
     return reached
 
 
-def _returned(workflow: Workflow) -> Iterator[Violation]:
+def _returned(workflow: Definition) -> Iterator[Violation]:
     written = sorted(workflow.written(Writing.WRITE) | workflow.written(Writing.PUSH))
     for key in workflow.returned():
         if key not in written:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypipe.bounds import Bounds
-from raypipe.execution.desk import Tally
+from raypipe.execution.counts import Tally
 from raypipe.execution.mailbox import Mailbox
 from raypipe.execution.outbox import Outbox
 from raypipe.execution.queues import StepQueue
