@@ -109,8 +109,5 @@ def size_of(value: Any) -> int:
 
 def _size_of_all(values: Iterable[Any], count: int) -> int:
     if count <= _SURE:
-        size = 0
-        for value in values:
-            size += len(value) if type(value) is str and value.isascii() else size_of(value)
-        return size
+        return sum([len(value) if type(value) is str and value.isascii() else size_of(value) for value in values])
     return sum(map(size_of, islice(values, _SAMPLE))) * count // _SAMPLE

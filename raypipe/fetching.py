@@ -148,11 +148,16 @@ def proxy_for(url: URL) -> str | None:
 
 async def read_up_to(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
     """The whole body, unpacked; `None` where it is longer than `max_bytes`, most of which is not read then."""
-    length = response.content_length
-    if length is not None and length <= max_bytes and "Content-Encoding" not in response.headers:
+    if is_short(response, max_bytes):
         return await response.read()
     content = await _read(response, max_bytes)
     return None if len(content) > max_bytes else content
+
+
+def is_short(response: aiohttp.ClientResponse, max_bytes: int) -> bool:
+    """Whether the body is known to have at most so many bytes before any of it is read."""
+    length = response.content_length
+    return length is not None and length <= max_bytes and "Content-Encoding" not in response.headers
 
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:

@@ -64,13 +64,19 @@ class Backlog:
         """How many rows wait for a step."""
         return len(self._queues[step])
 
-    def begin(self, step: str, most: int = 1) -> list[Item]:
+    def begin_one(self, step: str) -> Item:
+        """Take one row of a step to work on it."""
+        item = self._queues[step].popleft()
+        self._begun[item] = time.monotonic()
+        return item
+
+    def end_one(self, item: Item) -> None:
+        """It is worked on no more."""
+        del self._begun[item]
+
+    def begin(self, step: str, most: int) -> list[Item]:
         """Take up to `most` rows of a step to work on them."""
         queue, now = self._queues[step], time.monotonic()
-        if most == 1:
-            item = queue.popleft()
-            self._begun[item] = now
-            return [item]
         items = [queue.popleft() for _ in range(min(most, len(queue)))]
         self._begun.update(dict.fromkeys(items, now))
         return items

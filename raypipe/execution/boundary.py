@@ -21,6 +21,8 @@ class Boundary:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if error is None:
+            return False
         if isinstance(error, Exception):
             self.error = error
             return True

@@ -187,7 +187,7 @@ class RowCaller:
         self.tally.count(one.member, "tries")
         one.error = error
         one.member.failed(error)
-        pause = one.patience.pause_after(error)
+        pause = one.pause_after(error)
         if error.retry is Retry.SLOW_DOWN or one.member.asks_too_long(error):
             one.member.limiter.refused(error.after_s)
         if error.retry is Retry.SLOW_DOWN:
@@ -212,10 +212,9 @@ class RowCaller:
             await self._log(one.key, asked, completion, sent)
         finally:
             member.limiter.leave(one.need, spent)
-        for counts in (self.tally, self._desk.total):
-            counts.count(member, "input_tokens", completion.usage.input_tokens)
-            counts.count(member, "output_tokens", completion.usage.output_tokens)
-        return completion._replace(answered_by=member.label)
+        self.tally.count_tokens(member, completion.usage)
+        self._desk.total.count_tokens(member, completion.usage)
+        return Completion(*completion[:-1], answered_by=member.label)
 
     async def _log(self, key: bytes, asked: Asked, completion: Completion, began: float) -> None:
         await self._desk.log.append(key, asked, completion, time.monotonic() - began)
@@ -223,8 +222,8 @@ class RowCaller:
             self._desk.halt("the disk of the call log is full")
 
     def _count_sent(self, member: Member) -> None:
-        for counts in (self.tally, self._desk.total):
-            counts.count(member, "sent")
+        self.tally.count_sent(member)
+        self._desk.total.count_sent(member)
 
     async def _completion(self, one: Chance) -> Completion:
         """Of a call that is hedged, the first answer."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from raypipe.chat import Usage
+
 
 class Countable(Protocol):
     """A model whose calls are counted."""
@@ -30,6 +32,18 @@ class Tally:
         setattr(self, what, getattr(self, what) + amount)
         if member.is_one_of_several:
             self.of(member, what, amount)
+
+    def count_sent(self, member: Countable) -> None:
+        self.sent += 1
+        if member.is_one_of_several:
+            self.of(member, "sent")
+
+    def count_tokens(self, member: Countable, usage: Usage) -> None:
+        self.input_tokens += usage.input_tokens
+        self.output_tokens += usage.output_tokens
+        if member.is_one_of_several:
+            self.of(member, "input_tokens", usage.input_tokens)
+            self.of(member, "output_tokens", usage.output_tokens)
 
     def of(self, member: Countable, what: str, amount: int = 1) -> None:
         """Count for one member only."""

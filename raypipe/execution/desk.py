@@ -165,7 +165,7 @@ class Chance:
     payload: Mapping[str, Any]
     key: bytes
     need: Amount = field(init=False)
-    patience: Patience = field(init=False)
+    _patience: Patience | None = None
     not_before: float = 0.0
     error: CallError | None = None
     refused_at: float | None = None
@@ -174,7 +174,12 @@ class Chance:
 
     def begin(self) -> None:
         self.need = self.member.worst(self.payload)
-        self.patience = Patience(self.member.max_tries, self.member.max_wait_s)
+
+    def pause_after(self, error: CallError) -> float | None:
+        """Seconds to wait before the next try; none where there is none."""
+        if self._patience is None:
+            self._patience = Patience(self.member.max_tries, self.member.max_wait_s)
+        return self._patience.pause_after(error)
 
     @property
     def is_away(self) -> bool:

@@ -275,7 +275,7 @@ class Replica:
             share = min(_MOST_ROWS_A_THREAD, -(-self._backlog.waiting(name) // self.setup.pool.concurrency))
             await self._run_in_thread(name, step, self._backlog.begin(name, share))
         else:
-            await self._run_row(name, step, *self._backlog.begin(name))
+            await self._run_row(name, step, self._backlog.begin_one(name))
 
     async def _run_batch(self, name: str, step: Step) -> None:
         self._backlog.begin_batch(name)
@@ -300,7 +300,7 @@ class Replica:
         output: Output = None
         with Boundary() as boundary:
             output = await step.process_row(item.row, llm)
-        self._backlog.end([item])
+        self._backlog.end_one(item)
         if caller is not None and caller.is_halted:
             mailbox = self._mailboxes[item.sender]
             mailbox.results[name].unfinished(item.place, tally)

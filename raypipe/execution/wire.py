@@ -164,7 +164,8 @@ class Results:
         return len(self._ended)
 
     def done(self, place: tuple[int, int], rows: Sequence[Values], tally: Tally) -> None:
-        if len(rows) == 1:
+        count = len(rows)
+        if count == 1:
             largest = size = size_of(rows[0])
         else:
             sizes = [size_of(row) for row in rows]
@@ -172,10 +173,12 @@ class Results:
         if largest > MOST_VALUE_BYTES:
             self.failed(place, _too_large(largest), tally)
             return
-        self._end(place, DONE, tally)
-        self._places += [(*place, child) for child in range(len(rows))]
+        self._end(place, DONE, tally, became=(count, size))
+        if count == 1:
+            self._places.append((*place, 0))
+        else:
+            self._places += [(*place, child) for child in range(count)]
         self._made += rows
-        self._sizes[-1] = len(rows), size
         self.size_bytes += size
 
     def filtered(self, place: tuple[int, int], tally: Tally) -> None:
@@ -193,9 +196,11 @@ class Results:
         status: int,
         tally: Tally,
         failure: tuple[str | None, str | None, int] = (None, None, 0),
+        became: tuple[int, int] = (0, 0),
     ) -> None:
-        self._ended.append((*place, status, *failure, *_counts(tally)))
-        self._sizes.append((0, 0))
+        counts = (tally.sent, tally.cached, tally.tries, tally.input_tokens, tally.output_tokens)
+        self._ended.append((*place, status, *failure, *counts))
+        self._sizes.append(became)
         if tally.by_model:
             add_counts(self._by_model, tally.by_model)
 
@@ -248,7 +253,3 @@ def _column(values: tuple[Any, ...], kind: pa.DataType) -> pa.Array:
     if values and values.count(values[0]) == len(values):
         return pa.repeat(pa.scalar(values[0], kind), len(values))
     return pa.array(values, kind)
-
-
-def _counts(tally: Tally) -> tuple[int, int, int, int, int]:
-    return tally.sent, tally.cached, tally.tries, tally.input_tokens, tally.output_tokens

@@ -37,8 +37,8 @@ NOTHING = Amount()
 ONE_CALL = Amount(1)
 
 
-class Held:
-    """A sum of amounts that come and go, twice for each call: nothing is made until somebody asks for it."""
+class Total:
+    """A sum of amounts that come and go with each call: no new amount is made until somebody asks for it."""
 
     __slots__ = ("_calls", "_count", "_input", "_output", "_usd")
 

@@ -21,7 +21,7 @@ from uuid import uuid4
 from raypipe.answering import Terms
 from raypipe.background import TaskOwner, TaskScope
 from raypipe.errors import HaltedError, InfrastructureError, RaypipeError, halt_reason
-from raypipe.limits.amounts import NOTHING, ONE_CALL, Amount, Held, Lease, Report
+from raypipe.limits.amounts import NOTHING, ONE_CALL, Amount, Lease, Report, Total
 from raypipe.limits.authority import Authority
 
 _MOST_NEEDS = 512
@@ -95,7 +95,7 @@ class Limiter:
         self._number = 0
         self._asked_at: float | None = None
         self._waits_for = ""
-        self._held, self._spent = Held(), NOTHING
+        self._held, self._spent = Total(), Total()
         self._is_lost = False
         """Whether the authority can be asked no more."""
         self._is_closed = False
@@ -164,7 +164,7 @@ class Limiter:
         counted = self._counted
         if spent is not None:
             counted.succeeded += 1
-        self._spent += spent or ONE_CALL
+        self._spent.add(spent or ONE_CALL)
         if not self._is_free:
             counted.ended += need
             counted.spent += spent or ONE_CALL
@@ -300,7 +300,7 @@ class Limiter:
             number=self._number,
             is_last=is_last,
             held=self._held.amount,
-            spent_so_far=self._spent,
+            spent_so_far=self._spent.amount,
             needs=needs,
             sent=counted.sent,
             ended=counted.ended,

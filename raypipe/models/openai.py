@@ -19,9 +19,9 @@ from yarl import URL
 from raypipe.answering import EngineFigures, Quota, Terms
 from raypipe.chat import LLM, Completion, Request
 from raypipe.errors import CallError, InfrastructureError, Retry, SpecError, Violation
-from raypipe.fetching import proxy_for, read_up_to
+from raypipe.fetching import is_short, proxy_for, read_up_to
 from raypipe.models import abilities, presets
-from raypipe.models.answers import completion, counted, word
+from raypipe.models.answers import completion, counted
 from raypipe.models.faults import Endpoint
 from raypipe.models.numbers import gives_numbers, is_embedding, numbers_completion, numbers_payload
 from raypipe.models.plain import plain_completion, plain_payload, variant_seed
@@ -159,21 +159,21 @@ class OpenAIModel:
         if session is None:
             raise InfrastructureError(f"model {self._llm.label!r} is not open")
         body = orjson.dumps(payload, default=dict)
-        door, most_bytes = self._door(payload), _most_bytes(payload)
+        door = self._door(payload)
         try:
             async with session.post(
                 door.url, data=body if len(body) < _LARGE_BYTES else io.BytesIO(body), allow_redirects=False
             ) as response:
-                answer = await read_up_to(response, most_bytes)
+                if is_short(response, _LEAST_BYTES):
+                    answer = await response.read()
+                else:
+                    answer = await read_up_to(response, _most_bytes(payload))
                 self._headers = response.headers
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, EOFError) as error:
             raise self._broken(door.endpoint, error) from None
         if answer is None:
-            raise door.endpoint.error(
-                f"answered with more than {most_bytes:,} bytes, which is no completion of this length; check base_url",
-                "broken_answer",
-                Retry.NEVER,
-            )
+            problem = f"answered with more than {_most_bytes(payload):,} bytes, which is no completion of this length"
+            raise door.endpoint.error(f"{problem}; check base_url", "broken_answer", Retry.NEVER)
         answer = door.endpoint.without_long_key(answer)
         if response.status != _OK:
             raise door.endpoint.refusal(response.status, response.headers, answer)
@@ -205,10 +205,10 @@ class OpenAIModel:
             choice = content["choices"][0]
             message = choice["message"]
             text = message.get("content")
-            finish_reason = word(choice.get("finish_reason")) or "stop"
+            finish_reason = choice.get("finish_reason")
             if may_call and message.get("tool_calls"):
                 text = calls_text(message["tool_calls"])
-                finish_reason = finish_reason if finish_reason == "length" else TOOL_CALLS
+                finish_reason = "length" if finish_reason == "length" else TOOL_CALLS
             if type(text) is not str:
                 text = self._unusual_text(message, finish_reason)
             usage, model = counted(content.get("usage")), content.get("model")
@@ -222,7 +222,7 @@ class OpenAIModel:
         except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
             raise _without_choice(door.endpoint, answer) from None
 
-    def _unusual_text(self, message: dict[str, Any], finish_reason: str) -> str:
+    def _unusual_text(self, message: dict[str, Any], finish_reason: Any) -> str:
         refusal, content = message.get("refusal"), message.get("content")
         if refusal or finish_reason == "content_filter":
             reason = (

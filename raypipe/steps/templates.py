@@ -41,9 +41,14 @@ class Template:
     def render(self, row: Values) -> str:
         """Raises RowError (`template`) when the row does not fit."""
         if self._parts is not None:
-            texts = [part if name is None else row.get(name, part) for part, name in self._parts]
-            if all(text is not _MISSING for text in texts):
-                return _put_together(["" if text is None else str(text) for text in texts], row)
+            texts: list[str] = []
+            for part, name in self._parts:
+                value = part if name is None else row.get(name, part)
+                if value is _MISSING:
+                    break
+                texts.append(value if type(value) is str else "" if value is None else str(value))
+            else:
+                return _put_together(texts, row)
         begin()
         try:
             # `Template.render` would walk through layered globals for every row, which takes longer than rendering.

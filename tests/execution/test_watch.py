@@ -295,7 +295,7 @@ def test_the_rows_of_a_frozen_worker_go_to_another(tmp_path: Path) -> None:
     result = frozen_run(tmp_path, always=False)
     assert len(result["freezing"]) == 40
     assert (tmp_path / "frozen").exists()
-    assert time.monotonic() - began < 120
+    assert time.monotonic() - began < 300  # much less than the 900 s after which any silent worker is given up
 
 
 @step(outputs=["double"])
