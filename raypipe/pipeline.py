@@ -286,9 +286,15 @@ class Pipeline:
         """
         return self.retry_with(RunOptions(self.folder(out), engine=engine, address=address), kinds)
 
-    def retry_with(self, options: RunOptions, kinds: Collection[str] = (), watch: Watch | None = None) -> Result:
-        """`retry` with its options as a value."""
-        return retry_plan(self.validate(), self.to_yaml().encode(), options, kinds, watch)
+    def retry_with(
+        self,
+        options: RunOptions,
+        kinds: Collection[str] = (),
+        watch: Watch | None = None,
+        stop: Stop | None = None,
+    ) -> Result:
+        """`retry` with its options as a value; `watch` and `stop` are those of `run_with`."""
+        return retry_plan(self.validate(), self.to_yaml().encode(), options, kinds, watch, stop)
 
     def dry_run(
         self, parameters: Parameters | None = None, batch_size: int = 1, dataset: Any = None, *, live: bool = False

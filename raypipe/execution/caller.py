@@ -188,12 +188,13 @@ class RowCaller:
         one.error = error
         one.member.failed(error)
         pause = one.pause_after(error)
-        if error.retry is Retry.SLOW_DOWN or one.member.asks_too_long(error):
-            one.member.limiter.refused(error.after_s)
         if error.retry is Retry.SLOW_DOWN:
+            one.member.limiter.refused(error.after_s)
             # Others that are answered meanwhile tell a call that is never taken from an endpoint that takes none.
             began = one.refused_at = one.refused_at or time.monotonic()
             pause = None if one.member.has_refused_since(began) else pause
+        elif error.after_s:
+            one.member.limiter.pause(error.after_s)
         if pause is None:
             one.is_lost = one.member.is_lost(error, began)
             left.remove(one)

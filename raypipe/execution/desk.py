@@ -299,15 +299,9 @@ class Desk:
         return first
 
     def give_up(self, chances: Sequence[Chance]) -> CallError:
-        """The error of a call that none answered.
-
-        Raises InfrastructureError when all the rest will fail alike, HaltedError when they would after a long wait.
-        """
+        """The error of a call that none answered. Raises HaltedError when all the rest will fail alike."""
         if all(one.is_lost for one in chances):
-            lost = InfrastructureError("; ".join(_said_of(one) for one in chances))
-            if any(one.error is not None and one.error.retry is Retry.SLOW_DOWN for one in chances):
-                raise self.stop(lost)
-            raise lost from None
+            raise self.stop(InfrastructureError("; ".join(_said_of(one) for one in chances)))
         last = max(chances, key=lambda one: not one.is_lost).error
         assert last is not None
         return last

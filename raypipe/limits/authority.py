@@ -69,12 +69,13 @@ class Authority:
         governor.sent(report.sent, now)
         governor.settled(report.ended, report.spent)
         governor.succeeded(report.succeeded, endpoint.slots, now)
+        governor.pause(report.pause_s, now)
         if report.refused:
-            governor.refused(report.refused, report.pause_s, endpoint.in_flight, now)
+            governor.refused(report.refused, endpoint.in_flight, now)
 
     def _answer(self, endpoint: _Endpoint, report: Report, now: float) -> Lease:
         governor = endpoint.governor
-        if self._budget is None and governor.is_free:
+        if self._budget is None and governor.is_free and not governor.pause_s(now):
             again_s = _CALM_S if now > endpoint.began + _CALM_AFTER_S else _LATEST_S
             return Lease(len(report.needs), is_free=True, again_s=again_s)
         window = self._window(endpoint, report)

@@ -207,10 +207,13 @@ class Governor:
         """Calls left without asking."""
         self._pace.sent(count, now)
 
-    def refused(self, count: int, pause_s: float, in_flight: int, now: float) -> None:
+    def pause(self, pause_s: float, now: float) -> None:
+        """The endpoint asked to be left alone for so long."""
+        self._paused_until = max(self._paused_until, now + pause_s)
+
+    def refused(self, count: int, in_flight: int, now: float) -> None:
         """The endpoint asked to slow down; `in_flight` are the calls that it has accepted."""
         self._is_ramping = False
-        self._paused_until = max(self._paused_until, now + pause_s)
         if self._pace.refused(count, in_flight, now):
             self._window.refused(in_flight, now)
         self._set_rates(now)
@@ -254,7 +257,7 @@ class Governor:
 
     def wait_s(self, now: float) -> float:
         """Seconds until one more call may leave; 0 if it may leave now."""
-        if self._is_ramping:
+        if self._is_ramping and not self.pause_s(now):
             return self._ramp_wait_s(now)
         buckets = (self._requests, self._tokens, self._input, self._output)
         return max(self.pause_s(now), *(bucket.wait_s(now) for bucket in buckets))

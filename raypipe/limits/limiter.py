@@ -189,7 +189,11 @@ class Limiter:
     def refused(self, pause_s: float | None) -> None:
         """The endpoint asked to slow down, for so long if it said so."""
         self._counted.refused += 1
-        self._counted.pause_s = max(self._counted.pause_s, pause_s or 0.0)
+        self.pause(pause_s or 0.0)
+
+    def pause(self, pause_s: float) -> None:
+        """The endpoint asked to be left alone for so long: no call leaves, whichever row it is for."""
+        self._counted.pause_s = max(self._counted.pause_s, pause_s)
         if pause_s:
             self._paused_until = max(self._paused_until, asyncio.get_running_loop().time() + pause_s)
         self._is_free = False

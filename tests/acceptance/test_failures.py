@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from raypipe.row import Values
 from raypipe.steps import GeneratorStep, LoadDataFromDicts, LoadDataFromFiles, TextGeneration, step
 from tests.acceptance.chain import answer, asked, chain, topics
 from tests.books import assert_balanced, failed, user_rows
-from tests.loopback import SILENCE, serve
+from tests.loopback import SILENCE, Behaviour, Loopback, serve
 
 
 @step(inputs=["number"], outputs={"half": float})
@@ -49,8 +53,8 @@ def test_an_endpoint_that_is_not_there_ends_the_run_with_one_sentence(engine: An
         with pytest.raises(InfrastructureError) as caught:
             chain(url, topics(50)).run(tmp_path / "out", engine=engine)
     said = str(caught.value)
-    assert said.startswith(f"model 'openai/loopback' at {url}/chat/completions cannot be reached (")
-    assert said.endswith("; check base_url and that the server runs")
+    assert f"model 'openai/loopback' at {url}/chat/completions cannot be reached (" in said
+    assert "; check base_url and that the server runs; 0 finished rows are in " in said
     assert "\n" not in said
 
 
@@ -60,6 +64,84 @@ def test_a_refused_key_ends_the_run_quickly(engine: Any, tmp_path: Path) -> None
             chain(server.base_url, topics(1000)).run(tmp_path / "out", engine=engine)
         assert len(server.requests) < 100
     assert "\n" not in str(caught.value)
+
+
+class LastAnswers(Loopback):
+    """Answers four calls after a while, and meets all others with a fault at once."""
+
+    held = 4
+
+    def _fault(self, ordinal: int, seed: int, now: float) -> int | str:
+        return 200 if ordinal < self.held else self.behaviour.script[0]
+
+    async def _wait(self, seed: int) -> None:
+        await asyncio.sleep(3.0 if len(self.requests) <= self.held else 0.0)
+
+
+@pytest.mark.parametrize("fault", [401, 404, 403])
+def test_calls_in_flight_are_kept_when_the_endpoint_is_lost(engine: Any, fault: int, tmp_path: Path) -> None:
+    with serve(script=[fault], kind=LastAnswers) as server:
+        with pytest.raises(InfrastructureError, match=rf"answered {fault}: .*4 finished rows are in"):
+            asks(server.base_url).run(tmp_path / "out", engine=engine)
+        assert len(answered_by(server)) == 4
+        server.behaviour = Behaviour(script=[200])
+        assert len(asks(server.base_url).run(tmp_path / "out", engine=engine)["asks"]) == 20
+        assert len(answered_by(server)) == len(set(answered_by(server))) == 20
+
+
+def test_calls_in_flight_are_kept_when_nobody_can_connect_any_more(tmp_path: Path) -> None:
+    with serve(answer=answer, latency_s=5.0) as server:
+        said = r"cannot be reached .*4 finished rows are in"
+        with closing_door(server.base_url, 4) as url, pytest.raises(InfrastructureError, match=said):
+            asks(url).run(tmp_path / "out", engine="local")
+        assert len(answered_by(server)) == 4
+        server.behaviour = Behaviour()
+        assert len(asks(server.base_url).run(tmp_path / "out", engine="local")["asks"]) == 20
+        assert len(server.requests) == 20
+
+
+def asks(url: str) -> Pipeline:
+    with Pipeline("asks") as pipeline:
+        llm = LLM("openai/loopback", base_url=url, concurrency=8, max_tries=2)
+        seed = LoadDataFromDicts([{"topic": topic} for topic in topics(20)], name="seed")
+        seed >> TextGeneration("asks", llm=llm, template="{{ topic }}", output="answer")
+    return pipeline
+
+
+def answered_by(server: Loopback) -> list[str]:
+    """The requests that were answered."""
+    return [logged.digest for logged in server.requests if logged.is_answered]
+
+
+@contextmanager
+def closing_door(url: str, most: int) -> Generator[str]:
+    """An address that leads to a server's, until so many have connected; then nobody else can."""
+    port, threads, sockets = int(url.split(":")[2].split("/")[0]), list[threading.Thread](), list[socket.socket]()
+
+    def pass_on(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while said := source.recv(2**16):
+                target.sendall(said)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    def let_in() -> None:
+        for _ in range(most):
+            inside, outside = door.accept()[0], socket.create_connection(("127.0.0.1", port))
+            sockets.extend((inside, outside))
+            for pair in ((inside, outside), (outside, inside)):
+                threads.append(threading.Thread(target=pass_on, args=pair, daemon=True))
+                threads[-1].start()
+        door.close()
+
+    door = socket.create_server(("127.0.0.1", 0))
+    threads.append(threading.Thread(target=let_in, daemon=True))
+    threads[0].start()
+    yield f"http://127.0.0.1:{door.getsockname()[1]}/v1"
+    for thread in threads:
+        thread.join(10)
+    for one in sockets:
+        one.close()
 
 
 class Slowly(GeneratorStep):

@@ -10,8 +10,10 @@ import pytest
 
 from raypipe.chat import LLM
 from raypipe.errors import InputError, StoppedError
+from raypipe.execution.stopping import Stop
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
+from raypipe.run import RunOptions
 from raypipe.steps import LoadDataFromDicts, TextGeneration
 from tests.acceptance.chain import answer, asked, topics
 from tests.acceptance.processes import table
@@ -78,6 +80,19 @@ def test_a_retry_that_cannot_be_changes_nothing(tmp_path: Path) -> None:
         mended = pipeline.retry(tmp_path / "out", engine="local")
         assert mended.failed_rows == 0
         assert pipeline.retry(tmp_path / "out", engine="local").manifest == mended.manifest
+
+
+def test_a_retry_may_be_asked_to_end(tmp_path: Path) -> None:
+    with serve(answer=answer, shares={400: 0.1}) as server:
+        pipeline = scattering(server.base_url)
+        before = table(pipeline.run(tmp_path / "out", engine="local"), "judge")
+        heal(server)
+        stop, seen = Stop(), len(server.requests)
+        stop.ask()
+        with pytest.raises(StoppedError):
+            pipeline.retry_with(RunOptions(tmp_path / "out", engine="local"), stop=stop)
+    assert len(server.requests) == seen
+    assert table(Result(tmp_path / "out"), "judge") == before
 
 
 def test_rows_may_go_on_with_nulls(tmp_path: Path) -> None:

@@ -129,9 +129,13 @@ def test_a_pool_of_models_that_are_all_away_stops(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(60)
-def test_a_wait_within_the_bound_is_waited_by_all_rows(tmp_path: Path) -> None:
-    with serve(Behaviour(script=[200] * 5 + [429] * 4, headers={"Retry-After": "2"})) as server:
+@pytest.mark.parametrize("status", [429, 503, 500])
+@pytest.mark.parametrize("refused", [4, 1])
+def test_a_wait_within_the_bound_is_waited_by_all_rows(status: int, refused: int, tmp_path: Path) -> None:
+    """Also by those that nobody has told so."""
+    script = [200] * 5 + [status] * refused
+    with serve(Behaviour(script=script, headers={"Retry-After": "3"}, latency_s=0.2)) as server:
         result = pipeline_of(server.base_url).run(tmp_path / "out", engine="local")
         assert (len(result["ask"]), result.failed_rows) == (ROWS, 0)
-        refused = max(logged.ended for logged in server.requests if logged.status == 429)
-        assert not [logged for logged in server.requests if refused + 0.1 < logged.started < refused + 1.5]
+        told = max(logged.ended for logged in server.requests if logged.status == status)
+        assert not [logged for logged in server.requests if told + 0.3 < logged.started < told + 2.5]
