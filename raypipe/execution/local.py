@@ -74,6 +74,7 @@ class LocalPool(Roster):
 def execute(setup: RunSetup, watch: Watch, stop: Stop) -> Outcome:
     """Run all stages. Raises RaypipeError when the run cannot go on, StoppedError when it is to end at once."""
     run = _Run(replace(setup, plan=_with_engines_that_fit(setup.plan)), stop)
+    run.halted_for = ASKED if stop.is_asked else ""  # before it began: nothing is sent
     thread = start_thread(run.work, "raypipe-loop", None)
     try:
         while thread.is_alive():
