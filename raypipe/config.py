@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from raypipe.bounded_reading import DEEPEST, PlainLoader, check_depth
 from raypipe.errors import CallError, SpecError, Violation, nearest, shortened
-from raypipe.permissions import Allowances, Permissions, folder_permissions, key_pairs
+from raypipe.permissions import Allowances, Permissions, check_allowances, folder_permissions, key_pairs
 from raypipe.secrets import HIDDEN, hidden, is_secret_name, shown_address
 from raypipe.spec import violations
 
@@ -99,6 +99,7 @@ def permissions_for(
 
     `is_foreign`: it is here and nobody says that it is the user's own, as in a run folder. Raises SpecError.
     """
+    check_allowances({"allow_import": allow_import, **allowed})
     own = [] if is_url(path) else [folder_of(path)]
     hosts = tuple(host.lower() for host in allowed.get("allow_hosts", ()))
     return Permissions(
@@ -288,7 +289,8 @@ def _put(options: dict[str, Any], setting: Setting) -> None:
     for part in setting.path[:-1]:
         inner = options.setdefault(part, {})
         if not isinstance(inner, dict):
-            raise SpecError(violations=[Violation(setting.where, f"option {part!r} has no options of its own")])
+            problem = f"option {part!r} is one value here, without options of its own; give all of it"
+            raise SpecError(violations=[Violation(setting.where, f"{problem}, such as {setting.step}.{part}={{…}}")])
         options = cast(dict[str, Any], inner)
     options[setting.path[-1]] = setting.value
 

@@ -61,7 +61,7 @@ async def fetch(request: Outgoing) -> Fetched:
     body = None if request.body is None else orjson.dumps(request.body, default=str)
     if body is not None:
         headers.setdefault("Content-Type", "application/json")
-    named = f"{request.method} {url.with_query(None)}"
+    named = f"{request.method} {url.with_query(None).with_user(None)}"
     try:
         async with (
             aiohttp.ClientSession(

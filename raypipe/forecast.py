@@ -57,7 +57,8 @@ class Forecast:
             sends = step.to_send.total()
             waits = f", more behind {', '.join(repr(above) for above in self.after[name])}" if self.after[name] else ""
             rows = "1 row" if sends == 1 else f"{sends:,} rows"
-            yield f"step {name}: {step.reused:,} calls reused, {rows} would send{waits}"
+            calls = "1 call" if step.reused == 1 else f"{step.reused:,} calls"
+            yield f"step {name}: {calls} reused, {rows} would send{waits}"
             for reason, count in step.to_send.items():
                 yield f"  {count:,}: {reason}"
 

@@ -19,7 +19,13 @@ def imported(path: str) -> Any:
     Raises SpecError when there is none, or when it may not be imported.
     """
     if (permissions := current()) is not None:
-        permissions.check_import(path)
+        try:
+            permissions.check_import(path)
+        except SpecError:
+            if not path.startswith(FROM_FILE):
+                raise
+            problem = "was defined in a Python file, which is not part of this one; name the Python file itself"
+            raise SpecError(violations=[Violation(f"dotted path {path!r}", problem)]) from None
     return found_at(path)
 
 
@@ -51,7 +57,8 @@ def found_at(path: str) -> Any:
         for part in name.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as error:
-        problem = f"nothing to import there ({error}); write package.module:name"
+        way = "install it, or set PYTHONPATH, and " if isinstance(error, ModuleNotFoundError) else ""
+        problem = f"nothing to import there ({error}); {way}write package.module:name"
         raise SpecError(violations=[Violation(f"dotted path {path!r}", problem)]) from None
     except (ArithmeticError, LookupError, NameError, OSError, RuntimeError, SyntaxError, TypeError) as error:
         problem = f"cannot be imported ({type(error).__name__}: {error}); mend the module"

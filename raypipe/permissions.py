@@ -18,7 +18,7 @@ from typing import Any, TypedDict, cast
 from urllib.parse import urlsplit
 
 from raypipe.dataset_notes import NOTES, what_leads_away
-from raypipe.errors import SpecError, Violation
+from raypipe.errors import SpecError, Violation, nearest
 from raypipe.secrets import shown_address
 
 ALLOWED_KEYS = "RAYPIPE_ALLOW_KEYS"
@@ -64,7 +64,9 @@ class Permissions:
         folder = folder_allowing(text)
         real = text if is_address(text) else os.path.realpath(_fixed(os.path.expanduser(text)))
         if not any(real == one or real.startswith(f"{one.rstrip('/')}/") for one in self.folders):
-            problem = f"a file may only name what lies in its own folder, and {shown_address(text)!r} does not"
+            kept = "its own folder" if self.hosts is None else "its own folder (one from a URL has none)"
+            leads = "" if is_address(text) or real == os.path.abspath(text) else f", which leads to {real!r},"
+            problem = f"a file may only name what lies in {kept}, and {shown_address(text)!r}{leads} does not"
             raise _refused(where, f"{problem}; if you trust it, add --allow-files {shown_address(folder)}")
 
     def check_folder(self, named: str, where: str) -> None:
@@ -127,6 +129,18 @@ class Allowances(TypedDict, total=False):
     """`NAME=HOST`: environment variables with the hosts that their values may be sent to."""
     allow_hosts: Sequence[str]
     """Hosts that a file from a URL may name."""
+
+
+def check_allowances(allowed: Mapping[str, object]) -> None:
+    """Raises SpecError for an unknown word, and for a text in the place of a list: its letters would be allowed."""
+    known = ("allow_import", *Allowances.__annotations__)
+    for name, said in allowed.items():
+        if name not in known:
+            raise _refused(f"option {name!r}", f"is unknown{nearest(name, known)}")
+        if isinstance(said, str | os.PathLike):
+            raise _refused(
+                f"option {name!r}", f"is a list, got {os.fspath(said)!r}; write {name}=[{os.fspath(said)!r}]"
+            )
 
 
 _current: ContextVar[Permissions | None] = ContextVar("permissions", default=None)

@@ -160,7 +160,8 @@ class Plan:
     def describe(self) -> str:
         """The plan as text, one line for each stage, pool and step."""
         shown = self.graph.as_shown
-        lines = [f"pipeline {self.name}: {len(shown.steps)} steps, {len(self.stages)} stages"]
+        stages = "1 stage" if len(self.stages) == 1 else f"{len(self.stages)} stages"
+        lines = [f"pipeline {self.name}: {len(shown.steps)} steps, {stages}"]
         for pool in self.pools.values():
             what = pool.llm.label if pool.llm else "Python functions"
             served = "".join(f", served with {engine_gpus(one):g} GPUs" for one in pool.members if one.serve)

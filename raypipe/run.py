@@ -225,7 +225,7 @@ def check_caps(plan: Plan, caps: Caps) -> None:
     """Raises SpecError when money is to be counted that cannot be."""
     if caps.usd is None:
         return
-    problem = "has no known price, so its cost cannot be kept under a cap; give it price=(input, output)"
+    problem = "has no known price, so its cost cannot be kept under a cap; give it price=(input, output), or --prices"
     unknown = [llm for llm in plan.models if cost_usd(llm, 1000, 1000) is None]
     if unknown:
         raise SpecError(violations=[Violation(f"model {llm.label!r}", problem) for llm in unknown])

@@ -73,6 +73,12 @@ def test_user_and_password_go_to_their_own_host_alone() -> None:
     assert "secret" not in path + str(headers) and "password" not in str(headers)
 
 
+def test_what_is_said_of_an_address_tells_no_password() -> None:
+    with pytest.raises(SpecError, match="got no answer") as refused:
+        read_spec("http://me:password@127.0.0.1:9/spec.yaml?token=secretive")
+    assert "password" not in str(refused.value) and "secretive" not in str(refused.value)
+
+
 def test_another_port_is_another_host() -> None:
     with playing(spec) as other, playing(moved(f"http://127.0.0.1:{other.server_port}/s")) as first:
         read_spec(f"http://me:password@127.0.0.1:{first.server_port}/x")

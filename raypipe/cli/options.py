@@ -68,7 +68,7 @@ MaxCostUsd = Annotated[float | None, typer.Option(min=0, help="Stop before all r
 MaxCalls = Annotated[int | None, typer.Option(min=0, help="Stop before more calls are sent.")]
 MaxTokens = Annotated[int | None, typer.Option(min=0, help="Stop before more tokens are used.")]
 Prices = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="YAML: model: [USD per million input, output tokens].")
+    Path | None, typer.Option(metavar="FILE", help="YAML: provider/model: [USD per million input, output tokens].")
 ]
 Names = Annotated[
     list[str] | None,

@@ -67,7 +67,8 @@ def _way_out(place: Place, origin: Mapping[str, Any]) -> Violation:
         way = "name the pipeline that was run with --spec, which is trusted as `run` trusts it"
     else:
         kind = "Python file" if is_python(spec) else "file"
-        way = f"or name the {kind} that was run: {shlex.join(['raypipe', 'retry', str(place), *_again(origin)])}"
+        again = shlex.join(["raypipe", "retry", str(place), *_again(origin)])
+        way = f"where the run is your own, name the {kind} that was run: {again}"
     return Violation(f"the pipeline in {place}", f"is not trusted beyond its own folder; {way}")
 
 

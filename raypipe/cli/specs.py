@@ -139,7 +139,11 @@ def _check_one_loader(names: Sequence[str], path: str) -> None:
         return
     listed = ", ".join(repr(name) for name in names) or "none"
     problem = f"takes the place of the one loader of a pipeline, but this one has {len(names)} ({listed})"
-    hint = f"; name the file with --set {names[0]}.path={shown_address(path)}" if names else ""
+    hint = (
+        f"; name the file with --set {names[0]}.path={shown_address(path)}"
+        if names
+        else "; add one, such as LoadDataFromFiles"
+    )
     raise SpecError(violations=[Violation(f"--input {shown_address(path)}", problem + hint)])
 
 

@@ -160,7 +160,8 @@ class TextGeneration(PromptedStep):
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             said = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            problem = f"cannot read {str(path)!r} ({said}); relative paths start at {str(path.parent.resolve())!r}"
+            base = str(Path(self.base_dir or ".").resolve())
+            problem = f"cannot read {str(path)!r} ({said}); relative paths start at {base!r}"
             raise SpecError(violations=[Violation(option, problem)]) from None
 
     def _wanted_outputs(self) -> Outputs:

@@ -175,6 +175,15 @@ def test_a_folder_that_is_allowed_is_read(home: Path, kind: str) -> None:
     assert len(pipeline.dry_run()["ask"]) == 1
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_what_is_allowed_is_a_list(home: Path, kind: type[Any]) -> None:
+    path = written(home / "own", *FILES["template"])
+    with pytest.raises(SpecError, match=r"option 'allow_files': is a list, got '.*'; write allow_files=\['"):
+        Pipeline.from_file(path, allow_files=kind(home / "none"))
+    with pytest.raises(SpecError, match=r"option 'allow_file': is unknown \(did you mean 'allow_files'\?\)"):
+        Pipeline.from_file(path, **{"allow_file": [home]})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "words", [["validate"], ["plan"], ["info"], ["dry-run"], ["draw"], ["run", "--engine", "local"]]
 )
