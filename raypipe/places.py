@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from raypipe.background import start_thread
 from raypipe.errors import InfrastructureError, InputError, OutputError, SpecError, Violation
 from raypipe.interruption import checkpoint
+from raypipe.secrets import shown_address
 from raypipe.threads import DaemonThreads
 
 T = TypeVar("T")
@@ -155,11 +156,12 @@ def place_of(named: str | Path | Remote) -> Place:
         return named
     text = str(named)
     if isinstance(named, Path) and re.match(r"(s3|gs|file):/", text):
-        raise _refused(text, "is the URI of a folder made a Path, which takes a slash away; give it as a text")
+        shown = shown_address(text.replace(":/", "://", 1), every=True)
+        raise _refused(shown, "is the URI of a folder made a Path, which takes a slash away; give it as a text")
     if "://" not in text:
         return Path(named)
     parts = urlsplit(text)
-    where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    where = shown_address(text, every=True)
     if parts.scheme == "file":
         return Path(parts.path)
     if parts.scheme not in SCHEMES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
-from urllib.parse import parse_qsl, quote, quote_plus, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, quote, quote_plus, unquote, urlsplit, urlunsplit
 
 HIDDEN = "[secret]"
 _MISTAKEN = frozenset(("api_key_env", "headers_env", "params_env"))
@@ -20,12 +20,18 @@ _SECRET_NAME = re.compile(
         api[_-]?keys? | app[_-]?(id|key) | (access|auth|account|subscription|private|secret|signing)[_-]?keys?
         | (access|auth|bearer|id|refresh|session|hf|github|gh|bot|api|security|user)[_-]?tokens? | x-amz-security-token
         | authorization | cookie | set-cookie | credentials? | passwd | password | pwd | secrets? | sig | signature
-        | bearer
+        | bearer | jwt | passphrase | functions?[_-]?key
     )$""",
     re.IGNORECASE | re.VERBOSE,
 )
 _WHOLE = frozenset(("key", "token", "auth", "apikey", "apitoken", "accesskey", "sas", "appid"))
 """Names that stand for a secret only where nothing else is in them."""
+_INNER = re.compile(r"((?:::|[/=])(?=[a-z][a-z0-9+.-]*://))", re.IGNORECASE)
+"""Stands before an address inside of another, as in `zip://rows.csv::https://…` and `https://…?next=https://…`."""
+_MOST_LEVELS = 4
+_PARAMETER = re.compile(r";([^;=&/]+)=([^;&/]*)")
+_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*:(:[a-z][a-z0-9+.-]*:)*//(\S+\s*$|[^/?#\s]*@)", re.IGNORECASE)
+"""What is an address as a whole, or begins like one that somebody enters with a password."""
 
 
 def is_secret_name(name: str) -> bool:
@@ -42,16 +48,35 @@ def shown_address(address: str, every: bool = False) -> str:
     """An address without user, password, and what looks like a secret in its query (`every`: all that is in it)."""
     if "://" not in address:
         return address
+    return "".join(_shown(one, every) if "://" in one else one for one in _INNER.split(address))
+
+
+def _shown(address: str, every: bool) -> str:
     try:
-        parts = urlsplit(address)
-        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        parts, pairs = _parts(address)
     except ValueError:
         return f"{address.partition('://')[0]}://{HIDDEN}"
     host = f"{HIDDEN}@{parts.netloc.rpartition('@')[2]}" if "@" in parts.netloc else parts.netloc
-    is_open = not any(every or is_secret_name(name) for name, _ in pairs)
-    shown = "&".join(f"{name}={HIDDEN if every or is_secret_name(name) else value}" for name, value in pairs)
-    query = parts.query if is_open else shown
-    return urlunsplit(parts._replace(netloc=host, query=query, fragment=HIDDEN if parts.fragment else ""))
+    shown = [(name, HIDDEN if every or is_secret_name(name) else _shown_value(value)) for name, value in pairs]
+    query = parts.query if shown == pairs else "&".join(f"{name}={value}" for name, value in shown)
+    path, query = _PARAMETER.sub(_shown_parameter, parts.path), _PARAMETER.sub(_shown_parameter, query)
+    return urlunsplit(parts._replace(netloc=host, path=path, query=query, fragment=HIDDEN if parts.fragment else ""))
+
+
+def _shown_value(value: str) -> str:
+    return HIDDEN if _secrets_of_address(value) else value
+
+
+def _shown_parameter(found: re.Match[str]) -> str:
+    return f";{found[1]}={HIDDEN}" if is_secret_name(unquote(found[1])) else found[0]
+
+
+def _parts(address: str) -> tuple[SplitResult, list[tuple[str, str]]]:
+    """An address taken apart, with its query. Raises ValueError where a password may stand in any of its parts."""
+    parts = urlsplit(address)
+    if "@" in address and "@" not in parts.netloc:
+        _ = parts.port  # behind a colon without a number stands the begin of a password with a slash in it
+    return parts, parse_qsl(parts.query, keep_blank_values=True)
 
 
 def hidden(value: Any) -> Any:
@@ -74,7 +99,7 @@ def _hidden(value: Any, seen: dict[int, Any]) -> Any:
         items = seen[id(value)] = list[Any]()
         items += [_hidden(item, seen) for item in cast("list[Any]", value)]
         return items
-    return shown_address(value) if isinstance(value, str) and re.match(r"[a-z0-9+.-]+://\S+$", value) else value
+    return shown_address(value) if isinstance(value, str) and _ADDRESS.match(value) else value
 
 
 def shown_option(name: str, value: Any) -> Any:
@@ -117,14 +142,20 @@ def secrets_in(value: Any) -> list[str]:
     return _secrets_of_address(value) if isinstance(value, str) and "://" in value else []
 
 
-def _secrets_of_address(address: str) -> list[str]:
-    try:
-        parts = urlsplit(address)
-        pairs = parse_qsl(parts.query)
-    except ValueError:
-        return []
-    found = [value for name, value in pairs if is_secret_name(name)]
-    return [one for one in (parts.username, parts.password, *found) if one]
+def _secrets_of_address(address: str, levels: int = _MOST_LEVELS) -> list[str]:
+    found: list[str | None] = []
+    for one in (one for one in _INNER.split(address) if "://" in one):
+        try:
+            parts, pairs = _parts(one)
+        except ValueError:
+            found += [one]
+            continue
+        found += [parts.username, parts.password]
+        for name, value in pairs:
+            is_whole = is_secret_name(name) or (not levels and "://" in value)
+            found += [value] if is_whole else _secrets_of_address(value, levels - 1)
+        found += [said[2] for said in _PARAMETER.finditer(one) if is_secret_name(unquote(said[1]))]
+    return [one for one in found if one]
 
 
 def without(text: str, secrets: Iterable[str], shown: str = HIDDEN) -> str:

@@ -29,7 +29,8 @@ from raypipe.cli.specs import Wanted, pipeline_of
 from raypipe.errors import RaypipeError
 from raypipe.models import OpenAILLM, open_model
 from raypipe.pipeline import Pipeline
-from raypipe.secrets import HIDDEN, is_secret_name, shown_address, without
+from raypipe.places import place_of
+from raypipe.secrets import HIDDEN, hidden, is_secret_name, secrets_in, shown_address, without
 from raypipe.steps import LoadDataFromDicts, LoadDataFromHub, TextGeneration
 from raypipe.workflows import HttpRequestTool, Operator, WorkflowBuilder, WorkflowStep, Write
 from tests.loopback import Loopback, serve
@@ -37,6 +38,19 @@ from tests.workflows.web import Answer, Arrived, Web, serve_web
 
 CANARY = "sk-canary-8d2f4b61c7"
 ROWS = [{"topic": topic} for topic in ("sea", "sky", "sun")]
+DISGUISED = (
+    f"HTTPS://u:{CANARY}@a.example/x",
+    f" https://u:{CANARY}@a.example/my file.csv",
+    f"https://u:half/{CANARY}@a.example/x",
+    f"zip://x.csv::https://u:{CANARY}@a.example/x.zip",
+    f"simplecache::https://u:{CANARY}@a.example/x",
+    f"https://a.example/x?next=https://u:{CANARY}@b.example",
+    f"https://a.example/x?next=https%3A%2F%2Fu%3A{CANARY}%40b.example",
+    f"https://a.example/https://u:{CANARY}@b.example",
+    f"https://a.example/x;token={CANARY}",
+    f"https://a.example/x?n=1;token={CANARY}",
+)
+"""Addresses with a key in them that a look at scheme, host and query alone does not see."""
 
 
 @dataclass
@@ -181,6 +195,7 @@ def address_of_the_input(stage: Stage) -> None:
     for address in (
         f"https://u:{CANARY}@a.example/x.jsonl?token={CANARY}",
         f"s3://{CANARY}:{CANARY}@bucket/x?key={CANARY}",
+        *DISGUISED,
     ):
         stage.command("run", stage.spec(), "--input", address, "--engine", "local")
         stage.command("validate", stage.spec(), "--set", f"seed.path={address}")
@@ -188,10 +203,12 @@ def address_of_the_input(stage: Stage) -> None:
             stage.command("run", stage.spec(), option, address, "--engine", "local")
         stage.command("retry", address)
         stage.command("failures", address)
+        stage.play(lambda address=address: place_of(address))
+    stage.play(lambda: place_of(Path(f"s3://{CANARY}:{CANARY}@bucket/x")))
 
 
 def address_of_the_endpoint(stage: Stage) -> None:
-    for address in (f"https://u:{CANARY}@a.example/v1", f"https://a.example/v1?api_key={CANARY}"):
+    for address in (f"https://u:{CANARY}@a.example/v1", f"https://a.example/v1?api_key={CANARY}", *DISGUISED):
         llm = LLM("openai/x", base_url=address)
         stage.play(lambda llm=llm: llm)
         stage.run(stage.asked(llm))
@@ -398,7 +415,7 @@ def test_nor_by_workers_of_ray(
 def test_names_of_secrets_are_known() -> None:
     secret = "api_key API-KEY apiKey key token hf_token access_token Authorization password X-Api-Key sig clientSecret"
     plain = "max_tokens tokenizer stop_token_ids prompt_cache_key top_k keyword monkey key_order tokens author design"
-    assert [name for name in secret.split() if not is_secret_name(name)] == []
+    assert [name for name in f"{secret} jwt passphrase".split() if not is_secret_name(name)] == []
     assert [name for name in plain.split() if is_secret_name(name)] == []
 
 
@@ -410,4 +427,21 @@ def test_addresses_are_shown_without_what_opens_them() -> None:
     )
     assert shown_address("https://a.example/?n=1", every=True) == f"https://a.example/?n={HIDDEN}"
     assert shown_address("topics.jsonl") == "topics.jsonl"
+    for address in DISGUISED:
+        assert CANARY not in f"{shown_address(address)} {hidden(address)}"
+        assert any(CANARY in secret for secret in secrets_in(address)), address
+    nested = "https://a.example/?u=" * 3000
+    assert CANARY not in shown_address(f"{nested}https://u:{CANARY}@b.example")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("http://[::1]:8000/v1", "hf://datasets/o/n@rev/x", "zip://x.csv::https://a.example/x.zip", "s3://b/x"),
+        *("https://a.example/{{city}}?q={{day}}&z=", "https://a.example/x;n=1?m=1;k=2", "https://a.example:{{port}}/"),
+        *("https://a.example/ says {{ topic }} #1", "ask https://u:p@a.example", "https://a.example/x?u=https://b/"),
+    ],
+)
+def test_what_carries_no_secret_stays_as_it_is(text: str) -> None:
+    assert hidden(text) == text
     assert without('say "a\\"b&c d" or a%22b%26c%20d', ['a"b&c d']) == f'say "{HIDDEN}" or {HIDDEN}'
