@@ -18,7 +18,11 @@ from raypipe.errors import CallError, HaltedError, InfrastructureError, RaypipeE
 from raypipe.execution.counts import Tally
 from raypipe.execution.desk import Chance, Desk, Member
 from raypipe.identity import call_key, request_identity
+from raypipe.limits import LONGEST_WAIT_S, Patience
 from raypipe.steps.conversing import answered
+
+_MOST_TRIES = 4
+"""Of what is asked beside models, such as a search."""
 
 
 class RowCaller:
@@ -93,17 +97,36 @@ class RowCaller:
         found = desk.found(self._step, key) or await self._on_the_way(key)
 
         async def worked() -> Completion:
-            if desk.halted_for:
-                raise HaltedError(desk.halted_for)
             began = time.monotonic()
-            try:
-                completion = Completion(await work(), model=label)
-            except InfrastructureError as error:
-                raise desk.stop(error) from None
+            completion = Completion(await self._patiently(work), model=label)
             await self._log(key, call, completion, began)
             return completion
 
         return (found or await self._made(key, call, worked)).text
+
+    async def _patiently(self, work: Callable[[], Awaitable[str]]) -> str:
+        """What `work` gives. Who is to be asked later is asked then, and no row waits longer than the run does.
+
+        Raises HaltedError, and RowError for what has failed.
+        """
+        patience = Patience(_MOST_TRIES)
+        while True:
+            if self._desk.halted_for:
+                raise HaltedError(self._desk.halted_for)
+            try:
+                return await work()
+            except InfrastructureError as error:
+                raise self._desk.stop(error) from None
+            except CallError as error:
+                pause_s = patience.pause_after(error)
+                if pause_s is None and (error.retry is Retry.SLOW_DOWN or (error.after_s or 0.0) > LONGEST_WAIT_S):
+                    raise self._desk.stop(_away(error)) from None
+                if pause_s is None:
+                    tries = f" (tried {patience.tries} times)" if patience.tries > 1 else ""
+                    raise RowError(f"{error}{tries}", kind=error.kind) from None
+            self._waiting_since = time.monotonic()
+            await self._desk.members[0].limiter.sleep(pause_s)
+            self._waited_s, self._waiting_since = self.waited_s, None
 
     def _ordinal(self, asked: bytes, sample: int) -> int:
         """How many equal ones this row asked before."""
@@ -256,6 +279,13 @@ class RowCaller:
             completion = await member.model.complete(one.payload, one.key)
             permit.spent = member.cost_of(completion.usage, one.need)
             return completion
+
+
+def _away(error: CallError) -> InfrastructureError:
+    """It asks every row to wait for longer than a run waits."""
+    asked = f"it asks to wait {error.after_s:,.0f} s" if error.after_s else "it asks to wait again and again"
+    problem = f"{error}; {asked}, and a run waits {LONGEST_WAIT_S:.0f} s at most"
+    return InfrastructureError(f"{problem}; run the same command again then to go on")
 
 
 class NoModel:

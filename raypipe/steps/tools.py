@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raypipe.background import TaskScope, start_thread
 from raypipe.chat import Caller, Completion, Message, Request
-from raypipe.errors import RaypipeError, RowError, nearest
+from raypipe.errors import CallError, RaypipeError, RowError, nearest
 from raypipe.steps.beside import Held
 from raypipe.steps.parsing import read_json
 from raypipe.steps.showing import shown
@@ -213,6 +213,8 @@ def _result(working: asyncio.Future[Any], named: str) -> str:
     error = working.exception() if not working.cancelled() else asyncio.CancelledError("it cancelled itself")
     if error is None:
         return shown(working.result())
+    if isinstance(error, CallError) and error.status:  # an answer, which may ask to be asked again later
+        raise CallError(f"{named} failed: {error}", KIND, error.retry, error.after_s, error.status) from None
     if isinstance(error, RowError):
         raise RowError(f"{named} failed: {error}", kind=KIND) from None
     if isinstance(error, RaypipeError):

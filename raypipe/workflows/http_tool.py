@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 from pydantic import ConfigDict, Field, field_validator
 
-from raypipe.errors import CallError, RowError, SpecError, Violation
+from raypipe.errors import CallError, Retry, RowError, SpecError, Violation
 from raypipe.permissions import current
 from raypipe.secrets import hidden, holds_hidden, secrets_in, shown_address, without
 from raypipe.steps.structured import Structure, structure_of
@@ -25,6 +25,7 @@ _IN_THE_QUERY = ("GET", "HEAD", "DELETE")
 _METHODS = (*_IN_THE_QUERY, "POST", "PUT", "PATCH")
 _SECRET = ("authorization", "cookie", "key", "token", "secret", "password")
 _SHOWN = 300
+_TOO_MANY, _SERVER_ERROR = 429, 500
 _SENT = ("url", "method", "headers", "headers_env", "params", "body", "max_bytes")
 
 
@@ -140,6 +141,7 @@ class HttpRequestTool(CustomTool):
 
     async def _sent(self, arguments: Mapping[str, Any]) -> str:
         from raypipe.fetching import Outgoing, fetch
+        from raypipe.models.faults import pause_s
 
         url, params, body = self._filled(arguments)
         headers = self.headers | {name: _with_value(said) for name, said in self.headers_env.items()}
@@ -154,7 +156,12 @@ class HttpRequestTool(CustomTool):
         if not answer.is_good:
             said = " ".join(text.split())[:_SHOWN]
             said = f": {said}" if said else ""
-            raise RowError(f"{self.method} {url.partition('?')[0]} answered {answer.status}{said}", kind=KIND)
+            problem = f"{self.method} {url.partition('?')[0]} answered {answer.status}{said}"
+            after_s = pause_s(answer.headers)
+            if answer.status == _TOO_MANY or (answer.status >= _SERVER_ERROR and after_s):
+                retry = Retry.SLOW_DOWN if answer.status == _TOO_MANY and after_s else Retry.LATER
+                raise CallError(problem, KIND, retry, after_s, answer.status)
+            raise RowError(problem, kind=KIND)
         return f"{text}\n[cut after {self.max_bytes} bytes]" if answer.is_cut else text
 
     def _filled(self, arguments: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]], Any]:

@@ -6,7 +6,6 @@ again a few times.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,8 +16,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from raypipe.chat import Caller
-from raypipe.errors import CallError, InfrastructureError, Retry, RowError, nearest
-from raypipe.limits import LONGEST_WAIT_S, Patience
+from raypipe.errors import CallError, Retry, RowError, nearest
 from raypipe.secrets import shown_address, without
 
 KIND = "search"
@@ -28,7 +26,6 @@ _FOUND_UNDER = {"search": "organic", "news": "news", "scholar": "organic"}
 OWN_HOSTS = {"SERPER_API_KEY": ("google.serper.dev",)}
 """Environment variable → hosts of the service that its key is for."""
 _MOST_RESULTS = 100
-_MAX_TRIES = 4
 _TIMEOUT_S = 30.0
 _MAX_BYTES = 2**22
 _SHOWN = 200
@@ -87,28 +84,8 @@ class SearchService:
         asked = {"q": query, "hl": search.lang, "num": search.n_results}
         payload = {"service": self.base_url, "search_type": search.search_type, **asked}
         played = [{"title": query, "link": f"{self.base_url}/{n}", "snippet": query} for n in range(search.n_results)]
-        work = partial(self._patiently, search, asked)
+        work = partial(self._sent, search, asked)
         return await llm.recorded("search", payload, work, orjson.dumps(played).decode())
-
-    async def _patiently(self, search: Search, asked: dict[str, Any]) -> str:
-        patience = Patience(_MAX_TRIES)
-        while True:
-            try:
-                return await self._sent(search, asked)
-            except CallError as error:
-                pause_s = patience.pause_after(error)
-                if pause_s is None and (error.retry is Retry.SLOW_DOWN or (error.after_s or 0.0) > LONGEST_WAIT_S):
-                    raise self._away(error) from None
-                if pause_s is None:
-                    tries = f" (tried {patience.tries} times)" if patience.tries > 1 else ""
-                    raise RowError(f"{error}{tries}", kind=KIND) from None
-            await asyncio.sleep(pause_s)
-
-    def _away(self, error: CallError) -> InfrastructureError:
-        """It asks every row to wait for longer than a run waits."""
-        asked = f"it asks to wait {error.after_s:,.0f} s" if error.after_s else "it asks to wait again and again"
-        problem = f"{error}; {asked}, and a run waits {LONGEST_WAIT_S:.0f} s at most"
-        return InfrastructureError(f"{problem}; run the same command again then to go on")
 
     async def _sent(self, search: Search, asked: dict[str, Any]) -> str:
         from raypipe.fetching import Outgoing, fetch

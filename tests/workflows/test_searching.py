@@ -76,17 +76,6 @@ def test_a_failure_says_what_went_wrong(status: int, body: bytes, said: str) -> 
     assert len(web.arrived) == 1
 
 
-def test_a_search_that_may_pass_is_sent_again() -> None:
-    """Once for too many searches."""
-
-    def respond(request: Arrived) -> Answer:
-        return results(request) if len(web.arrived) > 1 else (429, b"slow down")
-
-    with serve_web(respond) as web:
-        assert orjson.loads(found(web.url))
-    assert len(web.arrived) == 2
-
-
 def test_an_empty_query_is_not_sent() -> None:
     workflow = WorkflowBuilder(topic="").set_search(base_url="http://127.0.0.1:1").search_step("{{topic}}").build()
     with pytest.raises(RowError, match="empty query"):
