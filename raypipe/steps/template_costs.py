@@ -25,6 +25,10 @@ _MOST_DIGITS = 9
 """Of a width."""
 _MOST_PLACES = 400
 _WIDEST_INDENT = 32
+_NUMBERS_OF_LOREM, _WORDS_OF_LOREM = 3, 100
+"""How many paragraphs, and the fewest and the most words in each, which are so many unless the template says so."""
+_UNITS_A_LINK = 20
+"""Of a word that may be one."""
 _CHEAP = frozenset(("append", "add", "pop", "get", "items", "keys", "values", "clear", "setdefault"))
 _CODECS = frozenset(("utf-8", "utf8", "utf-16", "utf-32", "ascii", "latin-1", "iso-8859-1"))
 _ENDLESS = 1 << 60
@@ -118,7 +122,9 @@ def of_call(name: str, owner: Any, args: Given, kwargs: Named) -> int:
     if isinstance(owner, str | bytes):
         return _length(owner) + _of_text_method(name, owner, given)
     if name in ("to_bytes", "generate_lorem_ipsum"):
-        return _product([one for one in given if isinstance(one, int)] or [1]) + 1
+        numbers = [max(abs(one), 1) for one in given if isinstance(one, int) and not isinstance(one, bool)]
+        is_text = name == "generate_lorem_ipsum" and len(numbers) < _NUMBERS_OF_LOREM
+        return _product(numbers or [1]) * (_WORDS_OF_LOREM if is_text else 1)
     is_whole = isinstance(owner, list | dict | set) and name not in _CHEAP
     return size(owner) if is_whole else 0
 
@@ -181,6 +187,10 @@ def _of_longest_word(text: Any, _: Given) -> int:
     return _characters(max(map(len, str(text).split()), default=0) ** 2)
 
 
+def _of_linking(text: Any, given: Given) -> int:
+    return _of_longest_word(text, given) + _UNITS_A_LINK * len(str(text).split())
+
+
 def _of_summing(values: Any, given: Given) -> int:
     return _count(values) ** 2 if any(isinstance(one, list | tuple) for one in given) else 0
 
@@ -195,7 +205,7 @@ _FILTERS: dict[str, Callable[[Any, Given], int]] = {
     "round": _of_rounding,
     "tojson": _of_json,
     "wordwrap": _of_wrapping,
-    "urlize": _of_longest_word,
+    "urlize": _of_linking,
     "trim": lambda text, given: _characters(len(str(text)) * _longest(given, 0)),
     "sum": _of_summing,
     "pprint": lambda value, given: 8 * size(value),

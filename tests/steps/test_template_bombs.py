@@ -32,6 +32,7 @@ COMPUTED = [
     "(5).to_bytes(9999999999, 'big')", "lipsum(9999999)", "range(99999) | map('center', 99999) | join",
     "range(99999) | list | string * 999", "text | wordwrap(1, wrapstring=text)", "text | urlize",
     "text.encode('punycode')", "[[0] * 9999] * 9999 | sum(start=[])", "text | list | unique | list | length * text",
+    "lipsum(n=999999)", "lipsum(n=9999999, html=False)", "lipsum(99, False, 0, 9999999)", "('a b ' * 800000) | urlize",
 ]  # fmt: skip
 REPEATED = [
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
