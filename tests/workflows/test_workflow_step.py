@@ -114,7 +114,7 @@ def test_time_is_up_for_a_row_whose_call_takes_too_long(tmp_path: Any) -> None:
 def test_rows_that_wait_for_each_other_have_time(tmp_path: Any) -> None:
     """Under a rate limit the last call is sent long after its row's time would be up."""
     builder = WorkflowBuilder(topic=None).generative_step("say: {{topic}}", outputs=[Write.new("text")])
-    workflow = builder.set_max_time(0.5).set_return_value("text").build()
+    workflow = builder.set_max_time(1.5).set_return_value("text").build()
     with serve(answer=answer) as server:
         llm = LLM("openai/loopback", base_url=server.base_url, concurrency=8, requests_per_minute=240)
         with Pipeline("waiting") as pipeline:
