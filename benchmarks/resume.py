@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.server import serve
 from benchmarks.tree import Tree
-from raypipe.calllog import SCHEMA
+from raypipe.calls.segments import SCHEMA
 from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.steps import LoadDataFromFiles

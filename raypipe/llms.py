@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from raypipe.elsewhere import missing
-from raypipe.models.named import *  # noqa: F403
-from raypipe.models.named import __all__ as __all__
+from raypipe.contracts.distilabel_names import missing
+from raypipe.models.provider_classes import *  # noqa: F403
+from raypipe.models.provider_classes import __all__ as __all__
 
 
 def __getattr__(name: str) -> Any:

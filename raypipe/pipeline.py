@@ -11,29 +11,29 @@ from typing import Any, Self, TypedDict, Unpack
 
 import orjson
 
-from raypipe.branching import routing_batch_function, routing_function, sample_n_steps
-from raypipe.building import build, name_steps
-from raypipe.chat import LLM
-from raypipe.config import PipelineSpec, folder_of, permissions_for, read_spec, spec_of
-from raypipe.deserialization import collected_from
-from raypipe.elsewhere import missing, refuse_options
+from raypipe.contracts.distilabel_names import missing, refuse_options
+from raypipe.contracts.llm import LLM
+from raypipe.contracts.step import Collector, Runs, Source, Step, collecting
 from raypipe.errors import InfrastructureError, OutputError, SpecError, Violation
-from raypipe.execution.room import made_fit, of_this_machine
 from raypipe.execution.setup import Watch
 from raypipe.execution.stopping import Stop
-from raypipe.forecast import Forecast, forecast
-from raypipe.graph import Graph
+from raypipe.files.dump import described, not_json, to_yaml, unfindable
+from raypipe.files.load import collected_from
+from raypipe.files.overrides import Parameters, described_options, played, with_parameters
+from raypipe.files.schema import PipelineSpec, folder_of, permissions_for, read_spec, spec_of
+from raypipe.graph.branching import routing_batch_function, routing_function, sample_n_steps
+from raypipe.graph.compile import build, name_steps
+from raypipe.graph.graph import Graph
 from raypipe.identity import canonical_json, digest
 from raypipe.limits import Caps
-from raypipe.loading import in_groups, load_stages
-from raypipe.parameters import Parameters, described_options, played, with_parameters
-from raypipe.permissions import Allowances, Permissions
-from raypipe.places import Place, place_of
-from raypipe.plan import Plan, plan_graph
+from raypipe.plan.load_groups import in_groups, load_stages
+from raypipe.plan.plan import Plan, plan_graph
+from raypipe.plan.resources import made_fit, of_this_machine
 from raypipe.results import DryRun, Result
-from raypipe.run import Engine, RunOptions, check_models, retry_plan, run_plan
-from raypipe.serialization import described, not_json, to_yaml, unfindable
-from raypipe.step import Collector, Runs, Source, Step, collecting
+from raypipe.run.forecast import Forecast, forecast
+from raypipe.run.run import Engine, RunOptions, check_models, retry_plan, run_plan
+from raypipe.security.permissions import Allowances, Permissions
+from raypipe.storage.paths import Place, place_of
 
 __all__ = ["DryRun", "Pipeline", "RunArguments", "routing_batch_function", "routing_function", "sample_n_steps"]
 

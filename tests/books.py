@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-from raypipe.branching import Meet, Route
-from raypipe.graph import Graph
+from raypipe.graph.branching import Meet, Route
+from raypipe.graph.graph import Graph
 from raypipe.results import Result, Rows
 from raypipe.row import RESERVED
 

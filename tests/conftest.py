@@ -44,8 +44,8 @@ def endpoint() -> Iterator[str]:
 @pytest.fixture
 def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A folder in the store, and the environment in which it is found."""
-    from raypipe.pieces import folder_here
-    from raypipe.places import Remote
+    from raypipe.calls.remote import folder_here
+    from raypipe.storage.paths import Remote
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key-of-the-tests")

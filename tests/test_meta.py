@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import raypipe
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.errors import RaypipeError
 from raypipe.models import open_model
 from raypipe.pipeline import Pipeline
@@ -96,7 +96,7 @@ def test_what_a_module_names_is_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["raypipe", "raypipe.pipeline", "raypipe.steps", "raypipe.models", "raypipe.run", "raypipe.dria"]
+    "module", ["raypipe", "raypipe.pipeline", "raypipe.steps", "raypipe.models", "raypipe.run.run", "raypipe.dria"]
 )
 def test_importing_opens_no_door(module: str) -> None:
     doors = ("ray", "aiohttp", "vllm", "torch", "rich", "typer", "datasets", "pandas", "genai_prices")

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from raypipe.contracts.step import collecting
 from raypipe.errors import InfrastructureError, InputError, SpecError, StepFailedError, StoppedError
 from raypipe.models import LLM, AzureOpenAILLM, OpenAILLM, vLLM
 from raypipe.pipeline import Pipeline, routing_batch_function, sample_n_steps
 from raypipe.results import Result
 from raypipe.row import Values
-from raypipe.step import collecting
 from raypipe.steps import (
     Filter,
     GeneratorStep,

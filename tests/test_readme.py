@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from raypipe.contracts.step import Step
 from raypipe.pipeline import Pipeline
-from raypipe.step import Step
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 CONFIG = Path(__file__).parents[1] / "configs" / "nemotron_qa.yaml"

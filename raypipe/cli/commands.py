@@ -48,9 +48,9 @@ from raypipe.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from raypipe.loading import LoadGroups
     from raypipe.pipeline import Pipeline
-    from raypipe.run import RunOptions
+    from raypipe.plan.load_groups import LoadGroups
+    from raypipe.run.run import RunOptions
 
 _HELP = """Training datasets from pipelines of language-model calls.
 
@@ -124,8 +124,8 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
         pipeline = _pipeline(spec, input, set, model, base_url, *allowed, small=engine == "local")
         from raypipe.cli.origins import noted
         from raypipe.limits import Caps
-        from raypipe.places import place_of
-        from raypipe.run import RunOptions
+        from raypipe.run.run import RunOptions
+        from raypipe.storage.paths import place_of
 
         folder, log = pipeline.folder(out), place_of(calls) if calls else None
         caps = Caps(max_calls, max_tokens, max_cost_usd)
@@ -162,8 +162,8 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
     outside of DIR, or sends to hosts and with keys that are not its provider's, has to be allowed here.
     """
     with ReportedErrors(resume=sys.argv[1:]), TemporaryDirectory(prefix="raypipe-") as scratch:
-        from raypipe.places import file_here, place_of
         from raypipe.results import Result
+        from raypipe.storage.paths import file_here, place_of
 
         place = place_of(folder).absolute()
         before = Result(place)
@@ -173,7 +173,7 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
         from raypipe.cli.origins import check_calls, explained
         from raypipe.cli.progress import watching
         from raypipe.cli.summary import retried
-        from raypipe.run import RunOptions
+        from raypipe.run.run import RunOptions
 
         origin: dict[str, Any] = before.manifest.get("origin") or {}
         check_calls(place, origin, calls)
@@ -319,7 +319,7 @@ def _pipeline(
     spec: str, input: str | None, *changes: list[str] | None, small: bool = True, is_foreign: bool = False
 ) -> Pipeline:
     """`changes`: what --set, --model, --base-url and --allow-… say, as far as a command has them."""
-    from raypipe.cli.start import collect_from_here, leave_pandas_out
+    from raypipe.cli.startup import collect_from_here, leave_pandas_out
 
     if small:
         leave_pandas_out()
@@ -348,7 +348,7 @@ def _watched(pipeline: Pipeline, options: RunOptions) -> int:
 def _priced(pipeline: Pipeline, prices: Path | None) -> Pipeline:
     if prices is None:
         return pipeline
-    from raypipe.prices import read_prices
+    from raypipe.models.prices import read_prices
 
     return pipeline.priced(read_prices(prices))
 

@@ -12,15 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from raypipe.cli.layout import duration, number
-from raypipe.execution.batches import Counts
-from raypipe.execution.conductor import Snapshot
-from raypipe.execution.meters import EngineMeters, EngineReport
-from raypipe.execution.tallying import tallied
+from raypipe.contracts.step import Runs, Shape
+from raypipe.execution.conductor.batches import Counts
+from raypipe.execution.conductor.conductor import Snapshot
+from raypipe.execution.engine_stats import EngineMeters, EngineReport
+from raypipe.execution.step_counts import tallied
 from raypipe.execution.wire import Vitals
-from raypipe.plan import Plan
-from raypipe.prices import pool_cost_usd
-from raypipe.repeating import Until
-from raypipe.step import Runs, Shape
+from raypipe.graph.repeat import Until
+from raypipe.models.prices import pool_cost_usd
+from raypipe.plan.plan import Plan
 
 _QUIET_S = 10.0
 _WINDOW_S = 20.0

@@ -41,7 +41,7 @@ from raypipe.cli.options import (
 from raypipe.cli.options import Shared as Readable
 
 if TYPE_CHECKING:
-    from raypipe.cli.luggage import Luggage
+    from raypipe.cli.job_package import Luggage
     from raypipe.execution.ray.jobs import Job, JobServer
 
 app = typer.Typer()
@@ -90,7 +90,7 @@ def submit(  # noqa: PLR0913 - each parameter is one option of the command
 ) -> None:
     """Run a pipeline as a job of a cluster, and follow it. The job goes on when this command ends."""
     with ReportedErrors():
-        from raypipe.cli.luggage import pack
+        from raypipe.cli.job_package import pack
         from raypipe.cli.specs import Wanted, pipeline_of
         from raypipe.execution.ray.jobs import JobServer
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from raypipe.places import Place, Remote
+from raypipe.storage.paths import Place, Remote
 
 UNKNOWN_PRICE = "price unknown"
 _GAP = "  "

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from raypipe.cli.python_files import is_python
-from raypipe.config import is_url, read_setting
 from raypipe.errors import SpecError, Violation
-from raypipe.places import Place
-from raypipe.secrets import hidden, shown_address
+from raypipe.files.schema import is_url, read_setting
+from raypipe.security.secrets import hidden, shown_address
+from raypipe.storage.paths import Place
 
 _OPTIONS = {"input": "--input", "settings": "--set", "models": "--model", "base_urls": "--base-url"}
 _ALLOWED = {"allow_import": "--allow-import"}

@@ -14,14 +14,14 @@ from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import IO, Any
 
-from raypipe.background import start_thread
 from raypipe.cli.figures import Figures, StepFigures
 from raypipe.cli.layout import UNKNOWN_PRICE, dollars, duration, number, some
+from raypipe.concurrency.background import start_thread
+from raypipe.contracts.step import Source
 from raypipe.errors import RaypipeError
-from raypipe.execution.conductor import Snapshot
+from raypipe.execution.conductor.conductor import Snapshot
 from raypipe.execution.setup import Watch
-from raypipe.plan import Plan
-from raypipe.step import Source
+from raypipe.plan.plan import Plan
 
 _PATIENCE_S = 0.4
 _ODD = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)

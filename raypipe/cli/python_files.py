@@ -14,8 +14,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType, TracebackType
 
+from raypipe.contracts.imports import FROM_FILE
 from raypipe.errors import RaypipeError, SpecError, Violation, nearest
-from raypipe.naming import FROM_FILE
 from raypipe.pipeline import Pipeline
 
 

@@ -9,15 +9,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raypipe.cli.layout import columns, dollars, number, one_line, rows, shown_path, some
+from raypipe.contracts.step import Columns, Shape
 from raypipe.errors import SpecError
-from raypipe.graph import Graph
+from raypipe.graph.graph import Graph
 from raypipe.pipeline import DryRun, Pipeline
-from raypipe.places import parquet, reading
-from raypipe.plan import Plan
+from raypipe.plan.plan import Plan
 from raypipe.results import Result
 from raypipe.row import RESERVED
-from raypipe.run import check_models
-from raypipe.step import Columns, Shape
+from raypipe.run.run import check_models
+from raypipe.storage.paths import parquet, reading
 
 _WIDTH = 100
 

@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raypipe.building import name_steps
-from raypipe.chat import LLM
 from raypipe.cli.python_files import is_python, load_pipeline
-from raypipe.config import (
+from raypipe.contracts.llm import LLM
+from raypipe.contracts.step import Runs, Step
+from raypipe.errors import SpecError, Violation, nearest
+from raypipe.files.overrides import made_again
+from raypipe.files.schema import (
     Choice,
     PipelineSpec,
     Setting,
@@ -28,12 +30,10 @@ from raypipe.config import (
     with_model,
     with_setting,
 )
-from raypipe.errors import SpecError, Violation, nearest
-from raypipe.parameters import made_again
-from raypipe.permissions import Permissions, permitted
+from raypipe.graph.compile import name_steps
 from raypipe.pipeline import Pipeline
-from raypipe.secrets import shown_address
-from raypipe.step import Runs, Step
+from raypipe.security.permissions import Permissions, permitted
+from raypipe.security.secrets import shown_address
 from raypipe.steps import resolve
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from raypipe.cli.layout import columns, dollars, duration, number, rows, shown_path, some
-from raypipe.places import Place
 from raypipe.results import Result
+from raypipe.storage.paths import Place
 
 
 def summary(result: Result) -> list[str]:

@@ -1,4 +1,4 @@
-"""I draw a graph as Mermaid text, as SVG and as PNG.
+"""Draws a graph as Mermaid text, as SVG and as PNG.
 
 I do not know how a file of each kind is made, only which is asked for.
 """
@@ -13,7 +13,7 @@ from raypipe.drawing.flowchart import mermaid
 from raypipe.drawing.raster import png
 from raypipe.drawing.vector import svg
 from raypipe.errors import OutputError, SpecError, Violation
-from raypipe.graph import Graph
+from raypipe.graph.graph import Graph
 
 __all__ = ["draw", "mermaid", "svg"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from raypipe.drawing.wording import COLOURS, MOST_CHARACTERS, cut, kind_of, label_of, words_of
-from raypipe.graph import Graph
+from raypipe.drawing.labels import COLOURS, MOST_CHARACTERS, cut, kind_of, label_of, words_of
+from raypipe.graph.graph import Graph
 
 
 def mermaid(graph: Graph, *, top_to_bottom: bool = False) -> str:

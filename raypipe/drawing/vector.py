@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from xml.sax.saxutils import escape
 
+from raypipe.contracts.step import Step
+from raypipe.drawing.labels import COLOURS, MOST_CHARACTERS, Kind, cut, kind_of, label_of, width_px, words_of
 from raypipe.drawing.placement import MARGIN, Box, Placement, Point, Size, place
-from raypipe.drawing.wording import COLOURS, MOST_CHARACTERS, Kind, cut, kind_of, label_of, width_px, words_of
-from raypipe.graph import Graph
-from raypipe.step import Step
+from raypipe.graph.graph import Graph
 
 _NAME_PX, _WORDS_PX, _LABEL_PX = 14, 11, 11
 _LINE_PX = 17.0

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypedDict, Unpack
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.dria.models import Model
 from raypipe.errors import SpecError, Violation, nearest
-from raypipe.places import Place, place_of
-from raypipe.run import Engine
+from raypipe.run.run import Engine
+from raypipe.storage.paths import Place, place_of
 
 Named = Model | LLM | str
 """A model: Dria's name for it, an `LLM`, or the uri of one."""

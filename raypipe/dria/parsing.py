@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from raypipe.steps.parsing import read_json
+from raypipe.steps.answers.parsing import read_json
 
 _OPENS = re.compile("<JSON>", re.IGNORECASE)
 _CLOSES = re.compile("</JSON>", re.IGNORECASE)

@@ -1,1 +1,1 @@
-"""I run plans: the row program (`replica`), the routing of rows (`conductor`), and where both live (`ray`, `local`)."""
+"""Runs plans: rows go from step to step (`conductor`), through workers (`worker`), on Ray (`ray`) or here (`local`)."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from raypipe.chat import Usage
+from raypipe.contracts.llm import Usage
 
 
 class Countable(Protocol):

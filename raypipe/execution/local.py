@@ -16,24 +16,24 @@ from typing import Any
 import pyarrow as pa
 import uvloop
 
-from raypipe.background import start_thread
+from raypipe.calls.writer import Scribe
+from raypipe.concurrency.background import start_thread
+from raypipe.concurrency.threads import DaemonThreads
+from raypipe.contracts.step import Aggregate, Source
 from raypipe.errors import InfrastructureError, InputError, StoppedError
-from raypipe.execution.batches import BatchResult
-from raypipe.execution.collection import rare_collection
-from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
-from raypipe.execution.parking import ended, parked_in
-from raypipe.execution.replica import Replica, ReplicaSetup
-from raypipe.execution.room import made_fit, of_this_process
-from raypipe.execution.scribe import Scribe
+from raypipe.execution.conductor.batches import BatchResult
+from raypipe.execution.conductor.conductor import Conductor, ConductorSetup, Snapshot
+from raypipe.execution.conductor.spill import ended, parked_in
+from raypipe.execution.gc_tuning import rare_collection
 from raypipe.execution.setup import MOST_REPLACEMENTS, Outcome, Roster, RunSetup, Watch, calls_in_flight
 from raypipe.execution.source import grouped_batches, source_batches
 from raypipe.execution.stopping import ASKED, DRAIN_S, Phase, Stop
 from raypipe.execution.wire import Vitals
+from raypipe.execution.worker.replica import Replica, ReplicaSetup
 from raypipe.limits import Authority
-from raypipe.loading import ALL, kept
-from raypipe.plan import Plan, Stage, inbox
-from raypipe.step import Aggregate, Source
-from raypipe.threads import DaemonThreads
+from raypipe.plan.load_groups import ALL, kept
+from raypipe.plan.plan import Plan, Stage, inbox
+from raypipe.plan.resources import made_fit, of_this_process
 
 _WATCH_EVERY_S = 0.5
 _LOOK_EVERY_S = 0.1

@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from raypipe.artifacts import ARTIFACTS
-from raypipe.bounds import Bounds
-from raypipe.callindex import CallIndex
-from raypipe.calllog import Asked
-from raypipe.execution.batches import BatchResult
-from raypipe.execution.conductor import Snapshot
-from raypipe.execution.replica import ReplicaSetup
+from raypipe.calls.index import CallIndex
+from raypipe.calls.segments import Asked
+from raypipe.execution.conductor.batches import BatchResult
+from raypipe.execution.conductor.conductor import Snapshot
+from raypipe.execution.worker.replica import ReplicaSetup
 from raypipe.limits import Amount, Caps
-from raypipe.places import Place
-from raypipe.plan import Plan, Stage
+from raypipe.plan.plan import Plan, Stage
+from raypipe.storage.artifacts import ARTIFACTS
+from raypipe.storage.paths import Place
+from raypipe.values.byte_bounds import Bounds
 
 Watch = Callable[[Sequence[Snapshot]], None]
 """Called about twice a second with what each conductor sees."""

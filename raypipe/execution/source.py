@@ -16,18 +16,18 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from raypipe.admission import admitted
-from raypipe.arrays import rows_of
-from raypipe.bounds import READ_BYTES
+from raypipe.contracts.step import Aggregate, Source, Unit
 from raypipe.errors import InputError, RaypipeError, SpecError, Violation, nearest
-from raypipe.execution.boundary import close_step, named
-from raypipe.execution.families import grouped
+from raypipe.execution.conductor.families import grouped
+from raypipe.execution.worker.boundary import close_step, named
 from raypipe.identity import canonical_json, group_identity, source_identity
-from raypipe.places import Place, parquet
 from raypipe.row import GROUP, GROUP_ID, LINEAGE, PATH, POSITION, RESERVED, ROW_ID
-from raypipe.selection import rows_at, rows_where, split
-from raypipe.step import Aggregate, Source, Unit
-from raypipe.tables import LINEAGE_SCHEMA, concat, conform, sorted_by_source, unified_schema
+from raypipe.storage.paths import Place, parquet
+from raypipe.storage.tables import LINEAGE_SCHEMA, concat, conform, sorted_by_source, unified_schema
+from raypipe.values.admission import admitted
+from raypipe.values.arrays import rows_of
+from raypipe.values.byte_bounds import READ_BYTES
+from raypipe.values.selection import rows_at, rows_where, split
 
 BATCH_ROWS = 1024
 _UNIT_POSITIONS = 2**40

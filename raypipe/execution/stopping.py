@@ -24,9 +24,9 @@ from enum import Enum
 from types import FrameType
 from typing import TypeVar
 
-from raypipe.background import start_thread
+from raypipe.concurrency.background import start_thread
+from raypipe.concurrency.interruption import Interruption, interruptible
 from raypipe.errors import RaypipeError, StoppedError
-from raypipe.interruption import Interruption, interruptible
 
 T = TypeVar("T")
 

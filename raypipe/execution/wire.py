@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from raypipe.answering import EngineFigures
-from raypipe.arrays import carried, text_of
-from raypipe.bounds import MOST_VALUE_BYTES, size_of
+from raypipe.contracts.model import EngineFigures
 from raypipe.execution.counts import Tally, add_counts
 from raypipe.row import Failure, Values
-from raypipe.tables import packed, unpacked
+from raypipe.storage.tables import packed, unpacked
+from raypipe.values.arrays import carried, text_of
+from raypipe.values.byte_bounds import MOST_VALUE_BYTES, size_of
 
 DONE, FAILED, FILTERED, UNFINISHED = 0, 1, 2, 3
 

@@ -7,8 +7,8 @@ here knows what is sent, nor what an error means.
 from __future__ import annotations
 
 from raypipe.limits.amounts import Amount, Caps, Lease, Report
-from raypipe.limits.authority import Authority
+from raypipe.limits.coordinator import Authority
 from raypipe.limits.limiter import Limiter, enter_first
-from raypipe.limits.patience import LONGEST_WAIT_S, Patience
+from raypipe.limits.retry import LONGEST_WAIT_S, Patience
 
 __all__ = ["LONGEST_WAIT_S", "Amount", "Authority", "Caps", "Lease", "Limiter", "Patience", "Report", "enter_first"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raypipe.answering import Terms
+from raypipe.contracts.model import Terms
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from types import TracebackType
 from typing import Protocol
 from uuid import uuid4
 
-from raypipe.answering import Terms
-from raypipe.background import TaskOwner, TaskScope
+from raypipe.concurrency.background import TaskOwner, TaskScope
+from raypipe.contracts.model import Terms
 from raypipe.errors import HaltedError, InfrastructureError, RaypipeError, halt_reason
 from raypipe.limits.amounts import NOTHING, ONE_CALL, Amount, Lease, Report, Total
-from raypipe.limits.authority import Authority
+from raypipe.limits.coordinator import Authority
 
 _MOST_NEEDS = 512
 """Waiting calls in one report."""

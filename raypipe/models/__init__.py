@@ -1,6 +1,6 @@
-"""I get a completion from one kind of model, and I classify what went wrong.
+"""Gets a completion from one kind of model, and classifies what went wrong.
 
-I do not know steps, rows, limits or retries. Each adapter is a module of its own, imported when its first
+Knows nothing of steps, rows, limits and retries. Each adapter is a module of its own, imported when its first
 model is opened, so that checking a pipeline loads no HTTP library and no engine.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from raypipe.answering import Model
-from raypipe.chat import LLM, Request
-from raypipe.elsewhere import missing
+from raypipe.contracts.distilabel_names import missing
+from raypipe.contracts.llm import LLM, Request
+from raypipe.contracts.model import Model
 from raypipe.errors import SpecError, Violation, nearest
-from raypipe.models import abilities, presets
-from raypipe.models.named import (
+from raypipe.models import capabilities, presets
+from raypipe.models.provider_classes import (
     AnthropicLLM,
     AzureOpenAILLM,
     GroqLLM,
@@ -115,7 +115,7 @@ def check_model(llm: LLM) -> list[Violation]:
 
 def check_request(llm: LLM, request: Request) -> list[Violation]:
     """Why `llm`, which is sound, cannot be asked this, as far as that can be known without asking."""
-    problem = abilities.refusal(llm, request) if llm.provider in presets.PRESETS else None
+    problem = capabilities.refusal(llm, request) if llm.provider in presets.PRESETS else None
     return [] if problem is None else [Violation(f"model {llm.label!r}", problem)]
 
 

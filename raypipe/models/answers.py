@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from raypipe.chat import Completion, Usage
+from raypipe.contracts.llm import Completion, Usage
 
 MOST_TOKENS = 10**9
 """More than any model reads or writes at once: a larger count is none."""

@@ -16,18 +16,18 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from raypipe.answering import EngineFigures, Quota, Terms
-from raypipe.chat import LLM, Completion, Request
+from raypipe.contracts.llm import LLM, Completion, Request
+from raypipe.contracts.model import EngineFigures, Quota, Terms
 from raypipe.errors import CallError, InfrastructureError, Retry, SpecError, Violation
-from raypipe.fetching import is_short, proxy_for, read_up_to
-from raypipe.models import abilities, presets
+from raypipe.models import capabilities, presets
 from raypipe.models.answers import completion, counted
-from raypipe.models.faults import Endpoint
-from raypipe.models.numbers import gives_numbers, is_embedding, numbers_completion, numbers_payload
-from raypipe.models.plain import plain_completion, plain_payload, variant_seed
+from raypipe.models.constrained_text import form_schema, is_wrapped, unwrapped
+from raypipe.models.http_errors import Endpoint
+from raypipe.models.pooling import gives_numbers, is_embedding, numbers_completion, numbers_payload
 from raypipe.models.quotas import declared_quota, named_quota
-from raypipe.models.text_forms import form_schema, is_wrapped, unwrapped
+from raypipe.models.raw_prompts import plain_completion, plain_payload, variant_seed
 from raypipe.models.tool_calls import TOOL_CALLS, calls_text, offered
+from raypipe.storage.http import is_short, proxy_for, read_up_to
 
 # aiohttp warns about larger bodies given as bytes.
 _LARGE_BYTES = 2**20
@@ -89,8 +89,8 @@ class OpenAIModel:
         self._chat = _Door(URL(chat.url), chat)
         plain_url = presets.plain_url(self._llm)
         self._plain = self._chat if plain_url is None else _beside(chat, plain_url)
-        self._embeddings = _beside(chat, abilities.embeddings_url(self._llm))
-        self._scores = _beside(chat, abilities.scores_url(self._llm))
+        self._embeddings = _beside(chat, capabilities.embeddings_url(self._llm))
+        self._scores = _beside(chat, capabilities.scores_url(self._llm))
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S),
             timeout=aiohttp.ClientTimeout(
@@ -120,7 +120,7 @@ class OpenAIModel:
 
         Raises SpecError for what the endpoint cannot be asked, such as a prompt where it takes conversations only.
         """
-        problem = abilities.refusal(self._llm, request)
+        problem = capabilities.refusal(self._llm, request)
         if problem is not None:
             raise SpecError(violations=[Violation(f"model {self._llm.label!r}", problem)])
         if request.pool is not None:
@@ -144,7 +144,7 @@ class OpenAIModel:
         return body if own_seed is None else body | {self._seed: own_seed}
 
     def _formed(self, form: Mapping[str, Any]) -> dict[str, Any]:
-        if abilities.has_forms(self._llm):
+        if capabilities.has_forms(self._llm):
             return {"structured_outputs": dict(form)}
         name, schema = form_schema(form)
         return {"response_format": _response_format(schema | {"title": name}, self._is_strict)}

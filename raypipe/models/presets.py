@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from raypipe.chat import LLM
+from raypipe.contracts.declaration import Spec
+from raypipe.contracts.llm import LLM
 from raypipe.errors import SpecError, Violation
-from raypipe.secrets import secrets_in, shown_address
-from raypipe.spec import Spec
+from raypipe.security.secrets import secrets_in, shown_address
 
 CompletionLimit = Literal["max_tokens", "max_completion_tokens"]
 PlainWay = Literal["completions", "ollama"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from raypipe.answering import Quota
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
+from raypipe.contracts.model import Quota
 from raypipe.models.durations import number_of
 
 _NAMES: dict[str, tuple[str, ...]] = {

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.errors import SpecError, Violation
 from raypipe.models import presets
 from raypipe.models.vllm.trust import check_options
-from raypipe.permissions import Permissions, current, host_of
+from raypipe.security.permissions import Permissions, current, host_of
 
 _MORE_HOSTS = {
     "AZURE_OPENAI_API_KEY": ("*.openai.azure.com", "*.cognitiveservices.azure.com", "*.services.ai.azure.com"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from raypipe.chat import TOOL_CALLS, Request
+from raypipe.contracts.llm import TOOL_CALLS, Request
 
 __all__ = ["TOOL_CALLS", "calls_text", "offered"]
 

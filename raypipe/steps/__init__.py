@@ -1,191 +1,82 @@
-"""I turn rows into rows: the steps by type name, loaded when they are first asked for.
+"""Turns rows into rows: the steps by type name, loaded when they are first asked for.
 
-I do not know how steps are joined or run. Importing me loads no step, so a pipeline pays only for
+Knows nothing of how steps are joined or run. Importing the package loads no step, so a pipeline pays only for
 the steps it names.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from raypipe.elsewhere import instead_of, missing
+from raypipe.contracts.distilabel_names import instead_of, missing
+from raypipe.contracts.imports import found_at, imported
+from raypipe.contracts.step import Step as AnyStep
 from raypipe.errors import SpecError, Violation, nearest
-from raypipe.naming import found_at, imported
-from raypipe.step import Step as AnyStep
-
-if TYPE_CHECKING:
-    from raypipe.branching import Meet
-    from raypipe.callback import Callback
-    from raypipe.repeating import Candidates, Until
-    from raypipe.step import Aggregate, StepResources
-    from raypipe.steps.batching import (
-        GeneratorStep,
-        GeneratorStepOutput,
-        GlobalStep,
-        RuntimeParameter,
-        Step,
-        StepInput,
-        StepOutput,
-    )
-    from raypipe.steps.chatting import ChatGeneration
-    from raypipe.steps.chunking import ChunkText
-    from raypipe.steps.classifier_scores import ClassifierScore
-    from raypipe.steps.classifying import TextClassification
-    from raypipe.steps.columns import KeepColumns
-    from raypipe.steps.combination_sampler import CombinationSampler
-    from raypipe.steps.combining import CombineColumns, CombineOutputs, GroupColumns
-    from raypipe.steps.dedup import MinHashDedup
-    from raypipe.steps.embedding import EmbeddingGeneration
-    from raypipe.steps.evolving import EvolInstruct
-    from raypipe.steps.file_system_loader import LoadDataFromFileSystem
-    from raypipe.steps.filtering import Filter
-    from raypipe.steps.formatting import (
-        FormatChatGenerationDPO,
-        FormatChatGenerationSFT,
-        FormatTextGenerationDPO,
-        FormatTextGenerationSFT,
-    )
-    from raypipe.steps.functions import step
-    from raypipe.steps.given_datasets import LoadDataFromArrow, make_generator_step
-    from raypipe.steps.hub_loaders import LoadDataFromDisk, LoadDataFromHub
-    from raypipe.steps.hub_loaders import LoadDataFromHub as LoadHubDataset
-    from raypipe.steps.instructing import SelfInstruct
-    from raypipe.steps.judging import UltraFeedback
-    from raypipe.steps.list_extension import ListExtension
-    from raypipe.steps.loaders import LoadDataFromDicts, LoadDataFromFiles
-    from raypipe.steps.magpie import Magpie, MagpieGenerator
-    from raypipe.steps.merging_columns import ExpandColumns, MergeColumns
-    from raypipe.steps.own_tasks import Task, task
-    from raypipe.steps.preference import PreferencePair
-    from raypipe.steps.rewarding import RewardModelScore
-    from raypipe.steps.sampling import DataSampler
-    from raypipe.steps.sentence_pairs import GenerateSentencePair
-    from raypipe.steps.structured_generation import StructuredGeneration
-    from raypipe.steps.text_generation import TextGeneration
-    from raypipe.steps.tree_generation import TreeGeneration
 
 REGISTRY: dict[str, str] = {
-    "Aggregate": "raypipe.step:Aggregate",
-    "Callback": "raypipe.callback:Callback",
-    "Candidates": "raypipe.repeating:Candidates",
-    "ChatGeneration": "raypipe.steps.chatting:ChatGeneration",
-    "ChunkText": "raypipe.steps.chunking:ChunkText",
-    "ClassifierScore": "raypipe.steps.classifier_scores:ClassifierScore",
-    "CombinationSampler": "raypipe.steps.combination_sampler:CombinationSampler",
-    "CombineColumns": "raypipe.steps.combining:CombineColumns",
-    "CombineOutputs": "raypipe.steps.combining:CombineOutputs",
-    "DataSampler": "raypipe.steps.sampling:DataSampler",
-    "EmbeddingGeneration": "raypipe.steps.embedding:EmbeddingGeneration",
-    "EvolInstruct": "raypipe.steps.evolving:EvolInstruct",
-    "ExpandColumns": "raypipe.steps.merging_columns:ExpandColumns",
-    "Filter": "raypipe.steps.filtering:Filter",
-    "FormatChatGenerationDPO": "raypipe.steps.formatting:FormatChatGenerationDPO",
-    "FormatChatGenerationSFT": "raypipe.steps.formatting:FormatChatGenerationSFT",
-    "FormatTextGenerationDPO": "raypipe.steps.formatting:FormatTextGenerationDPO",
-    "FormatTextGenerationSFT": "raypipe.steps.formatting:FormatTextGenerationSFT",
-    "GenerateSentencePair": "raypipe.steps.sentence_pairs:GenerateSentencePair",
-    "GroupColumns": "raypipe.steps.combining:GroupColumns",
-    "KeepColumns": "raypipe.steps.columns:KeepColumns",
-    "ListExtension": "raypipe.steps.list_extension:ListExtension",
-    "LoadDataFromArrow": "raypipe.steps.given_datasets:LoadDataFromArrow",
-    "LoadDataFromDicts": "raypipe.steps.loaders:LoadDataFromDicts",
-    "LoadDataFromDisk": "raypipe.steps.hub_loaders:LoadDataFromDisk",
-    "LoadDataFromFileSystem": "raypipe.steps.file_system_loader:LoadDataFromFileSystem",
-    "LoadDataFromFiles": "raypipe.steps.loaders:LoadDataFromFiles",
-    "LoadDataFromHub": "raypipe.steps.hub_loaders:LoadDataFromHub",
-    "Magpie": "raypipe.steps.magpie:Magpie",
-    "MagpieGenerator": "raypipe.steps.magpie:MagpieGenerator",
-    "Meet": "raypipe.branching:Meet",
-    "MergeColumns": "raypipe.steps.merging_columns:MergeColumns",
-    "MinHashDedup": "raypipe.steps.dedup:MinHashDedup",
-    "PreferencePair": "raypipe.steps.preference:PreferencePair",
-    "RewardModelScore": "raypipe.steps.rewarding:RewardModelScore",
-    "SelfInstruct": "raypipe.steps.instructing:SelfInstruct",
-    "StructuredGeneration": "raypipe.steps.structured_generation:StructuredGeneration",
-    "TextClassification": "raypipe.steps.classifying:TextClassification",
-    "TextGeneration": "raypipe.steps.text_generation:TextGeneration",
-    "TreeGeneration": "raypipe.steps.tree_generation:TreeGeneration",
-    "UltraFeedback": "raypipe.steps.judging:UltraFeedback",
-    "Until": "raypipe.repeating:Until",
+    "Aggregate": "raypipe.contracts.step:Aggregate",
+    "Callback": "raypipe.graph.callback:Callback",
+    "Candidates": "raypipe.graph.repeat:Candidates",
+    "ChatGeneration": "raypipe.steps.llm.chat_generation:ChatGeneration",
+    "ChunkText": "raypipe.steps.columns.chunk_text:ChunkText",
+    "ClassifierScore": "raypipe.steps.llm.classifier_score:ClassifierScore",
+    "CombinationSampler": "raypipe.steps.sources.combination_sampler:CombinationSampler",
+    "CombineColumns": "raypipe.steps.columns.combine_columns:CombineColumns",
+    "CombineOutputs": "raypipe.steps.columns.combine_columns:CombineOutputs",
+    "DataSampler": "raypipe.steps.sources.data_sampler:DataSampler",
+    "EmbeddingGeneration": "raypipe.steps.llm.embedding_generation:EmbeddingGeneration",
+    "EvolInstruct": "raypipe.steps.llm.evol_instruct:EvolInstruct",
+    "ExpandColumns": "raypipe.steps.columns.merge_columns:ExpandColumns",
+    "Filter": "raypipe.steps.columns.filter:Filter",
+    "FormatChatGenerationDPO": "raypipe.steps.columns.formatting:FormatChatGenerationDPO",
+    "FormatChatGenerationSFT": "raypipe.steps.columns.formatting:FormatChatGenerationSFT",
+    "FormatTextGenerationDPO": "raypipe.steps.columns.formatting:FormatTextGenerationDPO",
+    "FormatTextGenerationSFT": "raypipe.steps.columns.formatting:FormatTextGenerationSFT",
+    "GenerateSentencePair": "raypipe.steps.llm.sentence_pairs:GenerateSentencePair",
+    "GroupColumns": "raypipe.steps.columns.combine_columns:GroupColumns",
+    "KeepColumns": "raypipe.steps.columns.keep_columns:KeepColumns",
+    "ListExtension": "raypipe.steps.llm.list_extension:ListExtension",
+    "LoadDataFromArrow": "raypipe.steps.sources.in_memory_datasets:LoadDataFromArrow",
+    "LoadDataFromDicts": "raypipe.steps.sources.loaders:LoadDataFromDicts",
+    "LoadDataFromDisk": "raypipe.steps.sources.hub_loaders:LoadDataFromDisk",
+    "LoadDataFromFileSystem": "raypipe.steps.sources.file_system_loader:LoadDataFromFileSystem",
+    "LoadDataFromFiles": "raypipe.steps.sources.loaders:LoadDataFromFiles",
+    "LoadDataFromHub": "raypipe.steps.sources.hub_loaders:LoadDataFromHub",
+    "Magpie": "raypipe.steps.llm.magpie:Magpie",
+    "MagpieGenerator": "raypipe.steps.llm.magpie:MagpieGenerator",
+    "Meet": "raypipe.graph.branching:Meet",
+    "MergeColumns": "raypipe.steps.columns.merge_columns:MergeColumns",
+    "MinHashDedup": "raypipe.steps.columns.min_hash_dedup:MinHashDedup",
+    "PreferencePair": "raypipe.steps.columns.preference_pair:PreferencePair",
+    "RewardModelScore": "raypipe.steps.llm.reward_model_score:RewardModelScore",
+    "SelfInstruct": "raypipe.steps.llm.self_instruct:SelfInstruct",
+    "StructuredGeneration": "raypipe.steps.llm.structured_generation:StructuredGeneration",
+    "TextClassification": "raypipe.steps.llm.text_classification:TextClassification",
+    "TextGeneration": "raypipe.steps.llm.text_generation:TextGeneration",
+    "TreeGeneration": "raypipe.steps.llm.tree_generation:TreeGeneration",
+    "UltraFeedback": "raypipe.steps.llm.ultra_feedback:UltraFeedback",
+    "Until": "raypipe.graph.repeat:Until",
     "WorkflowStep": "raypipe.workflows.workflow_step:WorkflowStep",
 }
 """Where each step type stands."""
 
 _EXPORTS = REGISTRY | {
-    "LoadHubDataset": "raypipe.steps.hub_loaders:LoadDataFromHub",
-    "GeneratorStep": "raypipe.steps.batching:GeneratorStep",
-    "GeneratorStepOutput": "raypipe.steps.batching:GeneratorStepOutput",
-    "GlobalStep": "raypipe.steps.batching:GlobalStep",
-    "RuntimeParameter": "raypipe.steps.batching:RuntimeParameter",
-    "Step": "raypipe.steps.batching:Step",
-    "StepInput": "raypipe.steps.batching:StepInput",
-    "StepOutput": "raypipe.steps.batching:StepOutput",
-    "StepResources": "raypipe.step:StepResources",
-    "Task": "raypipe.steps.own_tasks:Task",
-    "make_generator_step": "raypipe.steps.given_datasets:make_generator_step",
-    "step": "raypipe.steps.functions:step",
-    "task": "raypipe.steps.own_tasks:task",
+    "LoadHubDataset": "raypipe.steps.sources.hub_loaders:LoadDataFromHub",
+    "GeneratorStep": "raypipe.steps.functions.batch_steps:GeneratorStep",
+    "GeneratorStepOutput": "raypipe.steps.functions.batch_steps:GeneratorStepOutput",
+    "GlobalStep": "raypipe.steps.functions.batch_steps:GlobalStep",
+    "RuntimeParameter": "raypipe.steps.functions.batch_steps:RuntimeParameter",
+    "Step": "raypipe.steps.functions.batch_steps:Step",
+    "StepInput": "raypipe.steps.functions.batch_steps:StepInput",
+    "StepOutput": "raypipe.steps.functions.batch_steps:StepOutput",
+    "StepResources": "raypipe.contracts.step:StepResources",
+    "Task": "raypipe.steps.llm.custom_tasks:Task",
+    "make_generator_step": "raypipe.steps.sources.in_memory_datasets:make_generator_step",
+    "step": "raypipe.steps.functions.step_functions:step",
+    "task": "raypipe.steps.llm.custom_tasks:task",
 }
 
-__all__ = [
-    "REGISTRY",
-    "Aggregate",
-    "Callback",
-    "Candidates",
-    "ChatGeneration",
-    "ChunkText",
-    "ClassifierScore",
-    "CombinationSampler",
-    "CombineColumns",
-    "CombineOutputs",
-    "DataSampler",
-    "EmbeddingGeneration",
-    "EvolInstruct",
-    "ExpandColumns",
-    "Filter",
-    "FormatChatGenerationDPO",
-    "FormatChatGenerationSFT",
-    "FormatTextGenerationDPO",
-    "FormatTextGenerationSFT",
-    "GenerateSentencePair",
-    "GeneratorStep",
-    "GeneratorStepOutput",
-    "GlobalStep",
-    "GroupColumns",
-    "KeepColumns",
-    "ListExtension",
-    "LoadDataFromArrow",
-    "LoadDataFromDicts",
-    "LoadDataFromDisk",
-    "LoadDataFromFileSystem",
-    "LoadDataFromFiles",
-    "LoadDataFromHub",
-    "LoadHubDataset",
-    "Magpie",
-    "MagpieGenerator",
-    "Meet",
-    "MergeColumns",
-    "MinHashDedup",
-    "PreferencePair",
-    "RewardModelScore",
-    "RuntimeParameter",
-    "SelfInstruct",
-    "Step",
-    "StepInput",
-    "StepOutput",
-    "StepResources",
-    "StructuredGeneration",
-    "Task",
-    "TextClassification",
-    "TextGeneration",
-    "TreeGeneration",
-    "UltraFeedback",
-    "Until",
-    "make_generator_step",
-    "resolve",
-    "step",
-    "task",
-]
+__all__ = sorted({"REGISTRY", "resolve", *_EXPORTS} - {"WorkflowStep"})  # pyright: ignore
 
 
 def __getattr__(name: str) -> Any:

@@ -5,9 +5,9 @@ I do not know how it is given then.
 
 from __future__ import annotations
 
-from raypipe.naming import snake_case
-from raypipe.spec import late_problem
-from raypipe.step import Step
+from raypipe.contracts.declaration import late_problem
+from raypipe.contracts.imports import snake_case
+from raypipe.contracts.step import Step
 
 
 def missing_option(step: Step, option: str) -> list[str]:

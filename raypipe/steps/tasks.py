@@ -8,21 +8,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from raypipe import steps
-from raypipe.elsewhere import missing
+from raypipe.contracts.distilabel_names import missing
 
 if TYPE_CHECKING:
-    from raypipe.steps.chatting import ChatGeneration
-    from raypipe.steps.classifying import TextClassification
-    from raypipe.steps.evolving import EvolInstruct
-    from raypipe.steps.instructing import SelfInstruct
-    from raypipe.steps.judging import UltraFeedback
-    from raypipe.steps.list_extension import ListExtension
-    from raypipe.steps.magpie import Magpie, MagpieGenerator
-    from raypipe.steps.own_tasks import Task, task
-    from raypipe.steps.sentence_pairs import GenerateSentencePair
-    from raypipe.steps.structured_generation import StructuredGeneration
-    from raypipe.steps.text_generation import TextGeneration
-    from raypipe.steps.tree_generation import TreeGeneration
+    from raypipe.steps import (
+        ChatGeneration,
+        EvolInstruct,
+        GenerateSentencePair,
+        ListExtension,
+        Magpie,
+        MagpieGenerator,
+        SelfInstruct,
+        StructuredGeneration,
+        Task,
+        TextClassification,
+        TextGeneration,
+        TreeGeneration,
+        UltraFeedback,
+        task,
+    )
 
 __all__ = [
     "ChatGeneration",

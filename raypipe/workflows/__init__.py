@@ -1,12 +1,12 @@
-"""I speak Dria's words for what one row does: a small graph of tasks with a memory, each task a question to the model.
+"""Says in Dria's words what one row does: a small graph of tasks with a memory, each task a question to the model.
 
 I do not know how rows are run. `WorkflowStep` makes a step of a pipeline of me.
 """
 
 from __future__ import annotations
 
-from raypipe.steps.tools import CustomTool
-from raypipe.workflows.building import WorkflowBuilder
+from raypipe.steps.llm.tools import CustomTool
+from raypipe.workflows.builder import WorkflowBuilder
 from raypipe.workflows.conditions import Condition, ConditionBuilder, Expression
 from raypipe.workflows.http_tool import HttpRequestTool
 from raypipe.workflows.memory import GetAll, Input, Insert, Output, Peek, Pop, Push, Read, Size, String, Write

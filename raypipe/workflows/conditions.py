@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, cast
 
 from raypipe.errors import RowError, SpecError, Violation, nearest
-from raypipe.steps.showing import shown
+from raypipe.steps.prompts.to_text import shown
 from raypipe.workflows.memory import Input, Memory
 
 

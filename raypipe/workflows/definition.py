@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from raypipe.steps.tools import CustomTool
+from raypipe.steps.llm.tools import CustomTool
 from raypipe.workflows.memory import Writing
-from raypipe.workflows.searching import SearchService
+from raypipe.workflows.search_tool import SearchService
 from raypipe.workflows.tasks import Edge, Limits, Operator, Task
 
 

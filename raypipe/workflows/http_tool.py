@@ -15,10 +15,10 @@ import orjson
 from pydantic import ConfigDict, Field, field_validator
 
 from raypipe.errors import CallError, Retry, RowError, SpecError, Violation
-from raypipe.permissions import current
-from raypipe.secrets import hidden, holds_hidden, secrets_in, shown_address, without
-from raypipe.steps.structured import Structure, structure_of
-from raypipe.steps.tools import KIND, CustomTool
+from raypipe.security.permissions import current
+from raypipe.security.secrets import hidden, holds_hidden, secrets_in, shown_address, without
+from raypipe.steps.answers.structured import Structure, structure_of
+from raypipe.steps.llm.tools import KIND, CustomTool
 from raypipe.workflows.prompts import filled, placeholders
 
 _IN_THE_QUERY = ("GET", "HEAD", "DELETE")
@@ -140,8 +140,8 @@ class HttpRequestTool(CustomTool):
         return lambda: self._sent(arguments)
 
     async def _sent(self, arguments: Mapping[str, Any]) -> str:
-        from raypipe.fetching import Outgoing, fetch
-        from raypipe.models.faults import pause_s
+        from raypipe.models.http_errors import pause_s
+        from raypipe.storage.http import Outgoing, fetch
 
         url, params, body = self._filled(arguments)
         headers = self.headers | {name: _with_value(said) for name, said in self.headers_env.items()}

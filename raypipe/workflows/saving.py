@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from raypipe.contracts.imports import found_at, imported, is_importable
 from raypipe.errors import SpecError, Violation
-from raypipe.naming import found_at, imported, is_importable
-from raypipe.permissions import current
-from raypipe.secrets import hidden
-from raypipe.steps.structured import structure_of
-from raypipe.steps.tools import CustomTool
+from raypipe.security.permissions import current
+from raypipe.security.secrets import hidden
+from raypipe.steps.answers.structured import structure_of
+from raypipe.steps.llm.tools import CustomTool
 from raypipe.workflows.conditions import Condition, Expression
 from raypipe.workflows.definition import Definition
 from raypipe.workflows.memory import Input, Output, Reading, Writing
-from raypipe.workflows.searching import OWN_HOSTS, Search, SearchService
+from raypipe.workflows.search_tool import OWN_HOSTS, Search, SearchService
 from raypipe.workflows.tasks import Edge, Limits, Operator, Task
 
 Plain = dict[str, Any]

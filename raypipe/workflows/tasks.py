@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from raypipe.chat import Message
-from raypipe.steps.structured import Structure
+from raypipe.contracts.llm import Message
+from raypipe.steps.answers.structured import Structure
 from raypipe.workflows.conditions import Condition
 from raypipe.workflows.memory import Input, Output
 from raypipe.workflows.prompts import placeholders
-from raypipe.workflows.searching import Search
+from raypipe.workflows.search_tool import Search
 
 END = "_end"
 """Where a workflow ends."""

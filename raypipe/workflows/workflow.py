@@ -13,13 +13,13 @@ from typing import Any, Self
 
 import orjson
 
-from raypipe.chat import Caller
+from raypipe.contracts.llm import Caller
 from raypipe.errors import SpecError, Violation
-from raypipe.permissions import Permissions, permitted
+from raypipe.security.permissions import Permissions, permitted
 from raypipe.workflows import saving
+from raypipe.workflows.checks import check
 from raypipe.workflows.definition import Definition
-from raypipe.workflows.running import Run
-from raypipe.workflows.soundness import check
+from raypipe.workflows.interpreter import Run
 
 
 @dataclass(frozen=True, slots=True)

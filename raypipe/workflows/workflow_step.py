@@ -13,16 +13,16 @@ from typing import Any, cast
 
 from pydantic import Field, PrivateAttr, field_serializer, field_validator
 
-from raypipe.chat import Caller
+from raypipe.concurrency.user_code import BesideLoop
+from raypipe.contracts.imports import imported_function
+from raypipe.contracts.llm import Caller
+from raypipe.contracts.step import Columns, Output, Shape, Step
 from raypipe.errors import RowError, SpecError
-from raypipe.naming import imported_function
-from raypipe.permissions import check_file
 from raypipe.row import MODEL_NAME, Values
-from raypipe.step import Columns, Output, Shape, Step
-from raypipe.steps.beside import BesideLoop
-from raypipe.steps.parsing import as_json_list
-from raypipe.steps.schemas import arrow_type
-from raypipe.workflows.building import WorkflowBuilder
+from raypipe.security.permissions import check_file
+from raypipe.steps.answers.parsing import as_json_list
+from raypipe.steps.answers.schemas import arrow_type
+from raypipe.workflows.builder import WorkflowBuilder
 from raypipe.workflows.saving import described
 from raypipe.workflows.workflow import Workflow
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from raypipe.calllog import read_segment
-from raypipe.chat import LLM
+from raypipe.calls.segments import read_segment
+from raypipe.contracts.llm import LLM
 from raypipe.errors import StoppedError
 from raypipe.identity import canonical_json, digest
 from raypipe.pipeline import Pipeline

@@ -9,7 +9,7 @@ import argparse
 import sys
 from typing import Any
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.steps import GlobalStep, LoadDataFromDicts, StepInput, TextGeneration
 from tests.acceptance.chain import CONCURRENCY, topics

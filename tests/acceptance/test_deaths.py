@@ -14,7 +14,7 @@ import orjson
 import psutil
 import pytest
 
-from raypipe.chat import Caller
+from raypipe.contracts.llm import Caller
 from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.row import Values

@@ -13,12 +13,12 @@ import orjson
 import pytest
 from pydantic import BaseModel
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.errors import SpecError, StoppedError
 from raypipe.limits import Caps
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
-from raypipe.run import RunOptions
+from raypipe.run.run import RunOptions
 from raypipe.steps import LoadDataFromDicts, TextGeneration
 from tests.acceptance.chain import answer, asked, chain, topics
 from tests.acceptance.processes import table

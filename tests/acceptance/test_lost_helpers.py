@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from raypipe.calllog import SegmentWriter
-from raypipe.chat import LLM, Caller
+from raypipe.calls.segments import SegmentWriter
+from raypipe.contracts.llm import LLM, Caller
 from raypipe.errors import OutputError
 from raypipe.pipeline import Pipeline
 from raypipe.row import Values

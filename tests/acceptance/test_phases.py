@@ -23,10 +23,10 @@ import psutil
 import pytest
 
 from raypipe.execution.stopping import Phase
-from raypipe.folder import RunFolder
-from raypipe.locking import StoreLock
-from raypipe.places import Remote
 from raypipe.results import Result
+from raypipe.storage.lock import StoreLock
+from raypipe.storage.paths import Remote
+from raypipe.storage.run_folder import RunFolder
 from tests.acceptance.cluster import RunningCluster, running_cluster
 from tests.acceptance.processes import ROOT, await_end
 from tests.loopback import SILENCE, Behaviour, Loopback, serve

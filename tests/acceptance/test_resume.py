@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.errors import InfrastructureError
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from raypipe.chat import LLM, Caller
+from raypipe.contracts.llm import LLM, Caller
+from raypipe.contracts.step import Aggregate, Step
 from raypipe.errors import StoppedError
 from raypipe.pipeline import Pipeline
 from raypipe.row import Values
-from raypipe.step import Aggregate, Step
 from raypipe.steps import LoadDataFromDicts, TextGeneration, step
 from tests.acceptance.chain import topics
 from tests.loopback import Loopback, serve

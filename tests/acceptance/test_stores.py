@@ -15,10 +15,10 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 
+from raypipe.calls.remote import folder_here
 from raypipe.errors import SpecError, StoppedError
-from raypipe.pieces import folder_here
-from raypipe.places import Remote, place_of
 from raypipe.results import Result
+from raypipe.storage.paths import Remote, place_of
 from tests.acceptance.chain import CONCURRENCY, answer, asked, chain, topics
 from tests.acceptance.processes import ROOT, killed, start, table
 from tests.acceptance.reporting import echo, reporting

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.errors import InfrastructureError
 from raypipe.pipeline import Pipeline
 from raypipe.steps import LoadDataFromDicts, TextGeneration

@@ -14,7 +14,7 @@ from tests.cli.conftest import Command, tiny, written
 
 _BROKEN_SOURCE = """
 from raypipe.pipeline import Pipeline
-from raypipe.step import Source
+from raypipe.contracts.step import Source
 
 class Broken(Source):
     def columns(self):
@@ -28,7 +28,7 @@ with Pipeline("broken") as pipeline:
 _BROKEN_READ = """
 import pyarrow as pa
 from raypipe.pipeline import Pipeline
-from raypipe.step import Source, Unit
+from raypipe.contracts.step import Source, Unit
 
 class Broken(Source):
     def units(self):

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from raypipe.errors import InputError, OutputError
-from raypipe.folder import RunFolder
-from raypipe.listing import here
-from raypipe.places import Remote, place_of
 from raypipe.results import Result
+from raypipe.storage.paths import Remote, place_of
+from raypipe.storage.run_files import here
+from raypipe.storage.run_folder import RunFolder
 from tests.cli.conftest import Command, tiny, written
 
 PRECIOUS = "precious\n" * 100

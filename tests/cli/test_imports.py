@@ -90,7 +90,9 @@ def test_nor_is_what_a_routing_names(stranger: Path) -> None:
     assert not (stranger / "executed").exists()
 
 
-@pytest.mark.parametrize("path", ["raypipe.steps.dedup:import_module", "raypipe.steps.text_generation:Path.unlink"])
+@pytest.mark.parametrize(
+    "path", ["raypipe.steps.columns.min_hash_dedup:import_module", "raypipe.steps.llm.text_generation:Path.unlink"]
+)
 def test_modules_of_ours_are_no_way_around(stranger: Path, path: str) -> None:
     with pytest.raises(SpecError, match="--allow-import raypipe"):
         Pipeline.from_file(written(stranger, ASK | {"parse": path}))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raypipe.cli.luggage import LARGEST_BYTES, Luggage, pack
+from raypipe.cli.job_package import LARGEST_BYTES, Luggage, pack
 from raypipe.cli.specs import Wanted, pipeline_of
 from raypipe.errors import SpecError
 from tests.cli.conftest import Command, tiny, written

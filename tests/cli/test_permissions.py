@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.errors import InputError, SpecError
 from raypipe.models.presets import PRESETS, key_env
 from raypipe.models.reach import own_hosts
-from raypipe.permissions import ALLOWED_KEYS, Permissions, host_of
 from raypipe.pipeline import Pipeline
+from raypipe.security.permissions import ALLOWED_KEYS, Permissions, host_of
 from raypipe.steps import REGISTRY, LoadDataFromFiles, resolve
 from tests.cli.conftest import Command
 from tests.loopback import serve
@@ -161,7 +161,7 @@ def test_a_config_of_a_distiset_is_a_folder_in_it(home: Path) -> None:
 
 
 def test_a_dataset_of_the_hub_is_made_of_its_own_files() -> None:
-    from raypipe.steps.hub_datasets import Place, check_of_hub
+    from raypipe.steps.sources.hub_datasets import Place, check_of_hub
 
     check_of_hub(Place("owner/name"), ["hf://datasets/owner/name@0123abc/data/train.parquet"])
     for file in ("/home/user/secret.csv", "https://elsewhere.example/x.csv", "hf://datasets/owner/other@0/x.csv"):

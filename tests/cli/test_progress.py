@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from raypipe.chat import LLM
 from raypipe.cli.figures import Figures, StepFigures
 from raypipe.cli.progress import line, watching
-from raypipe.execution.batches import Counts
-from raypipe.execution.conductor import Snapshot
+from raypipe.contracts.llm import LLM
+from raypipe.execution.conductor.batches import Counts
+from raypipe.execution.conductor.conductor import Snapshot
 from raypipe.execution.wire import Vitals
 from raypipe.pipeline import Pipeline
-from raypipe.plan import Plan
+from raypipe.plan.plan import Plan
 from raypipe.steps import Aggregate, LoadDataFromDicts, TextGeneration
 
 ASKING = Vitals(in_flight=5, sent=9)

@@ -9,8 +9,8 @@ from pathlib import Path
 import orjson
 import pytest
 
+from raypipe.contracts.declaration import Spec
 from raypipe.errors import RowError, SpecError, Violation
-from raypipe.spec import Spec
 from tests.cli.conftest import Command
 
 SOON_S = 20

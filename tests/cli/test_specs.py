@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypipe.cli.specs import Wanted, pipeline_of
+from raypipe.contracts.step import Step
 from raypipe.errors import SpecError
 from raypipe.pipeline import Pipeline
-from raypipe.step import Step
 from tests.cli.conftest import Command, tiny, written
 
 _PYTHON = """

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.identity import canonical_json, digest
 from raypipe.pipeline import Pipeline
 from raypipe.steps import LoadDataFromDicts, LoadDataFromFileSystem, TextGeneration, step
-from raypipe.steps.batching import GlobalStep
+from raypipe.steps.functions.batch_steps import GlobalStep
 from raypipe.workflows import ConditionBuilder, Edge, Expression, Read, Workflow, WorkflowBuilder, WorkflowStep, Write
 
 KEPT = Path(__file__).parent / "version_0_1_0"

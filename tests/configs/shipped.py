@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raypipe.config import read_spec, with_setting
+from raypipe.files.schema import read_spec, with_setting
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from tests.books import Row, assert_balanced

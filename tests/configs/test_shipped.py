@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from raypipe.config import read_spec, spec_of
+from raypipe.files.schema import read_spec, spec_of
 from raypipe.pipeline import Pipeline
 from raypipe.row import OUTPUT_LINEAGE
 from raypipe.steps import TextGeneration

@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from raypipe.chat import LLM, Caller
+from raypipe.contracts.llm import LLM, Caller
+from raypipe.contracts.step import Aggregate, Source, Step, Unit
 from raypipe.row import Values
-from raypipe.step import Aggregate, Source, Step, Unit
 from raypipe.steps import Filter, KeepColumns, LoadDataFromDicts, TextGeneration, step
 
 Row = dict[str, Any]

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from raypipe.chat import LLM
-from raypipe.execution.replica import ReplicaSetup
+from raypipe.contracts.llm import LLM
+from raypipe.execution.worker.replica import ReplicaSetup
 from raypipe.limits import Caps
 from raypipe.pipeline import Pipeline
 from raypipe.steps import LoadDataFromDicts, TextGeneration

@@ -11,16 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raypipe.bounds import Bounds
+from raypipe.execution.conductor.in_flight_window import Outbox
+from raypipe.execution.conductor.queues import StepQueue
 from raypipe.execution.counts import Tally
-from raypipe.execution.mailbox import Mailbox
-from raypipe.execution.outbox import Outbox
-from raypipe.execution.queues import StepQueue
+from raypipe.execution.worker.mailbox import Mailbox
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from raypipe.row import ATTEMPT, ROW_ID
-from raypipe.run import RunOptions
+from raypipe.run.run import RunOptions
 from raypipe.steps import Filter, LoadDataFromDicts, LoadDataFromFiles, step
+from raypipe.values.byte_bounds import Bounds
 from tests.books import assert_balanced, assert_in_source_order, failed, user_rows
 from tests.execution.scenarios import SCENARIOS
 
@@ -111,7 +111,7 @@ def test_a_retry_puts_many_parts_among_the_rows_before(tmp_path: Path) -> None:
     options = RunOptions(tmp_path / "out", engine="local", bounds=bounds, max_failed_rows=1000)
     assert pipeline.run_with(options).failed_rows == 100
     marker.touch()
-    from raypipe.run import retry_plan
+    from raypipe.run.run import retry_plan
 
     result = retry_plan(pipeline.plan(), b"", options)
     assert result.failed_rows == 0

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from raypipe.contracts.step import Step
 from raypipe.errors import RaypipeError
-from raypipe.graph import Graph
+from raypipe.graph.graph import Graph
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
-from raypipe.run import RunOptions
-from raypipe.step import Step
+from raypipe.run.run import RunOptions
 from tests.books import assert_balanced, assert_in_source_order, failed, user_rows
 from tests.execution.scenarios import SCENARIOS, Expected
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from raypipe.callback import Callback
+from raypipe.contracts.step import Aggregate, Step
 from raypipe.errors import SpecError
+from raypipe.graph.callback import Callback
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
-from raypipe.step import Aggregate, Step
 from raypipe.steps import ExpandColumns, KeepColumns, LoadDataFromDicts
 from tests.books import Row, assert_balanced, user_rows
 
@@ -132,7 +132,7 @@ def test_what_makes_no_lists_is_not_scattered(step: dict[str, Any]) -> None:
 
 
 def asked() -> Step:
-    from raypipe.chat import LLM
+    from raypipe.contracts.llm import LLM
     from raypipe.steps import TextGeneration
 
     llm = LLM("offline/x", options={"answers": ["a, b"]})

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.loading import SEQUENTIAL
+from raypipe.contracts.step import Step
 from raypipe.pipeline import Pipeline
+from raypipe.plan.load_groups import SEQUENTIAL
 from raypipe.results import Result
 from raypipe.row import Values
-from raypipe.step import Step
 from raypipe.steps import Aggregate, GlobalStep, LoadDataFromDicts, step
 from tests.books import Row, assert_balanced, failed, user_rows
 

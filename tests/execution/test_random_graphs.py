@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.branching import routing_function
-from raypipe.loading import SEQUENTIAL
+from raypipe.contracts.step import Aggregate, Step
+from raypipe.graph.branching import routing_function
 from raypipe.pipeline import Pipeline
+from raypipe.plan.load_groups import SEQUENTIAL
 from raypipe.results import Result
-from raypipe.step import Aggregate, Step
 from raypipe.steps import LoadDataFromDicts
 from tests.books import Row, assert_balanced, assert_in_source_order, user_rows
 from tests.execution.test_random_pipelines import Awaited, Threaded, outputs_of, source_rows

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from raypipe.contracts.step import Aggregate, Output, Runs, Shape, Step
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from raypipe.row import Values
-from raypipe.step import Aggregate, Output, Runs, Shape, Step
 from raypipe.steps import LoadDataFromDicts
 from tests.books import Row, assert_balanced, assert_in_source_order, failed, user_rows
 

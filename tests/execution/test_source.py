@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raypipe.contracts.step import Source
 from raypipe.execution.source import BATCH_ROWS, sliced, source_batches
 from raypipe.pipeline import Pipeline
 from raypipe.row import POSITION, ROW_ID
-from raypipe.step import Source
 from raypipe.steps import LoadDataFromDicts
 
 ROWS = st.lists(st.fixed_dictionaries({"a": st.integers(0, 5), "b": st.sampled_from(["x", "y", None])}), max_size=12)

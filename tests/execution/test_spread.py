@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.models import SPREAD_ENGINE
 from raypipe.models.vllm.devices import claimed
 from raypipe.models.vllm.options import engine_options

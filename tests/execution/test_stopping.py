@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from raypipe.concurrency.interruption import checkpoint, pause, uncut
 from raypipe.errors import InfrastructureError, StoppedError
 from raypipe.execution.stopping import Phase, Stop
-from raypipe.interruption import checkpoint, pause, uncut
 
 
 def stopped(work: Callable[[Stop], Any], times: int = 1) -> tuple[float, str]:

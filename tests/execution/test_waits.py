@@ -10,39 +10,46 @@ from pathlib import Path
 
 import pytest
 
-from raypipe.execution.deadlines import within
-from raypipe.execution.loop_lag import HELD_S, LoopLag, works_for
+from raypipe.concurrency.deadlines import within
+from raypipe.concurrency.loop_lag import HELD_S, LoopLag, works_for
 
 ROOT = Path(__file__).parents[2]
-EXECUTION = ROOT / "raypipe" / "execution"
+PLACES = [
+    *(ROOT / "raypipe" / "execution").rglob("*.py"),
+    ROOT / "raypipe" / "calls" / "writer.py",
+    ROOT / "raypipe" / "concurrency" / "deadlines.py",
+    ROOT / "raypipe" / "concurrency" / "loop_lag.py",
+]
 
 _DONE = "the result of an asyncio task, which raises where it is not done"
 
 ENDED_BY = {
-    "caller.RowCaller._completion": "each of the calls ends by its model's timeout, or with the row",
-    "conductor.Conductor._serve": "the watch marks a worker as lost that does not answer, and rings the bell",
-    "conductor.Conductor.room": "rows that end make room, and the end of the run does",
-    "batches.resolve": _DONE,
-    "deadlines.within": _DONE,
-    "local._Run._keep": _DONE,
-    "local._Run._phase": "a batch is resolved when its rows have ended, and by whatever ends the run",
-    "ray.conductors.ConductorUDF.__call__": "as `local._Run._phase`",
-    "ray.conductors.ConductorUDF._report_engines": "an actor that is gone raises",
-    "ray.driver._Read.__call__": "a task of Ray's: it ends with its owner, which a lost object ends, too",
-    "ray.liveness._asked": "its caller bounds it",
-    "ray.pools.RemoteWorker.exchange": "the watch takes the worker's pulse while it is silent",
-    "ray.pools.RemoteWorker.halt": "ends with the worker, or with the conductor that began it",
-    "ray.pools.RemoteWorker.open": "its caller bounds it",
-    "ray.pools.RemoteWorker.pulse": "the watch counts for how long it is not answered",
-    "ray.replicas.RemoteGrants.lease": "the limiter counts for how long it is not answered",
-    "recovery.Recovery.replace": "a row that wants a worker ends it, and the end of the stage",
-    "replica.Replica._gather": "inside `asyncio.timeout`",
-    "replica.Replica.exchange": "`Mailbox.wait`, which a timer ends after five seconds",
-    "scribe.Scribe._write": "a thread that waits for work; `close` gives it an empty one",
-    "scribe.Scribe.close": "a call is in the log before its row goes on: the disk alone says when",
-    "standstill.Watch._judge": _DONE,
-    "standstill.Watch._take_pulse": _DONE,
-    "stopping._supervised": "a count of runs, which was raised before it is lowered",
+    "execution.worker.caller.RowCaller._completion": "each of the calls ends by its model's timeout, or with the row",
+    "execution.conductor.conductor.Conductor._serve": (
+        "the watch marks a worker as lost that does not answer, and rings the bell"
+    ),
+    "execution.conductor.conductor.Conductor.room": "rows that end make room, and the end of the run does",
+    "execution.conductor.batches.resolve": _DONE,
+    "concurrency.deadlines.within": _DONE,
+    "execution.local._Run._keep": _DONE,
+    "execution.local._Run._phase": "a batch is resolved when its rows have ended, and by whatever ends the run",
+    "execution.ray.conductors.ConductorUDF.__call__": "as `local._Run._phase`",
+    "execution.ray.conductors.ConductorUDF._report_engines": "an actor that is gone raises",
+    "execution.ray.driver._Read.__call__": "a task of Ray's: it ends with its owner, which a lost object ends, too",
+    "execution.ray.liveness._asked": "its caller bounds it",
+    "execution.ray.pools.RemoteWorker.exchange": "the watch takes the worker's pulse while it is silent",
+    "execution.ray.pools.RemoteWorker.halt": "ends with the worker, or with the conductor that began it",
+    "execution.ray.pools.RemoteWorker.open": "its caller bounds it",
+    "execution.ray.pools.RemoteWorker.pulse": "the watch counts for how long it is not answered",
+    "execution.ray.replicas.RemoteGrants.lease": "the limiter counts for how long it is not answered",
+    "execution.conductor.recovery.Recovery.replace": "a row that wants a worker ends it, and the end of the stage",
+    "execution.worker.replica.Replica._gather": "inside `asyncio.timeout`",
+    "execution.worker.replica.Replica.exchange": "`Mailbox.wait`, which a timer ends after five seconds",
+    "calls.writer.Scribe._write": "a thread that waits for work; `close` gives it an empty one",
+    "calls.writer.Scribe.close": "a call is in the log before its row goes on: the disk alone says when",
+    "execution.conductor.watchdog.Watch._judge": _DONE,
+    "execution.conductor.watchdog.Watch._take_pulse": _DONE,
+    "execution.stopping._supervised": "a count of runs, which was raised before it is lowered",
 }
 """What waits without a bound, and what ends it all the same."""
 
@@ -73,12 +80,12 @@ def unbounded(node: ast.AST, inside: str) -> Iterator[str]:
 
 
 def waits_in(path: Path) -> Iterator[str]:
-    module = ".".join(path.relative_to(EXECUTION).with_suffix("").parts)
+    module = ".".join(path.relative_to(ROOT / "raypipe").with_suffix("").parts)
     return unbounded(ast.parse(path.read_text()), module)
 
 
 def test_every_wait_has_a_bound_or_says_what_ends_it() -> None:
-    found = {name for path in EXECUTION.rglob("*.py") for name in waits_in(path)}
+    found = {name for path in PLACES for name in waits_in(path)}
     assert found <= ENDED_BY.keys(), "give it a timeout, or say here what ends it"
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.row import Values
 from raypipe.steps import GlobalStep, LoadDataFromDicts, StepInput, TextGeneration, step

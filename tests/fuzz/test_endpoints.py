@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.errors import InfrastructureError, StoppedError
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.errors import InputError, RaypipeError, SpecError
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result

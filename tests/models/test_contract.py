@@ -11,8 +11,8 @@ import jsonschema
 import orjson
 import pytest
 
-from raypipe.answering import Model
-from raypipe.chat import LLM, Completion, Request
+from raypipe.contracts.llm import LLM, Completion, Request
+from raypipe.contracts.model import Model
 from raypipe.identity import canonical_json
 from raypipe.models import check_model, open_model
 from tests.loopback import serve

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from raypipe.models.durations import LONGEST_S, number_of, seconds_of
-from raypipe.models.faults import pause_s
+from raypipe.models.http_errors import pause_s
 from raypipe.models.quotas import named_quota
 
 NOW = 1_790_000_000.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from raypipe.chat import LLM, Completion, Request
+from raypipe.contracts.llm import LLM, Completion, Request
 from raypipe.errors import CallError, InfrastructureError, StoppedError
 from raypipe.identity import canonical_json
 from raypipe.models import open_model

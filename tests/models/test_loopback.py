@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 from urllib.request import urlopen
 
-from raypipe.chat import LLM, Request
+from raypipe.contracts.llm import LLM, Request
 from raypipe.errors import CallError
 from raypipe.identity import canonical_json, digest
 from raypipe.models import open_model

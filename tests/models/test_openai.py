@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from raypipe.chat import LLM, Completion, Request
+from raypipe.contracts.llm import LLM, Completion, Request
 from raypipe.errors import CallError, InfrastructureError, Retry
 from raypipe.models import open_model
 from tests.loopback import CUT, SILENCE, TRUNCATED, Loopback, serve

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.errors import SpecError
 from raypipe.models import REGISTRY, check_model, open_model, presets
 

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Unpack
 
-from raypipe.chat import AskOptions, Completion, Message, Request
+from raypipe.contracts.llm import AskOptions, Completion, Message, Request
 from raypipe.errors import RowError
-from raypipe.steps.conversing import answered
+from raypipe.steps.llm.conversation import answered
 
 Answer = str | Completion | RowError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.steps import resolve
 
 CONFIGS = Path(__file__).parents[2] / "configs"

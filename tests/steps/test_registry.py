@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import raypipe.steps
+from raypipe.contracts.step import Step
 from raypipe.errors import SpecError
-from raypipe.step import Step
 from raypipe.steps import REGISTRY, Filter, resolve, step
 from raypipe.steps.tasks import TextGeneration
 
@@ -42,8 +42,8 @@ def test_every_registered_type_is_a_step_of_that_name(name):
 
 
 def test_dotted_paths_work_where_names_do():
-    assert resolve("raypipe.steps.filtering:Filter") is Filter
-    assert resolve("raypipe.steps.text_generation.TextGeneration") is TextGeneration
+    assert resolve("raypipe.steps.columns.filter:Filter") is Filter
+    assert resolve("raypipe.steps.llm.text_generation.TextGeneration") is TextGeneration
     assert resolve(f"{__name__}:shouted") is shouted
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from raypipe.config import StepSpec, permissions_for, read_spec
+from raypipe.files.schema import StepSpec, permissions_for, read_spec
 from raypipe.pipeline import Pipeline
 
 CONFIG = Path(__file__).parents[2] / "configs" / "nemotron_qa.yaml"

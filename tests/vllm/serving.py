@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.steps import LoadDataFromDicts, TextGeneration
 from tests.acceptance.processes import await_end, is_working

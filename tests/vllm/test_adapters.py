@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.steps import LoadDataFromDicts, TextGeneration
 from tests.vllm.marks import MARKS

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raypipe.chat import LLM, Completion, Request
+from raypipe.contracts.llm import LLM, Completion, Request
 from raypipe.models import open_model
 from raypipe.pipeline import Pipeline
 from raypipe.steps.tasks import MagpieGenerator

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raypipe.config import read_spec, with_model
+from raypipe.files.schema import read_spec, with_model
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from tests.vllm.marks import MARKS

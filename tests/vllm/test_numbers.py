@@ -9,12 +9,12 @@ from typing import Any
 import orjson
 import pytest
 
-from raypipe.chat import LLM, Caller, Request
+from raypipe.contracts.llm import LLM, Caller, Request
+from raypipe.contracts.step import Output, Step
 from raypipe.errors import RowError, SpecError
 from raypipe.models import open_model
 from raypipe.pipeline import Pipeline
 from raypipe.row import Values
-from raypipe.step import Output, Step
 from raypipe.steps import EmbeddingGeneration, LoadDataFromDicts, RewardModelScore
 from tests.models.test_contract import with_model
 from tests.vllm.marks import MARKS

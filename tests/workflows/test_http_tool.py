@@ -9,7 +9,7 @@ import orjson
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from raypipe.chat import TOOL_CALLS, Completion
+from raypipe.contracts.llm import TOOL_CALLS, Completion
 from raypipe.errors import RowError, SpecError
 from raypipe.workflows import HttpRequestTool, Operator, Workflow, WorkflowBuilder, WorkflowStep, Write
 from tests.steps.scripted import ScriptedCaller

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.errors import SpecError, StoppedError
 from raypipe.pipeline import Pipeline
 from raypipe.steps import LoadDataFromDicts, resolve

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from raypipe.background import start_thread
+from raypipe.concurrency.background import start_thread
 from raypipe.execution.stopping import Stop
 
 T = TypeVar("T")

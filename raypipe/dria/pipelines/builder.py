@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Self
 
+from raypipe.contracts.step import Aggregate
+from raypipe.contracts.step import Step as AnyStep
 from raypipe.dria.client import Dria
 from raypipe.dria.models import CallbackType
 from raypipe.dria.pipelines.callbacks import SINGLE, Following
@@ -22,8 +24,6 @@ from raypipe.dria.tasks import written
 from raypipe.errors import SpecError, Violation
 from raypipe.identity import digest
 from raypipe.pipeline import Pipeline as Graph
-from raypipe.step import Aggregate
-from raypipe.step import Step as AnyStep
 from raypipe.steps import LoadDataFromDicts
 
 __all__ = ["Pipeline", "PipelineBuilder", "StepTemplate"]

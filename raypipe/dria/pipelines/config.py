@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from raypipe.spec import Spec
+from raypipe.contracts.declaration import Spec
 from raypipe.workflows.tasks import Limits
 
 

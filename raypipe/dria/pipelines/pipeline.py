@@ -16,15 +16,15 @@ from raypipe.dria.client import Dria
 from raypipe.dria.pipelines.background import Background
 from raypipe.dria.pipelines.steps import OUTPUT, output_of
 from raypipe.errors import RowError, SpecError, Violation, nearest
-from raypipe.execution.conductor import Snapshot
+from raypipe.execution.conductor.conductor import Snapshot
 from raypipe.execution.stopping import Stop
 from raypipe.identity import canonical_json, digest
 from raypipe.limits import Caps
 from raypipe.pipeline import Pipeline as Graph
-from raypipe.places import Place, place_of
 from raypipe.results import Result
-from raypipe.run import Engine, RunOptions
+from raypipe.run.run import Engine, RunOptions
 from raypipe.steps import LoadDataFromDicts
+from raypipe.storage.paths import Place, place_of
 
 _log = logging.getLogger("raypipe.dria")
 

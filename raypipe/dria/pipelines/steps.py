@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar, cast
 
-from raypipe.chat import Caller
+from raypipe.contracts.llm import Caller
+from raypipe.contracts.step import Columns, Output, Runs, Shape
+from raypipe.contracts.step import Step as AnyStep
 from raypipe.dria.pipelines.callbacks import Following, tasks
 from raypipe.dria.pipelines.template import StepTemplate
 from raypipe.dria.tasks import Step, TaskInput, TaskResult, written
 from raypipe.row import MODEL_NAME, Values
-from raypipe.step import Columns, Output, Runs, Shape
-from raypipe.step import Step as AnyStep
-from raypipe.steps.showing import shown
+from raypipe.steps.prompts.to_text import shown
 from raypipe.workflows import WorkflowStep
 
 TASK = "task_input"

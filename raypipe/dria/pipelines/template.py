@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Literal, Self, get_args
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.dria.models import CallbackType, Model
 from raypipe.dria.pipelines.config import StepConfig
 from raypipe.dria.pipelines.inputs import Inputs

@@ -1,4 +1,4 @@
-"""I run a plan on Ray; no other module knows that Ray exists.
+"""Runs a plan on Ray; no other module knows that Ray exists.
 
 Ray decides where, we decide when: pools are plain actors that never restart by themselves, Ray Data
 reads, carries batches to the conductors and groups between stages, and nothing of ours raises inside it.

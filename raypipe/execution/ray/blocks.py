@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypipe.errors import InfrastructureError, RaypipeError, from_json, to_json
-from raypipe.execution.batches import BatchResult
+from raypipe.execution.conductor.batches import BatchResult
 from raypipe.row import POSITION
-from raypipe.tables import packed, unpacked
+from raypipe.storage.tables import packed, unpacked
 
 _ROWS, _ERROR, _PARKED = 0, 1, 2
 

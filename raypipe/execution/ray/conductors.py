@@ -18,18 +18,18 @@ import uvloop
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raypipe.background import TaskScope, start_thread, submit
+from raypipe.concurrency.background import TaskScope, start_thread, submit
 from raypipe.errors import RaypipeError, to_json
-from raypipe.execution.batches import BatchResult
-from raypipe.execution.collection import collect_rarely
-from raypipe.execution.conductor import Conductor, ConductorSetup, Snapshot
+from raypipe.execution.conductor.batches import BatchResult
+from raypipe.execution.conductor.conductor import Conductor, ConductorSetup, Snapshot
+from raypipe.execution.gc_tuning import collect_rarely
 from raypipe.execution.ray import blocks
 from raypipe.execution.ray.liveness import Reporter
 from raypipe.execution.ray.pools import RemotePool
 from raypipe.execution.ray.replicas import end_with_node
 from raypipe.execution.source import sliced
 from raypipe.limits import Amount, Authority, Caps
-from raypipe.modes import keep_private
+from raypipe.security.file_modes import keep_private
 
 _BOARD_EVERY_S, _BOARD_TIMEOUT_S = 0.5, 10.0
 _OPEN_TIMEOUT_S = 60.0

@@ -18,12 +18,14 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayError, RayTaskError
 
-from raypipe.background import start_thread
+from raypipe.concurrency.background import start_thread
+from raypipe.concurrency.threads import Consumed
+from raypipe.contracts.step import Aggregate, Source, Unit
 from raypipe.errors import InfrastructureError, RaypipeError
-from raypipe.execution.batches import BatchResult
-from raypipe.execution.conductor import ConductorSetup
+from raypipe.execution.conductor.batches import BatchResult
+from raypipe.execution.conductor.conductor import ConductorSetup
+from raypipe.execution.conductor.spill import ended, parked_in
 from raypipe.execution.local import paths_for
-from raypipe.execution.parking import ended, parked_in
 from raypipe.execution.ray import blocks
 from raypipe.execution.ray.conductors import (
     BOARD_AFTER_S,
@@ -35,19 +37,17 @@ from raypipe.execution.ray.groups import groups_of
 from raypipe.execution.ray.head import watched_head
 from raypipe.execution.ray.liveness import Reports
 from raypipe.execution.ray.nodes import await_nodes, check_environment
+from raypipe.execution.ray.pickling import ship_by_value
 from raypipe.execution.ray.pools import RemotePool, end_pools, started_pools, unwrapped
 from raypipe.execution.ray.servers import kept_servers
 from raypipe.execution.ray.session import leave_ray, session
-from raypipe.execution.ray.shipping import ship_by_value
-from raypipe.execution.room import beside_servers, made_fit, room_in
 from raypipe.execution.setup import Outcome, RunSetup, Watch, calls_in_flight
 from raypipe.execution.source import identified
 from raypipe.execution.stopping import ASKED, DRAIN_S, Phase, Stop
-from raypipe.loading import ALL, fitted, kept
-from raypipe.places import Place
-from raypipe.plan import Stage, inbox
-from raypipe.step import Aggregate, Source, Unit
-from raypipe.threads import Consumed
+from raypipe.plan.load_groups import ALL, fitted, kept
+from raypipe.plan.plan import Stage, inbox
+from raypipe.plan.resources import beside_servers, made_fit, room_in
+from raypipe.storage.paths import Place
 
 _WATCH_EVERY_S = 0.5
 _LOOK_EVERY_S = 0.1

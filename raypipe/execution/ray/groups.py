@@ -14,10 +14,10 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from raypipe.contracts.step import Aggregate
 from raypipe.execution.ray import blocks
 from raypipe.execution.source import gathered, gathered_schema, group_of
 from raypipe.row import GROUP, PATH, POSITION
-from raypipe.step import Aggregate
 
 
 class Gathered(Datasource):

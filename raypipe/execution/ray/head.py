@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from raypipe.background import start_thread
+from raypipe.concurrency.background import start_thread
 from raypipe.errors import InfrastructureError, RaypipeError
 
 _LOOK_EVERY_S, _ANSWER_S = 2.0, 5.0

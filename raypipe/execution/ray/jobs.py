@@ -22,7 +22,7 @@ from raypipe.errors import CallError, InfrastructureError, SpecError, Violation
 from raypipe.execution.ray.access import refusal, token
 from raypipe.execution.ray.session import load
 from raypipe.execution.stopping import DRAIN_S
-from raypipe.fetching import Outgoing, fetch_now
+from raypipe.storage.http import Outgoing, fetch_now
 
 __all__ = ["Job", "JobServer"]
 

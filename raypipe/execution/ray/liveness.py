@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raypipe.execution.deadlines import within
+from raypipe.concurrency.deadlines import within
 
 _WATCHED_S, _WORKS_FROM_S = 3.0, 0.1
 """For so long its CPU time is watched; a process that idles takes less of it, one that is starved takes more."""

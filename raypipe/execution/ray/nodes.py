@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypipe.errors import InfrastructureError, SpecError, Violation
 from raypipe.models.presets import PRESETS, key_env
-from raypipe.plan import Plan
+from raypipe.plan.plan import Plan
 
 _NODES_TIMEOUT_S, _STRAGGLERS_S, _LOOK_EVERY_S = 1800.0, 60.0, 0.5
 _MOST_ASKED_FOR = 1000

@@ -13,8 +13,8 @@ import ray
 from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raypipe.concurrency.deadlines import within
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
-from raypipe.execution.deadlines import within
 from raypipe.execution.ray.liveness import home_of, works
 from raypipe.execution.ray.nodes import nodes_at_work
 from raypipe.execution.ray.replicas import (
@@ -28,9 +28,9 @@ from raypipe.execution.ray.replicas import (
     remove_groups,
     start_replica,
 )
-from raypipe.execution.replica import ReplicaSetup
 from raypipe.execution.setup import MOST_REPLACEMENTS, Roster
 from raypipe.execution.wire import Chunk, Reply
+from raypipe.execution.worker.replica import ReplicaSetup
 
 _START_TIMEOUT_S = 1800.0
 _CLOSE_TIMEOUT_S = 5.0

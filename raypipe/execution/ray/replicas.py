@@ -23,19 +23,19 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from raypipe.background import TaskOwner, TaskScope, start_thread
-from raypipe.callindex import CallIndex, index_with_segments
+from raypipe.calls.index import CallIndex, index_with_segments
+from raypipe.calls.writer import Scribe
+from raypipe.concurrency.background import TaskOwner, TaskScope, start_thread
+from raypipe.concurrency.loop_lag import LoopLag
 from raypipe.errors import InfrastructureError
-from raypipe.execution.collection import collect_rarely
-from raypipe.execution.loop_lag import LoopLag
+from raypipe.execution.gc_tuning import collect_rarely
 from raypipe.execution.ray.gauges import Gauges
 from raypipe.execution.ray.nodes import largest_gpus, nodes_at_work
-from raypipe.execution.replica import Replica, ReplicaSetup
-from raypipe.execution.scribe import Scribe
 from raypipe.execution.wire import Chunk, Reply, Vitals
+from raypipe.execution.worker.replica import Replica, ReplicaSetup
 from raypipe.limits import Authority, Caps, Lease, Report
 from raypipe.models import SPREAD_ENGINE, takes_gpus_from_ray
-from raypipe.modes import keep_private
+from raypipe.security.file_modes import keep_private
 
 _LOADING_POLL_S = 5.0
 _PULSE = "pulse"

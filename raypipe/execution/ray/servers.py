@@ -18,8 +18,8 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raypipe.background import start_thread
-from raypipe.chat import LLM
+from raypipe.concurrency.background import start_thread
+from raypipe.contracts.llm import LLM
 from raypipe.errors import InfrastructureError, RaypipeError
 from raypipe.execution.ray.nodes import nodes_at_work
 from raypipe.execution.ray.pools import unwrapped

@@ -15,19 +15,19 @@ from typing import Any, cast
 import orjson
 from pydantic import Field
 
-from raypipe.answering import EngineFigures, Terms
-from raypipe.chat import LLM, Completion, Request, Usage
+from raypipe.contracts.declaration import Spec
+from raypipe.contracts.llm import LLM, Completion, Request, Usage
+from raypipe.contracts.model import EngineFigures, Terms
 from raypipe.errors import CallError, Retry, Violation
 from raypipe.identity import canonical_json, digest
-from raypipe.models.numbers import gives_numbers, is_embedding, numbers_payload
-from raypipe.models.offline import wording
+from raypipe.models.offline import free_text
 from raypipe.models.offline.pattern import text_for
 from raypipe.models.offline.prompt import Prompt
 from raypipe.models.offline.schema import value_for
 from raypipe.models.offline.vectors import embedding, scores
+from raypipe.models.pooling import gives_numbers, is_embedding, numbers_payload
 from raypipe.models.presets import check_options
 from raypipe.models.tool_calls import TOOL_CALLS, offered
-from raypipe.spec import Spec
 
 _CHARS_PER_TOKEN = 4
 _MOST_FAILING_TRIES = 2
@@ -155,10 +155,10 @@ class OfflineModel:
         if kind == "json_schema":
             return value_for(response_format["json_schema"]["schema"], prompt, turn)
         if kind == "json_object":
-            return wording.json_object(prompt, turn)
+            return free_text.json_object(prompt, turn)
         if self._options.output_tokens:
-            return wording.prose_of(prompt, turn, self._options.output_tokens * _CHARS_PER_TOKEN)
-        return wording.answer(prompt, turn)
+            return free_text.prose_of(prompt, turn, self._options.output_tokens * _CHARS_PER_TOKEN)
+        return free_text.answer(prompt, turn)
 
     def _completion(self, payload: Mapping[str, Any], prompt: Prompt, answer: Any) -> Completion:
         calls = payload.get("tools") and (_must_call(payload) or _is_calls(answer))
@@ -197,7 +197,7 @@ def _text_of_form(form: Mapping[str, Any], prompt: Prompt, turn: int) -> str:
     if "choice" in form:
         return form["choice"][turn % len(form["choice"])]
     found = text_for(f"^(?:{form['regex']})$", turn) if "regex" in form else None
-    return wording.answer(prompt, turn) if found is None else found
+    return free_text.answer(prompt, turn) if found is None else found
 
 
 def _must_call(payload: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import re
 import string
 
 from raypipe.errors import RowError
-from raypipe.patterns import compile_pattern
+from raypipe.security.patterns import compile_pattern
 
 _LETTERS = string.ascii_lowercase
 _CLASSES = {

@@ -12,8 +12,8 @@ from typing import Any, cast
 
 from raypipe.identity import canonical_json
 from raypipe.models.offline import phrases
+from raypipe.models.offline.bounded_numbers import number_for
 from raypipe.models.offline.flat_schema import MOST_LEVELS, Effort, Flat, flat_schema, impossible, types_of
-from raypipe.models.offline.numbers import number_for
 from raypipe.models.offline.pattern import text_for
 from raypipe.models.offline.prompt import Prompt
 

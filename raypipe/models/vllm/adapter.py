@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 import orjson
 
-from raypipe.answering import EngineFigures, Terms
-from raypipe.background import TaskScope, start_thread
-from raypipe.chat import LLM, Completion, Request, Usage
+from raypipe.concurrency.background import TaskScope, start_thread
+from raypipe.contracts.llm import LLM, Completion, Request, Usage
+from raypipe.contracts.model import EngineFigures, Terms
 from raypipe.errors import CallError, InfrastructureError, RaypipeError, Retry, SpecError, Violation
-from raypipe.models.numbers import gives_numbers, is_embedding, numbers_payload, numbers_text
-from raypipe.models.plain import variant_seed
+from raypipe.models.pooling import gives_numbers, is_embedding, numbers_payload, numbers_text
+from raypipe.models.raw_prompts import variant_seed
 from raypipe.models.tool_calls import TOOL_CALLS
 from raypipe.models.vllm import options
 from raypipe.models.vllm.engine import Engine

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.errors import InfrastructureError
 from raypipe.models.vllm.options import gpus_of, takes_gpus_from_ray
 

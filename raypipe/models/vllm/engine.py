@@ -18,12 +18,12 @@ from itertools import count
 from types import ModuleType
 from typing import Any
 
-from raypipe.answering import EngineFigures
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
+from raypipe.contracts.model import EngineFigures
 from raypipe.errors import CallError, InfrastructureError, ReplicaLostError, Retry
 from raypipe.models.vllm.devices import Devices, claimed
+from raypipe.models.vllm.engine_log import Diary, advice
 from raypipe.models.vllm.options import INSTALL, VLLMOptions, engine_options
-from raypipe.models.vllm.words import Diary, advice
 
 _LOADING = threading.Lock()
 """While an engine is loaded, its processes inherit what this one has: only one at a time."""

@@ -9,7 +9,7 @@ import re
 from importlib import import_module
 from pathlib import Path
 
-from raypipe.chat import LLM
+from raypipe.contracts.llm import LLM
 from raypipe.errors import InfrastructureError
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")

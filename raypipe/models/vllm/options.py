@@ -17,10 +17,10 @@ from typing import Any
 
 from pydantic import Field
 
-from raypipe.chat import LLM, SEQUENCES
+from raypipe.contracts.declaration import Spec
+from raypipe.contracts.llm import LLM, SEQUENCES
 from raypipe.errors import Violation, nearest
 from raypipe.models.presets import check_options
-from raypipe.spec import Spec
 
 INSTALL = "install it with: pip install 'raypipe[vllm]'"
 _ENGINE = ("engine/arg_utils.py", ("EngineArgs", "AsyncEngineArgs"))

@@ -21,13 +21,13 @@ from typing import Any
 import orjson
 import psutil
 
-from raypipe.background import start_thread
-from raypipe.chat import LLM
+from raypipe.concurrency.background import start_thread
+from raypipe.contracts.llm import LLM
 from raypipe.errors import InfrastructureError
 from raypipe.models.presets import ServedOptions
 from raypipe.models.vllm.engine import ENVIRONMENT, READY_TIMEOUT
+from raypipe.models.vllm.engine_log import Diary, advice
 from raypipe.models.vllm.options import INSTALL, engine_options, missing_engine
-from raypipe.models.vllm.words import Diary, advice
 
 _PROGRAM = "vllm.entrypoints.openai.api_server"
 """It is there in vLLM's builds for processors, too, whose `vllm serve` does not find its own version."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from raypipe.chat import LLM
-from raypipe.permissions import HUB, Permissions, is_path
+from raypipe.contracts.llm import LLM
+from raypipe.security.permissions import HUB, Permissions, is_path
 
 PLAIN = frozenset(
     """

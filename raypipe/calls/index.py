@@ -1,0 +1,174 @@
+"""I find calls in a call log: an index over all keys, and a reader that keeps what it read last.
+
+An index has 16 bytes of key and 6 bytes of place for each call; its arrays can be shared between processes without
+copying. I do not know what a key stands for.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+import pyarrow.parquet as pq
+
+from raypipe.calls.remote import segments
+from raypipe.calls.segments import KEY_BYTES, ROW_GROUP, SEGMENT, frame_at, frames_in
+from raypipe.concurrency.interruption import checkpoint
+from raypipe.contracts.llm import Completion, Usage
+from raypipe.storage.paths import Place, Remote, parquet, place_of
+
+_CACHED_GROUPS = 16
+
+
+@dataclass(frozen=True)
+class CallIndex:
+    """Where each known call stands. Arrays have one entry a call, sorted by `high`.
+
+    `high` and `low` are the two big-endian halves of the key (uint64), `file` the index in `files` (uint16), `row` the
+    row in that file (uint32; where there are segments, which have no rows, their frames' offsets in bytes, uint64).
+    """
+
+    files: tuple[str, ...]
+    high: np.ndarray[Any, Any]
+    low: np.ndarray[Any, Any]
+    file: np.ndarray[Any, Any]
+    row: np.ndarray[Any, Any]
+
+    def __len__(self) -> int:
+        return len(self.high)
+
+
+def load_index(folder: Place, known: bool = True) -> CallIndex:
+    """The index over all compacted calls in `folder`; an empty one unless `known`."""
+    return _index(sorted(folder.glob("calls-*.parquet")) if known else [])
+
+
+def index_with_segments(known: CallIndex, folder: Place, owner: str) -> CallIndex:
+    """`known` and all that the workers of `owner` (`*`: of all) have written since, whether they still live or not."""
+    return _index([*map(place_of, known.files), *segments(folder, owner)])
+
+
+def _index(paths: Sequence[Place]) -> CallIndex:
+    pairs, numbers, rows = [np.empty((0, 2), np.uint64)], [np.empty(0, np.uint16)], [np.empty(0, np.uint32)]
+    for number, path in enumerate(paths):
+        checkpoint()
+        keys, places = _segment_keys(path) if path.suffix == SEGMENT else _compacted_keys(path)
+        pairs.append(np.frombuffer(keys, dtype=">u8").reshape(-1, 2).astype(np.uint64))
+        numbers.append(np.full(len(places), number, np.uint16))
+        rows.append(places)
+    pair = np.concatenate(pairs)
+    order = np.argsort(pair[:, 0], kind="stable")
+    high, low = np.ascontiguousarray(pair[order, 0]), np.ascontiguousarray(pair[order, 1])
+    number, row = np.concatenate(numbers)[order], np.concatenate(rows)[order]
+    return CallIndex(tuple(map(str, paths)), high, low, number, row)
+
+
+def _compacted_keys(path: Place) -> tuple[Any, np.ndarray[Any, Any]]:
+    column = parquet(path).read(["key"]).column("key").combine_chunks()
+    return memoryview(column.buffers()[1])[: KEY_BYTES * len(column)], np.arange(len(column), dtype=np.uint32)
+
+
+def _segment_keys(path: Place) -> tuple[Any, np.ndarray[Any, Any]]:
+    found: list[tuple[bytes, int]] = []
+    with path.open("rb") as file:
+        for offset, content in frames_in(file):
+            found.append((content[:KEY_BYTES], offset))
+            if not len(found) % ROW_GROUP:
+                checkpoint()
+    return b"".join(key for key, _ in found), np.array([offset for _, offset in found], np.uint64)
+
+
+class CallReader:
+    """Finds completions through an index; keeps the row groups read last."""
+
+    def __init__(self, index: CallIndex) -> None:
+        self._index = index
+        # An item of a memoryview costs a third of an item of the array.
+        self._high, self._low = _view(index.high), _view(index.low)
+        self._shift, self._starts = _buckets(index.high)
+        self._several = frozenset(index.high[1:][index.high[1:] == index.high[:-1]].tolist())
+        """Keys (their first halves) that may have been logged more than once."""
+        self._file, self._row = _view(index.file), _view(index.row)
+        self._files: dict[int, pq.ParquetFile] = {}
+        self._groups: dict[tuple[int, int], list[tuple[Any, ...]]] = {}
+        self._near: dict[bytes, tuple[Any, ...]] = {}
+        """What the row groups at hand say, by key: calls that were logged together are asked for together."""
+
+    def find(self, key: bytes) -> Completion | None:
+        """The completion logged last under `key`, if there is one."""
+        near = self._near.get(key)
+        if near is not None:
+            return _completion(near)
+        high = int.from_bytes(key[:8], "big")
+        bucket = high >> self._shift
+        at = bisect.bisect_right(self._high, high, self._starts[bucket], self._starts[bucket + 1]) - 1
+        if at < 0 or self._high[at] != high:
+            return None
+        low = int.from_bytes(key[8:], "big")
+        while at >= 0 and self._high[at] == high:
+            if self._low[at] == low:
+                return self._read(self._file[at], self._row[at])
+            at -= 1
+        return None
+
+    def _read(self, number: int, row: int) -> Completion:
+        path = self._index.files[number]
+        if path.endswith(SEGMENT):
+            with _opened(path) as file:
+                file.seek(row)
+                content = frame_at(file)
+            assert content is not None
+            return _completion(orjson.loads(content[KEY_BYTES:])[4:9])
+        group, offset = divmod(row, ROW_GROUP)
+        return _completion(self._group(number, group)[offset])
+
+    def _group(self, number: int, group: int) -> list[tuple[Any, ...]]:
+        place = (number, group)
+        rows = self._groups.pop(place, None)
+        if rows is None:
+            if number not in self._files:
+                self._files[number] = parquet(self._index.files[number])
+            names = ["text", "finish_reason", "input_tokens", "output_tokens", "model", "key"]
+            columns = self._files[number].read_row_group(group, columns=names).select(names).columns
+            rows = list(zip(*(column.to_pylist() for column in columns), strict=True))
+            self._near.update((row[-1], row) for row in rows if int.from_bytes(row[-1][:8]) not in self._several)
+        self._groups[place] = rows
+        if len(self._groups) > _CACHED_GROUPS:
+            for row in self._groups.pop(next(iter(self._groups))):
+                self._near.pop(row[-1], None)
+        return rows
+
+
+def _opened(path: str) -> BinaryIO:
+    return BytesIO(_fetched(path)) if isinstance(place_of(path), Remote) else open(path, "rb")
+
+
+@lru_cache(_CACHED_GROUPS)
+def _fetched(path: str) -> bytes:
+    """A piece of a log elsewhere; its frames are asked for together."""
+    return place_of(path).read_bytes()
+
+
+def _completion(row: Sequence[Any]) -> Completion:
+    return Completion(row[0], row[1], Usage(row[2], row[3]), row[4])
+
+
+def _buckets(high: np.ndarray[Any, Any]) -> tuple[int, Any]:
+    """How far a key is shifted to give its bucket, and where each bucket begins: a search among eight, not among all.
+
+    Keys are digests, so buckets are about equally full.
+    """
+    shift = 64 - max(1, len(high).bit_length() - 3)
+    borders = np.arange(1, 1 << (64 - shift), dtype=np.uint64) << np.uint64(shift)
+    inner = np.searchsorted(high, borders)
+    return shift, _view(np.concatenate([[0], inner, [len(high)]]).astype(np.int64))
+
+
+def _view(array: np.ndarray[Any, Any]) -> Any:
+    return memoryview(array)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,159 @@
+"""Writes completions to the call log in a thread of its own, so that a slow disk holds up no event loop.
+
+Whoever appends waits until its frame is written; frames of a few milliseconds go in one write. Once a second what was
+written is brought to the disk by a second thread, and where the log is in an object store, sent there by a third.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+
+from raypipe.calls.remote import folder_here, send, send_left
+from raypipe.calls.segments import Asked, SegmentWriter, frame_of
+from raypipe.concurrency.background import start_thread
+from raypipe.contracts.llm import Completion
+from raypipe.errors import OutputError, RaypipeError
+from raypipe.storage.paths import Place, Remote, reason
+
+_SYNC_EVERY_S = 1.0
+_GATHER_S = 0.005
+"""Frames go to the thread together: waking it for each took a sixth of the processor time of a worker."""
+_SEND_EVERY_S = 1.0
+_MOST_SILENCE_S = 60.0
+"""How long a store may take nothing before the run ends: what it does not have, another machine would ask again."""
+_Waiting = tuple[bytes, asyncio.Future[None]]
+
+
+class Scribe:
+    """The log of one worker, for use inside one event loop."""
+
+    def __init__(self, folder: Place, owner: str) -> None:
+        self._folder, self._owner = folder, owner
+        self._writer: SegmentWriter | None = None
+        self._waiting: list[_Waiting] = []
+        self._frames: SimpleQueue[list[_Waiting]] = SimpleQueue()
+        self._ended = threading.Event()
+        self._problem: OutputError | None = None
+        self._is_broken = False
+        self._writing: list[_Waiting] = []
+        self._threads: list[threading.Thread] = []
+
+    def open(self) -> None:
+        """Begin a segment, once. Raises OutputError when the folder cannot be written."""
+        if self._writer is not None:
+            return
+        self._writer = SegmentWriter(folder_here(self._folder), self._owner)
+        work = [(self._write, self._writer), (self._sync, self._writer)]
+        if isinstance(self._folder, Remote):
+            work.append((self._send, self._writer))
+        self._threads = [
+            start_thread(partial(target, writer), f"the call log's {target.__name__.strip('_')} thread", self._broke)
+            for target, writer in work
+        ]
+
+    def _broke(self, error: RaypipeError) -> None:
+        """A thread of the log has ended by a defect: nothing is logged any more, and whoever waits is told so."""
+        self._problem = OutputError(f"the call log {self._folder} cannot be written: {error}")
+        self._is_broken = True
+        waiting, self._writing = self._writing, []
+        while True:
+            if waiting:
+                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    written = [one for _, one in waiting]
+                    written[0].get_loop().call_soon_threadsafe(_tell, written, self._problem)
+            try:
+                waiting = self._frames.get_nowait()
+            except Empty:
+                return
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the disk is full and there is room for calls in flight only."""
+        return self._writer is not None and self._writer.is_full
+
+    async def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None:
+        """Write one completion through. Raises OutputError when the disk does not take it."""
+        if self._is_broken and self._problem is not None:
+            raise self._problem
+        loop = asyncio.get_running_loop()
+        written = loop.create_future()
+        if not self._waiting:
+            loop.call_later(_GATHER_S, self._hand_over)
+        self._waiting.append((frame_of(key, asked, completion, latency_s), written))
+        await written
+
+    def _hand_over(self) -> None:
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            self._frames.put(waiting)
+            if self._is_broken and self._problem is not None:
+                _tell([written for _, written in waiting], self._problem)
+
+    def _write(self, writer: SegmentWriter) -> None:
+        while waiting := self._frames.get():
+            self._writing = waiting
+            self._write_together(writer, waiting)
+            self._writing = []
+
+    def _write_together(self, writer: SegmentWriter, waiting: list[_Waiting]) -> None:
+        try:
+            writer.write(b"".join(frame for frame, _ in waiting))
+        except OutputError as error:
+            self._problem = error
+        loop = waiting[0][1].get_loop()
+        loop.call_soon_threadsafe(_tell, [written for _, written in waiting], self._problem)
+
+    def _sync(self, writer: SegmentWriter) -> None:
+        while not self._ended.wait(_SYNC_EVERY_S):
+            try:
+                writer.sync()
+            except OutputError as error:
+                self._problem = error
+
+    def _send(self, writer: SegmentWriter) -> None:
+        """Bring what is new to the store, first what a worker that died on this machine has left."""
+        assert isinstance(self._folder, Remote)
+        is_first, since = True, time.monotonic()
+        while not self._ended.wait(_SEND_EVERY_S):
+            try:
+                if is_first:
+                    send_left(self._folder, self._owner, is_over=False)
+                send(writer.stem, self._folder)
+                is_first, since = False, time.monotonic()
+            except OSError as error:
+                if time.monotonic() - since > _MOST_SILENCE_S:
+                    self._problem = self._unwritable(error)
+
+    def _unwritable(self, error: OSError) -> OutputError:
+        return OutputError(f"the call log {self._folder} cannot be written: {reason(error)}")
+
+    def close(self) -> None:
+        """Write what waits, bring it to the disk or the store, end the threads. Raises OutputError."""
+        if self._writer is None:
+            return
+        self._hand_over()
+        self._frames.put([])
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+        self._writer.close()
+        if isinstance(self._folder, Remote):
+            try:
+                send(self._writer.stem, self._folder)
+            except OSError as error:
+                raise self._unwritable(error) from None
+
+
+def _tell(waiting: list[asyncio.Future[None]], problem: OutputError | None) -> None:
+    for written in waiting:
+        if written.done():
+            continue
+        if problem is None:
+            written.set_result(None)
+        else:
+            written.set_exception(problem)

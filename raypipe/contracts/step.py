@@ -1,0 +1,400 @@
+"""I say what a step is: columns in, columns out, resources, one method.
+
+A step does not know its pipeline: while a `with Pipeline(…)` block is open, new steps and edges
+are noted in a `Collector` that a context variable holds, so blocks nest and threads do not mix.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, overload
+
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
+
+from raypipe.contracts.declaration import Spec
+from raypipe.contracts.llm import Caller, ModelOrPool, Request
+from raypipe.errors import SpecError, Violation
+from raypipe.row import Values
+from raypipe.security.permissions import Reach
+from raypipe.storage.artifacts import Artifacts
+from raypipe.storage.paths import Place
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Columns = tuple[str, ...] | None
+"""Column names, or `None` where they cannot be known before the run."""
+
+Output = Values | Sequence[Values] | None
+"""What a step makes of one row: one row's new columns, several rows', or nothing (filtered)."""
+
+By = Literal["scatter", "root", "all"] | list[str]
+"""What an aggregate closes: the nearest scatter, the source row, everything, or groups of columns."""
+
+
+class Runs(StrEnum):
+    """Where the work of a step is done."""
+
+    SOURCE = "source"
+    """It reads rows."""
+    TABLE = "table"
+    """In the conductor, on whole Arrow tables: column work that costs next to nothing."""
+    ROW = "row"
+    """In a worker of its model's pool, one coroutine a row."""
+    THREAD = "thread"
+    """In a worker without a model, in a thread, row after row: it may block."""
+    GATHER = "gather"
+    """In the conductor, once the last row of a family is there."""
+
+
+class Shape(StrEnum):
+    """How many rows come out for one row in."""
+
+    MAP = "map"
+    SCATTER = "scatter"
+    FILTER = "filter"
+
+
+@dataclass
+class Collector:
+    """Steps and edges made while a pipeline block is open."""
+
+    steps: list[Step] = field(default_factory=list["Step"])
+    edges: list[tuple[Step, Step]] = field(default_factory=list["tuple[Step, Step]"])
+    routes: list[tuple[Step | None, Any, list[Step]]] = field(
+        default_factory=list["tuple[Step | None, Any, list[Step]]"]
+    )
+    """Step, its `Routing`, and the steps it chooses among; no step where the rows are those of `run(dataset=…)`."""
+    models: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+collecting: ContextVar[Collector | None] = ContextVar("collecting", default=None)
+
+S = TypeVar("S", bound="Step")
+
+
+class StepResources(Spec):
+    """What the workers of a step are given; where several steps share workers, the largest wish counts.
+
+    Processors, GPUs and memory are kept for each worker by Ray; the `local` engine has one process and keeps nothing.
+    """
+
+    replicas: int = Field(default=1, ge=1)
+    cpus: float = Field(default=0, ge=0)
+    """Processors for each worker."""
+    gpus: float = Field(default=0, ge=0)
+    """GPUs for each worker, or a share of one."""
+    memory: int = Field(default=0, ge=0)
+    """Bytes for each worker."""
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether a worker has something to itself."""
+        return bool(self.cpus or self.gpus or self.memory)
+
+
+class Step(Spec):
+    """One step of a pipeline. Subclasses set `runs` and write the one method that goes with it."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
+
+    runs: ClassVar[Runs] = Runs.ROW
+    is_told_identity: ClassVar[bool] = False
+    """Whether a row comes with its identity, as the column `_row_id`."""
+    is_given_batches: ClassVar[bool] = False
+    """Runs.THREAD: whether its method is given up to `input_batch_size` rows at once."""
+    is_given_all: ClassVar[bool] = False
+    """Runs.THREAD: whether its one row holds all rows, as the column `rows`."""
+
+    name: str | None = Field(default=None, kw_only=False)
+    """By default the class name in snake case and a number."""
+    llm: ModelOrPool | None = None
+    on_error: Literal["fail_row", "null", "stop"] = "fail_row"
+    """What a row that cannot pass does: it is a failed row, it goes on with nulls for outputs, or it stops the run."""
+    input_mappings: dict[str, str] = Field(default_factory=dict)
+    """The column that stands for one that the step reads: `{"instruction": "prompt"}`."""
+    output_mappings: dict[str, str] = Field(default_factory=dict)
+    """Another name for a column that the step writes: `{"generation": "answer"}`."""
+    resources: StepResources = Field(default_factory=StepResources)
+    use_cache: bool = True
+    """False: calls that earlier runs made for this step are not reused."""
+    input_batch_size: int = Field(default=50, ge=1)
+    """Rows in one call of a step that is given several; rows that ask a model go one by one."""
+    when: str | Callable[[Values], Any] | None = None
+    """Only rows for which this holds come here (a Jinja expression or a function); others end, or their branch does."""
+    scattered: bool = Field(default=False, alias="scatter")
+    """Each output is a list; each item becomes a row."""
+    copies: int = Field(default=1, ge=1, le=1_000_000, alias="broadcast")
+    """Each output row is repeated this many times, told apart by the column `sample`."""
+    gathered: By | None = Field(default=None, alias="aggregate")
+    """Output rows are brought together again; see `Aggregate`."""
+    callback: str | Callable[[list[dict[str, Any]]], Any] | None = Field(default=None, alias="custom")
+    """Function that gets the output rows of a family and returns the rows to go on with."""
+
+    _artifacts: Artifacts | None = PrivateAttr(default=None)
+
+    def __init__(self, name: str | None = None, /, **fields: Any) -> None:
+        super().__init__(**(fields if name is None else {"name": name} | fields))
+        collector = collecting.get()
+        if collector is not None:
+            collector.steps.append(self)
+
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise ValueError("a step name has letters, digits, '_', '-' and '.' and starts with a letter or digit")
+        return name
+
+    @model_validator(mode="after")
+    def _one_ending(self) -> Self:
+        endings = (self.scattered, self.copies > 1, self.gathered is not None, self.callback is not None)
+        if sum(endings) > 1:
+            raise ValueError("scatter, broadcast, aggregate and custom exclude each other; add a step for the second")
+        return self
+
+    # What the step declares.
+
+    @property
+    def shape(self) -> Shape:
+        return Shape.SCATTER if self.scattered else Shape.MAP
+
+    def reads(self) -> tuple[str, ...]:
+        """Columns that must be there."""
+        return ()
+
+    def needs(self) -> Columns:
+        """Columns that the step's method is given; `None` means the whole row."""
+        return self.reads()
+
+    def begins_with(self) -> tuple[str, ...]:
+        """Columns that stand first in what its model is asked: rows that have them in common share a prefix."""
+        return ()
+
+    def writes(self) -> dict[str, str]:
+        """New columns and their Arrow type by name; `""` where it is found from the values."""
+        return {}
+
+    def takes(self) -> tuple[str, ...]:
+        """Columns that must be there, by the names that they have in the pipeline."""
+        return tuple(self.input_mappings.get(name, name) for name in self.reads())
+
+    def gives(self) -> dict[str, str]:
+        """New columns by the names that they have in the pipeline."""
+        return {self.output_mappings.get(name, name): kind for name, kind in self.writes().items()}
+
+    def consumes(self) -> tuple[str, ...]:
+        """Columns that rows no longer have behind the step."""
+        return ()
+
+    def required(self) -> tuple[str, ...]:
+        """Of a step that is given all rows, the columns that they must have."""
+        return ()
+
+    def columns_after(self, columns: Columns) -> Columns:
+        """Columns behind the step, given those before it."""
+        if columns is None:
+            return None
+        kept = [name for name in columns if name not in self.consumes()]
+        return tuple(dict.fromkeys((*kept, *self.gives())))
+
+    def changes(self) -> Columns:
+        """Columns that a row may have otherwise behind the step; `None` where that cannot be known."""
+        return tuple(self.gives())
+
+    def own_source(self) -> Source | None:
+        """What makes the rows of a step that begins a pipeline though it reads none; most steps have none."""
+
+    def problems(self) -> list[str]:
+        """What is unsound about the step itself, one sentence each; asked once the graph is complete."""
+        return []
+
+    def requests(self) -> tuple[Request, ...]:
+        """Requests like those of its rows, as far as not every model can be asked them."""
+        return ()
+
+    # What the step does; a subclass writes the one that fits its `runs`.
+
+    def open(self) -> None:
+        """Called once in each worker before the first row."""
+
+    def close(self) -> None:
+        """Called once in each worker that was opened, after the last row."""
+
+    async def process_row(self, row: Values, llm: Caller) -> Output:
+        """Runs.ROW. Raises `RowError` for a row that cannot pass."""
+        raise NotImplementedError
+
+    def process_row_in_thread(self, row: Values) -> Output:
+        """Runs.THREAD. Any exception fails this row alone."""
+        raise NotImplementedError
+
+    def process_batch_in_thread(self, rows: Sequence[Values]) -> list[Output]:
+        """Runs.THREAD with `is_given_batches`: one output for each row. An exception makes the rows be tried apart."""
+        raise NotImplementedError
+
+    def process_table(self, table: pa.Table) -> pa.Table:
+        """Runs.TABLE. Same rows in the same order; lineage columns stay."""
+        raise NotImplementedError
+
+    # Files beside the rows.
+
+    def save_artifact(
+        self, name: str, write_function: Callable[[Path], Any], metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keep files with the results: `write_function(folder)` writes them into a folder that is given to it.
+
+        They become `artifacts/<step>/<name>/` of the run, with `metadata` as `metadata.json`, in place of what was
+        saved under the name before; of several workers the last one wins. Outside of a run nothing is kept.
+        """
+        if self._artifacts is None:
+            said = "step %r is not at work in a run, so its artifact %r is not saved"
+            logging.getLogger("raypipe").warning(said, self.name or type(self).__name__, name)
+        else:
+            self._artifacts.save(name, write_function, metadata)
+
+    def keep_artifacts_in(self, folder: Place | None) -> None:
+        """Where the run keeps artifacts, from now on; `None`: nowhere."""
+        self._artifacts = None if folder is None else Artifacts(folder, self.name or type(self).__name__)
+
+    # How steps are joined.
+
+    def scatter(self) -> Self:
+        """Each output becomes a list of rows, one child for each item."""
+        return self._ending("scattered", True)
+
+    def broadcast(self, n: int) -> Self:
+        """Each output row goes on `n` times, told apart by the column `sample` (0 to n-1)."""
+        return self._ending("copies", n)
+
+    def aggregate(self, by: By = "scatter") -> Self:
+        """Output rows are brought together; see `Aggregate`."""
+        return self._ending("gathered", by)
+
+    def custom(self, callback: str | Callable[[list[dict[str, Any]]], Any]) -> Self:
+        """`callback(rows)` gets the output rows of a family and returns the rows to go on with."""
+        return self._ending("callback", callback)
+
+    def _ending(self, attribute: str, value: object) -> Self:
+        setattr(self, attribute, value)
+        endings = (self.scattered, self.copies > 1, self.gathered is not None, self.callback is not None)
+        if sum(endings) > 1 or self.copies < 1:
+            where = f"{type(self).__name__} {self.name!r}"
+            raise SpecError(violations=[Violation(where, f"{attribute} cannot be added to this step's ending")])
+        return self
+
+    def connect(self, *others: Step, routing_batch_function: Any = None) -> Any:
+        """Rows of this step go on to each of `others`, or to those that a routing chooses; returns the last of them."""
+        if routing_batch_function is not None:
+            _ = self >> routing_batch_function >> list(others)
+        else:
+            for other in others:
+                join(self, other)
+        return others[-1] if others else self
+
+    @overload
+    def __rshift__(self, other: S) -> S: ...
+    @overload
+    def __rshift__(self, other: list[S]) -> list[S]: ...
+    def __rshift__(self, other: S | list[S]) -> S | list[S]:
+        if not isinstance(other, Step | list):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return NotImplemented
+        for target in other if isinstance(other, list) else [other]:
+            join(self, target)
+        return other
+
+    def __rrshift__(self, others: list[Step]) -> Self:
+        for other in others:
+            join(other, self)
+        return self
+
+
+def join(upstream: Step, downstream: Step) -> None:
+    """Note an edge in the open pipeline block. Raises SpecError outside of one."""
+    collector = collecting.get()
+    if collector is None:
+        places = f"{upstream.name or type(upstream).__name__!r} >> {downstream.name or type(downstream).__name__!r}"
+        problem = "steps are joined inside a `with Pipeline(…)` block; move this line into one"
+        raise SpecError(violations=[Violation(places, problem)])
+    collector.edges.append((upstream, downstream))
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A part of a source that is read in order, as one whole: a list, a file.
+
+    `name` goes into the identity of its rows and must not depend on where the source is stored.
+    """
+
+    name: str
+    location: str = ""
+
+
+class Source(Step):
+    """A step that reads rows."""
+
+    runs: ClassVar[Runs] = Runs.SOURCE
+
+    identity: tuple[str, ...] | None = None
+    """Columns whose content is a row's identity; by default all. Name them for a source that grows columns."""
+    _reach: Reach = PrivateAttr(default_factory=Reach)
+
+    def units(self) -> list[Unit]:
+        """The parts, in order. Raises InputError when there is nothing to read."""
+        raise NotImplementedError
+
+    def read(self, unit: Unit) -> Iterator[pa.Table]:
+        """The rows of one part in order. Raises InputError for what is no table of rows."""
+        raise NotImplementedError
+
+    def columns(self) -> Columns:
+        """Columns of the rows, if they can be known without reading them all."""
+        return None
+
+    def row_count(self) -> int | None:
+        """How many rows there are, if that can be known without reading them; for estimates."""
+        return None
+
+    def columns_after(self, columns: Columns) -> Columns:
+        found = self.columns()
+        return None if found is None else tuple(self.output_mappings.get(name, name) for name in found)
+
+
+class Aggregate(Step):
+    """Many rows into one.
+
+    By default it closes the nearest scatter: the parent row comes back, and what was added since
+    becomes lists in the order of the children. `by="root"` goes back to the source row, `by="all"` makes
+    one row of everything, `by=[columns]` one row for each group of equal values.
+    Children that failed or were filtered are missing from the lists; a family that lost all of
+    them comes back with empty lists.
+    """
+
+    runs: ClassVar[Runs] = Runs.GATHER
+
+    by: By = "scatter"
+    columns: list[str] | None = None
+    """Columns to collect; by default all that the group's own row does not have. Those that it has are replaced."""
+    as_rows: str | None = None
+    """Collect whole rows, as a list of structs, into this one column."""
+
+    def reads(self) -> tuple[str, ...]:
+        named = self.by if isinstance(self.by, list) else []
+        return tuple(dict.fromkeys([*named, *(self.columns or [])]))
+
+    def needs(self) -> Columns:
+        return None
+
+    def changes(self) -> Columns:
+        return (self.as_rows,) if self.as_rows is not None else None
+
+    @property
+    def is_barrier(self) -> bool:
+        """Whether it needs every row of the run before it can give its first."""
+        return self.by == "all" or isinstance(self.by, list)

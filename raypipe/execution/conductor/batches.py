@@ -1,0 +1,254 @@
+"""Keeps the books of one batch of source rows: what is on its way, what came out, what failed.
+
+A batch is complete when nothing of it is on its way; then its rows are in part files and its counts become a
+`BatchResult`, small enough to travel to the driver. Rows that are many bytes go to part files before that; nobody
+hears of these before the batch is complete, so a batch that is done again leaves nothing behind but files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import pyarrow as pa
+
+from raypipe.errors import OutputError, RaypipeError
+from raypipe.execution.counts import add_counts
+from raypipe.row import ANCESTORS, ATTEMPT, BATCH, LINEAGE, PATH, POSITION, ROW_ID, Failure
+from raypipe.storage.paths import Place, reason
+from raypipe.storage.tables import concat, output_columns, settled, sorted_by_source, write_part
+from raypipe.values.arrays import rows_of, text_of
+from raypipe.values.byte_bounds import MOST_VALUE_BYTES
+from raypipe.values.selection import size_bytes
+
+FAILURES = "~failures~"
+"""Name of the sink for failed rows; no step can have this name."""
+
+
+@dataclass
+class Counts:
+    """What one step did. rows_in = rows_done + rows_failed + rows_filtered + rows_unfinished; rows_out leave it."""
+
+    rows_in: int = 0
+    rows_done: int = 0
+    rows_failed: int = 0
+    rows_filtered: int = 0
+    rows_unfinished: int = 0
+    """Left as they were, since the run was stopped."""
+    rows_out: int = 0
+    calls_sent: int = 0
+    calls_cached: int = 0
+    calls_unanswered: int = 0
+    """Of those sent, the ones that got no answer."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    by_model: dict[str, dict[str, int]] = field(default_factory=lambda: {})
+    """Calls, tokens and failovers of each member of a pool of models; empty for one model."""
+
+    def add(self, other: Counts) -> None:
+        for name in _NUMBERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        add_counts(self.by_model, other.by_model)
+
+
+_NUMBERS = tuple(item.name for item in fields(Counts) if item.type == "int")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of rows of one sink."""
+
+    sink: str
+    path: str
+    rows: int
+    position: int
+    """Source position of its first row."""
+    last: int
+    """The same of its last row."""
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """All that the driver needs to know of a batch."""
+
+    parts: tuple[Part, ...]
+    counts: Mapping[str, Counts]
+    halted_for: str = ""
+    """Why not all of its rows were carried to their ends; empty when they were."""
+
+    def to_json(self) -> bytes:
+        return orjson.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: bytes) -> BatchResult:
+        plain = orjson.loads(text)
+        counts = {step: Counts(**values) for step, values in plain["counts"].items()}
+        return BatchResult(tuple(Part(**part) for part in plain["parts"]), counts, plain["halted_for"])
+
+
+@dataclass
+class Batch:
+    """One batch while it is worked on."""
+
+    number: int
+    on_the_way: int = 0
+    counts: defaultdict[str, Counts] = field(default_factory=lambda: defaultdict(Counts))
+    held: defaultdict[str, list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
+    """Rows, on the way too, that wait for a step that is not loaded yet."""
+    held_rows: int = 0
+    ended: defaultdict[str, list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
+    """Rows that are through, by sink."""
+    failed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """Rows of `FAILURE_SCHEMA`."""
+
+    parts: list[Part] = field(default_factory=list[Part])
+    """What is written already."""
+    writing: int = 0
+    """Part files that are being written."""
+    _bytes: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Of the rows that are not written, by sink."""
+
+    @property
+    def finished_bytes(self) -> int:
+        """Of all rows that are done and not written."""
+        return sum(self._bytes.values())
+
+    def finished(self) -> dict[str, int]:
+        """The same, by sink."""
+        return {sink: size for sink, size in self._bytes.items() if size}
+
+    def collect(self, sink: str, rows: pa.Table) -> None:
+        self.ended[sink].append(rows)
+        self._bytes[sink] += size_bytes(rows)
+
+    def hold(self, step: str, rows: pa.Table) -> None:
+        self.held[step].append(rows)
+        self.held_rows += rows.num_rows
+
+    def fail(self, step: str, rows: pa.Table, failure: Failure) -> None:
+        """All of the rows failed, for one reason."""
+        said = {"step": step, "kind": failure.kind, "message": failure.message, "tries": failure.tries}
+        own = rows.drop_columns([name for name in LINEAGE if name in rows.column_names])
+        values = rows_of(own) if own.num_columns else [{}] * rows.num_rows
+        lineage = rows.select([ROW_ID, ANCESTORS, POSITION, PATH]).to_pylist()
+        for one, value in zip(lineage, values, strict=True):
+            shown = text_of(value) or ""
+            self.put_failure(one | said | {"row": shown if len(shown) <= MOST_VALUE_BYTES // 4 else None})
+
+    def put_failure(self, row: dict[str, Any]) -> None:
+        """A row of `FAILURE_SCHEMA`."""
+        self._bytes[FAILURES] += len(row["row"] or "") + len(row["message"] or "")
+        self.failed.append(row)
+
+    def take_finished(self, sink: str) -> Finished:
+        """Rows that are to be written now; `written` is called once they are."""
+        size = self._bytes.pop(sink, 0)
+        self.writing += 1
+        if sink == FAILURES:
+            failed, self.failed = self.failed, []
+            return Finished(self, sink, [failure_table(failed)] if failed else [], size)
+        return Finished(self, sink, self.ended.pop(sink, []), size)
+
+    def written(self, part: Part) -> None:
+        """Rows that were taken are in a file."""
+        self.writing -= 1
+        self.parts.append(part)
+
+    def write(self, folder: Place, leaves: Iterable[str]) -> BatchResult:
+        """Write the part files that are left. Raises OSError."""
+        written = frozenset(leaves)
+        for sink in [*self.ended, *([FAILURES] if self.failed else [])]:
+            self.written(self.take_finished(sink).write(folder, written))
+        return BatchResult(tuple(self.parts), dict(self.counts))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Rows of one sink that are done."""
+
+    batch: Batch
+    sink: str
+    tables: list[pa.Table]
+    size_bytes: int
+
+    def write(self, folder: Place, leaves: frozenset[str]) -> Part:
+        """Write them as a part. Raises OSError."""
+        passing = [name for name in (BATCH, ATTEMPT) if name in self.tables[0].column_names]
+        rows = sorted_by_source(settled(concat([table.drop_columns(passing) for table in self.tables])))
+        if self.sink in leaves or self.sink == FAILURES:
+            rows = output_columns(rows)
+        path = folder / self.sink / f"{uuid4().hex}.parquet"
+        write_part(path, rows)
+        first, last = (rows.column(POSITION)[at].as_py() for at in (0, -1))
+        return Part(self.sink, str(path), rows.num_rows, first, last)
+
+
+def unwritable(folder: Place, error: BaseException) -> RaypipeError:
+    """The error of a run whose parts cannot be written: the disk does not take them, or Arrow does not."""
+    if isinstance(error, RaypipeError):
+        return error
+    if isinstance(error, OSError):
+        return OutputError(f"the folder {folder} cannot be written ({reason(error)}); mend that and run again")
+    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return OutputError(f"rows cannot be written to {folder} ({said})")
+
+
+class Writing:
+    """Whatever is raised inside, while parts are written to `folder`, as an error of the run."""
+
+    def __init__(self, folder: Place) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, RaypipeError):
+            raise unwritable(self._folder, error) from None
+
+
+def resolve(
+    result: asyncio.Future[BatchResult],
+    fail: Callable[[BaseException], RaypipeError],
+    writing: asyncio.Task[BatchResult],
+) -> None:
+    """Tell who waits for a batch what its writing came to, whatever that is: nobody else would end the wait.
+
+    `fail` is told of an error and says which the run ends with.
+    """
+    if writing.cancelled():
+        result.cancel()
+        return
+    error = writing.exception()
+    failure = None if error is None else fail(error)
+    if result.done():
+        return
+    if failure is None:
+        result.set_result(writing.result())
+    else:
+        result.set_exception(failure)
+
+
+FAILURE_SCHEMA = pa.schema(
+    [
+        ("step", pa.string()),
+        ("kind", pa.string()),
+        ("message", pa.string()),
+        ("tries", pa.int64()),
+        ("row", pa.string()),
+        (ROW_ID, pa.binary(16)),
+        (ANCESTORS, pa.list_(pa.binary(16))),
+        (POSITION, pa.int64()),
+        (PATH, pa.list_(pa.int32())),
+    ]
+)
+"""Failed rows: the step, why, how often its calls were tried, the row's columns as JSON, lineage."""
+
+
+def failure_table(rows: list[dict[str, Any]]) -> pa.Table:
+    return sorted_by_source(pa.Table.from_pylist(rows, schema=FAILURE_SCHEMA))

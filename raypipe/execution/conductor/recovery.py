@@ -1,0 +1,119 @@
+"""Gives the rows of lost workers to others, and starts a worker in place of each that is lost.
+
+Knows pools by name only. Rows that two workers were lost with are tried apart from all others: one of them may be the
+reason, and ends as a failure once it is alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from raypipe.errors import InfrastructureError, ReplicaLostError
+from raypipe.execution.conductor.quarantine import Suspects, parted, tried_again
+from raypipe.execution.conductor.row_flow import Router
+from raypipe.execution.conductor.worker_slots import Lane
+from raypipe.execution.wire import Chunk, Worker
+from raypipe.row import ATTEMPT, Failure
+
+_MOST_STILLBORN, _STILLBORN_PAUSE_S = 6, 1.0
+"""Workers lost one after the other before they said anything; the first pause between two, which doubles."""
+
+
+class Replaceable(Protocol):
+    """A pool whose workers can be lost."""
+
+    async def replace(self, lost: Any) -> Worker:
+        """A new worker in place of a lost one, within a bound of the pool's own.
+
+        Raises ReplicaLostError when it died at once, InfrastructureError when there can be none.
+        """
+        ...
+
+
+@dataclass
+class Recovery:
+    """Of one stage. `wanted` is set while any row has not ended."""
+
+    pools: Mapping[str, Replaceable]
+    router: Router
+    settle: Callable[[], None]
+    wanted: asyncio.Event
+    losses: int = 0
+    """Workers lost so far."""
+    _suspects: dict[str, Suspects] = field(default_factory=dict[str, Suspects])
+    _tester: dict[str, Lane] = field(default_factory=dict[str, Lane])
+
+    @property
+    def has_suspects(self) -> bool:
+        return any(self._suspects.values())
+
+    def tests(self, lane: Lane) -> bool:
+        """Whether a lane has suspects to try, and no other rows meanwhile; one of a pool does at a time."""
+        suspects, tester = self._suspects.get(lane.pool), self._tester.get(lane.pool)
+        if tester is None and suspects:
+            tester = self._tester[lane.pool] = lane
+        if tester is lane and not suspects and not lane.outbox.rows:
+            del self._tester[lane.pool]
+            return False
+        return tester is lane
+
+    def suspects_for(self, lane: Lane) -> list[Chunk]:
+        """The next suspects for the lane that tries them, once it has no other rows."""
+        suspects = self._suspects.get(lane.pool)
+        if lane.outbox.rows or not suspects:
+            return []
+        step, rows = suspects.take()
+        return [lane.outbox.hold(step, rows, self.router.queues[step].for_worker(rows), self.losses)]
+
+    def leave_suspects(self) -> None:
+        """Rows that would be tried apart are left as they are."""
+        for suspects in self._suspects.values():
+            while suspects:
+                self.router.leave(*suspects.take())
+
+    def leave(self, lane: Lane) -> None:
+        """The rows of a worker are left as they are."""
+        for step, rows in lane.outbox.take_back():
+            self.router.leave(step, rows)
+
+    def requeue(self, lane: Lane, lost: ReplicaLostError) -> None:
+        """The rows of a lost worker go back to their queues; those that lost two are tried apart, one alone fails."""
+        again = [(step, tried_again(rows)) for step, rows in lane.outbox.take_back()]
+        sorted_out = [(step, *parted(rows)) for step, rows in again]
+        is_one = sum(suspicious.num_rows for *_, suspicious in sorted_out) == 1
+        for step, others, suspicious in sorted_out:
+            self.router.queues[step].put_first(others)
+            if is_one and suspicious.num_rows:
+                said = f"{lost} (worker {suspicious.column(ATTEMPT)[0]} that was lost with this row)"
+                self.router.fail(step, suspicious, Failure("worker_lost", said))
+            else:
+                self._suspects.setdefault(lane.pool, Suspects()).add(step, suspicious)
+        self.settle()
+
+    async def replace(self, lane: Lane, lost: ReplicaLostError) -> None:
+        """A new worker for a lane, once rows want one; those that die while they start are replaced, for a while.
+
+        Raises InfrastructureError when there can be none.
+        """
+        lane.stillborn = 0 if lane.replies else lane.stillborn + 1
+        lane.is_away, lane.held_up = True, f"a worker in place of {lane.worker.name!r} ({lost})"
+        try:
+            # Without a bound: a row that comes, or the end of the stage, ends it.
+            await self.wanted.wait()
+            lane.begin_again(await self._started(lane, lost))
+        finally:
+            lane.is_away = False
+
+    async def _started(self, lane: Lane, lost: ReplicaLostError) -> Worker:
+        while lane.stillborn < _MOST_STILLBORN:
+            if lane.stillborn:
+                # Its node may be gone without anybody knowing yet.
+                await asyncio.sleep(_STILLBORN_PAUSE_S * 2 ** (lane.stillborn - 1))
+            try:
+                return await self.pools[lane.pool].replace(lane.worker)
+            except ReplicaLostError as error:
+                lost, lane.stillborn = error, lane.stillborn + 1
+        raise InfrastructureError(f"worker {lane.worker.name!r} cannot be started ({lost})")

@@ -1,0 +1,119 @@
+"""I start more workers of a pool while rows wait for it, and end those that have had none for a while.
+
+I do not know what a worker is made of: pools start and end them. A pool that is to have no worker while nothing waits
+gets its first one as soon as a row does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from raypipe.errors import RaypipeError
+from raypipe.execution.conductor.queues import StepQueue
+from raypipe.execution.conductor.worker_slots import Lane
+from raypipe.execution.wire import Worker
+
+_LOOK_EVERY_S = 0.5
+GROW_AFTER_S = 1.0
+"""So long rows wait and no worker has room, before there is one more."""
+IDLE_S = 30.0
+"""So long a worker has had no rows and none wait, before it is ended."""
+_REST_S = 60.0
+"""After a worker could not be started, as long as others work."""
+
+
+class ScalingPool(Protocol):
+    """A pool whose workers may become more and fewer."""
+
+    @property
+    def fewest(self) -> int: ...
+
+    @property
+    def most(self) -> int: ...
+
+    async def grow(self) -> Worker:
+        """One more worker, ready. Raises RaypipeError when there can be none."""
+        ...
+
+    async def shrink(self, worker: Any) -> None:
+        """End a worker."""
+        ...
+
+
+@dataclass
+class _Seen:
+    """What is known of a pool."""
+
+    full_since: float | None = None
+    not_before: float = 0.0
+    is_growing: bool = False
+    idle_since: dict[str, float] = field(default_factory=lambda: {})
+
+
+@dataclass
+class Scaler:
+    """`begin` and `end` are told of workers that come and go; `start` runs what takes long beside."""
+
+    pools: Mapping[str, ScalingPool]
+    queues: Mapping[str, StepQueue]
+    lanes: Sequence[Lane]
+    begin: Callable[[str, Worker], None]
+    end: Callable[[Lane], None]
+    start: Callable[[Coroutine[None, None, None]], object]
+    stop_for: Callable[[RaypipeError], None]
+    _seen: dict[str, _Seen] = field(default_factory=lambda: {})
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether a worker is on its way."""
+        return any(seen.is_growing for seen in self._seen.values())
+
+    async def run(self) -> None:
+        """Look again and again; returns at once where no pool may change."""
+        while any(pool.fewest < pool.most for pool in self.pools.values()):
+            self.look(time.monotonic())
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def look(self, now: float) -> None:
+        """Start and end workers as is right `now`, in seconds of any clock."""
+        for name, pool in self.pools.items():
+            if pool.fewest < pool.most:
+                seen = self._seen.setdefault(name, _Seen())
+                lanes = [lane for lane in self.lanes if lane.pool == name]
+                waiting = any(queue.rows for queue in self.queues.values() if queue.pool == name)
+                self._grow(name, pool, seen, (lanes, waiting, now))
+                self._shrink(pool, seen, (lanes, waiting, now))
+
+    def _grow(self, name: str, pool: ScalingPool, seen: _Seen, at: tuple[list[Lane], bool, float]) -> None:
+        lanes, waiting, now = at
+        if not waiting or any(lane.has_room for lane in lanes) or seen.is_growing or len(lanes) >= pool.most:
+            seen.full_since = None
+            return
+        seen.full_since = now if seen.full_since is None else seen.full_since
+        if not lanes or (now - seen.full_since >= GROW_AFTER_S and now >= seen.not_before):
+            seen.is_growing = True
+            self.start(self._grown(name, pool, seen))
+
+    async def _grown(self, name: str, pool: ScalingPool, seen: _Seen) -> None:
+        try:
+            self.begin(name, await pool.grow())
+        except RaypipeError as error:
+            if not any(lane.pool == name for lane in self.lanes):
+                self.stop_for(error)
+            seen.not_before = time.monotonic() + _REST_S
+        finally:
+            seen.is_growing = False
+
+    def _shrink(self, pool: ScalingPool, seen: _Seen, at: tuple[list[Lane], bool, float]) -> None:
+        lanes, waiting, now = at
+        idle = [] if waiting else [lane for lane in lanes if not lane.outbox.rows and not lane.is_away]
+        seen.idle_since = {lane.worker.name: seen.idle_since.get(lane.worker.name, now) for lane in idle}
+        for lane in idle:
+            if len(lanes) > pool.fewest and now - seen.idle_since[lane.worker.name] >= IDLE_S:
+                lanes.remove(lane)
+                self.end(lane)
+                self.start(pool.shrink(lane.worker))

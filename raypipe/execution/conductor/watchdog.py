@@ -1,0 +1,145 @@
+"""Watches over a stage: finds workers that are frozen or gone, and rows that nobody works on.
+
+Knows nothing of Ray. What is merely slow is never called lost: time is counted in looks, and one in which the loop was
+held up counts for nothing; a worker whose event loop is held up answers its pulse from another thread; and of
+one that answers nothing, others on its machine say whether its process works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+from raypipe.concurrency.background import TaskScope
+from raypipe.concurrency.deadlines import LATE, LOOK_EVERY_S
+from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
+from raypipe.execution.conductor.queues import StepQueue
+from raypipe.execution.conductor.worker_slots import Lane
+from raypipe.execution.wire import Worker
+
+__all__ = ["Watch"]
+
+_STANDING_LOOKS = 7
+"""Rows that no worker had at so many looks in a row will never end."""
+_QUIET_LOOKS = 1
+"""A poll takes one look at most: a worker that has not answered for more of them is asked for its pulse."""
+_EXAMINED_AFTER, _FROZEN_AFTER = 2, 7
+"""Looks at which a pulse was awaited: then the worker's machine is asked; then it is given up if that saw nothing."""
+_SILENT_LOOKS = 180
+"""A worker that answers no exchange for so many looks is given up, though it lives.
+
+It may run blocking code of a user's, load an engine, or wait for its place."""
+
+
+@dataclass
+class _Silence:
+    """What is known of a worker that has not answered since the last look."""
+
+    worker: Worker
+    replies: int = 0
+    looks: int = 0
+    unanswered: int = 0
+    """Looks at which its pulse was awaited."""
+    pulse: asyncio.Task[str] | None = None
+    examination: asyncio.Task[str] | None = None
+
+    def heard(self, replies: int) -> None:
+        """It has answered an exchange."""
+        self.replies, self.looks, self.unanswered = replies, 0, 0
+        self.pulse = self.examination = None
+
+
+@dataclass
+class Watch:
+    """`stop_for` is told of what nobody can mend; a worker that is given up is marked `lost`, and its bell rings.
+
+    `awaited`: the queues, by step, while there are rows that have not ended and that nobody is to try apart.
+    """
+
+    lanes: Sequence[Lane]
+    awaited: Callable[[], Mapping[str, StepQueue] | None]
+    stop_for: Callable[[RaypipeError], None]
+    look_every_s: float = LOOK_EVERY_S
+    _silences: WeakKeyDictionary[Lane, _Silence] = field(default_factory=WeakKeyDictionary[Lane, _Silence])
+    _stood: int = 0
+    """Looks in a row at which nobody had any row."""
+    _ended_rows: int = -1
+
+    async def run(self) -> None:
+        """Look again and again, for as long as the conductor works."""
+        async with TaskScope() as asked:
+            while True:
+                began = time.monotonic()
+                await asyncio.sleep(self.look_every_s)
+                if time.monotonic() - began > self.look_every_s * LATE:
+                    continue
+                self._look_for_rows()
+                for lane in list(self.lanes):
+                    self._look_at(lane, asked)
+
+    def _look_for_rows(self) -> None:
+        """Where rows have ended since the last look it is another standstill."""
+        ended = sum(lane.outbox.ended_rows for lane in self.lanes)
+        queues = self.awaited()
+        is_standing = queues is not None and not any(lane.outbox.rows or lane.is_away for lane in self.lanes)
+        self._stood = self._stood + 1 if is_standing and ended == self._ended_rows else int(is_standing)
+        self._ended_rows = ended
+        if queues is not None and self._stood > _STANDING_LOOKS:
+            waiting = {name: queue.rows for name, queue in queues.items() if queue.rows}
+            where = ", ".join(f"{rows} before step {name!r}" for name, rows in waiting.items()) or "in no queue"
+            problem = f"nothing moves any more: rows wait ({where}) and no worker has any"
+            self.stop_for(InfrastructureError(f"{problem}; run the same command again to go on"))
+
+    def _look_at(self, lane: Lane, asked: TaskScope) -> None:
+        silence = self._silences.get(lane)
+        if silence is None or silence.worker is not lane.worker:
+            silence = self._silences[lane] = _Silence(lane.worker)
+        if lane.is_away or lane.lost is not None:
+            return
+        if silence.replies == lane.replies:
+            silence.looks += 1
+            if silence.looks > _QUIET_LOOKS:
+                self._look_closer(lane, silence, asked)
+        else:
+            silence.heard(lane.replies)
+
+    def _look_closer(self, lane: Lane, silence: _Silence, asked: TaskScope) -> None:
+        name, silent_s = lane.worker.name, silence.looks * self.look_every_s
+        if silence.looks > _SILENT_LOOKS:
+            why = f"; it waited for {lane.held_up}" if lane.held_up else ""
+            self._give_up(lane, f"worker {name!r} gave no sign of life for {silent_s:.0f} s{why}")
+        elif silence.pulse is None or silence.pulse.done():
+            self._take_pulse(lane, silence)
+            silence.pulse = asked.start(lane.worker.pulse())
+        else:
+            silence.unanswered += 1
+            if silence.unanswered >= _EXAMINED_AFTER and silence.examination is None:
+                silence.examination = asked.start(lane.worker.examine())
+            self._judge(lane, silence, f"{name!r}, whose process has answered nothing for {silent_s:.0f} s")
+
+    def _judge(self, lane: Lane, silence: _Silence, who: str) -> None:
+        """What a worker that has no pulse is."""
+        is_examined = silence.examination is not None and silence.examination.done()
+        seen = silence.examination.result() if silence.examination is not None and is_examined else ""
+        lane.held_up = seen or f"worker {who}"
+        if seen:
+            silence.unanswered, silence.examination = 0, None
+        elif is_examined and silence.unanswered >= _FROZEN_AFTER:
+            self._give_up(lane, f"worker {who}, is frozen")
+
+    def _take_pulse(self, lane: Lane, silence: _Silence) -> None:
+        """A worker that has a pulse lives, whatever it does."""
+        if silence.pulse is not None:
+            try:
+                lane.held_up = silence.pulse.result()
+            except ReplicaLostError as error:
+                self._give_up(lane, str(error))
+            else:
+                silence.unanswered, silence.examination = 0, None
+
+    def _give_up(self, lane: Lane, problem: str) -> None:
+        lane.lost = ReplicaLostError(problem)
+        lane.bell.set()

@@ -1,0 +1,67 @@
+"""Holds what a conductor knows of one worker: what is with it, and what it was last heard to say."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from raypipe.errors import ReplicaLostError
+from raypipe.execution.conductor.in_flight_window import Outbox
+from raypipe.execution.wire import Worker
+
+_TWICE = 2
+
+
+@dataclass(eq=False)
+class Lane:
+    """One worker, what it holds, and the bell that says there may be more for it."""
+
+    worker: Worker
+    outbox: Outbox
+    pool: str
+    stillborn: int = 0
+    """Workers lost here, one after the other, before they said anything."""
+    is_away: bool = False
+    """Whether a worker is being started in place of a lost one, which may take minutes."""
+    serving: asyncio.Task[None] | None = None
+    """What feeds the worker."""
+    bell: asyncio.Event = field(default_factory=asyncio.Event)
+    replies: int = 0
+    """How often this worker has answered."""
+    lost: ReplicaLostError | None = None
+    """Why this worker is given up though Ray knows of nothing; empty while it is not."""
+    held_up: str = ""
+    """What keeps this worker from answering, or from being there; empty while it answers."""
+    _is_alone: bool = True
+    _missed: tuple[int, int] = (0, 0)
+    """How often in a row it did not know of its rows, and how many rows had ended then."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether its worker takes rows soon."""
+        return not self.is_away and not self.outbox.is_full
+
+    def asks(self, is_alone: bool) -> None:
+        """An exchange begins; `is_alone`: no other is on its way."""
+        self._is_alone = is_alone
+
+    def heard(self, kept: int) -> int:
+        """The worker has answered, and has `kept` rows; how many of those sent to it, it does not know of.
+
+        What it says counts once every row was sent in this exchange or an earlier one, and every earlier exchange was
+        answered: time says nothing, since a worker may be busy. It has to say so twice while no row ends.
+        """
+        self.replies += 1
+        self.lost, self.held_up = None, ""
+        missing = self.outbox.rows - kept
+        if not self._is_alone or missing <= 0:
+            self._missed = (0, 0)
+            return 0
+        times, ended = self._missed
+        self._missed = (times + 1 if ended == self.outbox.ended_rows else 1, self.outbox.ended_rows)
+        return missing if self._missed[0] >= _TWICE else 0
+
+    def begin_again(self, worker: Worker) -> None:
+        """Another worker is there in place of the lost one."""
+        self.worker = worker
+        self.replies, self.lost, self.held_up, self._missed = 0, None, "", (0, 0)

@@ -1,0 +1,46 @@
+"""Says the most that a call can take before it is sent, and what it took when it was answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from raypipe.contracts.llm import LLM, Usage
+from raypipe.identity import canonical_json
+from raypipe.limits import Amount, Caps
+from raypipe.models.pooling import gives_numbers
+from raypipe.models.prices import cost_usd
+
+ASSUMED_OUTPUT = 8192
+"""Output tokens that a call without `max_tokens` is expected to take at most."""
+_LIMITS = ("max_tokens", "max_completion_tokens")
+
+
+class WorstCase:
+    """Amounts for the calls of one model. No token is shorter than a byte: a request has no more tokens than bytes."""
+
+    def __init__(self, llm: LLM, caps: Caps) -> None:
+        self._llm = llm
+        self._counts_usd = caps.usd is not None
+        limits = (llm.tokens_per_minute, llm.input_tokens_per_minute, llm.output_tokens_per_minute)
+        self._counts_tokens = self._counts_usd or caps.tokens is not None or limits != (None, None, None)
+        self._one = Amount(1)
+
+    def of(self, payload: Mapping[str, Any]) -> Amount:
+        """The most that the call can take."""
+        if not self._counts_tokens:
+            return self._one
+        if gives_numbers(payload):
+            return self._amount(len(canonical_json(payload)), 0)
+        output = next((payload[name] for name in _LIMITS if name in payload), self._llm.max_tokens or ASSUMED_OUTPUT)
+        return self._amount(len(canonical_json(payload)), int(output))
+
+    def taken(self, usage: Usage, most: Amount) -> Amount:
+        """What the call took; `most`, which was kept for it, where nobody counted."""
+        if not usage.is_counted:
+            return most
+        return self._amount(usage.input_tokens, usage.output_tokens)
+
+    def _amount(self, input_tokens: int, output_tokens: int) -> Amount:
+        usd = (cost_usd(self._llm, input_tokens, output_tokens) or 0.0) if self._counts_usd else 0.0
+        return Amount(1, input_tokens, output_tokens, usd)

@@ -1,0 +1,1 @@
+"""Reads and writes pipeline files, and refuses what it does not know. Runs nothing."""

@@ -1,0 +1,88 @@
+"""I say what tokens cost, where that is known; an unknown price is never taken for zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from raypipe.contracts.llm import LLM
+from raypipe.errors import SpecError, Violation
+
+_FREE = frozenset({"offline"})
+_PROVIDERS = {
+    "openai": "openai",
+    "anthropic": "anthropic",
+    "mistral": "mistral",
+    "gemini": "google",
+    "vertex": "google",
+    "groq": "groq",
+    "together": "together",
+    "deepseek": "deepseek",
+    "openrouter": "openrouter",
+}
+"""Names of providers in genai-prices."""
+
+
+def cost_usd(llm: LLM, input_tokens: int, output_tokens: int) -> float | None:
+    """Price of these tokens in US dollars by genai-prices' table; `None` where it has none."""
+    if llm.price is not None:
+        return (input_tokens * llm.price[0] + output_tokens * llm.price[1]) / 1e6
+    if llm.provider in _FREE or llm.runs_here:
+        return 0.0
+    provider = _PROVIDERS.get(llm.provider)
+    if provider is None:
+        return None
+    from genai_prices import Usage, calc_price
+
+    try:
+        price = calc_price(
+            Usage(input_tokens=input_tokens, output_tokens=output_tokens), model_ref=llm.model, provider_id=provider
+        )
+    except LookupError:
+        return None
+    return float(price.total_price)
+
+
+def pool_cost_usd(
+    llm: LLM, input_tokens: int, output_tokens: int, by_model: Mapping[str, Mapping[str, int]]
+) -> float | None:
+    """Price of these tokens, of which `by_model` says what each member of a pool of models took."""
+    if not llm.also:
+        return cost_usd(llm, input_tokens, output_tokens)
+    members = llm.named_members
+    costs = [
+        cost_usd(members[name], counts.get("input_tokens", 0), counts.get("output_tokens", 0))
+        for name, counts in by_model.items()
+    ]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if len(known) == len(costs) else None
+
+
+def read_prices(path: Path) -> dict[str, tuple[float, float]]:
+    """Prices by model from a YAML file: `provider/model: [input, output]`, US dollars for a million tokens.
+
+    Raises SpecError.
+    """
+    import yaml
+
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise SpecError(violations=[Violation(f"prices {str(path)!r}", f"cannot be read: {said}")]) from None
+    problem = "must be a mapping of provider/model to [input, output], US dollars for a million tokens"
+    prices = cast("dict[Any, Any]", content) if isinstance(content, dict) else {None: None}
+    found: dict[str, tuple[float, float]] = {}
+    for name, price in prices.items():
+        if not isinstance(name, str) or price is None or not _is_price(price):
+            where = f"prices {str(path)!r}" + (f", {name!r}" if name is not None else "")
+            raise SpecError(violations=[Violation(where, problem)])
+        asked, written = price
+        found[name] = (float(asked), float(written))
+    return found
+
+
+def _is_price(price: Any) -> bool:
+    numbers = cast("list[Any]", price) if isinstance(price, list) else []
+    return len(numbers) == 2 and all(type(one) in (int, float) and one >= 0 for one in numbers)

@@ -1,0 +1,1 @@
+"""Turns a sound graph into ordered stages with resources. Starts nothing."""

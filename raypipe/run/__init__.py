@@ -1,0 +1,1 @@
+"""Runs a graph once: opens the run folder, chooses the executor, commits outputs, writes the manifest."""

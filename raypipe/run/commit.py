@@ -1,0 +1,99 @@
+"""I put what a run made in the place of what stood in its folder, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from raypipe.errors import InputError
+from raypipe.execution.conductor.batches import FAILURES, failure_table
+from raypipe.execution.setup import Outcome
+from raypipe.plan.plan import Plan
+from raypipe.run.leaf_schema import leaf_schema
+from raypipe.run.merge import rows_of, rows_with
+from raypipe.storage.paths import place_of
+from raypipe.storage.remote_run_folder import AnyFolder
+from raypipe.storage.tables import output_columns, schema_of_parts, write_dataset
+from raypipe.values.byte_bounds import Bounds
+
+
+class Commit:
+    """The end of a run. `retried`: source rows (hexadecimal identities) whose rows alone are replaced."""
+
+    def __init__(
+        self,
+        folder: AnyFolder,
+        plan: Plan,
+        spec: bytes,
+        bounds: Bounds,
+        retried: frozenset[str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self._bounds = bounds
+        self._plan = plan
+        self._spec = spec
+        self._retried = retried
+
+    def __call__(self, outcome: Outcome, manifest: dict[str, Any]) -> bool:
+        """Whether the rows were committed: those of a run that was stopped never take the place of more.
+
+        Completes the manifest. Raises OSError, InputError when rows to be retried are no longer in the input,
+        OutputError when another run has taken the folder.
+        """
+        folder, before = self.folder, self.folder.committed()
+        if self._retried is not None and outcome.halted_for:
+            folder.clear()
+            return False
+        self._check_sources(manifest)
+        (folder.work / "data").mkdir()
+        for leaf in self._plan.graph.leaves:
+            rows = self._write(outcome, leaf, f"data/{leaf}", partial(leaf_schema, self._plan.graph, leaf))
+            manifest["leaves"][leaf] = {"rows": rows, "path": f"data/{leaf}"}
+        manifest["failures"]["rows"] = self._write(outcome, FAILURES, "failures", _schema_of_failures)
+        if outcome.halted_for and _ended(manifest) < _ended(before):
+            folder.clear()
+            return False
+        folder.commit(self._merged(before, manifest), self._spec, keeps_artifacts=self._retried is not None)
+        return True
+
+    def _write(self, outcome: Outcome, sink: str, name: str, empty: Callable[[], pa.Schema]) -> int:
+        """`empty`: the schema where there is no row. To know it, a source may have to be read."""
+        parts = [part for result in outcome.results for part in result.parts if part.sink == sink]
+        before = [] if self._retried is None else list(self.folder.files(name))
+        paths = [*before, *(place_of(part.path) for part in parts)]
+        schema = schema_of_parts(paths) if paths else empty()
+        rows = rows_of(parts, schema, self.folder.work / "merged" / name)
+        if self._retried is not None:
+            rows = rows_with(before, rows, self._retried, schema)
+        return write_dataset(rows, self.folder.work / name, schema, self._bounds)
+
+    def _check_sources(self, manifest: Mapping[str, Any]) -> None:
+        if self._retried is None:
+            return
+        entries = [self._plan.graph.shown(stage.entry) for stage in self._plan.stages]
+        missing = len(self._retried) - sum(manifest["steps"][entry]["rows_in"] for entry in entries)
+        if missing > 0:
+            problem = f"{missing} of the {len(self._retried)} source rows to be retried are no longer in the input"
+            raise InputError(f"{problem}; nothing was changed, run the whole pipeline instead")
+
+    def _merged(self, before: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+        """Of a retry, the manifest of the run before with what the retry did added."""
+        if self._retried is None:
+            return manifest
+        retry = {name: manifest[name] for name in ("started_at", "ended_at", "wall_s", "steps", "models")}
+        retries = [*before.get("retries", []), retry | {"source_rows": len(self._retried)}]
+        current = {name: manifest[name] for name in ("leaves", "failures", "versions")}
+        return before | current | {"retries": retries}
+
+
+def _schema_of_failures() -> pa.Schema:
+    return output_columns(failure_table([])).schema
+
+
+def _ended(manifest: Mapping[str, Any]) -> int:
+    """Rows that came to an end, well or not."""
+    leaves = manifest.get("leaves", {}).values()
+    return sum(leaf["rows"] for leaf in leaves) + manifest.get("failures", {}).get("rows", 0)

@@ -1,0 +1,1 @@
+"""Steps that choose, combine, format and filter columns. They ask no model."""

@@ -1,0 +1,82 @@
+"""I put the columns of several branches side by side.
+
+I do not know how branches meet; a row that one of them lost has one item less here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from raypipe.contracts.step import Columns
+from raypipe.graph.branching import Branch, Meet
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class GroupColumns(Meet):
+    """Makes a list of each column in `columns`, with one item for each branch that has the row, in their order.
+
+    The lists are named by `output_columns`, by default `grouped_<column>`. Other columns are as at any meeting.
+    """
+
+    columns: list[str] = Field(min_length=1)
+    output_columns: list[str] | None = None
+
+    @field_validator("columns", "output_columns", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_a_name_each(self) -> Self:
+        if self.output_columns is not None and len(self.output_columns) != len(self.columns):
+            raise ValueError(
+                f"output_columns names {len(self.output_columns)} columns for {len(self.columns)}; name one for each"
+            )
+        return self
+
+    @property
+    def _names(self) -> dict[str, str]:
+        names = self.output_columns or [f"grouped_{name}" for name in self.columns]
+        return dict(zip(self.columns, names, strict=True))
+
+    def reads(self) -> tuple[str, ...]:
+        return tuple(self.columns)
+
+    def writes(self) -> dict[str, str]:
+        return dict.fromkeys(self._names.values(), "")
+
+    def columns_of(self, branches: Sequence[Columns]) -> Columns:
+        found = super().columns_of(branches)
+        if found is None:
+            return None
+        return (*(name for name in found if name not in self._names), *self._names.values())
+
+    def meet(self, parents: pa.Table, branches: Sequence[Branch]) -> pa.Table:
+        from raypipe.values.arrays import carried
+
+        made = super().meet(parents, branches)
+        replaced = {*self._names, *self._names.values()}
+        made = made.drop_columns([name for name in made.column_names if name in replaced])
+        for column, name in self._names.items():
+            lists: list[list[Any]] = [[] for _ in range(parents.num_rows)]
+            for branch in branches:
+                if column in branch.rows.column_names:
+                    values, there = branch.rows.column(column).to_pylist(), branch.is_there.to_pylist()
+                    for row, (value, is_there) in enumerate(zip(values, there, strict=True)):
+                        if is_there:
+                            lists[row].append(value)
+            made = made.append_column(name, carried(lists, ""))
+        return made
+
+
+class CombineColumns(GroupColumns):
+    """`GroupColumns` by its former name."""
+
+
+class CombineOutputs(Meet):
+    """The columns of all branches in one row, where they are said to meet."""

@@ -1,0 +1,98 @@
+"""I read what a function says of itself: how it is called and which columns it returns.
+
+I do not know what is made of it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args, get_origin
+
+from raypipe.contracts.llm import LLM
+from raypipe.errors import SpecError, Violation
+
+Function = Callable[..., Any]
+OutputNames = Sequence[str] | Mapping[str, Any]
+"""Names of the new columns, or their types by name."""
+
+_TYPES: dict[Any, str] = {str: "string", int: "int64", float: "double", bool: "bool", bytes: "binary"}
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What a function says of itself. `outputs` is `None` when it does not say."""
+
+    inputs: tuple[str, ...] | None
+    outputs: dict[str, str] | None
+    llm: LLM | None
+    scatter: bool
+    filter: bool
+    asks: bool
+    """It has a second parameter, the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """How a function is called: with a model or without, and whether it yields rows."""
+
+    asks: bool
+    yields: bool
+
+    @classmethod
+    def of(cls, function: Function) -> Signature:
+        """Raises SpecError for a function that no row can be given to."""
+        if not inspect.isfunction(function):
+            raise unsound(function, "is no function; decorate a def or async def")
+        parameters = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+        asks = len(parameters) > 1
+        yields = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        if len(parameters) not in (1, 2):
+            raise unsound(function, f"takes ({', '.join(parameters)}); it must take (row) or (row, llm)")
+        if asks and not is_async(function):
+            raise unsound(function, "asks a model and so must be async; write async def and await llm(…)")
+        return cls(asks, yields)
+
+
+def is_async(function: Function) -> bool:
+    """Whether it is awaited or iterated asynchronously."""
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def output_types(function: Function, outputs: OutputNames | None) -> dict[str, str] | None:
+    """Arrow type of each declared column; `""` where it is found from the values."""
+    if outputs is None:
+        return None
+    if isinstance(outputs, str):
+        raise unsound(function, f"outputs must be a list of names; write outputs=[{outputs!r}]")
+    if not isinstance(outputs, Mapping):
+        return dict.fromkeys(outputs, "")
+    return {name: _type_name(kind) for name, kind in outputs.items()}
+
+
+def _type_name(kind: Any) -> str:
+    """The Arrow type of a Python type; a text is the Arrow type's own name."""
+    if isinstance(kind, str):
+        return kind
+    if get_origin(kind) is list:
+        inner = _type_name(get_args(kind)[0])
+        return f"list<{inner}>" if inner else ""
+    return _TYPES.get(kind, "")
+
+
+def unsound(function: Any, problem: str) -> SpecError:
+    """The error of a function that cannot become a step."""
+    name = getattr(function, "__qualname__", repr(function))
+    return SpecError(violations=[Violation(f"@step {name}", problem)])
+
+
+def call_problem(method: Callable[..., Any], form: str, *given: Any, **named: Any) -> str | None:
+    """Why a method cannot be called with these arguments (`self` among them); `form` is how to write it."""
+    signature = inspect.signature(method)
+    written = f"{method.__name__}({', '.join(map(str, signature.parameters))})"
+    try:
+        signature.bind(*given, **named)
+    except TypeError as error:
+        return f"{written} cannot be called ({error}); write {form}, and make options of the step of what else it needs"
+    return f"{written} is async, and nobody awaits it; write a plain {form}" if is_async(method) else None

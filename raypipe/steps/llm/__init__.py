@@ -1,0 +1,1 @@
+"""Steps that ask a model, and what a function is given to ask one with."""

@@ -1,0 +1,47 @@
+"""I put a text before a classification model, as those that sort web pages by quality.
+
+I do not know what its labels mean. A model that is asked in words for labels is `TextClassification`.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from raypipe.contracts.llm import Caller, Request
+from raypipe.contracts.step import Output
+from raypipe.row import Values
+from raypipe.steps.llm.asking import text_of
+from raypipe.steps.llm.pooling import NumbersStep, ask_numbers, named_numbers, with_different_names
+
+
+class ClassifierScore(NumbersStep):
+    """Reads `text` and writes `score`: the number that the classification model `llm` gives.
+
+    With `labels` it writes `label`, the one that fits best, and `scores`, the share of each label. The text is sent as
+    it stands.
+    """
+
+    labels: list[str] | None = Field(default=None, min_length=2)
+    """Names for the numbers of a model that gives several, in its order (`id2label` in its `config.json`)."""
+    activation: bool = True
+    """Takes what the model's activation makes of its numbers, which are shares of 1; False: the numbers themselves."""
+
+    _are_different = field_validator("labels")(with_different_names)
+
+    def reads(self) -> tuple[str, ...]:
+        return ("text",)
+
+    def writes(self) -> dict[str, str]:
+        return {"label": "string", "scores": ""} if self.labels else {"score": "double"}
+
+    def requests(self) -> tuple[Request, ...]:
+        return (self._request(""),)
+
+    def _request(self, text: str) -> Request:
+        pool = "classify" if self.activation else "score"
+        return Request(prompt=text, pool=pool, numbers=len(self.labels or [""]))
+
+    async def process_row(self, row: Values, llm: Caller) -> Output:
+        numbers = await ask_numbers(llm, self._request(text_of(row, "text")))
+        named = named_numbers(numbers, self.labels or ["score"], "labels")
+        return {"label": max(named, key=lambda label: named[label]), "scores": named} if self.labels else named

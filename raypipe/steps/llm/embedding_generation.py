@@ -1,0 +1,53 @@
+"""I turn a text into a vector.
+
+I do not know what the vector is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from pydantic import Field, model_validator
+
+from raypipe.contracts.llm import Caller, Request
+from raypipe.contracts.step import Output
+from raypipe.row import MODEL_NAME, Values
+from raypipe.steps.llm.asking import text_of
+from raypipe.steps.llm.pooling import NumbersStep, ask_numbers
+
+
+class EmbeddingGeneration(NumbersStep):
+    """Reads `text` and writes `embedding`, a list of numbers, and `model_name`.
+
+    `llm` is an embedding model; it may be called `embeddings` here. The text is sent as it stands.
+    """
+
+    dimensions: int | None = Field(default=None, ge=1)
+    """Length of the embedding, where the model can shorten its own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _under_one_name(cls, fields: Any) -> Any:
+        if not isinstance(fields, Mapping) or "embeddings" not in fields:
+            return fields
+        given = dict(cast("Mapping[str, Any]", fields))
+        if given.get("llm") is not None:
+            raise ValueError("llm and embeddings both name the model; keep one")
+        return given | {"llm": given.pop("embeddings")}
+
+    def reads(self) -> tuple[str, ...]:
+        return ("text",)
+
+    def writes(self) -> dict[str, str]:
+        return {"embedding": "list<float>", MODEL_NAME: "string"}
+
+    def requests(self) -> tuple[Request, ...]:
+        return (self._request(""),)
+
+    def _request(self, text: str) -> Request:
+        return Request(prompt=text, pool="embed", numbers=self.dimensions)
+
+    async def process_row(self, row: Values, llm: Caller) -> Output:
+        vector = await ask_numbers(llm, self._request(text_of(row, "text")))
+        return {"embedding": vector, MODEL_NAME: llm.label}

@@ -1,0 +1,267 @@
+"""A function that a model may call: its arguments are the fields.
+
+Knows nothing of who asks. A call is checked against the fields before anything is executed, and what it gave is
+logged, so that a row which is done again does not execute it again. A failure is no result: it is not logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, Self, cast
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from raypipe.concurrency.background import TaskScope, start_thread
+from raypipe.concurrency.user_code import Held
+from raypipe.contracts.llm import Caller, Completion, Message, Request
+from raypipe.errors import CallError, RaypipeError, RowError, nearest
+from raypipe.steps.answers.parsing import read_json
+from raypipe.steps.answers.structured import Structure, cut, structure_of
+from raypipe.steps.prompts.to_text import shown
+
+KIND = "tool"
+"""Groups failures of rows whose model called no tool, or one that could not be executed."""
+_SAID = frozenset({"name", "description", "time_limit_s"})
+
+
+class CustomTool(BaseModel):
+    """A function of yours that a model may call. Its fields are the arguments; `execute` does the work.
+
+    A call is executed in a thread of its own, or as it is where `execute` is async. Its result is logged under the
+    tool's name and the arguments: a changed `execute` is asked again where the step has `use_cache=False`.
+    """
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    _structures: ClassVar[dict[type[Any], Structure]] = {}
+
+    name: str = ""
+    """By default the name of the class."""
+    description: str = ""
+    """By default what the class says of itself."""
+    time_limit_s: float = Field(default=60.0, gt=0)
+    """Longest time a call may take, in seconds; a thread that takes longer is left alone, and its result is dropped."""
+
+    @property
+    def called(self) -> str:
+        """The name by which the model calls it."""
+        return self.name or type(self).__name__
+
+    def execute(self, **arguments: Any) -> Any:
+        """What the call gives. The arguments are the fields too."""
+        raise NotImplementedError(f"tool {self.called!r} has no execute(self, **arguments)")
+
+    def structure(self) -> Structure:
+        """What the arguments must satisfy. Raises SpecError for fields that JSON cannot say."""
+        kind = type(self)
+        if kind not in self._structures:
+            schema = structure_of(kind).json_schema
+            properties = {name: node for name, node in schema.get("properties", {}).items() if name not in _SAID}
+            wanted = [name for name in schema.get("required", []) if name not in _SAID]
+            named = {"type": "object", "properties": properties, "required": wanted, "additionalProperties": False}
+            inner = {"$defs": schema["$defs"]} if "$defs" in schema else {}
+            self._structures[kind] = structure_of(named | inner)
+        return self._structures[kind]
+
+    def declaration(self) -> dict[str, Any]:
+        """The tool as the endpoint is told of it."""
+        said = self.description or (type(self).__doc__ or "").strip()
+        return {"name": self.called, "description": said, "parameters": self.structure().json_schema}
+
+    def settings(self) -> dict[str, Any]:
+        """What tells it from another tool of this class and can be written down; no secret is among it."""
+        return {name: getattr(self, name) for name in ("name", "description", "time_limit_s")}
+
+    @classmethod
+    def restored(cls, settings: Mapping[str, Any]) -> Self:
+        """The tool that has these settings. Raises TypeError for others."""
+        unknown = settings.keys() - _SAID
+        if unknown:
+            raise TypeError(f"{cls.__name__} has no settings {sorted(unknown)}")
+        return cls.model_construct(**settings)
+
+    def identity(self) -> dict[str, Any]:
+        """What a result depends on besides the arguments: equal calls of tools that are alike give the same."""
+        return {"name": self.called}
+
+    def problems(self) -> list[str]:
+        """What would keep it from being executed here, as far as that is known before."""
+        return []
+
+    def played(self) -> str | None:
+        """What stands for a result in a dry run; `None` to execute it there too."""
+        return None
+
+    def bound(self, arguments: Mapping[str, Any]) -> Callable[[], Any]:
+        """What executes a call with these arguments. Raises RowError for what the fields do not take."""
+        try:
+            filled = type(self).model_validate({**arguments, **CustomTool.settings(self)})
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise RowError(f"{place}: {first['msg']}" if place else first["msg"], kind=KIND) from None
+        taken = inspect.signature(filled.execute).parameters
+        takes_all = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+        names = [name for name in type(filled).model_fields if name not in _SAID and (takes_all or name in taken)]
+        return lambda: filled.execute(**{name: getattr(filled, name) for name in names})
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.execute)
+
+
+class Outcome(NamedTuple):
+    """A call as the model made it, and what it gave, or why it gave nothing."""
+
+    call: Mapping[str, Any]
+    text: str
+    failure: RowError | None = None
+
+
+def tools_of(given: Sequence[Any]) -> tuple[CustomTool, ...]:
+    """Tools, each given as itself or its class. Raises RowError (`tool`) for what is none."""
+    made = [tool_of(one) for one in given]
+    for one, tool in zip(given, made, strict=True):
+        if tool is None:
+            raise RowError(f"tools are a list of CustomTool classes or of such tools, got {one!r}", kind=KIND)
+    tools = tuple(tool for tool in made if tool is not None)
+    names = [tool.called for tool in tools]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RowError(f"several tools are called {twice!r}; give each a name of its own", kind=KIND)
+    return tools
+
+
+def tool_of(given: Any) -> CustomTool | None:
+    """The tool that was given as itself or its class; `None` for something else."""
+    if isinstance(given, type) and issubclass(given, CustomTool):
+        return given.model_construct()
+    return given if isinstance(given, CustomTool) else None
+
+
+def made_calls(completion: Completion) -> list[dict[str, Any]]:
+    """The calls in a completion, as the model made them; none where it answered in words."""
+    found = read_json(completion.text, repair=False)
+    if not isinstance(found, list) or not found or not all(map(_is_call, cast("list[Any]", found))):
+        return []
+    return cast("list[dict[str, Any]]", found)
+
+
+def required_calls(request: Request, completion: Completion) -> list[dict[str, Any]]:
+    """The calls in a completion, as the model made them. Raises RowError for none, or where it was cut."""
+    shortened, calls = cut(request, completion), made_calls(completion)
+    if shortened is not None:
+        raise shortened
+    if not calls:
+        raise RowError(f"the model called no tool, but answered {completion.text[:80]!r}", kind=KIND)
+    return calls
+
+
+def checked_calls(request: Request, completion: Completion, tools: Sequence[CustomTool]) -> list[dict[str, Any]]:
+    """The calls in a completion. Raises RowError for none, or of what is no tool, or whose arguments do not fit."""
+    calls = [_checked(call, tools) for call in required_calls(request, completion)]
+    return [{"name": tool.called, "arguments": arguments} for tool, arguments in calls]
+
+
+def _checked(call: Mapping[str, Any], tools: Sequence[CustomTool]) -> tuple[CustomTool, dict[str, Any]]:
+    """The tool that is called, and the arguments."""
+    name, arguments = str(call["name"]), call["arguments"]
+    tool = next((tool for tool in tools if tool.called == name), None)
+    if tool is None:
+        hint = nearest(name, [tool.called for tool in tools])
+        raise RowError(f"the model called {name!r}, which is no tool that it was offered{hint}", kind=KIND)
+    text = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+    return tool, tool.structure().validate(text)
+
+
+async def attempted(llm: Caller, calls: Sequence[Mapping[str, Any]], tools: Sequence[CustomTool]) -> list[Outcome]:
+    """What each call gave, executed one after the other."""
+    return [await _attempted(llm, call, tools) for call in calls]
+
+
+async def _attempted(llm: Caller, call: Mapping[str, Any], tools: Sequence[CustomTool]) -> Outcome:
+    try:
+        tool, arguments = _checked(call, tools)
+        payload = {"tool": tool.identity(), "arguments": arguments}
+        work = partial(executed, tool, arguments)
+        return Outcome(call, await llm.recorded(tool.called, payload, work, tool.played()))
+    except RowError as error:
+        return Outcome(call, f"failed: {error}", error)
+
+
+async def executed(tool: CustomTool, arguments: Mapping[str, Any]) -> str:
+    """What a call gives, as text. Raises RowError (`tool`) when it fails or takes too long."""
+    named = f"tool {tool.called!r}"
+    try:
+        work = tool.bound(arguments)
+    except RowError as error:
+        raise RowError(f"{named} failed: {error}", kind=KIND) from None
+    async with TaskScope() as scope:
+        working = scope.start(work() if tool.is_async else _in_thread(work, named))
+        await asyncio.wait({working}, timeout=tool.time_limit_s)
+        if not working.done():
+            problem = f"{named} did not return within {tool.time_limit_s:g} s (time_limit_s)"
+            raise RowError(f"{problem}; raise its time_limit_s if it needs longer", kind=KIND)
+        return _result(working, named)
+
+
+def _result(working: asyncio.Future[Any], named: str) -> str:
+    error = working.exception() if not working.cancelled() else asyncio.CancelledError("it cancelled itself")
+    if error is None:
+        return shown(working.result())
+    if isinstance(error, CallError) and error.status:  # an answer, which may ask to be asked again later
+        raise CallError(f"{named} failed: {error}", KIND, error.retry, error.after_s, error.status) from None
+    if isinstance(error, RowError):
+        raise RowError(f"{named} failed: {error}", kind=KIND) from None
+    if isinstance(error, RaypipeError):
+        raise error
+    raise RowError(f"{named} failed: {type(error).__name__}: {error}", kind=KIND) from None
+
+
+async def _in_thread(work: Callable[[], Any], named: str) -> Any:
+    """What `work` returns, in a thread that nobody waits for: one that never returns keeps no run from ending."""
+    loop = asyncio.get_running_loop()
+    working: asyncio.Future[Any] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        held = Held()
+        with held:
+            held.result = context.run(work)
+        held.tell(loop, working)
+
+    start_thread(run, named, None)
+    return await working
+
+
+def _is_call(call: Any) -> bool:
+    return isinstance(call, dict) and "name" in call and "arguments" in call
+
+
+def told(outcomes: Sequence[Outcome], place: int) -> tuple[Message, ...]:
+    """The calls and their results as messages behind `place` others, as OpenAI's chat API wants them.
+
+    The ids have nine letters and digits, because Mistral takes no others.
+    """
+    ids = [f"call{place % 1000:03}{number % 100:02}" for number in range(len(outcomes))]
+    calls = [
+        {"id": one, "type": "function", "function": {"name": str(made["name"]), "arguments": _arguments(made)}}
+        for one, (made, *_) in zip(ids, outcomes, strict=True)
+    ]
+    results = [
+        {"role": "tool", "tool_call_id": one, "content": outcome.text}
+        for one, outcome in zip(ids, outcomes, strict=True)
+    ]
+    return ({"role": "assistant", "content": None, "tool_calls": calls}, *results)
+
+
+def _arguments(call: Mapping[str, Any]) -> str:
+    """As JSON; endpoints refuse a conversation whose arguments are none, even where they wrote them."""
+    arguments = call["arguments"]
+    if isinstance(arguments, str):
+        arguments = read_json(arguments)
+    return orjson.dumps(arguments if isinstance(arguments, dict) else {}).decode()

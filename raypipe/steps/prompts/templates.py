@@ -1,0 +1,159 @@
+"""Turns a row into text or into a verdict by a Jinja template or expression.
+
+Knows nothing of what the text is for. Templates come from configuration files, so they run in a bounded sandbox; a
+variable that the row does not have is an error, a null is empty text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2.runtime import Context
+
+from raypipe.errors import RowError, SpecError, Violation, shortened
+from raypipe.row import Values
+from raypipe.steps.prompts.sandbox import MOST_CHARACTERS, check_length, environment, joined, undeclared
+from raypipe.steps.prompts.template_costs import begin
+
+_RENDER_ERRORS = (
+    *(TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError),
+)
+
+
+class Template:
+    """A compiled template. It travels to workers as its text."""
+
+    __slots__ = ("_globals", "_parts", "_template", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._parts = _parts(text)
+        self._template: jinja2.Template = _compiled("template", environment().from_string, text)
+        self._globals = dict(self._template.globals)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return compile_template, (self.text,)
+
+    def render(self, row: Values) -> str:
+        """Raises RowError (`template`) when the row does not fit."""
+        if self._parts is not None:
+            texts: list[str] = []
+            for part, name in self._parts:
+                value = part if name is None else row.get(name, part)
+                if value is _MISSING:
+                    break
+                texts.append(value if type(value) is str else "" if value is None else str(value))
+            else:
+                return _put_together(texts, row)
+        begin()
+        try:
+            # `Template.render` would walk through layered globals for every row, which takes longer than rendering.
+            context = Context(self._template.environment, {**self._globals, **row}, None, self._template.blocks)
+            return joined(self._template.root_render_func(context))
+        except _RENDER_ERRORS as error:
+            raise _row_error(error, row) from None
+
+
+class Expression:
+    """A compiled expression over the columns of a row. It travels to workers as its text."""
+
+    __slots__ = ("_value", "text", "variables")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._value: Callable[[Values], Any] = _compiled("expression", _expression, text)
+        self.variables = variables("{{ " + text + " }}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return compile_expression, (self.text,)
+
+    def __call__(self, row: Values) -> bool:
+        """Whether it holds. Raises RowError (`template`) when the row does not fit."""
+        begin()
+        try:
+            return bool(self._value(row))
+        except _RENDER_ERRORS as error:
+            raise _row_error(error, row) from None
+
+
+def compile_template(text: str) -> Template:
+    """Raises SpecError naming the line when `text` is no template."""
+    return Template(text)
+
+
+def compile_expression(text: str) -> Expression:
+    """For example `score > 3 and language == "en"`. Raises SpecError when `text` is no expression."""
+    return Expression(text)
+
+
+@lru_cache(maxsize=256)
+def variables(text: str) -> frozenset[str]:
+    """Names that the template takes from the row. Raises SpecError when `text` is no template."""
+    return _compiled("template", lambda text: undeclared(environment().parse(text)), text)
+
+
+def first_variable(*texts: str) -> tuple[str, ...]:
+    """The name that the first of the templates with any takes from the row first; none where none takes any."""
+    for text in texts:
+        names = variables(text)
+        for name in _compiled("template", _names, text):
+            if name in names:
+                return (name,)
+    return ()
+
+
+def _names(text: str) -> list[str]:
+    return [place.name for place in environment().parse(text).find_all(nodes.Name)]
+
+
+def _expression(text: str) -> Callable[[Values], Any]:
+    return environment().compile_expression(text, undefined_to_none=False)
+
+
+_MISSING: Any = object()
+
+
+def _parts(text: str) -> list[tuple[Any, str | None]] | None:
+    """Texts, and names of columns, of which a template is put together; `None` when it does more than that."""
+    found: list[tuple[Any, str | None]] = []
+    for node in _compiled("template", environment().parse, text).body:
+        if not isinstance(node, nodes.Output):
+            return None
+        for part in node.nodes:
+            if isinstance(part, nodes.TemplateData):
+                found.append((part.data, None))
+            elif isinstance(part, nodes.Name):
+                found.append((_MISSING, part.name))
+            else:
+                return None
+    return found
+
+
+def _compiled(what: str, compile_text: Callable[[str], Any], text: str) -> Any:
+    try:
+        check_length(text)
+        return compile_text(text)
+    except TemplateSyntaxError as error:
+        problem = f"line {error.lineno}: {shortened((error.message or 'cannot be read').rstrip('.'))}"
+    except (RecursionError, MemoryError):
+        problem = "is nested too deeply"
+    except (SyntaxError, ValueError, OverflowError) as error:
+        # Python, into which Jinja compiles, knows at most 20 loops inside each other and numbers of 4,300 digits.
+        problem = f"cannot be compiled: {shortened(str(error))}"
+    raise SpecError(violations=[Violation(what, problem)])
+
+
+def _put_together(texts: list[str], row: Values) -> str:
+    if sum(map(len, texts)) > MOST_CHARACTERS:
+        raise _row_error(ValueError(f"the text has more than {MOST_CHARACTERS >> 20} Mi characters"), row)
+    return "".join(texts)
+
+
+def _row_error(error: Exception, row: Values) -> RowError:
+    listed = ", ".join(repr(name) for name in row)
+    said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error) or type(error).__name__
+    return RowError(f"{shortened(said)} (the row has {shortened(listed) or 'no columns'})", kind="template")

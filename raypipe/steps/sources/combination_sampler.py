@@ -1,0 +1,100 @@
+"""I draw combinations of values, one value for each variable, none of them twice.
+
+I do not know what the variables mean. What is drawn follows from the variables and the seed, and more samples begin
+with the fewer, so that a larger run goes on from a smaller one.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+from pydantic import Field
+
+from raypipe.contracts.step import Output, Runs, Shape, Step
+from raypipe.errors import RowError
+from raypipe.identity import canonical_json, digest
+from raypipe.row import Values
+from raypipe.steps.answers.distinct import Distinct
+from raypipe.steps.llm.asking import shown
+
+_FORM = 'a list such as [{"name": "age", "values": ["20 to 30", "over 60"]}]'
+
+Variable = tuple[str, list[str]]
+
+
+class CombinationSampler(Step):
+    """Makes `num_samples` rows of one; each has in `output` a list of variables with the value that was drawn for them.
+
+    The column `variables` is a list of mappings with `name` and `values`; each item of `output` has `name` and
+    `value`. Every combination is as likely as any other and is drawn once, so there are fewer rows where there are
+    fewer combinations. A name or value that is said twice counts once; a variable without values is left out.
+    """
+
+    runs: ClassVar[Runs] = Runs.THREAD
+
+    variables: str = "variables"
+    """Column with the variables."""
+    num_samples: int | str = Field(default=10)
+    """Rows wanted: a number, or the column that has it."""
+    output: str = "combination"
+    seed: int = 0
+
+    @property
+    def shape(self) -> Shape:
+        return Shape.SCATTER
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.variables, self.num_samples) if isinstance(self.num_samples, str) else (self.variables,)
+
+    def writes(self) -> dict[str, str]:
+        return {self.output: ""}
+
+    def problems(self) -> list[str]:
+        is_possible = isinstance(self.num_samples, str) or self.num_samples >= 1
+        return [] if is_possible else [f"draws {self.num_samples} samples; write a number from 1 on, or a column"]
+
+    def process_row_in_thread(self, row: Values) -> Output:
+        variables = _variables(self.variables, row[self.variables])
+        total = math.prod(len(values) for _, values in variables)
+        key = digest(b"combinations", canonical_json([variables, self.seed]))
+        drawn = random.Random(int.from_bytes(key))
+        numbers: dict[int, None] = {}
+        while len(numbers) < min(self._wanted(row), total):
+            numbers[drawn.randrange(total)] = None
+        return [{self.output: _combination(variables, number)} for number in numbers]
+
+    def _wanted(self, row: Values) -> int:
+        if isinstance(self.num_samples, int):
+            return self.num_samples
+        wanted = row[self.num_samples]
+        if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:
+            raise RowError(f"column {self.num_samples!r} is no number of samples but {shown(wanted)}", kind="input")
+        return wanted
+
+
+def _combination(variables: Sequence[Variable], number: int) -> list[dict[str, str]]:
+    """The combination with this number, counted with the last variable fastest."""
+    made: list[dict[str, str]] = []
+    for name, values in reversed(variables):
+        number, index = divmod(number, len(values))
+        made.insert(0, {"name": name, "value": values[index]})
+    return made
+
+
+def _variables(column: str, given: Any) -> list[Variable]:
+    """Raises RowError for what are no variables, and where there are none."""
+    names, found = Distinct(), list[Variable]()
+    for one in cast("list[Any]", given) if isinstance(given, list) else [given]:
+        name, values = (one.get("name"), one.get("values")) if isinstance(one, Mapping) else (None, None)
+        if not isinstance(name, str) or not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+            raise RowError(f"column {column!r} is {shown(one)}, not {_FORM}", kind="input")
+        met = Distinct()
+        kept = [value.strip() for value in cast("list[str]", values) if met.is_new(value)]
+        if kept and names.is_new(name):
+            found.append((name.strip(), kept))
+    if not found:
+        raise RowError(f"column {column!r} has no variable with values; give {_FORM}", kind="input")
+    return found

@@ -1,0 +1,101 @@
+"""I read the rows of a dataset that a program already holds.
+
+I do not know the libraries that datasets come from: I ask an object for its Arrow batches in the ways that
+pandas, pyarrow, Hugging Face and Ray offer them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import Field
+
+from raypipe.contracts.step import Columns, Source, Unit
+from raypipe.errors import InputError, SpecError, Violation
+from raypipe.row import RESERVED
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class LoadDataFromArrow(Source):
+    """Rows of a `pyarrow.Table`. They are not written to a pipeline's file: who reads that gives them again."""
+
+    table: Any = Field(default=None, exclude=True, repr=False)
+
+    def units(self) -> list[Unit]:
+        """Raises InputError when the rows are not there."""
+        if self.table is None:
+            problem = "read rows that a program held, and the file of a pipeline has none of them"
+            raise InputError(f"step {self.name!r} {problem}; name others with --input, or put a loader in its place")
+        return [Unit("")]
+
+    def columns(self) -> Columns:
+        return None if self.table is None else tuple(name for name in self.table.column_names if name not in RESERVED)
+
+    def row_count(self) -> int | None:
+        return None if self.table is None else self.table.num_rows
+
+    def read(self, unit: Unit) -> Iterator[pa.Table]:
+        import pyarrow as pa
+
+        for batch in self.table.to_batches(max_chunksize=_BATCH_ROWS):
+            yield pa.Table.from_batches([batch])
+
+
+_BATCH_ROWS = 1024
+
+
+def make_generator_step(
+    dataset: Any,
+    pipeline: Any = None,
+    *,
+    name: str | None = None,
+    batch_size: int | None = None,
+    output_mappings: Mapping[str, str] | None = None,
+) -> Source:
+    """A step that reads `dataset`: a list of mappings, a path, or what pandas, pyarrow, Hugging Face or Ray call one.
+
+    `pipeline` and `batch_size` change nothing. Raises SpecError for anything else.
+    """
+    from raypipe.values.arrays import ARROW_ERRORS
+
+    given: dict[str, Any] = {"output_mappings": dict(output_mappings or {})} | ({"name": name} if name else {})
+    if isinstance(dataset, str | Path):
+        from raypipe.steps.sources.loaders import LoadDataFromFiles
+
+        return LoadDataFromFiles(path=str(dataset), **given)
+    if isinstance(dataset, Sequence):
+        from raypipe.steps.sources.loaders import LoadDataFromDicts
+
+        return LoadDataFromDicts(data=cast("Sequence[Mapping[str, Any]]", dataset), **given)
+    try:
+        return LoadDataFromArrow(table=_table(dataset), **given)
+    except ARROW_ERRORS as error:
+        said = str(error).partition("\n")[0]
+        problem = (
+            f"is a {type(dataset).__name__} that is no table of one type a column ({said}); mend it, or write files"
+        )
+        raise SpecError(violations=[Violation("dataset", problem)]) from None
+
+
+def _table(dataset: Any) -> pa.Table:
+    import pyarrow as pa
+
+    if isinstance(dataset, pa.Table):
+        return dataset
+    if hasattr(dataset, "iter_batches"):  # Ray
+        batches = [batch for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow") if batch.num_rows]
+        return pa.concat_tables(batches, promote_options="default") if batches else pa.table({})
+    if hasattr(dataset, "with_format") and hasattr(dataset, "column_names"):  # Hugging Face
+        if isinstance(dataset.column_names, Mapping):
+            splits = ", ".join(repr(split) for split in dataset)
+            problem = f"holds several splits ({splits}); choose one, for example dataset[{next(iter(dataset))!r}]"
+            raise SpecError(violations=[Violation("dataset", problem)])
+        return dataset.with_format("arrow")[:].replace_schema_metadata(None)
+    if hasattr(dataset, "to_dict") and hasattr(dataset, "iloc"):  # pandas
+        return pa.Table.from_pandas(dataset, preserve_index=False).replace_schema_metadata(None)
+    problem = f"is a {type(dataset).__name__}; give a list of mappings, a path, or a pandas, Arrow, datasets or Ray one"
+    raise SpecError(violations=[Violation("dataset", problem)])

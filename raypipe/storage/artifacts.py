@@ -1,0 +1,147 @@
+"""I keep files that steps write beside their rows: each artifact is a folder that appears whole.
+
+I do not know what is in them, nor when the run that they belong to is committed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from errno import EEXIST, ENOTEMPTY
+from pathlib import Path
+from typing import Any, Generic
+from uuid import uuid4
+
+import orjson
+
+from raypipe.errors import OutputError, SpecError, Violation
+from raypipe.storage.paths import P, Place, Remote, reason, upload
+
+ARTIFACTS = "artifacts"
+"""The folder of a run in which they are."""
+METADATA = "metadata.json"
+_MOST_TRIES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact(Generic[P]):
+    """One artifact of a run."""
+
+    step: str
+    name: str
+    path: P
+    """The folder with its files and `metadata.json`."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the step said of it."""
+        with suppress(OSError, ValueError):
+            return orjson.loads((self.path / METADATA).read_bytes())
+        return {}
+
+    @property
+    def files(self) -> list[P]:
+        """The files that the step wrote, in order."""
+        mine = self.path / METADATA
+        return sorted(found for found in self.path.rglob("*") if found.is_file() and found != mine)
+
+
+def artifacts_in(folder: Path) -> Iterator[Artifact[Path]]:
+    """The artifacts of a run, by step and name, from its folder `artifacts`."""
+    for step in sorted(folder.glob("*")):
+        for path in sorted(step.glob("*")):
+            yield Artifact(step.name, path.name, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifacts:
+    """Where a step's artifacts are kept."""
+
+    folder: Place
+    """That of the whole run; all workers of a step share it."""
+    step: str
+
+    def save(self, name: str, write: Callable[[Path], Any], metadata: Mapping[str, Any] | None) -> None:
+        """Let `write` fill an empty folder, and put that in the place of what has this name; the last one wins.
+
+        Raises SpecError for an unsound name or metadata that is not JSON, OutputError when it cannot be written.
+        """
+        said = self._checked(name, metadata or {})
+        try:
+            with self._scratch() as scratch:
+                new = Path(scratch) / "new"
+                new.mkdir()
+                write(new)
+                (new / METADATA).write_bytes(said)
+                place = self.folder / self.step / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if isinstance(place, Remote):
+                    _send(new, place / f"{time.time_ns():020d}-{uuid4().hex[:8]}")
+                else:
+                    _put(new, place, Path(scratch))
+        except OSError as error:
+            problem = f"cannot be written: {reason(error)}; mend that and run the same command again"
+            raise OutputError(f"the artifact {name!r} of step {self.step!r} {problem}") from None
+
+    def _scratch(self) -> tempfile.TemporaryDirectory[str]:
+        """A folder to write in: from beside those of the run it can be renamed among them."""
+        if isinstance(self.folder, Remote):
+            return tempfile.TemporaryDirectory(prefix="raypipe-")
+        unfinished = self.folder.with_name(f"{self.folder.name}-unfinished")
+        unfinished.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=unfinished)
+
+    def _checked(self, name: str, metadata: Mapping[str, Any]) -> bytes:
+        where = f"step {self.step!r}"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            problem = f"saves an artifact as {name!r}; a name has letters, digits, '_', '-' and '.', no other sign"
+            raise SpecError(violations=[Violation(where, problem)])
+        try:
+            return orjson.dumps(dict(metadata), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+        except TypeError as error:
+            problem = f"saves the artifact {name!r} with metadata that JSON cannot hold: {error}"
+            raise SpecError(violations=[Violation(where, problem)]) from None
+
+
+def _put(new: Path, target: Path, scratch: Path) -> None:
+    """Rename a folder into a place that another one may hold; a worker that does the same is waited for."""
+    for number in range(_MOST_TRIES):
+        try:
+            os.rename(new, target)
+            return
+        except OSError as error:
+            if error.errno not in (EEXIST, ENOTEMPTY) or number == _MOST_TRIES - 1:
+                raise
+        with suppress(FileNotFoundError):
+            os.rename(target, scratch / f"old-{number}")
+
+
+def _send(new: Path, version: Remote) -> None:
+    """Bring a folder to a store as a version of its own; the one that is sent last is complete when it is there."""
+    files = sorted(found.relative_to(new).as_posix() for found in new.rglob("*") if found.is_file())
+    for name in sorted(files, key=lambda name: name == METADATA):
+        upload(new / name, version / name)
+
+
+def versions_in(folder: Remote) -> dict[tuple[str, str], Remote]:
+    """Of each artifact that was sent to a store, by step and name, the version that is the last of those complete."""
+    found: dict[tuple[str, str], Remote] = {}
+    for file in folder.rglob(METADATA):
+        step, name, *below = file.relative_to(folder).parts
+        if len(below) == 2:
+            found[step, name] = max(file.parent, found.get((step, name), file.parent))
+    return found
+
+
+def keep_others(before: Path, now: Path) -> None:
+    """Bring the artifacts that only an earlier run wrote beside those of this one. Raises OSError."""
+    for artifact in artifacts_in(before):
+        target = now / artifact.step / artifact.name
+        if not target.exists():
+            shutil.copytree(artifact.path, target, symlinks=True)

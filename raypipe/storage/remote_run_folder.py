@@ -1,0 +1,151 @@
+"""I am the folder of a run in an object store, where nothing can be renamed and no system keeps a lock.
+
+New files get names that no earlier run used; the manifest, which lists the files that count, is the commit; what it
+does not list is removed behind it. The call log in the folder is not mine to look into.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from hashlib import blake2b
+from itertools import chain
+from typing import Any
+from uuid import uuid4
+
+import orjson
+
+from raypipe.concurrency.interruption import uncut
+from raypipe.errors import OutputError
+from raypipe.storage.artifacts import ARTIFACTS, versions_in
+from raypipe.storage.paths import Place, Remote, each, identity_of, reach, reason, remove
+from raypipe.storage.run_files import files_of
+from raypipe.storage.run_folder import MARK, Layout, RunFolder
+
+_OUTPUTS = ("data", "failures", ARTIFACTS)
+
+
+class StoreFolder(Layout[Remote]):
+    """One output folder in an object store."""
+
+    def __init__(self, path: Remote) -> None:
+        super().__init__(path)
+        self.check_held: Callable[[], None] = lambda: None
+        """Raises OutputError when another run has taken the folder, OSError."""
+
+    @property
+    def owner(self) -> str:
+        """Stands for this folder in names of call log segments."""
+        return blake2b(identity_of(self.path).encode(), digest_size=6).hexdigest()
+
+    def check(self) -> None:
+        """Raises OutputError when the folder holds something else than a run, InfrastructureError when it is away."""
+        reach(self.path)
+        if (self.own / "mark").exists():
+            return
+        if self.path.exists():
+            problem = "is not empty and holds no raypipe run; it is left as it is, name another folder with --out"
+            raise OutputError(f"the output folder {self.path} {problem}")
+
+    @contextmanager
+    def held(self, lost: Callable[[], None] = lambda: None) -> Generator[None]:
+        """The folder is ours and nobody else's while inside; `lost` is called when another run takes it over.
+
+        Raises OutputError, InfrastructureError when the store cannot be reached.
+        """
+        from raypipe.storage.lock import StoreLock
+
+        try:
+            self.check()
+            (self.own / "mark").write_bytes(MARK.encode())
+            lock = StoreLock(self.own / "lock", self.path, lost)
+            lock.take()
+            try:
+                self.check_held = lock.check
+                yield
+            finally:
+                lock.release()
+        except OSError as error:
+            raise OutputError(f"the output folder {self.path} cannot be used: {reason(error)}") from None
+
+    def start_over(self) -> None:
+        """Remove what an earlier run left uncommitted. Raises OSError."""
+        self.clear()
+        remove(self._stray(self.committed()))
+
+    def committed(self) -> dict[str, Any]:
+        """The manifest of the run that stands here; empty when none does. Raises OSError, OutputError."""
+        try:
+            return orjson.loads(self.manifest.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            problem = "is damaged, so it does not say which files count; remove it to start anew"
+            raise OutputError(f"{self.manifest} {problem}") from None
+
+    def files(self, name: str) -> list[Remote]:
+        """The committed files of a leaf (`data/<leaf>`) or of the failures, in order."""
+        manifest = self.committed()
+        entries = [*manifest["leaves"].values(), manifest["failures"]]
+        return [file for entry in entries if entry["path"] == name for file in files_of(self.path, entry)]
+
+    def commit(self, manifest: dict[str, Any], spec: bytes, keeps_artifacts: bool) -> None:
+        """Put rows, failures and artifacts of the work folder in place of what the manifest lists that stands there.
+
+        Completes the manifest. Raises OSError, OutputError when another run has taken the folder.
+        """
+        run = f"{time.time_ns():020d}-{uuid4().hex[:6]}"
+        for entry in [*manifest["leaves"].values(), manifest["failures"]]:
+            entry["files"] = self._placed(entry["path"], f"part-{run}-")
+        before = self.committed().get(ARTIFACTS, {}) if keeps_artifacts else {}
+        manifest[ARTIFACTS] = before | self._placed_artifacts()
+        (self.path / "pipeline.yaml").write_bytes(spec)
+        said = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
+        self.check_held()
+        with uncut():
+            self.manifest.write_bytes(said)
+        remove(self._stray(manifest))
+        self.clear()
+
+    def _placed(self, name: str, prefix: str) -> list[str]:
+        """The new files of a leaf or of the failures, by the names that readers find them under."""
+        made = sorted((self.work / name).glob("part-*.parquet"))
+        names = [prefix + file.name.removeprefix("part-") for file in made]
+        targets = [self.path / name / one for one in names]
+        _copy(list(zip(made, targets, strict=True)))
+        return names
+
+    def _placed_artifacts(self) -> dict[str, str]:
+        """The new artifacts: where each is in the run folder, by step and name."""
+        found = versions_in(self.work / ARTIFACTS)
+        placed = {f"{step}/{name}": f"{ARTIFACTS}/{step}/{name}/{made.name}" for (step, name), made in found.items()}
+        pairs = zip(found.values(), placed.values(), strict=True)
+        copies = [(made, self.path / place) for made, place in pairs]
+        _copy([(file, target / str(file.relative_to(made))) for made, target in copies for file in made.rglob("*")])
+        return placed
+
+    def _stray(self, manifest: dict[str, Any]) -> list[Remote]:
+        """Outputs that a manifest does not list."""
+        entries = [*manifest.get("leaves", {}).values(), *filter(None, [manifest.get("failures")])]
+        listed = {file for entry in entries for file in files_of(self.path, entry)}
+        kept = [f"{self.path.path}/{place}/" for place in manifest.get(ARTIFACTS, {}).values()]
+        there = chain.from_iterable((self.path / name).rglob("*") for name in _OUTPUTS)
+        return [one for one in there if one not in listed and not one.path.startswith(tuple(kept))]
+
+    def clear(self) -> None:
+        """Remove the work folder. Raises OSError."""
+        remove(self.work.rglob("*"))
+
+
+AnyFolder = RunFolder | StoreFolder
+
+
+def folder_at(place: Place) -> AnyFolder:
+    """The run folder at a place."""
+    return StoreFolder(place) if isinstance(place, Remote) else RunFolder(place)
+
+
+def _copy(pairs: list[tuple[Remote, Remote]]) -> None:
+    for _ in each(lambda pair: pair[0].copy_to(pair[1]), pairs):
+        pass

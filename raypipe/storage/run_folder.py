@@ -1,0 +1,154 @@
+"""I am the folder of a run: held by one run at a time, committed by rename, never anybody else's.
+
+Layout: `data/<leaf>/`, `failures/`, `artifacts/<step>/<name>/`, `calls/`, `manifest.json`, `pipeline.yaml` for readers;
+`.raypipe/` holds the mark that the folder is ours, the lock and the work of a run that has not been committed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Generic
+
+import orjson
+
+from raypipe.concurrency.interruption import pause, uncut
+from raypipe.errors import OutputError
+from raypipe.security.file_modes import close_to_others
+from raypipe.security.symlinks import check_written
+from raypipe.storage.artifacts import ARTIFACTS, keep_others
+from raypipe.storage.paths import P, write_whole
+
+MARK = "raypipe run folder 1\n"
+_ENDING_S, _LOOK_EVERY_S = 5.0, 0.1
+"""How long a run of this process that was stopped at once may take to let go of its folder."""
+
+
+class Layout(Generic[P]):
+    """Where things are in a run folder. Places are absolute."""
+
+    def __init__(self, path: P) -> None:
+        self.path: P = path
+        self.own = self.path / ".raypipe"
+        self.work = self.own / "work"
+        self.parts = self.work / "parts"
+        self.calls = self.path / "calls"
+        self.manifest = self.path / "manifest.json"
+
+
+class RunFolder(Layout[Path]):
+    """An output folder on this machine, or on a disk that it has."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.absolute())
+
+    @property
+    def owner(self) -> str:
+        """Stands for this folder in names of call log segments."""
+        return blake2b(str(self.path.resolve()).encode(), digest_size=6).hexdigest()
+
+    def check(self) -> None:
+        """Raises OutputError when the folder holds something that is not a run of ours, or a link to something else."""
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"the output path {self.path} is a file; name a folder with --out")
+        if self.path.is_dir() and not (self.own / "mark").exists() and any(self.path.iterdir()):
+            problem = "is not empty and holds no raypipe run; it is left as it is, name another folder with --out"
+            raise OutputError(f"the output folder {self.path} {problem}")
+        check_written(self.path, [ARTIFACTS])
+
+    @contextmanager
+    def held(self, lost: Callable[[], None] = lambda: None) -> Generator[None]:
+        """The folder exists, is ours and nobody else's while inside. Raises OutputError.
+
+        `lost` is for folders that another run can take over; this one stays ours.
+        """
+        self.check()
+        try:
+            self.own.mkdir(parents=True, exist_ok=True)
+            close_to_others(self.path)
+            (self.own / "mark").write_text(MARK)
+            lock = os.open(self.own / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise OutputError(f"the output folder {self.path} cannot be written: {error.strerror}") from None
+        try:
+            self._lock(lock)
+            yield
+        finally:
+            os.close(lock)
+
+    def _lock(self, lock: int) -> None:
+        """The system releases the lock when its process ends, however it ends."""
+        me, deadline = f"process {os.getpid()} on {socket.gethostname()}", time.monotonic() + _ENDING_S
+        while (holder := _taken(lock)) is not None:
+            if holder != me or time.monotonic() > deadline:
+                problem = f"is in use by {holder}; wait for it or stop it"
+                raise OutputError(f"the output folder {self.path} {problem}")
+            pause(_LOOK_EVERY_S)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, me.encode(), 0)
+
+    def start_over(self) -> None:
+        """Remove what an earlier run left uncommitted."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        try:
+            self.parts.mkdir(parents=True)
+        except OSError as error:
+            raise OutputError(f"the output folder {self.path} cannot be written: {error.strerror}") from None
+
+    def committed(self) -> dict[str, Any]:
+        """The manifest of the run that stands here; empty when none does."""
+        try:
+            return orjson.loads(self.manifest.read_bytes())
+        except (OSError, ValueError):
+            return {}
+
+    def files(self, name: str) -> list[Path]:
+        """The committed files of a leaf (`data/<leaf>`) or of the failures, in order."""
+        return sorted((self.path / name).glob("part-*.parquet"))
+
+    def check_held(self) -> None:
+        """Nothing: the system holds the lock as long as this process lives."""
+
+    def commit(self, manifest: dict[str, Any], spec: bytes, keeps_artifacts: bool) -> None:
+        """Put rows, failures and artifacts of the work folder in place of what stands there, each by one rename.
+
+        What the work folder does not have is gone then, but for artifacts that are to be kept. Raises OSError.
+        """
+        if keeps_artifacts:
+            keep_others(self.path / ARTIFACTS, self.work / ARTIFACTS)
+        said = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
+        with uncut():
+            self._move(["data", "failures", ARTIFACTS])
+            write_whole(self.path / "pipeline.yaml", spec)
+            write_whole(self.manifest, said)
+        self.clear()
+
+    def _move(self, names: Sequence[str]) -> None:
+        old = self.work / "old"
+        old.mkdir()
+        for name in names:
+            target = self.path / name
+            if target.exists():
+                os.rename(target, old / name)
+            if (self.work / name).exists():
+                os.rename(self.work / name, target)
+
+    def clear(self) -> None:
+        """Remove the work folder."""
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+def _taken(lock: int) -> str | None:
+    """Who holds a lock; `None` where it is ours from now on."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
+    return None

@@ -1,0 +1,328 @@
+"""I bring tables together under one schema, and read and write rows as Parquet, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raypipe.concurrency.interruption import checkpoint
+from raypipe.row import ANCESTORS, LINEAGE, OUTPUT_LINEAGE, PARENT_ID, PATH, POSITION, ROW_ID, SOURCE_ID
+from raypipe.storage.paths import Place, Remote, parquet, whole
+from raypipe.values.arrays import (
+    ARROW_ERRORS,
+    AS_IS,
+    array_of,
+    as_is,
+    is_writable,
+    listed,
+    restored,
+    text_of,
+    values_of,
+)
+from raypipe.values.byte_bounds import Bounds
+from raypipe.values.selection import rows_at, size_bytes, split
+
+LINEAGE_SCHEMA = pa.schema(
+    [
+        (ROW_ID, pa.binary(16)),
+        (ANCESTORS, pa.list_(pa.binary(16))),
+        (POSITION, pa.int64()),
+        (PATH, pa.list_(pa.int32())),
+    ]
+)
+"""Lineage columns of rows between stages."""
+
+ROWS_PER_FILE = 500_000
+
+
+def unified_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """The schema that rows of all `schemas` fit; columns in order of first appearance."""
+    distinct = list(dict.fromkeys(schemas))
+    if len(distinct) == 1:
+        return distinct[0]
+    fields: dict[str, pa.Field] = {}
+    for schema in distinct:
+        for field in schema:
+            fields[field.name] = _unified_field(fields[field.name], field) if field.name in fields else field
+    return pa.schema(list(fields.values()))
+
+
+def _unified_field(a: pa.Field, b: pa.Field) -> pa.Field:
+    if a.equals(b):
+        return a
+    try:
+        united = pa.unify_schemas([pa.schema([a]), pa.schema([b])], promote_options="permissive").field(0)
+    except ARROW_ERRORS:
+        return pa.field(a.name, pa.string())
+    if pa.types.is_binary(united.type) and (pa.types.is_string(a.type) or pa.types.is_string(b.type)):
+        return pa.field(a.name, pa.string())  # pyarrow would make bytes of texts
+    return united
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The same rows under `schema`; missing columns are null."""
+    if table.schema.equals(schema):
+        return table
+    columns = [_conform_column(table, field) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _conform_column(table: pa.Table, field: pa.Field) -> Any:
+    if field.name not in table.column_names:
+        return pa.nulls(table.num_rows, field.type)
+    column = table.column(field.name)
+    if column.type.equals(field.type):
+        return column
+    if pa.types.is_string(field.type) and not pa.types.is_null(column.type):
+        return pa.array([text_of(value) for value in values_of(column)], pa.string())
+    try:
+        return column.cast(field.type)
+    except ARROW_ERRORS:
+        # Integers that no float equals become the nearest one.
+        return column.cast(field.type, safe=False)
+
+
+def concat(tables: Sequence[pa.Table]) -> pa.Table:
+    """All rows in order; a column whose type differs keeps its values as they are."""
+    if len(tables) == 1:
+        return tables[0]
+    first = tables[0].schema
+    if all(table.schema.equals(first) for table in tables[1:]):
+        return pa.concat_tables(tables)
+    types: dict[str, pa.DataType] = {}
+    for table in tables:
+        for field in table.schema:
+            types[field.name] = _type_of_both(types.get(field.name, field.type), field.type)
+    return pa.concat_tables([_carrying(table, types) for table in tables])
+
+
+def _type_of_both(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+    if a.equals(b) or pa.types.is_null(b):
+        return a
+    return b if pa.types.is_null(a) else AS_IS
+
+
+def _carrying(table: pa.Table, types: Mapping[str, pa.DataType]) -> pa.Table:
+    columns: dict[str, Any] = {}
+    for name, kind in types.items():
+        column = table.column(name) if name in table.column_names else pa.nulls(table.num_rows)
+        if column.type.equals(kind):
+            columns[name] = column
+        elif pa.types.is_null(column.type):
+            columns[name] = pa.nulls(table.num_rows, kind)
+        else:
+            columns[name] = as_is(column.to_pylist())
+    return pa.table(columns)
+
+
+def settled(table: pa.Table) -> pa.Table:
+    """The same rows as they are written: values that were carried as they are get the type they have in common.
+
+    What has a type that files do not have is text there; see `is_writable`.
+    """
+    for index, field in enumerate(table.schema):
+        if not is_writable(field.type):
+            values = [listed(value) for value in values_of(table.column(index))]
+            table = table.set_column(index, field.name, array_of(values))
+    return table
+
+
+def packed(table: pa.Table) -> pa.Buffer:
+    """A table in Arrow's own format, without what it is a slice of."""
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    return stream.getvalue()
+
+
+def unpacked(content: pa.Buffer | bytes) -> pa.Table:
+    """A table that this run packed."""
+    return restored(pa.ipc.open_stream(content).read_all())
+
+
+def write_part(place: Place, table: pa.Table) -> None:
+    """Write one file so that a reader sees all of it or none. Raises OSError."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with whole(place) as file, part_writer(file, table.schema) as writer:
+        write_groups(writer, table)
+
+
+def part_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    """Of a file that is read once and removed: what packs fast is better there than what packs well."""
+    return pq.ParquetWriter(file, schema, compression="lz4", use_dictionary=False, write_statistics=False)
+
+
+def write_groups(writer: pq.ParquetWriter, table: pa.Table) -> None:
+    """Write rows in row groups small enough that those of many parts are held at once."""
+    for group in split(table, _ROWS_PER_GROUP, _PART_GROUP_BYTES):
+        writer.write_table(group)
+
+
+def output_columns(table: pa.Table) -> pa.Table:
+    """User columns, then lineage as it is written to the output (identities as hexadecimal text)."""
+    own = [name for name in table.column_names if name not in LINEAGE]
+    ids = _hexadecimal(table.column(ROW_ID).combine_chunks())
+    ancestors = table.column(ANCESTORS).combine_chunks()
+    first = last = pa.nulls(table.num_rows, pa.string())
+    if len(ancestors.values):
+        first, last = (_hexadecimal(column) for column in _ends(ancestors))
+    lineage = {
+        ROW_ID: ids,
+        PARENT_ID: last,
+        SOURCE_ID: first.fill_null(ids),
+        POSITION: table.column(POSITION),
+        PATH: table.column(PATH),
+    }
+    made = table.select(own)
+    for name, column in lineage.items():
+        made = made.append_column(name, column)
+    return made
+
+
+def _hexadecimal(ids: pa.FixedSizeBinaryArray) -> pa.StringArray:
+    """Identities as text; null where they are, which they may be in an array that begins where its buffers do."""
+    count, width = len(ids), ids.type.byte_width
+    content = ids.buffers()[1]
+    if content is None:
+        return pa.nulls(count, pa.string())
+    octets = np.frombuffer(content, np.uint8)[ids.offset * width : (ids.offset + count) * width]
+    offsets = np.arange(count + 1, dtype=np.int32) * (2 * width)
+    is_valid = ids.buffers()[0] if ids.null_count else None
+    return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(_HEXADECIMAL[octets]), is_valid)
+
+
+_HEXADECIMAL = np.array([f"{octet:02x}".encode() for octet in range(256)])
+
+
+def _ends(lists: pa.ListArray) -> tuple[pa.Array, pa.Array]:
+    """The first and the last item of each list; null where it has none."""
+    offsets = lists.offsets.to_numpy()
+    is_empty = offsets[1:] == offsets[:-1]
+    first, last = (pa.array(at, mask=is_empty) for at in (offsets[:-1], offsets[1:] - 1))
+    return lists.values.take(first), lists.values.take(last)
+
+
+def sorted_by_source(table: pa.Table) -> pa.Table:
+    """Rows by source position, then by place among their siblings."""
+    if table.num_rows < 2:
+        return table
+    if (np.diff(table.column(POSITION).to_numpy()) > 0).all():
+        return table
+    positions = table.column(POSITION).to_pylist()
+    paths = table.column(PATH).to_pylist()
+    order = sorted(range(table.num_rows), key=lambda row: (positions[row], paths[row]))
+    return table if order == list(range(table.num_rows)) else rows_at(table, order)
+
+
+def schema_of_parts(paths: Sequence[Place]) -> pa.Schema:
+    """The schema that rows of all files fit."""
+    return unified_schema([parquet(path).schema_arrow for path in paths])
+
+
+def tables_in(path: Place, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of a file under `schema`, row group after row group."""
+    with parquet(path) as file:
+        for number in range(file.num_row_groups):
+            checkpoint()
+            yield conform(file.read_row_group(number), schema)
+
+
+def write_dataset(tables: Iterable[pa.Table], folder: Place, schema: pa.Schema, bounds: Bounds | None = None) -> int:
+    """Rows as files `part-00000.parquet`, … of one schema, which the tables have. Returns the number of rows.
+
+    Without any row there is one file, so that readers find the columns.
+    """
+    folder.mkdir(parents=True)
+    bounds, writer = bounds or Bounds(), _Files(folder, _without_nulls(schema))
+    rows = 0
+    for group in _gathered(tables, bounds.row_group_bytes):
+        writer.write(group, bounds.file_bytes)
+        rows += group.num_rows
+    writer.close()
+    return rows
+
+
+class _Files:
+    """The files of a dataset, one after the other."""
+
+    def __init__(self, folder: Place, schema: pa.Schema) -> None:
+        self._folder, self._schema = folder, schema
+        self._writer: pq.ParquetWriter | None = None
+        self._number = self._rows = self._bytes = 0
+
+    def write(self, group: pa.Table, most_bytes: int) -> None:
+        """Write a row group, in a new file where there are enough rows in the last."""
+        if self._rows >= ROWS_PER_FILE or self._bytes >= most_bytes:
+            self._end()
+        if self._writer is None:
+            self._writer = self._opened()
+        self._writer.write_table(conform(group, self._schema), row_group_size=_ROWS_PER_GROUP)
+        self._rows += group.num_rows
+        self._bytes += size_bytes(group)
+
+    def close(self) -> None:
+        """Write an empty file where there is none."""
+        if self._writer is None and not self._number:
+            self._writer = self._opened()
+            self._writer.write_table(self._schema.empty_table())
+        self._end()
+
+    def _end(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer, self._rows, self._bytes, self._number = None, 0, 0, self._number + 1
+
+    def _opened(self) -> pq.ParquetWriter:
+        store = self._folder.store if isinstance(self._folder, Remote) else None
+        packed: Any = [name for name in self._schema.names if name not in OUTPUT_LINEAGE]
+        path = _in_store(self._folder / f"part-{self._number:05d}.parquet")
+        return pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=packed, filesystem=store)
+
+
+def _in_store(place: Place) -> Any:
+    """A file in the words of pyarrow: its path, where it is elsewhere the one in its store."""
+    return place.path if isinstance(place, Remote) else place
+
+
+def _gathered(tables: Iterable[pa.Table], most_bytes: int) -> Iterator[pa.Table]:
+    """The same rows in tables that are each a row group: of enough rows or bytes, and not of more bytes."""
+    held: list[pa.Table] = []
+    count = held_bytes = 0
+    for table in tables:
+        checkpoint()
+        for part in split(table, max(1, table.num_rows), most_bytes):
+            size = size_bytes(part)
+            if held and held_bytes + size > most_bytes:
+                yield pa.concat_tables(held)
+                held, count, held_bytes = [], 0, 0
+            held.append(part)
+            count, held_bytes = count + part.num_rows, held_bytes + size
+            if count >= _ROWS_PER_GROUP:
+                yield pa.concat_tables(held)
+                held, count, held_bytes = [], 0, 0
+    if count:
+        yield pa.concat_tables(held)
+
+
+_ROWS_PER_GROUP = 50_000
+_PART_GROUP_BYTES = 4 << 20
+"""Of a row group of a part."""
+
+
+def _without_nulls(schema: pa.Schema) -> pa.Schema:
+    """A column that never had a value is text: readers disagree about columns without a type."""
+    return pa.schema([pa.field(f.name, _typed(f.type)) for f in schema])
+
+
+def _typed(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_typed(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(f.name, _typed(f.type)) for f in kind])
+    return kind

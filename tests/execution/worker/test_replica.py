@@ -1,0 +1,49 @@
+"""A worker with nothing to do tells at once what has ended."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from raypipe.calls.index import load_index
+from raypipe.calls.writer import Scribe
+from raypipe.execution.wire import DONE, Chunk, Reply
+from raypipe.execution.worker import replica
+from raypipe.execution.worker.replica import Replica, ReplicaSetup
+from raypipe.limits import Authority, Caps
+from raypipe.plan.plan import Pool
+from raypipe.row import ROW_ID
+from raypipe.steps import StepInput, step
+
+ROWS = 300
+
+
+@step()
+def nothing(inputs: StepInput) -> Any:
+    yield inputs
+
+
+def test_many_rows_that_have_ended_are_told_when_no_other_is_worked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "FLUSH_S", 60.0)
+    steps = {"nothing": nothing("nothing", input_batch_size=ROWS // 3)}
+    setup = ReplicaSetup("threads:0", Pool("threads", None, 1, 8), steps, tmp_path, "run", Caps())
+    ids = pa.array([number.to_bytes(16, "big") for number in range(ROWS)], pa.binary(16))
+    table = pa.table({ROW_ID: ids, "n": range(ROWS)})
+
+    async def told() -> Reply:
+        worker = Replica(setup, load_index(tmp_path), Scribe(tmp_path, "run"), Authority(Caps()))
+        await worker.open()
+        async with asyncio.timeout(30.0):
+            reply = await worker.exchange("local", [Chunk(0, "nothing", table)], 60.0)
+        await worker.close()
+        return reply
+
+    [answer] = asyncio.run(told()).answers
+    assert answer.ended.column("status").to_pylist() == [DONE] * ROWS
+    assert answer.made.column("n").to_pylist() == list(range(ROWS))
