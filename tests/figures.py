@@ -102,9 +102,9 @@ def figures(root: Path) -> dict[str, Any]:
     imports = [each for name, path in known.items() for each in imports_of(name, path, known)]
     at_load = edges_of([each for each in imports if not each.is_hidden])
     lines = [len(path.read_text().splitlines()) for path in known.values()]
-    functions = [
-        node for path in known.values() for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, Function)
-    ]
+    nodes = [node for path in known.values() for node in ast.walk(ast.parse(path.read_text()))]
+    functions = [node for node in nodes if isinstance(node, Function)]
+    documented = [node for node in nodes if isinstance(node, Function | ast.ClassDef | ast.Module)]
     lengths = [(node.end_lineno or 0) - node.lineno + 1 for node in functions]
     code = sum(1 for path in known.values() for line in path.read_text().splitlines() if line.strip())
     contracts = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
@@ -131,6 +131,9 @@ def figures(root: Path) -> dict[str, Any]:
         "lines of a function, most": max(lengths),
         "functions of five lines or fewer": round(sum(length <= 5 for length in lengths) / len(lengths), 3),
         "functions in 1,000 lines": round(1000 * len(functions) / code, 1),
+        "docstrings in the first person": sum(
+            (ast.get_docstring(node) or "").startswith(("I ", "I'")) for node in documented
+        ),
     }
 
 
