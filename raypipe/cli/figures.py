@@ -15,9 +15,9 @@ from raypipe.cli.layout import duration, number
 from raypipe.contracts.step import Runs, Shape
 from raypipe.execution.conductor.batches import Counts
 from raypipe.execution.conductor.conductor import Snapshot
-from raypipe.execution.engine_stats import EngineMeters, EngineReport
-from raypipe.execution.step_counts import tallied
-from raypipe.execution.wire import Vitals
+from raypipe.execution.engine_stats import EngineReport, EngineStats
+from raypipe.execution.step_counts import sum_by_shown_step
+from raypipe.execution.wire import WorkerStatus
 from raypipe.graph.repeat import Until
 from raypipe.models.prices import pool_cost_usd
 from raypipe.plan.plan import Plan
@@ -58,8 +58,8 @@ class Figures:
         self._entries = {stage.entry for stage in plan.stages}
         self._counts = {name: Counts() for name in plan.graph.order}
         self._waiting: dict[str, int] = {}
-        self._vitals: dict[str, Vitals] = {}
-        self._meters = EngineMeters(clock)
+        self._workers: dict[str, WorkerStatus] = {}
+        self._meters = EngineStats(clock)
         self._history: deque[tuple[float, dict[str, Counts]]] = deque()
         self.is_asked = False
         """Whether the executor is up and has said anything, be it nothing."""
@@ -77,8 +77,8 @@ class Figures:
                 totals.setdefault(name, Counts()).add(counts)
             for name, queued in snapshot.queued.items():
                 waiting[name] = waiting.get(name, 0) + queued
-            for worker, vitals in snapshot.vitals.items():
-                self._vitals[worker] = max(vitals, self._vitals.get(worker, vitals), key=_answered)
+            for worker, status in snapshot.workers.items():
+                self._workers[worker] = max(status, self._workers.get(worker, status), key=_answered)
         self._meters.take(snapshots)
         now = self._clock()
         if any(self._counts[name] != counts for name, counts in totals.items()):
@@ -94,7 +94,7 @@ class Figures:
 
     def steps(self) -> list[StepFigures]:
         """All steps, each after those it follows."""
-        shown = tallied(self._plan.graph, self._counts)
+        shown = sum_by_shown_step(self._plan.graph, self._counts)
         return [self._step(name, counts) for name, counts in shown.items()]
 
     def _step(self, name: str, counts: Counts) -> StepFigures:
@@ -111,7 +111,7 @@ class Figures:
     def in_flight(self, pool: str | None = None) -> int:
         """Calls that the workers of a pool, or of all pools with a model, wait for."""
         pools = [pool] if pool else [name for name, one in self._plan.pools.items() if one.llm is not None]
-        return sum(vitals.in_flight for worker, vitals in self._vitals.items() if worker.rpartition(":")[0] in pools)
+        return sum(status.in_flight for worker, status in self._workers.items() if worker.rpartition(":")[0] in pools)
 
     def engines(self) -> Mapping[str, EngineReport]:
         """What the engines do that run in workers, by worker."""
@@ -120,23 +120,23 @@ class Figures:
     @property
     def halted_for(self) -> str:
         """Why no call is sent any more; empty while calls are."""
-        return next((vitals.halted_for for vitals in self._vitals.values() if vitals.halted_for), "")
+        return next((status.halted_for for status in self._workers.values() if status.halted_for), "")
 
     def waits_for(self) -> str:
         """What keeps the run from moving, once no row has ended for a while; empty while it moves."""
         now = self._clock()
         if now - self._moved_at < _QUIET_S or not self.is_working:
             return ""
-        if not self._vitals:
+        if not self._workers:
             return "workers that start"
-        waits = sorted({vitals.waits_for for vitals in self._vitals.values() if vitals.waits_for})
+        waits = sorted({status.waits_for for status in self._workers.values() if status.waits_for})
         if waits:
             return " and ".join(waits)
-        name, slowest = max(self._vitals.items(), key=lambda item: item[1].oldest_s + now - self._moved_at)
+        name, slowest = max(self._workers.items(), key=lambda item: item[1].oldest_s + now - self._moved_at)
         pool = name.rpartition(":")[0]
         if self.in_flight():
             return f"{number(self.in_flight())} answers of {pool}, the oldest for {_oldest(slowest)}"
-        held = sum(vitals.held for vitals in self._vitals.values())
+        held = sum(status.held for status in self._workers.values())
         if held:
             return f"{number(held)} rows in {pool}, the oldest for {_oldest(slowest)}"
         return "rows from upstream" if not any(self._waiting.values()) else "workers that take rows"
@@ -190,11 +190,11 @@ class Figures:
         return into[name] * step.copies if step.shape is Shape.MAP else None
 
 
-def _oldest(vitals: Vitals) -> str:
+def _oldest(status: WorkerStatus) -> str:
     """For how long the oldest row has been worked on, and where."""
-    where = f" in step {vitals.oldest_step!r}" if vitals.oldest_step else ""
-    return f"{duration(vitals.oldest_s)}{where}"
+    where = f" in step {status.oldest_step!r}" if status.oldest_step else ""
+    return f"{duration(status.oldest_s)}{where}"
 
 
-def _answered(vitals: Vitals) -> int:
-    return vitals.sent + vitals.cached
+def _answered(status: WorkerStatus) -> int:
+    return status.sent + status.cached

@@ -17,7 +17,7 @@ class Countable(Protocol):
 
 
 @dataclass(slots=True)
-class Tally:
+class CallCounts:
     """Calls and tokens, counted."""
 
     sent: int = 0

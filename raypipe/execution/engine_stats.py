@@ -13,7 +13,7 @@ from typing import Any
 
 from raypipe.contracts.model import EngineFigures
 from raypipe.execution.conductor.conductor import Snapshot
-from raypipe.execution.wire import Vitals
+from raypipe.execution.wire import WorkerStatus
 
 
 @dataclass
@@ -57,7 +57,7 @@ def _sum(one: tuple[int, int, int], other: tuple[int, int, int]) -> tuple[int, i
     return one[0] + other[0], one[1] + other[1], one[2] + other[2]
 
 
-class EngineMeters:
+class EngineStats:
     """The engines of a run, by the names of their workers."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -66,14 +66,14 @@ class EngineMeters:
 
     def take(self, snapshots: Sequence[Snapshot]) -> None:
         """Note what the conductors see now."""
-        latest: dict[str, Vitals] = {}
+        latest: dict[str, WorkerStatus] = {}
         for snapshot in snapshots:
-            for worker, vitals in snapshot.vitals.items():
-                if vitals.engines and vitals.output_tokens >= latest.get(worker, vitals).output_tokens:
-                    latest[worker] = vitals
-        for worker, vitals in latest.items():
+            for worker, status in snapshot.workers.items():
+                if status.engines and status.output_tokens >= latest.get(worker, status).output_tokens:
+                    latest[worker] = status
+        for worker, status in latest.items():
             report = self.reports.setdefault(worker, EngineReport())
-            report.note(vitals.engines[0], vitals.output_tokens, self._clock())
+            report.note(status.engines[0], status.output_tokens, self._clock())
 
     def beside(self, watch: Callable[[Sequence[Snapshot]], None]) -> Callable[[Sequence[Snapshot]], None]:
         """`watch`, and these meters are told what it is told."""

@@ -23,12 +23,12 @@ from raypipe.contracts.step import Aggregate, Source
 from raypipe.errors import InfrastructureError, InputError, StoppedError
 from raypipe.execution.conductor.batches import BatchResult
 from raypipe.execution.conductor.conductor import Conductor, ConductorSetup, Snapshot
-from raypipe.execution.conductor.spill import ended, parked_in
+from raypipe.execution.conductor.spill import ended, spilled_in
 from raypipe.execution.gc_tuning import rare_collection
-from raypipe.execution.setup import MOST_REPLACEMENTS, Outcome, Roster, RunSetup, Watch, calls_in_flight
+from raypipe.execution.setup import MOST_REPLACEMENTS, Outcome, PoolBase, RunSetup, Watch, calls_in_flight
 from raypipe.execution.source import grouped_batches, source_batches
 from raypipe.execution.stopping import ASKED, DRAIN_S, Phase, Stop
-from raypipe.execution.wire import Vitals
+from raypipe.execution.wire import WorkerStatus
 from raypipe.execution.worker.replica import Replica, ReplicaSetup
 from raypipe.limits import Authority
 from raypipe.plan.load_groups import ALL, kept
@@ -41,7 +41,7 @@ _LEAVE_S = 1.5
 
 
 @dataclass
-class LocalPool(Roster):
+class LocalPool(PoolBase):
     """Replicas in this process; one whose engine died is replaced a bounded number of times."""
 
     make: Callable[[ReplicaSetup], Replica]
@@ -164,17 +164,17 @@ class _Run:
             for stage in self._setup.plan.stages:
                 if self.halted_for or self._is_forecast_until_here():
                     break
-                parked: list[str] | None = None
+                spilled: list[str] | None = None
                 for phase in stage.phases or (ALL,):
                     with self._stop.phase(Phase.LOAD):
                         await self._open_pools(pools, stage, phase, (log, authority))
                     with self._stop.phase(Phase.RUN):
-                        parked = await self._phase(stage, phase, pools, parked)
+                        spilled = await self._phase(stage, phase, pools, spilled)
                     with self._stop.phase(Phase.UNLOAD):
                         await self._close_pools(pools, next(stay))
                     if self.halted_for:
                         break
-                self._end(parked or ())
+                self._end(spilled or ())
         finally:
             await self._close_pools(pools, ())
             log.close()
@@ -203,7 +203,7 @@ class _Run:
                 await worker.close()
 
     async def _phase(
-        self, stage: Stage, phase: frozenset[str], pools: dict[str, LocalPool], parked: Sequence[str] | None
+        self, stage: Stage, phase: frozenset[str], pools: dict[str, LocalPool], spilled: Sequence[str] | None
     ) -> list[str]:
         """Carry the batches of a stage, or those put away by the phase before; the ones that are put away now."""
         parts, leaves, bounds = self._setup.parts, self._setup.leaves, self._setup.bounds
@@ -215,7 +215,7 @@ class _Run:
         began = len(self.results)
         running: set[asyncio.Task[BatchResult]] = set()
         try:
-            async for work in self._work(conductor, stage, parked):
+            async for work in self._work(conductor, stage, spilled):
                 running.add(asyncio.create_task(work))
                 running = self._keep(running)
             while running:
@@ -229,19 +229,20 @@ class _Run:
             await conductor.close()
             seen, self.conductor = conductor.snapshot(), None
             engines = {
-                name: Vitals(output_tokens=one.output_tokens, engines=one.engines) for name, one in seen.vitals.items()
+                name: WorkerStatus(output_tokens=one.output_tokens, engines=one.engines)
+                for name, one in seen.workers.items()
             }
             self._before.append(
-                replace(seen, queued={}, vitals={name: one for name, one in engines.items() if one.engines})
+                replace(seen, queued={}, workers={name: one for name, one in engines.items() if one.engines})
             )
-        return parked_in(self.results[began:])
+        return spilled_in(self.results[began:])
 
     async def _work(
-        self, conductor: Conductor, stage: Stage, parked: Sequence[str] | None
+        self, conductor: Conductor, stage: Stage, spilled: Sequence[str] | None
     ) -> AsyncGenerator[Coroutine[Any, Any, BatchResult]]:
         """Batch after batch, each as soon as there is room for it."""
-        if parked is not None:
-            for path in parked:
+        if spilled is not None:
+            for path in spilled:
                 await conductor.room()
                 yield conductor.resume_batch(path)
             return
@@ -267,9 +268,9 @@ class _Run:
                 return None
         return await reading
 
-    def _end(self, parked: Sequence[str]) -> None:
+    def _end(self, spilled: Sequence[str]) -> None:
         """Batches that are not gone on with."""
-        self.results += [ended(path, self._setup.parts, self._setup.leaves, self.halted_for) for path in parked]
+        self.results += [ended(path, self._setup.parts, self._setup.leaves, self.halted_for) for path in spilled]
 
     def snapshots(self) -> list[Snapshot]:
         """What the conductors saw that are through, and what the one at work sees."""

@@ -27,8 +27,8 @@ def calls_in_flight(plan: Plan, snapshots: Sequence[Snapshot], is_overdue: bool)
     With `is_overdue`, workers that should have heard of a stop and have not count no more: a step blocks them.
     """
     asking = {name for name, pool in plan.pools.items() if pool.llm is not None}
-    seen = [one for snapshot in snapshots for one in snapshot.vitals.items() if one[0].rpartition(":")[0] in asking]
-    return sum(vitals.in_flight for _, vitals in seen if vitals.halted_for or not is_overdue)
+    seen = [one for snapshot in snapshots for one in snapshot.workers.items() if one[0].rpartition(":")[0] in asking]
+    return sum(status.in_flight for _, status in seen if status.halted_for or not is_overdue)
 
 
 MOST_REPLACEMENTS = 20
@@ -44,7 +44,7 @@ class Outcome:
     """Why not all rows were carried to their ends; empty when they were."""
 
 
-class Roster:
+class PoolBase:
     """The workers of a pool, of all that there may be."""
 
     setups: list[ReplicaSetup]

@@ -15,7 +15,7 @@ from raypipe.graph.graph import Graph
 _LOST = ("rows_failed", "rows_filtered", "rows_unfinished")
 
 
-def tallied(graph: Graph, counted: Mapping[str, Counts], *, is_over: bool = False) -> dict[str, Counts]:
+def sum_by_shown_step(graph: Graph, counted: Mapping[str, Counts], *, is_over: bool = False) -> dict[str, Counts]:
     """Counts by step as shown; rows_in = rows_done + rows_failed + rows_filtered + rows_unfinished in each.
 
     `is_over`: no row moves any more, so those that were collected for a step and that it was not given are unfinished.

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from raypipe.contracts.model import EngineFigures
-from raypipe.execution.counts import Tally, add_counts
+from raypipe.execution.counts import CallCounts, add_counts
 from raypipe.row import Failure, Values
 from raypipe.storage.tables import packed, unpacked
 from raypipe.values.arrays import carried, text_of
@@ -66,7 +66,7 @@ class Chunk(_Shipped):
     number: int
     step: str
     table: pa.Table
-    losses: int = 0
+    epoch: int = 0
     """How many workers had been lost when these rows were sent again; 0 for rows sent the first time."""
 
 
@@ -85,7 +85,7 @@ class Answer(_Shipped):
 
 
 @dataclass(frozen=True)
-class Vitals:
+class WorkerStatus:
     """The state of a worker, for progress."""
 
     in_flight: int = 0
@@ -110,7 +110,7 @@ class Vitals:
 @dataclass(frozen=True)
 class Reply:
     answers: list[Answer]
-    vitals: Vitals
+    status: WorkerStatus
     kept: int = 0
     """Rows of the sender that the worker has, those included that have ended and are told later."""
 
@@ -163,7 +163,7 @@ class Results:
     def __len__(self) -> int:
         return len(self._ended)
 
-    def done(self, place: tuple[int, int], rows: Sequence[Values], tally: Tally) -> None:
+    def done(self, place: tuple[int, int], rows: Sequence[Values], tally: CallCounts) -> None:
         count = len(rows)
         if count == 1:
             largest = size = size_of(rows[0])
@@ -181,20 +181,20 @@ class Results:
         self._made += rows
         self.size_bytes += size
 
-    def filtered(self, place: tuple[int, int], tally: Tally) -> None:
+    def filtered(self, place: tuple[int, int], tally: CallCounts) -> None:
         self._end(place, FILTERED, tally)
 
-    def unfinished(self, place: tuple[int, int], tally: Tally) -> None:
+    def unfinished(self, place: tuple[int, int], tally: CallCounts) -> None:
         self._end(place, UNFINISHED, tally)
 
-    def failed(self, place: tuple[int, int], failure: Failure, tally: Tally) -> None:
+    def failed(self, place: tuple[int, int], failure: Failure, tally: CallCounts) -> None:
         self._end(place, FAILED, tally, (failure.kind, text_of(failure.message), tally.sent + tally.cached))
 
     def _end(
         self,
         place: tuple[int, int],
         status: int,
-        tally: Tally,
+        tally: CallCounts,
         failure: tuple[str | None, str | None, int] = (None, None, 0),
         became: tuple[int, int] = (0, 0),
     ) -> None:

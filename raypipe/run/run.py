@@ -18,9 +18,9 @@ from raypipe.errors import OutputError, SpecError, StepFailedError, StoppedError
 from raypipe.execution import local
 from raypipe.execution.conductor.batches import Counts
 from raypipe.execution.conductor.conductor import Snapshot
-from raypipe.execution.engine_stats import EngineMeters
+from raypipe.execution.engine_stats import EngineStats
 from raypipe.execution.setup import Outcome, RunSetup, Watch
-from raypipe.execution.step_counts import tallied
+from raypipe.execution.step_counts import sum_by_shown_step
 from raypipe.execution.stopping import ASKED, Phase, Stop
 from raypipe.limits import Amount, Caps
 from raypipe.models import check_model, check_request, is_held_key, missing_engine
@@ -153,7 +153,7 @@ def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Comm
         if options.fresh and options.calls is None:
             forget(folder.calls)
     setup, spending = _prepared(plan, options, folder, calls, stop)
-    meters = EngineMeters()
+    meters = EngineStats()
     try:
         outcome = _execute(setup, options, meters.beside(watch), stop)
     except StoppedError:
@@ -290,7 +290,7 @@ def _manifest(plan: Plan, outcome: Outcome, options: RunOptions, started: float)
         if stage.reads_stage is not None:
             taken = sum(part.rows for result in results for part in result.parts if part.sink == inbox(stage.entry))
             totals[stage.entry].rows_in = totals[stage.entry].rows_done = taken
-    shown = tallied(plan.graph, totals, is_over=True)
+    shown = sum_by_shown_step(plan.graph, totals, is_over=True)
     ended = time.time()
     return {
         "raypipe": _version("raypipe"),

@@ -16,12 +16,12 @@ from raypipe.cli.progress import line, watching
 from raypipe.contracts.llm import LLM
 from raypipe.execution.conductor.batches import Counts
 from raypipe.execution.conductor.conductor import Snapshot
-from raypipe.execution.wire import Vitals
+from raypipe.execution.wire import WorkerStatus
 from raypipe.pipeline import Pipeline
 from raypipe.plan.plan import Plan
 from raypipe.steps import Aggregate, LoadDataFromDicts, TextGeneration
 
-ASKING = Vitals(in_flight=5, sent=9)
+ASKING = WorkerStatus(in_flight=5, sent=9)
 
 
 @dataclass
@@ -44,8 +44,10 @@ def planned(uri: str = "offline/a", *, barrier: bool = False) -> Plan:
     return pipeline.plan()
 
 
-def seen(vitals: dict[str, Vitals] | None = None, queued: dict[str, int] | None = None, **counts: Counts) -> Snapshot:
-    return Snapshot(counts, queued or {}, vitals or {})
+def seen(
+    status: dict[str, WorkerStatus] | None = None, queued: dict[str, int] | None = None, **counts: Counts
+) -> Snapshot:
+    return Snapshot(counts, queued or {}, status or {})
 
 
 def of(figures: Figures, name: str) -> StepFigures:
@@ -55,7 +57,9 @@ def of(figures: Figures, name: str) -> StepFigures:
 def test_conductors_are_added_and_each_worker_counts_once():
     figures = Figures(planned())
     first = seen({"offline/a:0": ASKING}, {"texts": 3}, parts=Counts(rows_in=2, rows_out=6, calls_sent=2))
-    second = seen({"offline/a:0": Vitals(1, 4), "offline/a:1": Vitals(2, 1)}, {"texts": 4}, parts=Counts(rows_in=1))
+    second = seen(
+        {"offline/a:0": WorkerStatus(1, 4), "offline/a:1": WorkerStatus(2, 1)}, {"texts": 4}, parts=Counts(rows_in=1)
+    )
     figures.take([first, second])
     parts, texts = of(figures, "parts"), of(figures, "texts")
     assert (parts.counts.rows_in, parts.counts.rows_out, parts.counts.calls_sent) == (3, 6, 2)
@@ -181,36 +185,36 @@ def test_on_a_terminal_a_table_is_drawn_and_taken_away(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("vitals", "queued", "waits_for"),
+    ("status", "queued", "waits_for"),
     [
         ({}, {}, "workers that start"),
-        ({"offline/a:0": Vitals(in_flight=3, held=9, waits_for="its rate limit")}, {}, "its rate limit"),
+        ({"offline/a:0": WorkerStatus(in_flight=3, held=9, waits_for="its rate limit")}, {}, "its rate limit"),
         (
-            {"offline/a:0": Vitals(in_flight=3, held=9, oldest_s=75.0)},
+            {"offline/a:0": WorkerStatus(in_flight=3, held=9, oldest_s=75.0)},
             {},
             "3 answers of offline/a, the oldest for 1 min 15 s",
         ),
-        ({"offline/a:0": Vitals(held=2, oldest_s=20.0)}, {}, "2 rows in offline/a, the oldest for 20 s"),
-        ({"offline/a:0": Vitals()}, {"texts": 4}, "workers that take rows"),
-        ({"offline/a:0": Vitals()}, {"texts": 0}, "rows from upstream"),
+        ({"offline/a:0": WorkerStatus(held=2, oldest_s=20.0)}, {}, "2 rows in offline/a, the oldest for 20 s"),
+        ({"offline/a:0": WorkerStatus()}, {"texts": 4}, "workers that take rows"),
+        ({"offline/a:0": WorkerStatus()}, {"texts": 0}, "rows from upstream"),
     ],
 )
 def test_a_run_that_does_not_move_says_what_it_waits_for(
-    vitals: dict[str, Vitals], queued: dict[str, int], waits_for: str
+    status: dict[str, WorkerStatus], queued: dict[str, int], waits_for: str
 ):
     clock = Clock()
     figures = Figures(planned(), clock=clock)
-    figures.take([seen(vitals, queued, parts=Counts(rows_in=2))])
+    figures.take([seen(status, queued, parts=Counts(rows_in=2))])
     assert figures.waits_for() == ""
     clock.now = 11.0
-    figures.take([seen(vitals, queued, parts=Counts(rows_in=2))])
+    figures.take([seen(status, queued, parts=Counts(rows_in=2))])
     assert figures.waits_for() == waits_for
     assert f"waiting for {waits_for}" in line(figures, "starting…")
-    figures.take([seen(vitals, queued, parts=Counts(rows_in=3))])
+    figures.take([seen(status, queued, parts=Counts(rows_in=3))])
     assert figures.waits_for() == ""
 
 
 def test_a_run_that_is_being_stopped_says_so():
     figures = Figures(planned())
-    figures.take([seen({"offline/a:0": Vitals(in_flight=3, halted_for="stopped on request")})])
+    figures.take([seen({"offline/a:0": WorkerStatus(in_flight=3, halted_for="stopped on request")})])
     assert "stopping (stopped on request), Ctrl+C ends it at once" in line(figures, "starting…")

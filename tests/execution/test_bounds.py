@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raypipe.execution.conductor.in_flight_window import Outbox
+from raypipe.execution.conductor.in_flight_window import InFlightWindow
 from raypipe.execution.conductor.queues import StepQueue
-from raypipe.execution.counts import Tally
+from raypipe.execution.counts import CallCounts
 from raypipe.execution.worker.mailbox import Mailbox
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
@@ -144,36 +144,36 @@ def test_a_worker_is_sent_few_bytes_but_one_row_at_least() -> None:
     bounds = Bounds(10_000)
     queue, rows = waiting(100, 1000, bounds)
     queue.put(rows)
-    outbox = Outbox({"kept": queue}, lambda _: False, 512, 1.0, 0, bounds)
-    chunks = outbox.fill()
+    window = InFlightWindow({"kept": queue}, lambda _: False, 512, 1.0, 0, bounds)
+    chunks = window.fill()
     assert sum(chunk.table.nbytes for chunk in chunks) <= 1.3 * bounds.window_bytes
     assert max(chunk.table.nbytes for chunk in chunks) <= bounds.batch_bytes
-    assert outbox.is_full
-    assert outbox.is_fed
-    assert not outbox.fill()
+    assert window.is_full
+    assert window.is_fed
+    assert not window.fill()
     back = [index for chunk in chunks for index in range(chunk.table.num_rows)]
-    assert len(outbox.take_back()) == len(chunks)
+    assert len(window.take_back()) == len(chunks)
     assert len(back) + queue.rows == 100
 
     huge, one = waiting(3, 100_000, bounds)
     huge.put(one)
-    outbox = Outbox({"kept": huge}, lambda _: False, 512, 1.0, 0, bounds)
-    assert [chunk.table.num_rows for chunk in outbox.fill()] == [1]
+    window = InFlightWindow({"kept": huge}, lambda _: False, 512, 1.0, 0, bounds)
+    assert [chunk.table.num_rows for chunk in window.fill()] == [1]
 
 
 def test_what_a_worker_is_not_sent_does_not_count_as_sent() -> None:
     bounds = Bounds(100_000)
     queue, rows = waiting(50, 1000, bounds, wire="id")
     queue.put(rows)
-    outbox = Outbox({"kept": queue}, lambda _: False, 512, 1.0, 0, bounds)
-    assert [chunk.table.num_rows for chunk in outbox.fill()] == [50]
+    window = InFlightWindow({"kept": queue}, lambda _: False, 512, 1.0, 0, bounds)
+    assert [chunk.table.num_rows for chunk in window.fill()] == [50]
 
 
 def test_a_worker_tells_few_bytes_at_once() -> None:
     told = evens("told")
     mailbox = Mailbox({"told": told}, 10_000)
     for number in range(50):
-        mailbox.results["told"].done((0, number), [{"odd": "y" * 1000}] * 2, Tally())
+        mailbox.results["told"].done((0, number), [{"odd": "y" * 1000}] * 2, CallCounts())
     mailbox.tell()
     numbers: list[int] = []
     while mailbox.has_news:
@@ -203,8 +203,8 @@ def test_a_row_of_a_step_beyond_two_gib_fails_alone() -> None:
     mailbox = Mailbox({"told": evens("told")}, 10_000)
     results = mailbox.results["told"]
     text = "z" * (1 << 20)
-    results.done((0, 0), [{"odd": [text] * 2048}], Tally())
-    results.done((0, 1), [{"odd": "short"}], Tally())
+    results.done((0, 0), [{"odd": [text] * 2048}], CallCounts())
+    results.done((0, 1), [{"odd": "short"}], CallCounts())
     [answer] = mailbox.take()
     assert answer.ended.column("status").to_pylist() == [1, 0]
     assert answer.ended.column("message")[0].as_py() == (

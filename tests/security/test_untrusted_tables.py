@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypipe.errors import InputError, OutputError
-from raypipe.execution.conductor.spill import PARKED, unparked
+from raypipe.execution.conductor.spill import SPILLED, read_spilled
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from raypipe.row import Values
@@ -192,17 +192,17 @@ def test_an_arrow_stream_that_names_an_extension_type_is_recognised(tmp_path: Pa
 
 def test_a_batch_that_was_put_away_is_read_from_the_folder_of_its_run_alone(tmp_path: Path) -> None:
     bait = tmp_path / "elsewhere" / "1.batch"
-    for path in (str(bait), f"{tmp_path}/{PARKED}/../elsewhere/1.batch", "s3://bucket/elsewhere/1.batch"):
+    for path in (str(bait), f"{tmp_path}/{SPILLED}/../elsewhere/1.batch", "s3://bucket/elsewhere/1.batch"):
         with pytest.raises(OutputError, match="is no batch of this run"):
-            unparked(path, tmp_path)
+            read_spilled(path, tmp_path)
 
 
 def test_a_batch_that_was_put_away_and_holds_anything_else_is_damaged(tmp_path: Path) -> None:
     trace = tmp_path / "executed"
-    (tmp_path / PARKED).mkdir()
-    path = tmp_path / PARKED / "1.batch"
+    (tmp_path / SPILLED).mkdir()
+    path = tmp_path / SPILLED / "1.batch"
     for content in (pickle.dumps(Bomb(trace)), b"", b"\x02" + bytes(7) + b"{}", b"\x02" + bytes(7) + b"[]"):
         path.write_bytes(content)
         with pytest.raises(OutputError, match=r"1\.batch is damaged"):
-            unparked(str(path), tmp_path)
+            read_spilled(str(path), tmp_path)
     assert not trace.exists()

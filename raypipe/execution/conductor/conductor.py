@@ -20,15 +20,15 @@ from raypipe.concurrency.loop_lag import LoopLag
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.conductor.batches import Batch, BatchResult, Counts, Finished, Writing, resolve, unwritable
 from raypipe.execution.conductor.draining import Drain
-from raypipe.execution.conductor.in_flight_window import Outbox
+from raypipe.execution.conductor.in_flight_window import InFlightWindow
 from raypipe.execution.conductor.queues import StepQueue, homes_of
 from raypipe.execution.conductor.recovery import Recovery, Replaceable
 from raypipe.execution.conductor.row_flow import Router
 from raypipe.execution.conductor.scaling import Scaler, ScalingPool
-from raypipe.execution.conductor.spill import Parked, ended, unparked
+from raypipe.execution.conductor.spill import SpilledBatch, ended, read_spilled
 from raypipe.execution.conductor.watchdog import Watch
-from raypipe.execution.conductor.worker_slots import Lane
-from raypipe.execution.wire import FED_FLUSH_S, FLUSH_S, Chunk, Reply, Vitals, Worker
+from raypipe.execution.conductor.worker_slots import WorkerSlot
+from raypipe.execution.wire import FED_FLUSH_S, FLUSH_S, Chunk, Reply, Worker, WorkerStatus
 from raypipe.plan.plan import Stage
 from raypipe.storage.paths import Place
 from raypipe.values.byte_bounds import Bounds
@@ -69,7 +69,7 @@ class Snapshot:
 
     counts: Mapping[str, Counts]
     queued: Mapping[str, int]
-    vitals: Mapping[str, Vitals]
+    workers: Mapping[str, WorkerStatus]
     """By worker name."""
 
 
@@ -81,16 +81,16 @@ class Conductor:
         self._pools = pools
         self._router = Router(setup.stage, setup.phase, homes_of(setup.stage, pools), setup.bounds)
         self._results: dict[int, asyncio.Future[BatchResult]] = {}
-        self._vitals: dict[str, Vitals] = {}
-        self._lanes: list[Lane] = []
+        self._workers: dict[str, WorkerStatus] = {}
+        self._slots: list[WorkerSlot] = []
         self._tasks = TaskOwner(self.stop_for)
         self._room, self._wanted = asyncio.Event(), asyncio.Event()
         changes = (self._begin, self._end, self._start, self.stop_for)
-        self._scaler = Scaler(pools, self._router.queues, self._lanes, *changes)
+        self._scaler = Scaler(pools, self._router.queues, self._slots, *changes)
         self._recovery = Recovery(pools, self._router, self._settle, self._wanted)
-        self._watch = Watch(self._lanes, self._awaited, self.stop_for)
+        self._watch = Watch(self._slots, self._awaited, self.stop_for)
         asking = {step.pool for step in setup.stage.steps.values() if step.step.llm is not None}
-        self._drain = Drain(self._router, self._lanes, self._vitals, asking)
+        self._drain = Drain(self._router, self._slots, self._workers, asking)
         self._lag = LoopLag()
         self._has_left = False
         self.halted_for = ""
@@ -110,20 +110,20 @@ class Conductor:
         """Feed one more worker."""
         deepest_first = reversed(list(self._router.queues.items()))
         queues = {name: queue for name, queue in deepest_first if queue.pool == pool}
-        taken = {lane.outbox.home for lane in self._lanes if lane.pool == pool}
+        taken = {slot.window.home for slot in self._slots if slot.pool == pool}
         home = next(number for number in count() if number not in taken)
         share, bounds = self._setup.share, self._setup.bounds
-        outbox = Outbox(queues, self._router.is_congested, worker.concurrency, share, home, bounds)
-        lane = Lane(worker, outbox, pool)
-        self._lanes.append(lane)
-        lane.serving = self._start(self._serve(lane))
+        window = InFlightWindow(queues, self._router.is_congested, worker.concurrency, share, home, bounds)
+        slot = WorkerSlot(worker, window, pool)
+        self._slots.append(slot)
+        slot.serving = self._start(self._serve(slot))
 
-    def _end(self, lane: Lane) -> None:
+    def _end(self, slot: WorkerSlot) -> None:
         """Feed a worker no more that has no rows."""
-        self._lanes.remove(lane)
-        self._vitals.pop(lane.worker.name, None)
-        if lane.serving is not None:
-            self._tasks.dismiss(lane.serving)
+        self._slots.remove(slot)
+        self._workers.pop(slot.worker.name, None)
+        if slot.serving is not None:
+            self._tasks.dismiss(slot.serving)
 
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         return self._tasks.start(work, "the conductor")
@@ -134,13 +134,13 @@ class Conductor:
 
     def snapshot(self) -> Snapshot:
         """Any thread may ask."""
-        queues, vitals = self._router.queues.items(), dict(self._vitals)
+        queues, status = self._router.queues.items(), dict(self._workers)
         held_up = self._lag.described("this process")
-        for lane in list(self._lanes):
-            if waits_for := lane.held_up or held_up:
-                said = vitals.get(lane.worker.name) or Vitals(held=lane.outbox.rows)
-                vitals[lane.worker.name] = replace(said, waits_for=waits_for)
-        return Snapshot(self._router.totals, {name: queue.rows for name, queue in queues}, vitals)
+        for slot in list(self._slots):
+            if waits_for := slot.held_up or held_up:
+                said = status.get(slot.worker.name) or WorkerStatus(held=slot.window.rows)
+                status[slot.worker.name] = replace(said, waits_for=waits_for)
+        return Snapshot(self._router.totals, {name: queue.rows for name, queue in queues}, status)
 
     async def room(self) -> None:
         """Wait while the first queues are long: until rows have ended, or the run ends."""
@@ -168,8 +168,8 @@ class Conductor:
             raise self._fatal
         if self.halted_for:
             return await asyncio.to_thread(ended, path, self._setup.parts, self._setup.leaves, self.halted_for)
-        parked = await asyncio.to_thread(unparked, path, self._setup.parts)
-        return await self._carried(self._router.enter_parked(parked))
+        spilled = await asyncio.to_thread(read_spilled, path, self._setup.parts)
+        return await self._carried(self._router.resume_spilled(spilled))
 
     async def _carried(self, number: int) -> BatchResult:
         result = self._results[number] = asyncio.get_running_loop().create_future()
@@ -186,8 +186,8 @@ class Conductor:
             return
         self.halted_for = self.halted_for or reason
         self._room.set()
-        for lane in self._lanes:
-            self._start(lane.worker.halt(reason))
+        for slot in self._slots:
+            self._start(slot.worker.halt(reason))
         self._start(self._leave_all(drain_s))
 
     async def drained(self, reason: str) -> None:
@@ -209,30 +209,30 @@ class Conductor:
         is_through = all(result.done() for result in self._results.values())
         return None if may_stand or is_through else self._router.queues
 
-    async def _serve(self, lane: Lane) -> None:
-        """Send rows, wait, take what has ended; without a bound of its own, since the watch marks a lane as lost."""
+    async def _serve(self, slot: WorkerSlot) -> None:
+        """Send rows, wait, take what has ended; without a bound of its own, since the watch marks a slot as lost."""
         async with TaskScope() as scope:
             exchanges: set[asyncio.Task[Reply]] = set()
             while self._fatal is None:
-                chunks = self._chunks_for(lane)
+                chunks = self._chunks_for(slot)
                 if chunks or not exchanges:
-                    lane.asks(is_alone=not exchanges)
-                    exchanges.add(scope.start(self._exchange(lane, chunks)))
-                rung = scope.start(lane.bell.wait())
+                    slot.asks(is_alone=not exchanges)
+                    exchanges.add(scope.start(self._exchange(slot, chunks)))
+                rung = scope.start(slot.bell.wait())
                 await asyncio.wait({rung, *exchanges}, return_when=asyncio.FIRST_COMPLETED)
                 is_rung = not rung.cancel()
-                lane.bell.clear()
+                slot.bell.clear()
                 try:
                     for task in [task for task in exchanges if task.done()]:
                         exchanges.discard(task)
-                        self._take(lane, task.result())
-                    if lane.lost is not None:
-                        raise lane.lost
+                        self._take(slot, task.result())
+                    if slot.lost is not None:
+                        raise slot.lost
                 except ReplicaLostError as error:
                     for task in exchanges:
                         task.cancel()
                     exchanges.clear()
-                    await self._lose(lane, error)
+                    await self._lose(slot, error)
                     if self.halted_for:
                         return
                 except RaypipeError as error:
@@ -240,40 +240,40 @@ class Conductor:
                 if is_rung:
                     await asyncio.sleep(_SETTLE_S)
 
-    async def _exchange(self, lane: Lane, chunks: list[Chunk]) -> Reply:
-        return await lane.worker.exchange(self._setup.name, chunks, self._flush_s(lane))
+    async def _exchange(self, slot: WorkerSlot, chunks: list[Chunk]) -> Reply:
+        return await slot.worker.exchange(self._setup.name, chunks, self._flush_s(slot))
 
-    async def _lose(self, lane: Lane, lost: ReplicaLostError) -> None:
+    async def _lose(self, slot: WorkerSlot, lost: ReplicaLostError) -> None:
         """A worker is gone: its rows go to others, another worker comes in its place."""
-        self._recovery.losses += 1
+        self._recovery.epoch += 1
         if self.halted_for:
-            self._recovery.leave(lane)
+            self._recovery.leave(slot)
             self._settle()
             return
-        self._recovery.requeue(lane, lost)
-        self._vitals.pop(lane.worker.name, None)
+        self._recovery.requeue(slot, lost)
+        self._workers.pop(slot.worker.name, None)
         try:
-            await self._recovery.replace(lane, lost)
+            await self._recovery.replace(slot, lost)
         except RaypipeError as error:
             self.stop_for(error)
 
-    def _chunks_for(self, lane: Lane) -> list[Chunk]:
+    def _chunks_for(self, slot: WorkerSlot) -> list[Chunk]:
         """What a worker should be sent now."""
-        if not self.halted_for and self._recovery.tests(lane):
-            return self._recovery.suspects_for(lane)
-        return lane.outbox.fill(self._recovery.losses, lambda home: self._has_room(lane.pool, home))
+        if not self.halted_for and self._recovery.tests(slot):
+            return self._recovery.suspects_for(slot)
+        return slot.window.fill(self._recovery.epoch, lambda home: self._has_room(slot.pool, home))
 
     def _has_room(self, pool: str, home: int) -> bool:
-        return any(one.has_room for one in self._lanes if one.pool == pool and one.outbox.home == home)
+        return any(one.has_room for one in self._slots if one.pool == pool and one.window.home == home)
 
-    def _flush_s(self, lane: Lane) -> float:
+    def _flush_s(self, slot: WorkerSlot) -> float:
         """A worker may gather answers for longer while every step behind those that work there is at work."""
-        behind = {after for step in lane.outbox.steps for after in self._router.behind(step)}
+        behind = {after for step in slot.window.steps for after in self._router.behind(step)}
         return FED_FLUSH_S if all(self._is_fed(step) for step in behind) else FLUSH_S
 
     def _is_fed(self, step: str) -> bool:
         queue = self._router.queues[step]
-        return bool(queue.rows) or all(lane.outbox.is_fed for lane in self._lanes if lane.pool == queue.pool)
+        return bool(queue.rows) or all(slot.window.is_fed for slot in self._slots if slot.pool == queue.pool)
 
     def stop_for(self, error: RaypipeError) -> None:
         """End the run: everybody who waits is told so."""
@@ -283,35 +283,35 @@ class Conductor:
             if not result.done():
                 result.set_exception(error)
 
-    def _take(self, lane: Lane, reply: Reply) -> None:
-        self._vitals[lane.worker.name] = reply.vitals
+    def _take(self, slot: WorkerSlot, reply: Reply) -> None:
+        self._workers[slot.worker.name] = reply.status
         if self._has_left:
             return
-        if reply.vitals.halted_for:
-            self.halt(reply.vitals.halted_for, self._setup.drain_s)
+        if reply.status.halted_for:
+            self.halt(reply.status.halted_for, self._setup.drain_s)
         for answer in reply.answers:
-            self._router.take(lane.outbox, answer)
+            self._router.take(slot.window, answer)
         if reply.answers:
             self._settle()
-        if missing := lane.heard(reply.kept):
-            problem = f"worker {lane.worker.name!r} no longer knows of {missing} rows that were sent to it"
+        if missing := slot.heard(reply.kept):
+            problem = f"worker {slot.worker.name!r} no longer knows of {missing} rows that were sent to it"
             self.stop_for(InfrastructureError(f"{problem}; run the same command again to go on"))
 
     def _settle(self) -> None:
         """After anything ended: write complete batches, look for work for every worker."""
         for finished in self._router.take_finished():
             self._start(self._flush(finished))
-        for batch in (*self._router.take_complete(), *self._router.take_parked()):
+        for batch in (*self._router.take_complete(), *self._router.take_spilled()):
             task = self._tasks.start(self._written(batch), "the writing of a batch")
             task.add_done_callback(partial(resolve, self._results.pop(batch.number), self._unwritten))
         if not self._results:
             self._wanted.clear()
-        for lane in self._lanes:
-            lane.bell.set()
+        for slot in self._slots:
+            slot.bell.set()
         if not self._router.is_full:
             self._room.set()
 
-    async def _written(self, batch: Batch | Parked) -> BatchResult:
+    async def _written(self, batch: Batch | SpilledBatch) -> BatchResult:
         number = batch.number
         with Writing(self._setup.parts):
             written = await asyncio.to_thread(batch.write, self._setup.parts, self._setup.leaves)

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from raypipe.execution.conductor.row_flow import Router
-from raypipe.execution.conductor.worker_slots import Lane
-from raypipe.execution.wire import Vitals
+from raypipe.execution.conductor.worker_slots import WorkerSlot
+from raypipe.execution.wire import WorkerStatus
 
 _LOOK_EVERY_S, _GRACE_S = 0.05, 1.0
 
@@ -21,15 +21,15 @@ class Drain:
     """`asking`: the pools whose steps make calls."""
 
     router: Router
-    lanes: Sequence[Lane]
-    vitals: Mapping[str, Vitals]
+    slots: Sequence[WorkerSlot]
+    status: Mapping[str, WorkerStatus]
     asking: Set[str | None]
 
     async def calls(self, most_s: float) -> None:
         """Wait for calls in flight, and a moment for the steps behind them; at most so long."""
         loop = asyncio.get_running_loop()
         deadline, seen, moved = loop.time() + most_s, -1, loop.time()
-        while loop.time() < deadline and any(lane.outbox.rows for lane in self.lanes):
+        while loop.time() < deadline and any(slot.window.rows for slot in self.slots):
             ended = sum(counts.rows_done + counts.rows_unfinished for counts in self.router.totals.values())
             if ended != seen:
                 seen, moved = ended, loop.time()
@@ -38,12 +38,12 @@ class Drain:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _calls_in_flight(self) -> int:
-        return sum(vitals.in_flight for name, vitals in self.vitals.items() if name.rpartition(":")[0] in self.asking)
+        return sum(status.in_flight for name, status in self.status.items() if name.rpartition(":")[0] in self.asking)
 
     def leave_all(self) -> None:
         """Rows that have not ended, wherever they are, are left as they are."""
-        for lane in self.lanes:
-            for step, rows in lane.outbox.take_back():
+        for slot in self.slots:
+            for step, rows in slot.window.take_back():
                 self.router.leave(step, rows)
         while waiting := [queue for queue in self.router.queues.values() if queue.rows]:
             for queue in waiting:

@@ -64,7 +64,7 @@ class _Held:
         self.is_here = np.ones(self.left, bool)
 
 
-class Outbox:
+class InFlightWindow:
     """Rows with one worker."""
 
     def __init__(
@@ -116,8 +116,8 @@ class Outbox:
         window = self._bounds.window_bytes
         return bool(self._rows) and (self._sent_bytes >= window or self._held_bytes >= _HELD_WINDOWS * window)
 
-    def fill(self, losses: int = 0, can_wait: Callable[[int], bool] | None = None) -> list[Chunk]:
-        """What the worker should be sent now, the deepest step first; `losses`: workers lost so far.
+    def fill(self, epoch: int = 0, can_wait: Callable[[int], bool] | None = None) -> list[Chunk]:
+        """What the worker should be sent now, the deepest step first; `epoch`: workers lost so far.
 
         `can_wait`: whether rows that another worker of the pool should have may wait for it.
         """
@@ -130,14 +130,14 @@ class Outbox:
                 rows = queue.take(most, self.home, can_wait, self._bounds.batch_bytes)
                 if rows is None:
                     break
-                chunks.append(self.hold(name, rows, queue.for_worker(rows), losses))
+                chunks.append(self.hold(name, rows, queue.for_worker(rows), epoch))
         return chunks
 
     @property
     def _has_room(self) -> bool:
         return self._rows < self._window and not self._is_heavy
 
-    def hold(self, step: str, rows: pa.Table, sent: pa.Table, losses: int) -> Chunk:
+    def hold(self, step: str, rows: pa.Table, sent: pa.Table, epoch: int) -> Chunk:
         """Take `rows` for the worker, which is given the columns `sent`."""
         number, self._next = self._next, self._next + 1
         count = rows.num_rows
@@ -145,7 +145,7 @@ class Outbox:
         self._held[number] = _Held(step, rows, np.ones(count, bool), count, *each)
         self._add(count, *each)
         again = rows.column(ATTEMPT).to_numpy().any()
-        return Chunk(number, step, sent, losses if again else 0)
+        return Chunk(number, step, sent, epoch if again else 0)
 
     def _add(self, rows: int, sent_bytes: float, held_bytes: float) -> None:
         """More rows, or fewer, of so many bytes each."""

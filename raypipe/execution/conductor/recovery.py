@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from raypipe.errors import InfrastructureError, ReplicaLostError
 from raypipe.execution.conductor.quarantine import Suspects, parted, tried_again
 from raypipe.execution.conductor.row_flow import Router
-from raypipe.execution.conductor.worker_slots import Lane
+from raypipe.execution.conductor.worker_slots import WorkerSlot
 from raypipe.execution.wire import Chunk, Worker
 from raypipe.row import ATTEMPT, Failure
 
@@ -41,32 +41,32 @@ class Recovery:
     router: Router
     settle: Callable[[], None]
     wanted: asyncio.Event
-    losses: int = 0
+    epoch: int = 0
     """Workers lost so far."""
     _suspects: dict[str, Suspects] = field(default_factory=dict[str, Suspects])
-    _tester: dict[str, Lane] = field(default_factory=dict[str, Lane])
+    _tester: dict[str, WorkerSlot] = field(default_factory=dict[str, WorkerSlot])
 
     @property
     def has_suspects(self) -> bool:
         return any(self._suspects.values())
 
-    def tests(self, lane: Lane) -> bool:
-        """Whether a lane has suspects to try, and no other rows meanwhile; one of a pool does at a time."""
-        suspects, tester = self._suspects.get(lane.pool), self._tester.get(lane.pool)
+    def tests(self, slot: WorkerSlot) -> bool:
+        """Whether a slot has suspects to try, and no other rows meanwhile; one of a pool does at a time."""
+        suspects, tester = self._suspects.get(slot.pool), self._tester.get(slot.pool)
         if tester is None and suspects:
-            tester = self._tester[lane.pool] = lane
-        if tester is lane and not suspects and not lane.outbox.rows:
-            del self._tester[lane.pool]
+            tester = self._tester[slot.pool] = slot
+        if tester is slot and not suspects and not slot.window.rows:
+            del self._tester[slot.pool]
             return False
-        return tester is lane
+        return tester is slot
 
-    def suspects_for(self, lane: Lane) -> list[Chunk]:
-        """The next suspects for the lane that tries them, once it has no other rows."""
-        suspects = self._suspects.get(lane.pool)
-        if lane.outbox.rows or not suspects:
+    def suspects_for(self, slot: WorkerSlot) -> list[Chunk]:
+        """The next suspects for the slot that tries them, once it has no other rows."""
+        suspects = self._suspects.get(slot.pool)
+        if slot.window.rows or not suspects:
             return []
         step, rows = suspects.take()
-        return [lane.outbox.hold(step, rows, self.router.queues[step].for_worker(rows), self.losses)]
+        return [slot.window.hold(step, rows, self.router.queues[step].for_worker(rows), self.epoch)]
 
     def leave_suspects(self) -> None:
         """Rows that would be tried apart are left as they are."""
@@ -74,14 +74,14 @@ class Recovery:
             while suspects:
                 self.router.leave(*suspects.take())
 
-    def leave(self, lane: Lane) -> None:
+    def leave(self, slot: WorkerSlot) -> None:
         """The rows of a worker are left as they are."""
-        for step, rows in lane.outbox.take_back():
+        for step, rows in slot.window.take_back():
             self.router.leave(step, rows)
 
-    def requeue(self, lane: Lane, lost: ReplicaLostError) -> None:
+    def requeue(self, slot: WorkerSlot, lost: ReplicaLostError) -> None:
         """The rows of a lost worker go back to their queues; those that lost two are tried apart, one alone fails."""
-        again = [(step, tried_again(rows)) for step, rows in lane.outbox.take_back()]
+        again = [(step, tried_again(rows)) for step, rows in slot.window.take_back()]
         sorted_out = [(step, *parted(rows)) for step, rows in again]
         is_one = sum(suspicious.num_rows for *_, suspicious in sorted_out) == 1
         for step, others, suspicious in sorted_out:
@@ -90,30 +90,30 @@ class Recovery:
                 said = f"{lost} (worker {suspicious.column(ATTEMPT)[0]} that was lost with this row)"
                 self.router.fail(step, suspicious, Failure("worker_lost", said))
             else:
-                self._suspects.setdefault(lane.pool, Suspects()).add(step, suspicious)
+                self._suspects.setdefault(slot.pool, Suspects()).add(step, suspicious)
         self.settle()
 
-    async def replace(self, lane: Lane, lost: ReplicaLostError) -> None:
-        """A new worker for a lane, once rows want one; those that die while they start are replaced, for a while.
+    async def replace(self, slot: WorkerSlot, lost: ReplicaLostError) -> None:
+        """A new worker for a slot, once rows want one; those that die while they start are replaced, for a while.
 
         Raises InfrastructureError when there can be none.
         """
-        lane.stillborn = 0 if lane.replies else lane.stillborn + 1
-        lane.is_away, lane.held_up = True, f"a worker in place of {lane.worker.name!r} ({lost})"
+        slot.stillborn = 0 if slot.replies else slot.stillborn + 1
+        slot.is_away, slot.held_up = True, f"a worker in place of {slot.worker.name!r} ({lost})"
         try:
             # Without a bound: a row that comes, or the end of the stage, ends it.
             await self.wanted.wait()
-            lane.begin_again(await self._started(lane, lost))
+            slot.begin_again(await self._started(slot, lost))
         finally:
-            lane.is_away = False
+            slot.is_away = False
 
-    async def _started(self, lane: Lane, lost: ReplicaLostError) -> Worker:
-        while lane.stillborn < _MOST_STILLBORN:
-            if lane.stillborn:
+    async def _started(self, slot: WorkerSlot, lost: ReplicaLostError) -> Worker:
+        while slot.stillborn < _MOST_STILLBORN:
+            if slot.stillborn:
                 # Its node may be gone without anybody knowing yet.
-                await asyncio.sleep(_STILLBORN_PAUSE_S * 2 ** (lane.stillborn - 1))
+                await asyncio.sleep(_STILLBORN_PAUSE_S * 2 ** (slot.stillborn - 1))
             try:
-                return await self.pools[lane.pool].replace(lane.worker)
+                return await self.pools[slot.pool].replace(slot.worker)
             except ReplicaLostError as error:
-                lost, lane.stillborn = error, lane.stillborn + 1
-        raise InfrastructureError(f"worker {lane.worker.name!r} cannot be started ({lost})")
+                lost, slot.stillborn = error, slot.stillborn + 1
+        raise InfrastructureError(f"worker {slot.worker.name!r} cannot be started ({lost})")

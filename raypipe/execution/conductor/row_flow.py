@@ -18,10 +18,10 @@ from raypipe.execution.conductor.batches import Batch, Counts, Finished, Part
 from raypipe.execution.conductor.compound_rows import unfolded, weight, weights
 from raypipe.execution.conductor.families import Families, Repeated, families_of, numbered
 from raypipe.execution.conductor.group_keys import with_group
-from raypipe.execution.conductor.in_flight_window import Outbox
+from raypipe.execution.conductor.in_flight_window import InFlightWindow
 from raypipe.execution.conductor.lineage import as_children, by_batch, by_number, copied, with_column
 from raypipe.execution.conductor.queues import StepQueue
-from raypipe.execution.conductor.spill import Parked
+from raypipe.execution.conductor.spill import SpilledBatch
 from raypipe.execution.wire import DONE, FAILED, FILTERED, UNFINISHED, Answer
 from raypipe.graph.repeat import CANDIDATE, Until
 from raypipe.plan.plan import PlannedStep, Stage, barrier_of
@@ -148,27 +148,27 @@ class Router:
         """A batch is written."""
         self._flight.pop(batch, None)
 
-    def take_parked(self) -> list[Parked]:
+    def take_spilled(self) -> list[SpilledBatch]:
         """The batches that only wait for steps that are not loaded, since the last time."""
         batches = [batch for batch in self._batches.values() if not batch.writing]
         waiting = [batch for batch in batches if 0 < batch.on_the_way == batch.held_rows]
         return [self._parked(batch) for batch in waiting]
 
-    def _parked(self, batch: Batch) -> Parked:
+    def _parked(self, batch: Batch) -> SpilledBatch:
         del self._batches[batch.number]
         held = {step: concat(tables) for step, tables in batch.held.items()}
         left = {name: families.leave(batch.number) for name, families in self._families.items()}
         batch.held.clear()
         batch.on_the_way = batch.held_rows = 0
-        return Parked(batch, held, {name: families for name, families in left.items() if families is not None})
+        return SpilledBatch(batch, held, {name: families for name, families in left.items() if families is not None})
 
-    def enter_parked(self, parked: Parked) -> int:
+    def resume_spilled(self, spilled: SpilledBatch) -> int:
         """Go on with a batch; its number here."""
-        self._last_batch = number = parked.batch.number = self._last_batch + 1
-        self._batches[number] = parked.batch
-        for name, families in parked.families.items():
+        self._last_batch = number = spilled.batch.number = self._last_batch + 1
+        self._batches[number] = spilled.batch
+        for name, families in spilled.families.items():
             self._families[name].take_in(families, number)
-        for step, rows in parked.held.items():
+        for step, rows in spilled.held.items():
             self._wait(step, numbered(rows, number))
         return number
 
@@ -179,12 +179,12 @@ class Router:
             for step, tables in held.items():
                 self.leave(step, concat(tables))
 
-    def take(self, outbox: Outbox, answer: Answer) -> None:
+    def take(self, window: InFlightWindow, answer: Answer) -> None:
         """Rows that a worker held have ended."""
         planned = self._steps[answer.step]
-        inputs = outbox.ended(answer.ended.column("chunk").to_numpy(), answer.ended.column("index").to_numpy())
+        inputs = window.ended(answer.ended.column("chunk").to_numpy(), answer.ended.column("index").to_numpy())
         status = answer.ended.column("status").to_numpy()
-        made = self._made(outbox, planned, answer, inputs)
+        made = self._made(window, planned, answer, inputs)
         self._book(planned, inputs, answer.ended, made)
         if answer.by_model and inputs.num_rows:
             counts = Counts(by_model={name: dict(did) for name, did in answer.by_model.items()})
@@ -193,14 +193,14 @@ class Router:
             ended = {name: answer.ended.column(name)[index].as_py() for name in ("kind", "message", "tries")}
             self._put_in_failures(planned, inputs.slice(index, 1), Failure(**ended))
         self._passed(planned, Ended.by_status(inputs, status), made)
-        outbox.release()
+        window.release()
 
-    def _made(self, outbox: Outbox, planned: PlannedStep, answer: Answer, inputs: pa.Table) -> pa.Table:
+    def _made(self, window: InFlightWindow, planned: PlannedStep, answer: Answer, inputs: pa.Table) -> pa.Table:
         """The rows a step made: their input's columns, the outputs, and lineage; and each one's input."""
         chunk, index, child = (column.to_numpy() for column in answer.places.columns)
         one_each = answer.places.select(_ORIGIN).equals(answer.ended.select(_ORIGIN))
         consumed = (*planned.step.consumes(), MEMBERS)
-        rows = inputs if one_each else outbox.inputs(chunk, index, consumed)
+        rows = inputs if one_each else window.inputs(chunk, index, consumed)
         names = planned.step.output_mappings
         if planned.step.is_given_batches:
             # It gives whole rows: what it reads under a name of its own goes back where it came from.

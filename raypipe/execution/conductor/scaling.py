@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from raypipe.errors import RaypipeError
 from raypipe.execution.conductor.queues import StepQueue
-from raypipe.execution.conductor.worker_slots import Lane
+from raypipe.execution.conductor.worker_slots import WorkerSlot
 from raypipe.execution.wire import Worker
 
 _LOOK_EVERY_S = 0.5
@@ -60,9 +60,9 @@ class Scaler:
 
     pools: Mapping[str, ScalingPool]
     queues: Mapping[str, StepQueue]
-    lanes: Sequence[Lane]
+    slots: Sequence[WorkerSlot]
     begin: Callable[[str, Worker], None]
-    end: Callable[[Lane], None]
+    end: Callable[[WorkerSlot], None]
     start: Callable[[Coroutine[None, None, None]], object]
     stop_for: Callable[[RaypipeError], None]
     _seen: dict[str, _Seen] = field(default_factory=lambda: {})
@@ -83,18 +83,18 @@ class Scaler:
         for name, pool in self.pools.items():
             if pool.fewest < pool.most:
                 seen = self._seen.setdefault(name, _Seen())
-                lanes = [lane for lane in self.lanes if lane.pool == name]
+                slots = [slot for slot in self.slots if slot.pool == name]
                 waiting = any(queue.rows for queue in self.queues.values() if queue.pool == name)
-                self._grow(name, pool, seen, (lanes, waiting, now))
-                self._shrink(pool, seen, (lanes, waiting, now))
+                self._grow(name, pool, seen, (slots, waiting, now))
+                self._shrink(pool, seen, (slots, waiting, now))
 
-    def _grow(self, name: str, pool: ScalingPool, seen: _Seen, at: tuple[list[Lane], bool, float]) -> None:
-        lanes, waiting, now = at
-        if not waiting or any(lane.has_room for lane in lanes) or seen.is_growing or len(lanes) >= pool.most:
+    def _grow(self, name: str, pool: ScalingPool, seen: _Seen, at: tuple[list[WorkerSlot], bool, float]) -> None:
+        slots, waiting, now = at
+        if not waiting or any(slot.has_room for slot in slots) or seen.is_growing or len(slots) >= pool.most:
             seen.full_since = None
             return
         seen.full_since = now if seen.full_since is None else seen.full_since
-        if not lanes or (now - seen.full_since >= GROW_AFTER_S and now >= seen.not_before):
+        if not slots or (now - seen.full_since >= GROW_AFTER_S and now >= seen.not_before):
             seen.is_growing = True
             self.start(self._grown(name, pool, seen))
 
@@ -102,18 +102,18 @@ class Scaler:
         try:
             self.begin(name, await pool.grow())
         except RaypipeError as error:
-            if not any(lane.pool == name for lane in self.lanes):
+            if not any(slot.pool == name for slot in self.slots):
                 self.stop_for(error)
             seen.not_before = time.monotonic() + _REST_S
         finally:
             seen.is_growing = False
 
-    def _shrink(self, pool: ScalingPool, seen: _Seen, at: tuple[list[Lane], bool, float]) -> None:
-        lanes, waiting, now = at
-        idle = [] if waiting else [lane for lane in lanes if not lane.outbox.rows and not lane.is_away]
-        seen.idle_since = {lane.worker.name: seen.idle_since.get(lane.worker.name, now) for lane in idle}
-        for lane in idle:
-            if len(lanes) > pool.fewest and now - seen.idle_since[lane.worker.name] >= IDLE_S:
-                lanes.remove(lane)
-                self.end(lane)
-                self.start(pool.shrink(lane.worker))
+    def _shrink(self, pool: ScalingPool, seen: _Seen, at: tuple[list[WorkerSlot], bool, float]) -> None:
+        slots, waiting, now = at
+        idle = [] if waiting else [slot for slot in slots if not slot.window.rows and not slot.is_away]
+        seen.idle_since = {slot.worker.name: seen.idle_since.get(slot.worker.name, now) for slot in idle}
+        for slot in idle:
+            if len(slots) > pool.fewest and now - seen.idle_since[slot.worker.name] >= IDLE_S:
+                slots.remove(slot)
+                self.end(slot)
+                self.start(pool.shrink(slot.worker))

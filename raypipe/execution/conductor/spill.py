@@ -23,12 +23,12 @@ from raypipe.execution.conductor.families import OpenFamilies
 from raypipe.storage.paths import Place, place_of, reason
 from raypipe.storage.tables import packed, unpacked
 
-PARKED = "~parked~"
+SPILLED = "~parked~"
 """Name of the sink for batches that are put away; no step can have this name."""
 
 
 @dataclass
-class Parked:
+class SpilledBatch:
     """A batch of which nothing is on its way but rows for steps that are not loaded."""
 
     batch: Batch
@@ -44,12 +44,12 @@ class Parked:
     def write(self, folder: Place, leaves: Iterable[str]) -> BatchResult:
         """Put it away; what it counted so far is in the result. Raises OSError."""
         counts, self.batch.counts = dict(self.batch.counts), defaultdict(Counts)
-        path = folder / PARKED / f"{uuid4().hex}.batch"
+        path = folder / SPILLED / f"{uuid4().hex}.batch"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             for part in self._parts():
                 file.write(part)
-        return BatchResult((Part(PARKED, str(path), sum(rows.num_rows for rows in self.held.values()), 0, 0),), counts)
+        return BatchResult((Part(SPILLED, str(path), sum(rows.num_rows for rows in self.held.values()), 0, 0),), counts)
 
     def _parts(self) -> list[Any]:
         """What the file holds, piece by piece."""
@@ -85,11 +85,11 @@ def _families(left: OpenFamilies, tables: _Tables) -> dict[str, Any]:
     return own | plain | {"keys": [key.hex() for key in left.keys]}
 
 
-def unparked(path: str, folder: Place) -> Parked:
+def read_spilled(path: str, folder: Place) -> SpilledBatch:
     """What was put away below `folder`. Raises OutputError when it cannot be read."""
     place = place_of(path)
-    if place.parent != folder / PARKED:
-        raise OutputError(f"{path} is no batch of this run, whose are in {folder / PARKED}; it is not opened")
+    if place.parent != folder / SPILLED:
+        raise OutputError(f"{path} is no batch of this run, whose are in {folder / SPILLED}; it is not opened")
     try:
         return _parked(place.read_bytes(), folder)
     except OSError as error:
@@ -99,7 +99,7 @@ def unparked(path: str, folder: Place) -> Parked:
     raise OutputError(f"what was put away in {path} {problem}")
 
 
-def _parked(content: bytes, folder: Place) -> Parked:
+def _parked(content: bytes, folder: Place) -> SpilledBatch:
     size, whole = int.from_bytes(content[:8], "little"), pa.py_buffer(content)
     said, start = json.loads(content[8 : 8 + size]), 8 + size
     tables: list[pa.Table] = []
@@ -114,7 +114,7 @@ def _parked(content: bytes, folder: Place) -> Parked:
         for number in rows:
             batch.collect(sink, tables[number])
     held = {step: tables[number] for step, number in said["held"].items()}
-    return Parked(batch, held, {name: _open_families(one, tables) for name, one in said["families"].items()})
+    return SpilledBatch(batch, held, {name: _open_families(one, tables) for name, one in said["families"].items()})
 
 
 def _part(said: dict[str, Any], folder: Place) -> Part:
@@ -139,18 +139,18 @@ def _open_families(said: dict[str, Any], tables: Sequence[pa.Table]) -> OpenFami
     )
 
 
-def parked_in(results: Sequence[BatchResult]) -> list[str]:
+def spilled_in(results: Sequence[BatchResult]) -> list[str]:
     """The files of batches that were put away."""
-    return [part.path for result in results for part in result.parts if part.sink == PARKED]
+    return [part.path for result in results for part in result.parts if part.sink == SPILLED]
 
 
 def ended(path: str, folder: Place, leaves: Iterable[str], reason: str) -> BatchResult:
     """A batch that was put away and is not gone on with: what it waits for is left as it is. Raises OutputError."""
-    parked = unparked(path, folder)
-    for step, rows in parked.held.items():
+    spilled = read_spilled(path, folder)
+    for step, rows in spilled.held.items():
         left = weight(rows)
-        parked.batch.counts[step].add(Counts(rows_in=left, rows_unfinished=left))
+        spilled.batch.counts[step].add(Counts(rows_in=left, rows_unfinished=left))
     try:
-        return replace(parked.batch.write(folder, leaves), halted_for=reason)
+        return replace(spilled.batch.write(folder, leaves), halted_for=reason)
     except OSError as error:
         raise unwritable(folder, error) from None

@@ -17,7 +17,7 @@ from raypipe.concurrency.background import TaskScope
 from raypipe.concurrency.deadlines import LATE, LOOK_EVERY_S
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.conductor.queues import StepQueue
-from raypipe.execution.conductor.worker_slots import Lane
+from raypipe.execution.conductor.worker_slots import WorkerSlot
 from raypipe.execution.wire import Worker
 
 __all__ = ["Watch"]
@@ -59,11 +59,11 @@ class Watch:
     `awaited`: the queues, by step, while there are rows that have not ended and that nobody is to try apart.
     """
 
-    lanes: Sequence[Lane]
+    slots: Sequence[WorkerSlot]
     awaited: Callable[[], Mapping[str, StepQueue] | None]
     stop_for: Callable[[RaypipeError], None]
     look_every_s: float = LOOK_EVERY_S
-    _silences: WeakKeyDictionary[Lane, _Silence] = field(default_factory=WeakKeyDictionary[Lane, _Silence])
+    _silences: WeakKeyDictionary[WorkerSlot, _Silence] = field(default_factory=WeakKeyDictionary[WorkerSlot, _Silence])
     _stood: int = 0
     """Looks in a row at which nobody had any row."""
     _ended_rows: int = -1
@@ -77,14 +77,14 @@ class Watch:
                 if time.monotonic() - began > self.look_every_s * LATE:
                     continue
                 self._look_for_rows()
-                for lane in list(self.lanes):
-                    self._look_at(lane, asked)
+                for slot in list(self.slots):
+                    self._look_at(slot, asked)
 
     def _look_for_rows(self) -> None:
         """Where rows have ended since the last look it is another standstill."""
-        ended = sum(lane.outbox.ended_rows for lane in self.lanes)
+        ended = sum(slot.window.ended_rows for slot in self.slots)
         queues = self.awaited()
-        is_standing = queues is not None and not any(lane.outbox.rows or lane.is_away for lane in self.lanes)
+        is_standing = queues is not None and not any(slot.window.rows or slot.is_away for slot in self.slots)
         self._stood = self._stood + 1 if is_standing and ended == self._ended_rows else int(is_standing)
         self._ended_rows = ended
         if queues is not None and self._stood > _STANDING_LOOKS:
@@ -93,53 +93,53 @@ class Watch:
             problem = f"nothing moves any more: rows wait ({where}) and no worker has any"
             self.stop_for(InfrastructureError(f"{problem}; run the same command again to go on"))
 
-    def _look_at(self, lane: Lane, asked: TaskScope) -> None:
-        silence = self._silences.get(lane)
-        if silence is None or silence.worker is not lane.worker:
-            silence = self._silences[lane] = _Silence(lane.worker)
-        if lane.is_away or lane.lost is not None:
+    def _look_at(self, slot: WorkerSlot, asked: TaskScope) -> None:
+        silence = self._silences.get(slot)
+        if silence is None or silence.worker is not slot.worker:
+            silence = self._silences[slot] = _Silence(slot.worker)
+        if slot.is_away or slot.lost is not None:
             return
-        if silence.replies == lane.replies:
+        if silence.replies == slot.replies:
             silence.looks += 1
             if silence.looks > _QUIET_LOOKS:
-                self._look_closer(lane, silence, asked)
+                self._look_closer(slot, silence, asked)
         else:
-            silence.heard(lane.replies)
+            silence.heard(slot.replies)
 
-    def _look_closer(self, lane: Lane, silence: _Silence, asked: TaskScope) -> None:
-        name, silent_s = lane.worker.name, silence.looks * self.look_every_s
+    def _look_closer(self, slot: WorkerSlot, silence: _Silence, asked: TaskScope) -> None:
+        name, silent_s = slot.worker.name, silence.looks * self.look_every_s
         if silence.looks > _SILENT_LOOKS:
-            why = f"; it waited for {lane.held_up}" if lane.held_up else ""
-            self._give_up(lane, f"worker {name!r} gave no sign of life for {silent_s:.0f} s{why}")
+            why = f"; it waited for {slot.held_up}" if slot.held_up else ""
+            self._give_up(slot, f"worker {name!r} gave no sign of life for {silent_s:.0f} s{why}")
         elif silence.pulse is None or silence.pulse.done():
-            self._take_pulse(lane, silence)
-            silence.pulse = asked.start(lane.worker.pulse())
+            self._take_pulse(slot, silence)
+            silence.pulse = asked.start(slot.worker.pulse())
         else:
             silence.unanswered += 1
             if silence.unanswered >= _EXAMINED_AFTER and silence.examination is None:
-                silence.examination = asked.start(lane.worker.examine())
-            self._judge(lane, silence, f"{name!r}, whose process has answered nothing for {silent_s:.0f} s")
+                silence.examination = asked.start(slot.worker.examine())
+            self._judge(slot, silence, f"{name!r}, whose process has answered nothing for {silent_s:.0f} s")
 
-    def _judge(self, lane: Lane, silence: _Silence, who: str) -> None:
+    def _judge(self, slot: WorkerSlot, silence: _Silence, who: str) -> None:
         """What a worker that has no pulse is."""
         is_examined = silence.examination is not None and silence.examination.done()
         seen = silence.examination.result() if silence.examination is not None and is_examined else ""
-        lane.held_up = seen or f"worker {who}"
+        slot.held_up = seen or f"worker {who}"
         if seen:
             silence.unanswered, silence.examination = 0, None
         elif is_examined and silence.unanswered >= _FROZEN_AFTER:
-            self._give_up(lane, f"worker {who}, is frozen")
+            self._give_up(slot, f"worker {who}, is frozen")
 
-    def _take_pulse(self, lane: Lane, silence: _Silence) -> None:
+    def _take_pulse(self, slot: WorkerSlot, silence: _Silence) -> None:
         """A worker that has a pulse lives, whatever it does."""
         if silence.pulse is not None:
             try:
-                lane.held_up = silence.pulse.result()
+                slot.held_up = silence.pulse.result()
             except ReplicaLostError as error:
-                self._give_up(lane, str(error))
+                self._give_up(slot, str(error))
             else:
                 silence.unanswered, silence.examination = 0, None
 
-    def _give_up(self, lane: Lane, problem: str) -> None:
-        lane.lost = ReplicaLostError(problem)
-        lane.bell.set()
+    def _give_up(self, slot: WorkerSlot, problem: str) -> None:
+        slot.lost = ReplicaLostError(problem)
+        slot.bell.set()

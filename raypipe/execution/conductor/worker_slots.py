@@ -6,18 +6,18 @@ import asyncio
 from dataclasses import dataclass, field
 
 from raypipe.errors import ReplicaLostError
-from raypipe.execution.conductor.in_flight_window import Outbox
+from raypipe.execution.conductor.in_flight_window import InFlightWindow
 from raypipe.execution.wire import Worker
 
 _TWICE = 2
 
 
 @dataclass(eq=False)
-class Lane:
+class WorkerSlot:
     """One worker, what it holds, and the bell that says there may be more for it."""
 
     worker: Worker
-    outbox: Outbox
+    window: InFlightWindow
     pool: str
     stillborn: int = 0
     """Workers lost here, one after the other, before they said anything."""
@@ -39,7 +39,7 @@ class Lane:
     @property
     def has_room(self) -> bool:
         """Whether its worker takes rows soon."""
-        return not self.is_away and not self.outbox.is_full
+        return not self.is_away and not self.window.is_full
 
     def asks(self, is_alone: bool) -> None:
         """An exchange begins; `is_alone`: no other is on its way."""
@@ -53,12 +53,12 @@ class Lane:
         """
         self.replies += 1
         self.lost, self.held_up = None, ""
-        missing = self.outbox.rows - kept
+        missing = self.window.rows - kept
         if not self._is_alone or missing <= 0:
             self._missed = (0, 0)
             return 0
         times, ended = self._missed
-        self._missed = (times + 1 if ended == self.outbox.ended_rows else 1, self.outbox.ended_rows)
+        self._missed = (times + 1 if ended == self.window.ended_rows else 1, self.window.ended_rows)
         return missing if self._missed[0] >= _TWICE else 0
 
     def begin_again(self, worker: Worker) -> None:

@@ -17,7 +17,7 @@ from raypipe.execution.conductor.batches import BatchResult
 from raypipe.row import POSITION
 from raypipe.storage.tables import packed, unpacked
 
-_ROWS, _ERROR, _PARKED = 0, 1, 2
+_ROWS, _ERROR, _SPILLED = 0, 1, 2
 
 IN = pa.schema([("kind", pa.int8()), ("content", pa.large_binary()), (POSITION, pa.int64())])
 """What a conductor is given. `POSITION` is that of the first row, by which blocks can be sorted."""
@@ -43,9 +43,11 @@ def of_error(error: RaypipeError) -> pa.Table:
     return pa.Table.from_pylist([{"kind": _ERROR, "content": to_json(error), POSITION: 0}], schema=IN)
 
 
-def of_parked(paths: Sequence[str]) -> pa.Table:
+def of_spilled(paths: Sequence[str]) -> pa.Table:
     """A block with the files of batches that were put away."""
-    return pa.Table.from_pylist([{"kind": _PARKED, "content": path.encode(), POSITION: 0} for path in paths], schema=IN)
+    return pa.Table.from_pylist(
+        [{"kind": _SPILLED, "content": path.encode(), POSITION: 0} for path in paths], schema=IN
+    )
 
 
 def error_in(block: pa.Table) -> bytes | None:
@@ -59,7 +61,7 @@ def contents(block: pa.Table) -> Iterator[pa.Table | str]:
     for kind, content in zip(block.column("kind").to_pylist(), block.column("content"), strict=True):
         if kind == _ROWS:
             yield unpacked(content.as_buffer())
-        elif kind == _PARKED:
+        elif kind == _SPILLED:
             yield content.as_py().decode()
 
 

@@ -133,7 +133,7 @@ class ConductorUDF:
     async def _report_engines(self) -> None:
         """What engines did last is in the manifest, too, though the run ends now."""
         snapshot = self._conductor.snapshot()
-        if any(vitals.engines for vitals in snapshot.vitals.values()):
+        if any(status.engines for status in snapshot.workers.values()):
             with suppress(RayError):
                 await board_of(self._run_id).put.remote(self._name, snapshot, self._reporter)
 
@@ -154,8 +154,8 @@ class ConductorUDF:
                     if self._conductor.halted_for and not isinstance(rows, str):
                         break
                     await self._conductor.room()
-                    is_parked = isinstance(rows, str)
-                    begun = self._conductor.resume_batch(rows) if is_parked else self._conductor.run_batch(rows)
+                    is_spilled = isinstance(rows, str)
+                    begun = self._conductor.resume_batch(rows) if is_spilled else self._conductor.run_batch(rows)
                     running.append(scope.start(begun))
             results = list(await asyncio.gather(*running))
         await self._report_engines()

@@ -24,7 +24,7 @@ from raypipe.contracts.step import Aggregate, Source, Unit
 from raypipe.errors import InfrastructureError, RaypipeError
 from raypipe.execution.conductor.batches import BatchResult
 from raypipe.execution.conductor.conductor import ConductorSetup
-from raypipe.execution.conductor.spill import ended, parked_in
+from raypipe.execution.conductor.spill import ended, spilled_in
 from raypipe.execution.local import paths_for
 from raypipe.execution.ray import blocks
 from raypipe.execution.ray.conductors import (
@@ -53,7 +53,7 @@ _WATCH_EVERY_S = 0.5
 _LOOK_EVERY_S = 0.1
 _CLOSE_TIMEOUT_S, _LEAVE_S = 10.0, 2.0
 _BLOCKS_AT_ONCE = 4
-_PARKED_A_BLOCK = 8
+_SPILLED_A_BLOCK = 8
 _READERS_PER_CPU = 4
 """A reader has one unit after the other: more readers even out units of different sizes, but each is a task."""
 
@@ -119,12 +119,12 @@ class _Read:
             yield blocks.of_error(error)
 
 
-def _parked_rows(paths: Sequence[str]) -> ray.data.Dataset | None:
+def _spilled_rows(paths: Sequence[str]) -> ray.data.Dataset | None:
     """The files of batches that were put away, for a conductor to read."""
     if not paths:
         return None
-    starts = range(0, len(paths), _PARKED_A_BLOCK)
-    return ray.data.from_arrow([blocks.of_parked(paths[start : start + _PARKED_A_BLOCK]) for start in starts])
+    starts = range(0, len(paths), _SPILLED_A_BLOCK)
+    return ray.data.from_arrow([blocks.of_spilled(paths[start : start + _SPILLED_A_BLOCK]) for start in starts])
 
 
 def _most_readers() -> int:
@@ -239,20 +239,20 @@ class _Driver:
 
     def _run_stage(self, stage: Stage, stay: Iterator[Sequence[str]]) -> None:
         """Phase after phase; what one has put away is the next one's input."""
-        rows, parked = self._rows(stage), list[str]()
+        rows, spilled = self._rows(stage), list[str]()
         for number, phase in enumerate(stage.phases or (ALL,)):
             if number:
-                rows = _parked_rows(parked)
+                rows = _spilled_rows(spilled)
             if rows is not None:
                 with self._stop.phase(Phase.LOAD):
                     self._open_pools(stage, phase)
                 with self._stop.phase(Phase.RUN):
-                    parked = self._run_phase(stage, phase, rows)
+                    spilled = self._run_phase(stage, phase, rows)
             with self._stop.phase(Phase.UNLOAD):
                 self._close_pools(next(stay))
             if reason := self._halted_for():
                 leaves = self._setup.leaves
-                self._results += [ended(path, self._setup.parts, leaves, reason) for path in parked]
+                self._results += [ended(path, self._setup.parts, leaves, reason) for path in spilled]
                 return
 
     def _open_pools(self, stage: Stage, phase: frozenset[str]) -> None:
@@ -282,7 +282,7 @@ class _Driver:
         made = references.iter_batches(batch_size=None, batch_format="pyarrow")
         for table in Consumed(made, "raypipe-stage").until(self._is_left):
             self._results.extend(blocks.results_of(cast("pa.Table", table)))
-        return parked_in(self._results[began:])
+        return spilled_in(self._results[began:])
 
     def _is_left(self) -> bool:
         """Whether a stage is not waited for any more: all that its conductors had has ended, and a reader is blocked.

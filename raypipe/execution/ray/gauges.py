@@ -6,7 +6,7 @@ import time
 
 from ray.util.metrics import Gauge
 
-from raypipe.execution.wire import Vitals
+from raypipe.execution.wire import WorkerStatus
 
 _EVERY_S = 2.0
 _METERS = {
@@ -28,25 +28,25 @@ class Gauges:
         self._gauges: dict[str, Gauge] = {}
         self._next = 0.0
 
-    def show(self, vitals: Vitals) -> None:
+    def show(self, status: WorkerStatus) -> None:
         """Report, at most every other second."""
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + _EVERY_S
-        for name, value in _values(vitals).items():
+        for name, value in _values(status).items():
             if name not in self._gauges:
                 self._gauges[name] = Gauge(f"raypipe_{name}", _METERS[name], ("worker",))
             self._gauges[name].set(value, {"worker": self._worker})
 
 
-def _values(vitals: Vitals) -> dict[str, float]:
+def _values(status: WorkerStatus) -> dict[str, float]:
     values: dict[str, float] = {
-        "calls_in_flight": vitals.in_flight,
-        "input_tokens": vitals.input_tokens,
-        "output_tokens": vitals.output_tokens,
+        "calls_in_flight": status.in_flight,
+        "input_tokens": status.input_tokens,
+        "output_tokens": status.output_tokens,
     }
-    for engine in vitals.engines[:1]:
+    for engine in status.engines[:1]:
         values["engine_running"] = engine.running
         values["engine_waiting"] = engine.waiting
         values["engine_kv_cache_usage"] = engine.kv_cache_usage

@@ -28,7 +28,7 @@ from raypipe.execution.ray.replicas import (
     remove_groups,
     start_replica,
 )
-from raypipe.execution.setup import MOST_REPLACEMENTS, Roster
+from raypipe.execution.setup import MOST_REPLACEMENTS, PoolBase
 from raypipe.execution.wire import Chunk, Reply
 from raypipe.execution.worker.replica import ReplicaSetup
 
@@ -141,7 +141,7 @@ class RemoteWorker:
 
 
 @dataclass
-class RemotePool(Roster):
+class RemotePool(PoolBase):
     """The replica actors of one pool; a lost one is replaced a bounded number of times."""
 
     workers: list[RemoteWorker]

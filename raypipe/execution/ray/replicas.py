@@ -31,7 +31,7 @@ from raypipe.errors import InfrastructureError
 from raypipe.execution.gc_tuning import collect_rarely
 from raypipe.execution.ray.gauges import Gauges
 from raypipe.execution.ray.nodes import largest_gpus, nodes_at_work
-from raypipe.execution.wire import Chunk, Reply, Vitals
+from raypipe.execution.wire import Chunk, Reply, WorkerStatus
 from raypipe.execution.worker.replica import Replica, ReplicaSetup
 from raypipe.limits import Authority, Caps, Lease, Report
 from raypipe.models import SPREAD_ENGINE, takes_gpus_from_ray
@@ -103,12 +103,12 @@ class ReplicaActor:
         if not opening.done():
             opening.cancel()
             held = sum(chunk.table.num_rows for chunk in waiting)
-            return Reply([], Vitals(held=held), held)
+            return Reply([], WorkerStatus(held=held), held)
         await opening
         taken = self._waiting.pop(sender, [])
         reply = await self._replica.exchange(sender, taken, flush_s)
         if self._gauges is not None:
-            self._gauges.show(reply.vitals)
+            self._gauges.show(reply.status)
         return reply
 
     async def halt(self, reason: str) -> None:

@@ -15,7 +15,7 @@ from raypipe.calls.segments import Asked
 from raypipe.concurrency.background import TaskScope
 from raypipe.contracts.llm import TOOL, AskOptions, Completion, Message, Request
 from raypipe.errors import CallError, HaltedError, InfrastructureError, RaypipeError, Retry, RowError
-from raypipe.execution.counts import Tally
+from raypipe.execution.counts import CallCounts
 from raypipe.execution.worker.model_selection import Chance, Desk, Member
 from raypipe.identity import call_key, request_identity
 from raypipe.limits import LONGEST_WAIT_S, Patience
@@ -50,7 +50,7 @@ class RowCaller:
         self._row = row
         self._answered_by = ""
         self._asked: dict[tuple[bytes, int], int] = {}
-        self.tally = Tally()
+        self.tally = CallCounts()
         self.is_halted = False
         """Whether a call of this row was not sent because no call is sent any more."""
         self._waited_s = 0.0

@@ -20,7 +20,7 @@ from raypipe.calls.segments import Asked
 from raypipe.contracts.llm import LLM, Completion, Usage
 from raypipe.contracts.model import EngineFigures, Model
 from raypipe.errors import CallError, HaltedError, InfrastructureError, Retry, halt_reason
-from raypipe.execution.counts import Tally
+from raypipe.execution.counts import CallCounts
 from raypipe.execution.worker.call_costs import WorstCase
 from raypipe.limits import LONGEST_WAIT_S, Amount, Caps, Limiter, Patience, enter_first
 from raypipe.limits.limiter import Grants
@@ -199,7 +199,7 @@ class Desk:
     """All that are asked by any step."""
     log: Log
     known: CallReader
-    total: Tally = field(default_factory=Tally)
+    total: CallCounts = field(default_factory=CallCounts)
     unsent: Callable[[Asked], None] | None = None
     """Told of each call instead of sending it."""
     is_played: bool = False

@@ -20,8 +20,8 @@ from raypipe.concurrency.threads import DaemonThreads
 from raypipe.contracts.llm import LLM, Caller
 from raypipe.contracts.step import Output, Runs, Step
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
-from raypipe.execution.counts import Tally
-from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, Vitals
+from raypipe.execution.counts import CallCounts
+from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, WorkerStatus
 from raypipe.execution.worker.backlog import Backlog, Item
 from raypipe.execution.worker.boundary import Boundary, close_step, is_cancelled, named, process_rows, said
 from raypipe.execution.worker.caller import NoModel, RowCaller
@@ -94,7 +94,7 @@ class Replica:
         self._halted_for = ""
         self._fatal: RaypipeError | None = None
         self._index = index
-        self._known_losses = 0
+        self._known_epoch = 0
         self._threads = DaemonThreads(setup.pool.concurrency) if setup.pool.llm is None else None
         self._desk = None if setup.pool.llm is None else self._open_desk(log, authority)
 
@@ -168,7 +168,7 @@ class Replica:
         if mailbox is None:
             self._forget_predecessor(sender)
             mailbox = self._mailboxes[sender] = Mailbox(self._steps, self.setup.bounds.batch_bytes)
-        self._look_back(max([self._known_losses, *(chunk.losses for chunk in chunks)]))
+        self._look_back(max([self._known_epoch, *(chunk.epoch for chunk in chunks)]))
         for chunk in chunks:
             self._backlog.add(sender, chunk)
             self._begin(1)
@@ -183,7 +183,7 @@ class Replica:
     def _reply(self, sender: str, answers: list[Answer]) -> Reply:
         """What is told now, and how many rows of the sender are still here."""
         held = self._backlog.held if len(self._mailboxes) == 1 else self._backlog.held_for(sender)
-        return Reply(answers, self.vitals(), held + self._mailboxes[sender].rows)
+        return Reply(answers, self.status(), held + self._mailboxes[sender].rows)
 
     async def _gather(self, flush_s: float) -> None:
         """Wait for more to tell: for a moment, and up to `flush_s` as long as rows wait to be worked on."""
@@ -201,12 +201,12 @@ class Replica:
         if not any(other.partition("-")[0] == stage for other in self._mailboxes):
             return
         self._backlog.clear()
-        self._look_back(self._known_losses + 1)
+        self._look_back(self._known_epoch + 1)
 
-    def _look_back(self, losses: int) -> None:
+    def _look_back(self, epoch: int) -> None:
         """Rows are redone: what this run's workers have logged so far, lost ones too, is known from now on."""
-        if losses > self._known_losses and self._desk is not None:
-            self._known_losses = losses
+        if epoch > self._known_epoch and self._desk is not None:
+            self._known_epoch = epoch
             index = index_with_segments(self._index, self.setup.calls, self.setup.owner)
             self._desk.known = CallReader(index)
             if self._desk.forgotten:
@@ -214,13 +214,13 @@ class Replica:
                 recent = index_with_segments(nothing, self.setup.calls, self.setup.owner)
                 self._desk.known_of_this_run = CallReader(recent)
 
-    def vitals(self) -> Vitals:
+    def status(self) -> WorkerStatus:
         held, (oldest_s, oldest_step) = self._backlog.held, self._backlog.oldest()
         if self._desk is None:
             there, why = len(self._tasks), self._halted_for
-            return Vitals(there, held=held, oldest_s=oldest_s, halted_for=why, oldest_step=oldest_step)
+            return WorkerStatus(there, held=held, oldest_s=oldest_s, halted_for=why, oldest_step=oldest_step)
         desk, total = self._desk, self._desk.total
-        return Vitals(
+        return WorkerStatus(
             desk.in_flight,
             total.sent,
             total.cached,
@@ -296,7 +296,7 @@ class Replica:
     async def _run_row(self, name: str, step: Step, item: Item) -> None:
         caller = RowCaller(self._desk, name, item.row_id) if self._desk is not None else None
         llm: Caller = caller or NoModel(name)
-        tally = caller.tally if caller is not None else Tally()
+        tally = caller.tally if caller is not None else CallCounts()
         output: Output = None
         with Boundary() as boundary:
             output = await step.process_row(item.row, llm)
@@ -314,11 +314,11 @@ class Replica:
             self._threads, _processed, name, step, [item.row for item in items]
         )
         self._backlog.end(items)
-        tally = Tally()
+        tally = CallCounts()
         for item, output in zip(items, outputs, strict=True):
             self._ended(name, item, output, tally)
 
-    def _ended(self, name: str, item: Item, made: Rows | Exception | None, tally: Tally) -> None:
+    def _ended(self, name: str, item: Item, made: Rows | Exception | None, tally: CallCounts) -> None:
         mailbox = self._mailboxes[item.sender]
         if isinstance(made, Exception):
             self._failed(name, item, made, tally)
@@ -328,7 +328,7 @@ class Replica:
             mailbox.results[name].done(item.place, made, tally)
         mailbox.tell()
 
-    def _failed(self, name: str, item: Item, error: Exception, tally: Tally) -> None:
+    def _failed(self, name: str, item: Item, error: Exception, tally: CallCounts) -> None:
         if isinstance(error, RaypipeError) and not isinstance(error, RowError):
             raise error
         step, mailbox = self._steps[name], self._mailboxes[item.sender]

@@ -40,23 +40,23 @@ class Workers:
 
 
 class House:
-    """One pool, its queue and its lanes, for a scaler to look at."""
+    """One pool, its queue and its slots, for a scaler to look at."""
 
     def __init__(self, pool: Workers) -> None:
-        self.pool, self.lanes, self.errors = pool, list[Any](), list[RaypipeError]()
+        self.pool, self.slots, self.errors = pool, list[Any](), list[RaypipeError]()
         self.queue = SimpleNamespace(pool="pool", rows=0)
         self.tasks: list[asyncio.Task[None]] = []
         pools: Any = {"pool": pool}
         queues: Any = {"step": self.queue}
         told = (self.begin, self.end, self.start, self.errors.append)
-        self.scaler = Scaler(pools, queues, self.lanes, *told)
+        self.scaler = Scaler(pools, queues, self.slots, *told)
 
     def begin(self, pool: str, worker: Any) -> None:
-        outbox = SimpleNamespace(rows=0)
-        self.lanes.append(SimpleNamespace(pool=pool, worker=worker, outbox=outbox, has_room=True, is_away=False))
+        window = SimpleNamespace(rows=0)
+        self.slots.append(SimpleNamespace(pool=pool, worker=worker, window=window, has_room=True, is_away=False))
 
-    def end(self, lane: Any) -> None:
-        self.lanes.remove(lane)
+    def end(self, slot: Any) -> None:
+        self.slots.remove(slot)
 
     def start(self, work: Coroutine[None, None, None]) -> None:
         self.tasks.append(asyncio.ensure_future(work))
@@ -65,7 +65,7 @@ class House:
         """How many workers there are after a look at this time."""
         self.scaler.look(now)
         await asyncio.gather(*self.tasks)
-        return len(self.lanes)
+        return len(self.slots)
 
 
 def test_more_are_started_while_rows_wait_and_none_has_room() -> None:
@@ -75,12 +75,12 @@ def test_more_are_started_while_rows_wait_and_none_has_room() -> None:
         house.queue.rows = 9
         found.append(await house.look(1.0))
         found.append(await house.look(2.0 + GROW_AFTER_S))
-        for lane in house.lanes:
-            lane.has_room = False
+        for slot in house.slots:
+            slot.has_room = False
         found.append(await house.look(3.0))
         found.append(await house.look(3.0 + GROW_AFTER_S))
-        for lane in house.lanes:
-            lane.has_room = False
+        for slot in house.slots:
+            slot.has_room = False
         await house.look(9.0)
         found.append(await house.look(9.0 + 2 * GROW_AFTER_S))
         return found
@@ -93,9 +93,9 @@ def test_those_that_are_idle_are_ended_down_to_the_fewest() -> None:
         house = House(Workers(1, 3))
         for number in range(3):
             house.begin("pool", SimpleNamespace(name=f"first {number}"))
-        house.lanes[1].outbox.rows = 1
+        house.slots[1].window.rows = 1
         found = [await house.look(0.0), await house.look(IDLE_S - 1), await house.look(IDLE_S)]
-        house.lanes[0].outbox.rows = 0
+        house.slots[0].window.rows = 0
         found += [await house.look(IDLE_S + 1), await house.look(5 * IDLE_S)]
         return found, house.pool.ended
 
@@ -103,11 +103,11 @@ def test_those_that_are_idle_are_ended_down_to_the_fewest() -> None:
 
 
 def test_what_cannot_be_started_stops_the_run_only_where_nobody_works() -> None:
-    async def seen(lanes: int) -> list[RaypipeError]:
+    async def seen(slots: int) -> list[RaypipeError]:
         house = House(Workers(0, 3, is_broken=True))
-        for number in range(lanes):
+        for number in range(slots):
             house.begin("pool", SimpleNamespace(name=f"first {number}"))
-            house.lanes[-1].has_room = False
+            house.slots[-1].has_room = False
         house.queue.rows = 1
         for now in (0.0, 1.0 + GROW_AFTER_S):
             await house.look(now)

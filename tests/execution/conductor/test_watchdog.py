@@ -23,7 +23,7 @@ from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.conductor.conductor import Snapshot
 from raypipe.execution.conductor.queues import StepQueue
 from raypipe.execution.conductor.watchdog import Watch
-from raypipe.execution.conductor.worker_slots import Lane
+from raypipe.execution.conductor.worker_slots import WorkerSlot
 from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
@@ -80,7 +80,7 @@ class Played:
 
 @dataclass
 class Watched:
-    """One lane, and a watch over it."""
+    """One slot, and a watch over it."""
 
     worker: Played = field(default_factory=Played)
     box: Box = field(default_factory=lambda: Box(rows=3))
@@ -88,11 +88,11 @@ class Watched:
     errors: list[RaypipeError] = field(default_factory=list[RaypipeError])
 
     def __post_init__(self) -> None:
-        outbox: Any = self.box
-        self.lane = Lane(self.worker, outbox, "pool")
+        window: Any = self.box
+        self.slot = WorkerSlot(self.worker, window, "pool")
 
     async def __aenter__(self) -> Self:
-        watch = Watch([self.lane], lambda: self.queues, self.errors.append, LOOK_S)
+        watch = Watch([self.slot], lambda: self.queues, self.errors.append, LOOK_S)
         self.task = asyncio.create_task(watch.run())
         return self
 
@@ -108,19 +108,19 @@ class Watched:
         raise AssertionError("it never came to that")
 
     def reply(self, kept: int = 3) -> int:
-        return self.lane.heard(kept)
+        return self.slot.heard(kept)
 
 
 def test_a_worker_without_a_pulse_is_given_up_and_its_feeder_is_woken() -> None:
     async def seen() -> Watched:
         async with Watched(Played(has_pulse=False)) as watched:
             watched.reply()
-            await watched.until(lambda: watched.lane.lost is not None)
+            await watched.until(lambda: watched.slot.lost is not None)
             return watched
 
     watched = asyncio.run(seen())
-    assert "is frozen" in str(watched.lane.lost) and "'pool:0'" in watched.lane.held_up
-    assert watched.lane.bell.is_set() and watched.worker.examinations == 1 and watched.errors == []
+    assert "is frozen" in str(watched.slot.lost) and "'pool:0'" in watched.slot.held_up
+    assert watched.slot.bell.is_set() and watched.worker.examinations == 1 and watched.errors == []
 
 
 @pytest.mark.parametrize(
@@ -136,10 +136,10 @@ def test_a_worker_that_lives_is_waited_for_and_said(worker: Played) -> None:
         async with Watched(worker) as watched:
             watched.reply()
             await watched.until(lambda: max(worker.pulses, 4 * worker.examinations) >= 12)
-            assert watched.lane.lost is None
-            assert watched.lane.held_up == worker.held_by or worker.seen
+            assert watched.slot.lost is None
+            assert watched.slot.held_up == worker.held_by or worker.seen
             watched.reply()
-            assert watched.lane.held_up == ""
+            assert watched.slot.held_up == ""
             return watched
 
     assert asyncio.run(seen()).errors == []
@@ -149,8 +149,8 @@ def test_a_worker_that_waits_for_its_place_is_waited_for() -> None:
     async def seen() -> None:
         worker = Played(has_pulse=False, seen="which waits for its place")
         async with Watched(worker) as watched:
-            await watched.until(lambda: worker.examinations >= 3 and watched.lane.held_up == worker.seen)
-            assert watched.lane.lost is None
+            await watched.until(lambda: worker.examinations >= 3 and watched.slot.held_up == worker.seen)
+            assert watched.slot.lost is None
 
     asyncio.run(seen())
 
@@ -158,7 +158,7 @@ def test_a_worker_that_waits_for_its_place_is_waited_for() -> None:
 def test_a_worker_that_is_frozen_by_its_first_rows_is_given_up() -> None:
     async def seen() -> Watched:
         async with Watched(Played(has_pulse=False)) as watched:
-            await watched.until(lambda: watched.lane.lost is not None)
+            await watched.until(lambda: watched.slot.lost is not None)
             return watched
 
     assert asyncio.run(seen()).errors == []
@@ -167,8 +167,8 @@ def test_a_worker_that_is_frozen_by_its_first_rows_is_given_up() -> None:
 def test_a_worker_whose_pulse_says_that_it_is_gone_is_given_up() -> None:
     async def seen() -> str:
         async with Watched(Played(is_gone=True)) as watched:
-            await watched.until(lambda: watched.lane.lost is not None)
-            return str(watched.lane.lost)
+            await watched.until(lambda: watched.slot.lost is not None)
+            return str(watched.slot.lost)
 
     assert asyncio.run(seen()) == "it is gone"
 
@@ -183,7 +183,7 @@ def test_a_loop_that_did_not_turn_has_not_looked() -> None:
             return watched
 
     watched = asyncio.run(seen())
-    assert watched.lane.lost is None and watched.errors == []
+    assert watched.slot.lost is None and watched.errors == []
 
 
 def test_rows_that_nobody_has_end_the_run() -> None:
@@ -207,14 +207,14 @@ def test_rows_that_go_on_ending_are_no_standstill() -> None:
     assert asyncio.run(seen()) == []
 
 
-def lane(rows: int) -> tuple[Lane, Box]:
+def slot(rows: int) -> tuple[WorkerSlot, Box]:
     box = Box(rows)
-    outbox: Any = box
-    return Lane(Played(), outbox, "pool"), box
+    window: Any = box
+    return WorkerSlot(Played(), window, "pool"), box
 
 
 def test_a_worker_that_says_twice_that_it_lacks_rows_has_lost_them() -> None:
-    watched, _ = lane(5)
+    watched, _ = slot(5)
     said: list[int] = []
     for _ in range(2):
         watched.asks(is_alone=True)
@@ -223,7 +223,7 @@ def test_a_worker_that_says_twice_that_it_lacks_rows_has_lost_them() -> None:
 
 
 def test_what_a_worker_says_before_it_has_the_rows_counts_for_nothing() -> None:
-    watched, _ = lane(5)
+    watched, _ = slot(5)
     for _ in range(5):
         watched.asks(is_alone=True)
         watched.asks(is_alone=False)
@@ -231,7 +231,7 @@ def test_what_a_worker_says_before_it_has_the_rows_counts_for_nothing() -> None:
 
 
 def test_a_worker_that_is_always_found_idle_while_rows_end_is_not_idle() -> None:
-    watched, box = lane(100)
+    watched, box = slot(100)
     for _ in range(20):
         watched.asks(is_alone=True)
         box.rows, box.ended_rows = box.rows - 1, box.ended_rows + 1
@@ -262,7 +262,7 @@ def test_an_event_loop_that_is_held_up_loses_no_row(engine: Any, tmp_path: Path)
     said: set[str] = set()
 
     def watch(snapshots: Sequence[Snapshot]) -> None:
-        said.update(vitals.waits_for for snapshot in snapshots for vitals in snapshot.vitals.values())
+        said.update(status.waits_for for snapshot in snapshots for status in snapshot.workers.values())
 
     result = pipeline.run_with(RunOptions(tmp_path / "out", engine=engine), watch)
     assert sorted(result["blocking"].to_arrow().column("again").to_pylist()) == [0, 4]
