@@ -166,7 +166,10 @@ class Results:
     def done(self, place: tuple[int, int], rows: Sequence[Values], tally: CallCounts) -> None:
         count = len(rows)
         if count == 1:
-            largest = size = size_of(rows[0])
+            size = 0
+            for value in rows[0].values():
+                size += len(value) if type(value) is str and value.isascii() else size_of(value)
+            largest = size
         else:
             sizes = [size_of(row) for row in rows]
             largest, size = max(sizes, default=0), sum(sizes)
