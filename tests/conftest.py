@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
 from hypothesis import settings
+
+from tests.loopback import Loopback, serve
 
 # The machine may be busy: nothing is timed. Every run tries the same examples.
 settings.register_profile("plain", deadline=None, derandomize=True)
@@ -30,6 +33,14 @@ def engine(request: pytest.FixtureRequest) -> str:
     if request.param == "ray":
         request.getfixturevalue("ray_session")
     return request.param
+
+
+@pytest.fixture
+def server() -> Iterator[Loopback]:
+    """An endpoint that gives another answer to each call."""
+    numbers = itertools.count()
+    with serve(answer=lambda _: f"answer {next(numbers)}") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

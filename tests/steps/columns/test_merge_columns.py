@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
+from raypipe.contracts.llm import LLM
 from raypipe.contracts.step import Runs, Shape
 from raypipe.errors import RowError, SpecError
 from raypipe.pipeline import Pipeline
 from raypipe.row import LINEAGE, ROW_ID
 from raypipe.steps import LoadDataFromDicts
 from raypipe.steps.columns.merge_columns import ExpandColumns, MergeColumns
+from raypipe.steps.tasks import TextGeneration, UltraFeedback
+from tests.books import balanced_run, user_rows
 
 
 def merged(rows, **options):
@@ -185,3 +191,55 @@ def test_declaration_of_expanding():
 def test_what_cannot_be_expanded_is_refused(options, said):
     with pytest.raises(SpecError, match=said):
         ExpandColumns(**options)
+
+
+MODEL = LLM("offline/stand-in")
+
+
+def test_lists_of_unequal_length_are_filled_with_nulls_of_their_own_type(tmp_path: Path) -> None:
+    rows = [
+        {"a": [1, 2, 3], "b": ["x"], "n": 0},
+        {"a": [], "b": [], "n": 1},
+        {"a": None, "b": ["y", "z"], "n": 2},
+        {"a": [4], "b": None, "n": 3},
+    ]
+    with Pipeline("unequal") as pipeline:
+        LoadDataFromDicts(rows) >> ExpandColumns("items", columns=["a", "b"])
+    result = balanced_run(pipeline, tmp_path / "out")
+    assert [(row["n"], row["a"], row["b"]) for row in user_rows(result["items"])] == [
+        (0, 1, "x"),
+        (0, 2, None),
+        (0, 3, None),
+        (2, None, "y"),
+        (2, None, "z"),
+        (3, 4, None),
+    ]
+    counts = result.manifest["steps"]["items"]
+    assert (counts["rows_in"], counts["rows_done"], counts["rows_failed"], counts["rows_out"]) == (4, 4, 0, 6)
+
+
+def test_grouped_answers_are_taken_apart_into_the_rows_they_would_have_been(tmp_path: Path) -> None:
+    def answers(**options: Any) -> Any:
+        rows = LoadDataFromDicts([{"instruction": f"Tell me of {n}."} for n in range(3)])
+        return rows >> TextGeneration("answers", llm=MODEL, num_generations=3, add_model_name=True, **options)
+
+    with Pipeline("grouped") as grouped:
+        answers(group_generations=True) >> ExpandColumns("rows", columns=["generation"])
+    with Pipeline("rows") as plain:
+        answers()
+    expanded = user_rows(balanced_run(grouped, tmp_path / "a")["rows"])
+    assert len(expanded) == 9
+    assert expanded == user_rows(balanced_run(plain, tmp_path / "b")["answers"])
+
+
+def test_merged_columns_are_judged_in_their_order_without_those_that_are_null(tmp_path: Path) -> None:
+    rows = [{"instruction": "Go.", "a": "first", "b": second, "c": "third"} for second in ("second", None)]
+    with Pipeline("merged") as pipeline:
+        merged = MergeColumns("merged", columns=["c", "a", "b"], output_column="generations")
+        LoadDataFromDicts(rows) >> merged >> UltraFeedback("judge", llm=MODEL)
+    whole, gap = user_rows(balanced_run(pipeline, tmp_path / "out")["judge"])
+    assert whole["generations"] == ["third", "first", "second"]
+    assert gap["generations"] == ["third", "first", None]
+    assert [rating is None for rating in whole["ratings"]] == [False, False, False]
+    assert [rating is None for rating in gap["ratings"]] == [False, False, True]
+    assert "a" not in whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from raypipe.errors import InputError, SpecError
 from raypipe.pipeline import Pipeline
 from raypipe.steps import Filter, LoadDataFromDicts, MinHashDedup
 from raypipe.steps.columns.min_hash_dedup import minhash_keep
-from tests.books import user_rows
+from tests.books import balanced_run, user_rows
 
 SENTENCE = "The quick brown fox jumps over the lazy dog while the old cat sleeps in the warm sun of a long afternoon."
 
@@ -80,3 +81,14 @@ def test_the_step_says_it_of_every_row(tmp_path):
 def test_a_threshold_that_no_signature_can_tell_is_refused_before_anything_runs() -> None:
     with pytest.raises(SpecError, match=r"threshold 0\.99 cannot be told with num_perm 128"):
         MinHashDedup(threshold=0.99)
+
+
+def test_repeated_texts_are_flagged_across_batches_and_no_row_is_taken_away(tmp_path: Path) -> None:
+    pytest.importorskip("datasketch")
+    texts = [" ".join(f"word{number}{letter}" for letter in "abcdef") for number in range(60)]
+    rows = [{"text": texts[number % 60], "n": number} for number in range(130)]
+    with Pipeline("flagged") as pipeline:
+        LoadDataFromDicts(rows) >> MinHashDedup("flags", input_batch_size=10)
+    made = user_rows(balanced_run(pipeline, tmp_path / "out")["flags"])
+    assert [row["n"] for row in made] == list(range(130))
+    assert [row["n"] for row in made if row["keep_row_after_minhash_filtering"]] == list(range(60))

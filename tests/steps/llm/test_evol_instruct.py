@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from pathlib import Path
 
 import pytest
 
 from raypipe.contracts.llm import LLM, Completion
 from raypipe.contracts.step import Shape
 from raypipe.errors import RowError, SpecError
+from raypipe.pipeline import Pipeline
+from raypipe.steps import LoadDataFromDicts
 from raypipe.steps.llm.evol_instruct import MUTATIONS, EvolInstruct
+from raypipe.steps.tasks import SelfInstruct, TextClassification
+from tests.books import balanced_run, user_rows
 from tests.steps.scripted import ScriptedCaller
 
 MARKS = {name: f"{name}: <PROMPT>" for name in MUTATIONS}
@@ -115,3 +120,24 @@ def test_what_is_unsound():
     for fields in ({"num_evolutions": 0}, {"mutation_templates": {}}):
         with pytest.raises(SpecError, match=next(iter(fields))):
             step(**fields)
+
+
+MODEL = LLM("offline/stand-in")
+
+
+def test_instructions_that_a_task_makes_are_evolved_and_labelled_one_by_one(tmp_path: Path) -> None:
+    with Pipeline("chain") as pipeline:
+        rows = LoadDataFromDicts([{"input": topic} for topic in ("bees", "ships", "rain")])
+        made = SelfInstruct("made", llm=MODEL, num_instructions=3, output_mappings={"instructions": "instruction"})
+        evolved = EvolInstruct("evolved", llm=MODEL, num_evolutions=2, store_evolutions=True)
+        label = TextClassification("label", llm=MODEL, input_mappings={"text": "evolved_instructions"})
+        rows >> made.scatter() >> evolved.scatter() >> label
+    result = balanced_run(pipeline, tmp_path / "out")
+    found = user_rows(result["label"])
+    counts = result.manifest["steps"]
+    assert counts["evolved"]["rows_in"] == counts["made"]["rows_out"] >= 3
+    assert len(found) == 2 * counts["made"]["rows_out"]
+    assert list(dict.fromkeys(row["input"] for row in found)) == ["bees", "ships", "rain"]
+    for row in found:
+        assert row["instruction"] and row["evolved_instructions"] != row["instruction"]
+        assert row["labels"]

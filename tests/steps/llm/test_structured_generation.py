@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
 from raypipe.contracts.llm import LLM
 from raypipe.errors import RowError
+from raypipe.pipeline import Pipeline
+from raypipe.steps import LoadDataFromDicts
 from raypipe.steps.llm.structured_generation import StructuredGeneration
+from tests.books import balanced_run, failed, user_rows
 from tests.steps.scripted import ScriptedCaller
 
 STEP = StructuredGeneration(llm=LLM("offline/x"), add_model_name=False)
@@ -104,3 +108,23 @@ def test_an_unsound_form_fails_its_row_and_costs_no_call(form, said):
         asyncio.run(STEP.process_row({"instruction": "?", "structured_output": form}, caller))
     assert caught.value.kind == "schema"
     assert caller.asked == []
+
+
+MODEL = LLM("offline/stand-in")
+
+
+def test_a_row_with_an_unsound_schema_fails_alone_beside_rows_with_others(tmp_path: Path) -> None:
+    forms = [PERSON, {"type": "objct"}, {"format": "regex", "schema": "[ab]{2}"}, None, {"type": "array"}]
+    rows = [
+        {"instruction": "Go.", "structured_output": None if form is None else json.dumps(form), "n": number}
+        for number, form in enumerate(forms)
+    ]
+    with Pipeline("schemas") as pipeline:
+        LoadDataFromDicts(rows) >> StructuredGeneration("task", llm=MODEL)
+    result = balanced_run(pipeline, tmp_path / "out")
+    made = {row["n"]: row["generation"] for row in user_rows(result["task"])}
+    assert list(made) == [0, 2, 3, 4]
+    assert list(json.loads(made[0])) == ["name"]
+    assert len(made[2]) == 2 and set(made[2]) <= {"a", "b"}
+    assert isinstance(json.loads(made[4]), list)
+    assert [(kind, row["n"]) for _, kind, _, row in failed(result)] == [("schema", 1)]

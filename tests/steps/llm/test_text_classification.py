@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raypipe.contracts.llm import LLM, Completion
 from raypipe.errors import RowError, SpecError
+from raypipe.pipeline import Pipeline
+from raypipe.steps import LoadDataFromDicts
 from raypipe.steps.llm.text_classification import TextClassification
+from tests.books import balanced_run, failed, user_rows
+from tests.loopback import serve
 from tests.steps.scripted import ScriptedCaller
 
 LABELS = ["positive", "negative"]
@@ -92,3 +98,31 @@ def test_columns_and_problems():
     assert "not a list" in step(default_label=["a", "b"]).problems()[0]
     with pytest.raises(SpecError, match="did you mean 'available_labels'"):
         step(available_label=LABELS)
+
+
+MODEL = LLM("offline/stand-in")
+
+
+def test_rows_do_not_depend_on_the_size_of_a_batch(tmp_path: Path) -> None:
+    made: list[Any] = []
+    for size in (1, 7, 50, 1000):
+        with Pipeline("batches") as pipeline:
+            rows = LoadDataFromDicts([{"text": f"text number {number}"} for number in range(53)])
+            rows >> TextClassification("task", llm=MODEL, n=2, input_batch_size=size)
+        made.append(balanced_run(pipeline, tmp_path / str(size))["task"].to_arrow().to_pylist())
+    assert [row["text"] for row in made[0]] == [f"text number {number}" for number in range(53)]
+    assert all(rows == made[0] for rows in made)
+
+
+def test_an_answer_that_cannot_be_read_fails_its_row_alone(tmp_path: Path) -> None:
+    def answer(body: dict[str, Any]) -> str:
+        content = body["messages"][0]["content"]
+        return "no JSON" if "text 3" in content else '{"labels": "fine"}'
+
+    with serve(answer=answer) as server, Pipeline("one answer") as pipeline:
+        rows = LoadDataFromDicts([{"text": f"text {number}"} for number in range(8)])
+        rows >> TextClassification("task", llm=LLM("vllm-server/m", base_url=server.base_url))
+        result = balanced_run(pipeline, tmp_path / "out")
+    assert [row["text"] for row in user_rows(result["task"])] == [f"text {n}" for n in range(8) if n != 3]
+    assert {row["labels"] for row in user_rows(result["task"])} == {"fine"}
+    assert failed(result) == [("task", "schema", "the completion is not JSON: 'no JSON'", {"text": "text 3"})]
