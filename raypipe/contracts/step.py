@@ -1,4 +1,4 @@
-"""I say what a step is: columns in, columns out, resources, one method.
+"""Says what a step is: columns in, columns out, resources, one method.
 
 A step does not know its pipeline: while a `with Pipeline(…)` block is open, new steps and edges
 are noted in a `Collector` that a context variable holds, so blocks nest and threads do not mix.
@@ -6,30 +6,25 @@ are noted in a `Collector` that a context variable holds, so blocks nest and thr
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, cast, overload
 
-from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, model_validator
 
+from raypipe.contracts.artifact_writer import ArtifactWriter
+from raypipe.contracts.columns import ColumnContract, Columns
 from raypipe.contracts.declaration import Spec
 from raypipe.contracts.llm import Caller, ModelOrPool, Request
 from raypipe.errors import SpecError, Violation
 from raypipe.row import Values
 from raypipe.security.permissions import Reach
-from raypipe.storage.artifacts import Artifacts
-from raypipe.storage.paths import Place
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Columns = tuple[str, ...] | None
-"""Column names, or `None` where they cannot be known before the run."""
 
 Output = Values | Sequence[Values] | None
 """What a step makes of one row: one row's new columns, several rows', or nothing (filtered)."""
@@ -76,194 +71,14 @@ class Collector:
 
 collecting: ContextVar[Collector | None] = ContextVar("collecting", default=None)
 
-S = TypeVar("S", bound="Step")
+S = TypeVar("S", bound="GraphNode")
 
 
-class StepResources(Spec):
-    """What the workers of a step are given; where several steps share workers, the largest wish counts.
+class GraphNode:
+    """A step in the graph that a user writes: what becomes of its output rows, and which steps they go on to.
 
-    Processors, GPUs and memory are kept for each worker by Ray; the `local` engine has one process and keeps nothing.
+    Knows nothing of what the step does.
     """
-
-    replicas: int = Field(default=1, ge=1)
-    cpus: float = Field(default=0, ge=0)
-    """Processors for each worker."""
-    gpus: float = Field(default=0, ge=0)
-    """GPUs for each worker, or a share of one."""
-    memory: int = Field(default=0, ge=0)
-    """Bytes for each worker."""
-
-    @property
-    def are_kept(self) -> bool:
-        """Whether a worker has something to itself."""
-        return bool(self.cpus or self.gpus or self.memory)
-
-
-class Step(Spec):
-    """One step of a pipeline. Subclasses set `runs` and write the one method that goes with it."""
-
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
-
-    runs: ClassVar[Runs] = Runs.ROW
-    is_told_identity: ClassVar[bool] = False
-    """Whether a row comes with its identity, as the column `_row_id`."""
-    is_given_batches: ClassVar[bool] = False
-    """Runs.THREAD: whether its method is given up to `input_batch_size` rows at once."""
-    is_given_all: ClassVar[bool] = False
-    """Runs.THREAD: whether its one row holds all rows, as the column `rows`."""
-
-    name: str | None = Field(default=None, kw_only=False)
-    """By default the class name in snake case and a number."""
-    llm: ModelOrPool | None = None
-    on_error: Literal["fail_row", "null", "stop"] = "fail_row"
-    """What a row that cannot pass does: it is a failed row, it goes on with nulls for outputs, or it stops the run."""
-    input_mappings: dict[str, str] = Field(default_factory=dict)
-    """The column that stands for one that the step reads: `{"instruction": "prompt"}`."""
-    output_mappings: dict[str, str] = Field(default_factory=dict)
-    """Another name for a column that the step writes: `{"generation": "answer"}`."""
-    resources: StepResources = Field(default_factory=StepResources)
-    use_cache: bool = True
-    """False: calls that earlier runs made for this step are not reused."""
-    input_batch_size: int = Field(default=50, ge=1)
-    """Rows in one call of a step that is given several; rows that ask a model go one by one."""
-    when: str | Callable[[Values], Any] | None = None
-    """Only rows for which this holds come here (a Jinja expression or a function); others end, or their branch does."""
-    scattered: bool = Field(default=False, alias="scatter")
-    """Each output is a list; each item becomes a row."""
-    copies: int = Field(default=1, ge=1, le=1_000_000, alias="broadcast")
-    """Each output row is repeated this many times, told apart by the column `sample`."""
-    gathered: By | None = Field(default=None, alias="aggregate")
-    """Output rows are brought together again; see `Aggregate`."""
-    callback: str | Callable[[list[dict[str, Any]]], Any] | None = Field(default=None, alias="custom")
-    """Function that gets the output rows of a family and returns the rows to go on with."""
-
-    _artifacts: Artifacts | None = PrivateAttr(default=None)
-
-    def __init__(self, name: str | None = None, /, **fields: Any) -> None:
-        super().__init__(**(fields if name is None else {"name": name} | fields))
-        collector = collecting.get()
-        if collector is not None:
-            collector.steps.append(self)
-
-    @field_validator("name")
-    @classmethod
-    def _is_name(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-            raise ValueError("a step name has letters, digits, '_', '-' and '.' and starts with a letter or digit")
-        return name
-
-    @model_validator(mode="after")
-    def _one_ending(self) -> Self:
-        endings = (self.scattered, self.copies > 1, self.gathered is not None, self.callback is not None)
-        if sum(endings) > 1:
-            raise ValueError("scatter, broadcast, aggregate and custom exclude each other; add a step for the second")
-        return self
-
-    # What the step declares.
-
-    @property
-    def shape(self) -> Shape:
-        return Shape.SCATTER if self.scattered else Shape.MAP
-
-    def reads(self) -> tuple[str, ...]:
-        """Columns that must be there."""
-        return ()
-
-    def needs(self) -> Columns:
-        """Columns that the step's method is given; `None` means the whole row."""
-        return self.reads()
-
-    def begins_with(self) -> tuple[str, ...]:
-        """Columns that stand first in what its model is asked: rows that have them in common share a prefix."""
-        return ()
-
-    def writes(self) -> dict[str, str]:
-        """New columns and their Arrow type by name; `""` where it is found from the values."""
-        return {}
-
-    def takes(self) -> tuple[str, ...]:
-        """Columns that must be there, by the names that they have in the pipeline."""
-        return tuple(self.input_mappings.get(name, name) for name in self.reads())
-
-    def gives(self) -> dict[str, str]:
-        """New columns by the names that they have in the pipeline."""
-        return {self.output_mappings.get(name, name): kind for name, kind in self.writes().items()}
-
-    def consumes(self) -> tuple[str, ...]:
-        """Columns that rows no longer have behind the step."""
-        return ()
-
-    def required(self) -> tuple[str, ...]:
-        """Of a step that is given all rows, the columns that they must have."""
-        return ()
-
-    def columns_after(self, columns: Columns) -> Columns:
-        """Columns behind the step, given those before it."""
-        if columns is None:
-            return None
-        kept = [name for name in columns if name not in self.consumes()]
-        return tuple(dict.fromkeys((*kept, *self.gives())))
-
-    def changes(self) -> Columns:
-        """Columns that a row may have otherwise behind the step; `None` where that cannot be known."""
-        return tuple(self.gives())
-
-    def own_source(self) -> Source | None:
-        """What makes the rows of a step that begins a pipeline though it reads none; most steps have none."""
-
-    def problems(self) -> list[str]:
-        """What is unsound about the step itself, one sentence each; asked once the graph is complete."""
-        return []
-
-    def requests(self) -> tuple[Request, ...]:
-        """Requests like those of its rows, as far as not every model can be asked them."""
-        return ()
-
-    # What the step does; a subclass writes the one that fits its `runs`.
-
-    def open(self) -> None:
-        """Called once in each worker before the first row."""
-
-    def close(self) -> None:
-        """Called once in each worker that was opened, after the last row."""
-
-    async def process_row(self, row: Values, llm: Caller) -> Output:
-        """Runs.ROW. Raises `RowError` for a row that cannot pass."""
-        raise NotImplementedError
-
-    def process_row_in_thread(self, row: Values) -> Output:
-        """Runs.THREAD. Any exception fails this row alone."""
-        raise NotImplementedError
-
-    def process_batch_in_thread(self, rows: Sequence[Values]) -> list[Output]:
-        """Runs.THREAD with `is_given_batches`: one output for each row. An exception makes the rows be tried apart."""
-        raise NotImplementedError
-
-    def process_table(self, table: pa.Table) -> pa.Table:
-        """Runs.TABLE. Same rows in the same order; lineage columns stay."""
-        raise NotImplementedError
-
-    # Files beside the rows.
-
-    def save_artifact(
-        self, name: str, write_function: Callable[[Path], Any], metadata: Mapping[str, Any] | None = None
-    ) -> None:
-        """Keep files with the results: `write_function(folder)` writes them into a folder that is given to it.
-
-        They become `artifacts/<step>/<name>/` of the run, with `metadata` as `metadata.json`, in place of what was
-        saved under the name before; of several workers the last one wins. Outside of a run nothing is kept.
-        """
-        if self._artifacts is None:
-            said = "step %r is not at work in a run, so its artifact %r is not saved"
-            logging.getLogger("raypipe").warning(said, self.name or type(self).__name__, name)
-        else:
-            self._artifacts.save(name, write_function, metadata)
-
-    def keep_artifacts_in(self, folder: Place | None) -> None:
-        """Where the run keeps artifacts, from now on; `None`: nowhere."""
-        self._artifacts = None if folder is None else Artifacts(folder, self.name or type(self).__name__)
-
-    # How steps are joined.
 
     def scatter(self) -> Self:
         """Each output becomes a list of rows, one child for each item."""
@@ -283,9 +98,9 @@ class Step(Spec):
 
     def _ending(self, attribute: str, value: object) -> Self:
         setattr(self, attribute, value)
-        endings = (self.scattered, self.copies > 1, self.gathered is not None, self.callback is not None)
-        if sum(endings) > 1 or self.copies < 1:
-            where = f"{type(self).__name__} {self.name!r}"
+        step = cast("Step", self)
+        if _count_endings(step) > 1 or step.copies < 1:
+            where = f"{type(self).__name__} {step.name!r}"
             raise SpecError(violations=[Violation(where, f"{attribute} cannot be added to this step's ending")])
         return self
 
@@ -315,8 +130,127 @@ class Step(Spec):
         return self
 
 
-def join(upstream: Step, downstream: Step) -> None:
+def _check_name(name: str | None) -> str | None:
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ValueError("a step name has letters, digits, '_', '-' and '.' and starts with a letter or digit")
+    return name
+
+
+class StepResources(Spec):
+    """What the workers of a step are given; where several steps share workers, the largest wish counts.
+
+    CPUs, GPUs and memory are kept for each worker by Ray; the `local` engine has one process and keeps nothing.
+    """
+
+    replicas: int = Field(default=1, ge=1)
+    cpus: float = Field(default=0, ge=0)
+    """CPUs for each worker."""
+    gpus: float = Field(default=0, ge=0)
+    """GPUs for each worker, or a share of one."""
+    memory: int = Field(default=0, ge=0)
+    """Bytes for each worker."""
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether a worker has something to itself."""
+        return bool(self.cpus or self.gpus or self.memory)
+
+
+class Step(GraphNode, ColumnContract, ArtifactWriter):
+    """One step of a pipeline. Subclasses set `runs` and write the one method that goes with it."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
+
+    runs: ClassVar[Runs] = Runs.ROW
+    is_told_identity: ClassVar[bool] = False
+    """Whether a row comes with its identity, as the column `_row_id`."""
+    is_given_batches: ClassVar[bool] = False
+    """Runs.THREAD: whether its method is given up to `input_batch_size` rows at once."""
+    is_given_all: ClassVar[bool] = False
+    """Runs.THREAD: whether its one row holds all rows, as the column `rows`."""
+
+    name: Annotated[str | None, AfterValidator(_check_name)] = Field(default=None, kw_only=False)
+    """By default the class name in snake case and a number."""
+    llm: ModelOrPool | None = None
+    on_error: Literal["fail_row", "null", "stop"] = "fail_row"
+    """What a row that cannot pass does: it is a failed row, it goes on with nulls for outputs, or it stops the run."""
+    input_mappings: dict[str, str] = Field(default_factory=dict)
+    """The column that stands for one that the step reads: `{"instruction": "prompt"}`."""
+    output_mappings: dict[str, str] = Field(default_factory=dict)
+    """Another name for a column that the step writes: `{"generation": "answer"}`."""
+    resources: StepResources = Field(default_factory=StepResources)
+    use_cache: bool = True
+    """False: calls that earlier runs made for this step are not reused."""
+    input_batch_size: int = Field(default=50, ge=1)
+    """Rows in one call of a step that is given several; rows that ask a model go one by one."""
+    when: str | Callable[[Values], Any] | None = None
+    """Only rows for which this holds come here (a Jinja expression or a function); others end, or their branch does."""
+    scattered: bool = Field(default=False, alias="scatter")
+    """Each output is a list; each item becomes a row."""
+    copies: int = Field(default=1, ge=1, le=1_000_000, alias="broadcast")
+    """Each output row is repeated this many times, told apart by the column `sample`."""
+    gathered: By | None = Field(default=None, alias="aggregate")
+    """Output rows are brought together again; see `Aggregate`."""
+    callback: str | Callable[[list[dict[str, Any]]], Any] | None = Field(default=None, alias="custom")
+    """Function that gets the output rows of a family and returns the rows to go on with."""
+
+    def __init__(self, name: str | None = None, /, **fields: Any) -> None:
+        super().__init__(**(fields if name is None else {"name": name} | fields))
+        collector = collecting.get()
+        if collector is not None:
+            collector.steps.append(self)
+
+    @model_validator(mode="after")
+    def _has_one_ending(self) -> Self:
+        if _count_endings(self) > 1:
+            raise ValueError("scatter, broadcast, aggregate and custom exclude each other; add a step for the second")
+        return self
+
+    @property
+    def shape(self) -> Shape:
+        return Shape.SCATTER if self.scattered else Shape.MAP
+
+    def own_source(self) -> Source | None:
+        """What makes the rows of a step that begins a pipeline though it reads none; most steps have none."""
+
+    def problems(self) -> list[str]:
+        """What is unsound about the step itself, one sentence each; asked once the graph is complete."""
+        return []
+
+    def requests(self) -> tuple[Request, ...]:
+        """Requests like those of its rows, as far as not every model can be asked them."""
+        return ()
+
+    def open(self) -> None:
+        """Called once in each worker before the first row."""
+
+    def close(self) -> None:
+        """Called once in each worker that was opened, after the last row."""
+
+    async def process_row(self, row: Values, llm: Caller) -> Output:
+        """Runs.ROW. Raises `RowError` for a row that cannot pass."""
+        raise NotImplementedError
+
+    def process_row_in_thread(self, row: Values) -> Output:
+        """Runs.THREAD. Any exception fails this row alone."""
+        raise NotImplementedError
+
+    def process_batch_in_thread(self, rows: Sequence[Values]) -> list[Output]:
+        """Runs.THREAD with `is_given_batches`: one output for each row. An exception makes the rows be tried apart."""
+        raise NotImplementedError
+
+    def process_table(self, table: pa.Table) -> pa.Table:
+        """Runs.TABLE. Same rows in the same order; lineage columns stay."""
+        raise NotImplementedError
+
+
+def _count_endings(step: Step) -> int:
+    return sum((step.scattered, step.copies > 1, step.gathered is not None, step.callback is not None))
+
+
+def join(upstream: GraphNode, downstream: GraphNode) -> None:
     """Note an edge in the open pipeline block. Raises SpecError outside of one."""
+    upstream, downstream = cast("Step", upstream), cast("Step", downstream)
     collector = collecting.get()
     if collector is None:
         places = f"{upstream.name or type(upstream).__name__!r} >> {downstream.name or type(downstream).__name__!r}"
