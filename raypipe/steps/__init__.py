@@ -32,7 +32,7 @@ REGISTRY: dict[str, str] = {
     "FormatChatGenerationSFT": "raypipe.steps.columns.formatting:FormatChatGenerationSFT",
     "FormatTextGenerationDPO": "raypipe.steps.columns.formatting:FormatTextGenerationDPO",
     "FormatTextGenerationSFT": "raypipe.steps.columns.formatting:FormatTextGenerationSFT",
-    "GenerateSentencePair": "raypipe.steps.llm.sentence_pairs:GenerateSentencePair",
+    "GenerateSentencePair": "raypipe.steps.llm.generate_sentence_pair:GenerateSentencePair",
     "GroupColumns": "raypipe.steps.columns.combine_columns:GroupColumns",
     "KeepColumns": "raypipe.steps.columns.keep_columns:KeepColumns",
     "ListExtension": "raypipe.steps.llm.list_extension:ListExtension",

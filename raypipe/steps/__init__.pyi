@@ -35,12 +35,12 @@ from raypipe.steps.llm.custom_tasks import Task as Task
 from raypipe.steps.llm.custom_tasks import task as task
 from raypipe.steps.llm.embedding_generation import EmbeddingGeneration as EmbeddingGeneration
 from raypipe.steps.llm.evol_instruct import EvolInstruct as EvolInstruct
+from raypipe.steps.llm.generate_sentence_pair import GenerateSentencePair as GenerateSentencePair
 from raypipe.steps.llm.list_extension import ListExtension as ListExtension
 from raypipe.steps.llm.magpie import Magpie as Magpie
 from raypipe.steps.llm.magpie import MagpieGenerator as MagpieGenerator
 from raypipe.steps.llm.reward_model_score import RewardModelScore as RewardModelScore
 from raypipe.steps.llm.self_instruct import SelfInstruct as SelfInstruct
-from raypipe.steps.llm.sentence_pairs import GenerateSentencePair as GenerateSentencePair
 from raypipe.steps.llm.structured_generation import StructuredGeneration as StructuredGeneration
 from raypipe.steps.llm.text_classification import TextClassification as TextClassification
 from raypipe.steps.llm.text_generation import TextGeneration as TextGeneration

@@ -15,7 +15,7 @@ from typing import Any, Self, TypedDict, Unpack, cast
 from raypipe.contracts.llm import Message, Schema
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.steps.answers.structured import Structure, structure_of
-from raypipe.steps.llm.tools import CustomTool, tool_of
+from raypipe.steps.llm.tools import CustomTool, as_tool
 from raypipe.workflows.checks import check
 from raypipe.workflows.memory import Input, Output, Read, Reading
 from raypipe.workflows.prompts import calling_folder, read_prompt
@@ -154,7 +154,7 @@ class WorkflowBuilder:
         """A function of yours, or several, that tasks with FUNCTION_CALLING or FUNCTION_CALLING_RAW may call."""
         given: list[Any] = list(tool) if isinstance(tool, list | tuple) else [tool]
         for one in given:
-            made = tool_of(one)
+            made = as_tool(one)
             if made is None:
                 problem = f"add_custom_tool: a {type(one).__name__} is not executed here; write a CustomTool"
                 self._note("workflow", problem)

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, cast
 
 from raypipe.errors import RowError, SpecError, Violation, nearest
-from raypipe.steps.prompts.to_text import shown
+from raypipe.steps.prompts.to_text import to_text
 from raypipe.workflows.memory import Input, Memory
 
 
@@ -53,7 +53,7 @@ class Condition:
         """Raises RowError (`condition`) for a value that cannot be compared."""
         value = memory.take(self.input)
         if self.expression in _ORDERS:
-            return _ORDERS[self.expression](self._number(shown(value)), float(self.expected))
+            return _ORDERS[self.expression](self._number(to_text(value)), float(self.expected))
         negated = self.expression in (Expression.NOT_EQUAL, Expression.NOT_CONTAINS)
         return self._agrees(value) is not negated
 
@@ -68,9 +68,9 @@ class Condition:
     def _agrees(self, value: Any) -> bool:
         expected = self.expected.strip()
         if self.expression in (Expression.EQUAL, Expression.NOT_EQUAL):
-            return shown(value).strip() == expected
+            return to_text(value).strip() == expected
         values = cast("list[Any]", value) if isinstance(value, list) else [value]
-        return any(expected in shown(one) for one in values)
+        return any(expected in to_text(one) for one in values)
 
     def _number(self, text: str) -> float:
         number = _number(text)
@@ -90,7 +90,7 @@ class ConditionBuilder:
         if expression not in known:
             problem = f"there is no expression {expression!r}{nearest(str(expression), known)}"
             raise SpecError(violations=[Violation("condition", problem)])
-        return Condition(input, Expression(expression), shown(expected), target_if_not)
+        return Condition(input, Expression(expression), to_text(expected), target_if_not)
 
 
 def _number(text: str) -> float | None:

@@ -16,8 +16,8 @@ from raypipe.contracts.llm import Caller, Completion, Request
 from raypipe.errors import RowError, nearest
 from raypipe.steps.answers.structured import ask_structured
 from raypipe.steps.llm.tools import KIND as TOOL
-from raypipe.steps.llm.tools import Outcome, attempted, checked_calls, required_calls, told
-from raypipe.steps.prompts.to_text import shown
+from raypipe.steps.llm.tools import Outcome, check_calls, require_calls, tool_messages, try_calls
+from raypipe.steps.prompts.to_text import to_text
 from raypipe.workflows.definition import Definition
 from raypipe.workflows.memory import KIND, Memory
 from raypipe.workflows.prompts import filled
@@ -141,7 +141,7 @@ class Run:
             return fallback
 
     async def _do(self, task: Task) -> None:
-        values = {wanted.key: shown(self._memory.take(wanted)) for wanted in task.inputs}
+        values = {wanted.key: to_text(self._memory.take(wanted)) for wanted in task.inputs}
         messages = tuple({**each, "content": filled(str(each["content"]), values)} for each in task.messages)
         answer = await self._clock.hold(self._answer(task, Request(messages)), task.id)
         self._last = answer
@@ -167,17 +167,17 @@ class Run:
         tools = self._workflow.tools
         asked = request._replace(tools=tuple(tool.declaration() for tool in tools))
         if task.operator is Operator.FUNCTION_CALLING_RAW:
-            return shown(checked_calls(asked, await self._meter.complete(asked), tools))
+            return to_text(check_calls(asked, await self._meter.complete(asked), tools))
         outcomes = await self._outcomes(asked)
         failure = next((one.failure for one in outcomes if one.failure is not None), None)
         if failure is not None:
             outcomes = [one for one in outcomes if one.failure is None] + await self._again(asked, outcomes, failure)
         given = [one.text for one in outcomes]
-        return given[0] if len(given) == 1 else shown(given)
+        return given[0] if len(given) == 1 else to_text(given)
 
     async def _again(self, asked: Request, outcomes: Sequence[Outcome], failure: RowError) -> list[Outcome]:
         """What the model calls when it was shown the outcomes. Raises RowError when that fails too."""
-        messages = (*asked.messages, *told(outcomes, len(asked.messages)))
+        messages = (*asked.messages, *tool_messages(outcomes, len(asked.messages)))
         try:
             again = await self._outcomes(asked._replace(messages=messages))
         except RowError as error:
@@ -188,8 +188,8 @@ class Run:
         return again
 
     async def _outcomes(self, asked: Request) -> list[Outcome]:
-        calls = required_calls(asked, await self._meter.complete(asked))
-        return await attempted(cast(Caller, self._meter), calls, self._workflow.tools)
+        calls = require_calls(asked, await self._meter.complete(asked))
+        return await try_calls(cast(Caller, self._meter), calls, self._workflow.tools)
 
     def _edges(self, source: str) -> list[Edge]:
         return [edge for edge in self._workflow.edges if edge.source == source]

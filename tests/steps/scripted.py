@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from raypipe.contracts.llm import AskOptions, Completion, Message, Request
 from raypipe.errors import RowError
-from raypipe.steps.llm.conversation import answered
+from raypipe.steps.llm.conversation import ask
 
 Answer = str | Completion | RowError
 
@@ -37,7 +37,7 @@ class ScriptedCaller:
         return answer if isinstance(answer, Completion) else Completion(answer)
 
     async def __call__(self, prompt: str | Sequence[Message], **options: Unpack[AskOptions]) -> Any:
-        return await answered(self, prompt, options)
+        return await ask(self, prompt, options)
 
     async def recorded(
         self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]], played: str | None = None

@@ -15,7 +15,7 @@ from raypipe.dria.pipelines.callbacks import Following, tasks
 from raypipe.dria.pipelines.template import StepTemplate
 from raypipe.dria.tasks import Step, TaskInput, TaskResult, written
 from raypipe.row import MODEL_NAME, Values
-from raypipe.steps.prompts.to_text import shown
+from raypipe.steps.prompts.to_text import to_text
 from raypipe.workflows import WorkflowStep
 
 TASK = "task_input"
@@ -33,7 +33,7 @@ class TaskStep(WorkflowStep):
 
     async def process_row(self, row: Values, llm: Caller) -> Output:
         made = cast("Values", await super().process_row(row, llm))
-        return {RESULT: shown(made[RESULT]), MODEL_NAME: llm.label}
+        return {RESULT: to_text(made[RESULT]), MODEL_NAME: llm.label}
 
 
 class HandOver(AnyStep):

@@ -19,7 +19,7 @@ from raypipe.execution.counts import CallCounts
 from raypipe.execution.worker.model_selection import Chance, Desk, Member
 from raypipe.identity import call_key, request_identity
 from raypipe.limits import LONGEST_WAIT_S, Patience
-from raypipe.steps.llm.conversation import answered
+from raypipe.steps.llm.conversation import ask
 
 _MOST_TRIES = 4
 """Of what is asked beside models, such as a search."""
@@ -68,7 +68,7 @@ class RowCaller:
         return self._waited_s + (0.0 if since is None else time.monotonic() - since)
 
     async def __call__(self, prompt: str | Sequence[Message], **options: Unpack[AskOptions]) -> Any:
-        return await answered(self, prompt, options)
+        return await ask(self, prompt, options)
 
     async def complete(self, request: Request, *, sample: int = 0) -> Completion:
         desk = self._desk

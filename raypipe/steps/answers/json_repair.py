@@ -49,18 +49,20 @@ class _CountedText(str):
         return _CountedText.of(super().__add__(other), self._left)
 
 
-def repaired(text: str) -> Any:
+def repair_json(text: str) -> Any:
     """The list or object in the text, `None` when there is none or it is too damaged.
 
     What comes back can be stored: no lone surrogates, no numbers over 64 bits.
     """
     if "{" not in text and "[" not in text:
         return None
-    from json_repair import repair_json
+    import json_repair
 
     left = [min(max(_FEWEST_LOOKS, _LOOKS_A_CHARACTER * len(text)), _MOST_LOOKS)]
     try:
-        found = cast(object, repair_json(_CountedText.of(text, left), return_objects=True, skip_json_loads=True))
+        found = cast(
+            object, json_repair.repair_json(_CountedText.of(text, left), return_objects=True, skip_json_loads=True)
+        )
         storable = load_json(orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS))
     except (_TooCostly, RecursionError, ValueError, TypeError):
         return None

@@ -15,7 +15,7 @@ from raypipe.contracts.imports import imported
 from raypipe.errors import RowError, SpecError, Violation, nearest, shortened
 from raypipe.security.patterns import Pattern, compile_pattern
 from raypipe.security.untrusted_text import load_json
-from raypipe.steps.answers.json_repair import repaired
+from raypipe.steps.answers.json_repair import repair_json
 
 Parser = Callable[[str], Any]
 
@@ -125,7 +125,7 @@ def read_json(text: str, *, repair: bool = True) -> Any:
             return load_json(candidate)
         except ValueError:
             continue
-    return repaired(text) if repair else None
+    return repair_json(text) if repair else None
 
 
 def _without_bullet(line: str) -> str:

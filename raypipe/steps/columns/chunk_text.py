@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from raypipe.contracts.step import Output, Runs, Shape, Step
 from raypipe.row import Values
-from raypipe.steps.llm.asking import text_of
+from raypipe.steps.prompts.inputs import text_of
 
 _PARAGRAPHS = re.compile(r"\n\s*\n\s*")
 # A small letter goes on with the sentence, as behind "e.g."; Chinese and Japanese sentences have no space between them.

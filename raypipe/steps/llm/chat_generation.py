@@ -12,10 +12,12 @@ from typing import Any, cast
 from raypipe.contracts.llm import Caller, Message, Request
 from raypipe.errors import RowError
 from raypipe.row import Values
-from raypipe.steps.llm.asking import AskingStep, shown, without_nulls
+from raypipe.steps.llm.llm_step import LLMStep
+from raypipe.steps.prompts.inputs import without_nulls
+from raypipe.steps.prompts.to_text import quoted
 
 
-class ChatGeneration(AskingStep):
+class ChatGeneration(LLMStep):
     """Reads `messages`, whose last one is from the user, and writes `generation`."""
 
     def reads(self) -> tuple[str, ...]:
@@ -41,7 +43,7 @@ def _to_go_on_with(messages: Any) -> tuple[Message, ...]:
 def conversation_of(messages: Any, column: str = "messages") -> tuple[Message, ...]:
     """The conversation in a column. Raises RowError (`messages`) for what is none."""
     if not isinstance(messages, list | tuple) or not messages:
-        got = "empty" if isinstance(messages, list | tuple) else f"no list but {shown(messages)}"
+        got = "empty" if isinstance(messages, list | tuple) else f"no list but {quoted(messages)}"
         raise _unsound(column, "", f'is {got}; write [{{"role": "user", "content": "…"}}]')
     return tuple(
         _message(column, f"[{index}]", message) for index, message in enumerate(cast("Sequence[Any]", messages))
@@ -50,15 +52,15 @@ def conversation_of(messages: Any, column: str = "messages") -> tuple[Message, .
 
 def _message(column: str, place: str, message: Any) -> dict[str, Any]:
     if not isinstance(message, Mapping):
-        raise _unsound(column, place, f'is no message but {shown(message)}; write {{"role": …, "content": …}}')
+        raise _unsound(column, place, f'is no message but {quoted(message)}; write {{"role": …, "content": …}}')
     found: dict[str, Any] = without_nulls(message)
     if not isinstance(found.get("role"), str):
-        problem = f"has no role ({shown(message)}); it is 'system', 'user', 'assistant' or 'tool'"
+        problem = f"has no role ({quoted(message)}); it is 'system', 'user', 'assistant' or 'tool'"
         raise _unsound(column, place, problem)
     if isinstance(found.get("content"), str | list):
         return found
     if found["role"] != "assistant" or "content" in found or not found.get("tool_calls"):
-        raise _unsound(column, place, f"has no content ({shown(message)}); it is text or a list of parts")
+        raise _unsound(column, place, f"has no content ({quoted(message)}); it is text or a list of parts")
     return {**found, "content": None}
 
 

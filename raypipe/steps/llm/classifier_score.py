@@ -10,11 +10,11 @@ from pydantic import Field, field_validator
 from raypipe.contracts.llm import Caller, Request
 from raypipe.contracts.step import Output
 from raypipe.row import Values
-from raypipe.steps.llm.asking import text_of
-from raypipe.steps.llm.pooling import NumbersStep, ask_numbers, named_numbers, with_different_names
+from raypipe.steps.llm.pooling_step import PoolingStep, ask_numbers, named_numbers, with_different_names
+from raypipe.steps.prompts.inputs import text_of
 
 
-class ClassifierScore(NumbersStep):
+class ClassifierScore(PoolingStep):
     """Reads `text` and writes `score`: the number that the classification model `llm` gives.
 
     With `labels` it writes `label`, the one that fits best, and `scores`, the share of each label. The text is sent as

@@ -11,7 +11,7 @@ from typing import Any, cast
 from raypipe.contracts.llm import TOOL_CALLS, AskOptions, Caller, Completion, Message, Request
 from raypipe.errors import RowError, SpecError, nearest
 from raypipe.steps.answers.structured import ask_structured, cut
-from raypipe.steps.llm.tools import KIND, CustomTool, attempted, checked_calls, made_calls, told, tools_of
+from raypipe.steps.llm.tools import KIND, CustomTool, check_calls, make_tools, read_calls, tool_messages, try_calls
 
 MOST_ROUNDS = 8
 """Rounds of calls that a model may make before it answers, unless `max_rounds` says otherwise."""
@@ -19,7 +19,7 @@ MOST_ROUNDS = 8
 _OPTIONS = frozenset(AskOptions.__annotations__)
 
 
-async def answered(llm: Caller, prompt: str | Sequence[Message], options: AskOptions) -> Any:
+async def ask(llm: Caller, prompt: str | Sequence[Message], options: AskOptions) -> Any:
     """What `await llm(prompt, …)` gives. Raises RowError when the model cannot answer."""
     for option in options.keys() - _OPTIONS:
         raise RowError(f"llm(…) has no option {option!r}{nearest(option, sorted(_OPTIONS))}", kind="option")
@@ -43,7 +43,7 @@ async def answered(llm: Caller, prompt: str | Sequence[Message], options: AskOpt
 
 def _offered(given: Sequence[Any]) -> tuple[tuple[CustomTool, ...], tuple[Mapping[str, Any], ...]]:
     """Tools, and what the endpoint is told of them. Raises RowError (`tool`) for one that cannot be used."""
-    tools = tools_of(given)
+    tools = make_tools(given)
     for tool in tools:
         for problem in tool.problems():
             raise RowError(f"tool {tool.called!r} {problem}", kind=KIND)
@@ -57,7 +57,7 @@ async def _calls(llm: Caller, request: Request, tools: Sequence[CustomTool], sch
     """What the model calls, checked and not executed."""
     if schema is not None:
         raise RowError("llm(…, execute=False) gives calls, which have no schema; leave schema out", kind="option")
-    return checked_calls(request, await llm.complete(request), tools)
+    return check_calls(request, await llm.complete(request), tools)
 
 
 class _Conversation:
@@ -80,14 +80,14 @@ class _Conversation:
             asked = request._replace(messages=self._messages)
             completion = await self._llm.complete(asked, sample=sample)
             shortened = cut(asked, completion)
-            calls = made_calls(completion) if shortened or completion.finish_reason == TOOL_CALLS else []
+            calls = read_calls(completion) if shortened or completion.finish_reason == TOOL_CALLS else []
             if not calls:
                 return completion
             if shortened:
                 raise shortened
             self._count()
-            outcomes = await attempted(self._llm, calls, self._tools)
-            self._messages += told(outcomes, len(self._messages))
+            outcomes = await try_calls(self._llm, calls, self._tools)
+            self._messages += tool_messages(outcomes, len(self._messages))
 
     def _count(self) -> None:
         if self._rounds >= self._most:

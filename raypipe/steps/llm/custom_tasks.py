@@ -23,7 +23,8 @@ from raypipe.errors import RowError
 from raypipe.row import MODEL_NAME, Values
 from raypipe.steps.functions.batch_steps import StepColumns
 from raypipe.steps.functions.signatures import unsound
-from raypipe.steps.llm.asking import AskingStep, shown
+from raypipe.steps.llm.llm_step import LLMStep
+from raypipe.steps.prompts.to_text import quoted
 
 _FORM = (
     "has no docstring with its prompts; write them as YAML, `system_prompt: …` and `user_message_template: …`, with "
@@ -31,7 +32,7 @@ _FORM = (
 )
 
 
-class Task(AskingStep):
+class Task(LLMStep):
     """Base of tasks of one's own: subclasses say `inputs`, `outputs`, `format_input` and `format_output`.
 
     Both are called in a thread of the task, one call after the other, so that a slow one holds up no other step.
@@ -90,7 +91,7 @@ class Task(AskingStep):
         completion = await llm.complete(Request(messages), sample=sample)
         made: Any = await self._beside.run(self.format_output, completion.text, given)
         if not isinstance(made, Mapping):
-            raise RowError(f"format_output gave {shown(made)}, not a mapping of columns to values", kind="output")
+            raise RowError(f"format_output gave {quoted(made)}, not a mapping of columns to values", kind="output")
         columns = dict(cast("Mapping[str, Any]", made))
         for name in self.answer_types():
             if name not in columns:

@@ -13,11 +13,11 @@ from pydantic import Field, model_validator
 from raypipe.contracts.llm import Caller, Request
 from raypipe.contracts.step import Output
 from raypipe.row import MODEL_NAME, Values
-from raypipe.steps.llm.asking import text_of
-from raypipe.steps.llm.pooling import NumbersStep, ask_numbers
+from raypipe.steps.llm.pooling_step import PoolingStep, ask_numbers
+from raypipe.steps.prompts.inputs import text_of
 
 
-class EmbeddingGeneration(NumbersStep):
+class EmbeddingGeneration(PoolingStep):
     """Reads `text` and writes `embedding`, a list of numbers, and `model_name`.
 
     `llm` is an embedding model; it may be called `embeddings` here. The text is sent as it stands.

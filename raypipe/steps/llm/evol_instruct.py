@@ -15,7 +15,8 @@ from raypipe.errors import RowError
 from raypipe.identity import canonical_json, digest
 from raypipe.row import Values
 from raypipe.steps.answers.structured import cut
-from raypipe.steps.llm.asking import AskingStep, question, text_of
+from raypipe.steps.llm.llm_step import LLMStep
+from raypipe.steps.prompts.inputs import chat_request, text_of
 
 _PLACE = "<PROMPT>"
 _HARDER = (
@@ -39,7 +40,7 @@ MUTATIONS: dict[str, str] = {
 """Prompts that change an instruction, by name; the instruction takes the place of `<PROMPT>`."""
 
 
-class EvolInstruct(AskingStep):
+class EvolInstruct(LLMStep):
     """Reads `instruction` and writes `evolved_instruction`, with `generate_answers` also `answer`.
 
     With `store_evolutions` they are the lists `evolved_instructions` and `answers`, in the order of the rounds. A
@@ -83,11 +84,11 @@ class EvolInstruct(AskingStep):
         found = [original]
         for number in range(self.num_evolutions):
             template = self._template(original, sample, number)
-            found.append(await _evolved(question(template.replace(_PLACE, found[-1])), llm, sample))
+            found.append(await _evolved(chat_request(template.replace(_PLACE, found[-1])), llm, sample))
         kept = found[0 if self.include_original_instruction else 1 :] if self.store_evolutions else found[-1:]
         columns = [kept]
         if self.generate_answers:
-            columns.append([(await llm.complete(question(text), sample=sample)).text.strip() for text in kept])
+            columns.append([(await llm.complete(chat_request(text), sample=sample)).text.strip() for text in kept])
         values = columns if self.store_evolutions else [column[0] for column in columns]
         return dict(zip(self.answer_types(), values, strict=True))
 

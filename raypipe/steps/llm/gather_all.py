@@ -12,7 +12,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def all_of(answers: Iterable[Awaitable[T]]) -> list[T]:
+async def gather_all(answers: Iterable[Awaitable[T]]) -> list[T]:
     """The answers, in order. Raises the first error, once no answer is on its way any more.
 
     Answers that are on their way are awaited even after one has failed: they are paid for, and once logged they need

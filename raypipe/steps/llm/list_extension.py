@@ -16,15 +16,15 @@ from raypipe.contracts.step import Output
 from raypipe.errors import RowError
 from raypipe.row import Values
 from raypipe.steps.answers.distinct import Distinct
-from raypipe.steps.llm.asking import shown
-from raypipe.steps.llm.iterative import GrowingStep
+from raypipe.steps.llm.iterative_step import IterativeStep
+from raypipe.steps.prompts.to_text import quoted
 
 _LIST = "items"
 _MISSING = "missing"
 _IS_NEW = "is_new"
 
 
-class ListExtension(GrowingStep):
+class ListExtension(IterativeStep):
     """Asks for more items of the list in the column `items`; each item becomes a row, those that were given first.
 
     The answer is a list of texts that goes into one column, as with `TextGeneration(…).scatter()`; beside it stands
@@ -70,9 +70,9 @@ def _texts(column: str, row: Values) -> Sequence[str]:
     """Raises RowError for what is no list of texts."""
     items = row[column]
     if not isinstance(items, list | tuple):
-        problem = f"column {column!r} is no list but {shown(items)}; bring rows together with Aggregate"
+        problem = f"column {column!r} is no list but {quoted(items)}; bring rows together with Aggregate"
         raise RowError(problem, kind="input")
     wrong = next((item for item in cast("Sequence[Any]", items) if not isinstance(item, str)), "")
     if wrong != "":
-        raise RowError(f"column {column!r} has an item that is no text: {shown(wrong)}", kind="input")
+        raise RowError(f"column {column!r} has an item that is no text: {quoted(wrong)}", kind="input")
     return cast("Sequence[str]", items)

@@ -18,7 +18,8 @@ from raypipe.identity import canonical_json, digest
 from raypipe.row import ROW_ID, Values
 from raypipe.steps.answers.structured import cut
 from raypipe.steps.late_options import missing_option
-from raypipe.steps.llm.asking import AskingStep, text_of
+from raypipe.steps.llm.llm_step import LLMStep
+from raypipe.steps.prompts.inputs import text_of
 from raypipe.steps.prompts.pre_query import NO_TURNS, PreQuery, pre_query
 from raypipe.steps.sources.loaders import BATCH_ROWS
 
@@ -35,7 +36,7 @@ _VARIANTS = 2**31
 SystemPrompts = str | list[str] | dict[str, str] | dict[str, tuple[str, float]]
 
 
-class Magpie(AskingStep):
+class Magpie(LLMStep):
     """Writes `instruction` and `response`, as the model says them in the user's turn and in its own.
 
     With `only_instruction` it writes `instruction`; with `n_turns` above 1, `end_with_user` or `include_system_prompt`

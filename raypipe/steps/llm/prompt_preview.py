@@ -17,7 +17,7 @@ from raypipe.contracts.llm import AskOptions, Caller, Completion, Message, Reque
 from raypipe.contracts.step import Step, collecting
 from raypipe.errors import RowError, SpecError, Violation
 from raypipe.row import Values
-from raypipe.steps.llm.conversation import answered
+from raypipe.steps.llm.conversation import ask
 
 
 class _Asked(BaseException):
@@ -33,7 +33,7 @@ class _Asking:
         self.request = Request()
 
     async def __call__(self, prompt: str | Sequence[Message], **options: Unpack[AskOptions]) -> Any:
-        return await answered(self, prompt, options)
+        return await ask(self, prompt, options)
 
     async def complete(self, request: Request, *, sample: int = 0) -> Completion:
         self.request = request

@@ -13,7 +13,7 @@ from raypipe.graph.branching import merged_metadata
 from raypipe.row import METADATA, Values
 
 
-class Keeping(NamedTuple):
+class RawCapture(NamedTuple):
     """What is kept of the calls of a step, beside what steps before it kept."""
 
     step: str
@@ -23,18 +23,20 @@ class Keeping(NamedTuple):
     def __bool__(self) -> bool:
         return self.raw_output or self.raw_input
 
-    def columns(self, row: Values, heard: Heard) -> dict[str, Any]:
+    def columns(self, row: Values, heard: RecordingCaller) -> dict[str, Any]:
         """The column to add."""
         if not self:
             return {}
         return {METADATA: merged_metadata(row.get(METADATA), self._of(heard))}
 
-    def nulls(self, row: Values, columns: Iterable[str], heards: Sequence[Heard], is_grouped: bool) -> dict[str, Any]:
+    def nulls(
+        self, row: Values, columns: Iterable[str], heards: Sequence[RecordingCaller], is_grouped: bool
+    ) -> dict[str, Any]:
         """The columns of a row that could not pass and goes on with nulls; what its calls said is kept."""
         kept = [self.columns(row, heard)[METADATA] for heard in heards]
         return {**dict.fromkeys(columns), METADATA: kept if is_grouped else kept[0]}
 
-    def _of(self, heard: Heard) -> dict[str, Any]:
+    def _of(self, heard: RecordingCaller) -> dict[str, Any]:
         new: dict[str, Any] = {}
         if self.raw_input:
             new[f"raw_input_{self.step}"] = heard.messages
@@ -43,7 +45,7 @@ class Keeping(NamedTuple):
         return new
 
 
-class Heard:
+class RecordingCaller:
     """A caller that passes requests on and keeps the last one and its answer."""
 
     def __init__(self, llm: Caller, sends_schema: bool = True) -> None:
@@ -74,6 +76,6 @@ class Heard:
         return await self._llm.recorded(what, payload, work, played)
 
 
-def labels_of(heard: Sequence[Heard]) -> str:
+def labels_of(heard: Sequence[RecordingCaller]) -> str:
     """The models that gave these answers, as one text."""
     return " | ".join(dict.fromkeys(one.label for one in heard))

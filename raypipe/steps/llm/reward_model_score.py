@@ -14,16 +14,16 @@ from raypipe.contracts.llm import Caller, Message, Request
 from raypipe.contracts.step import Columns, Output
 from raypipe.errors import RowError
 from raypipe.row import Values
-from raypipe.steps.llm.asking import text_of
 from raypipe.steps.llm.chat_generation import conversation_of
-from raypipe.steps.llm.pooling import NumbersStep, ask_numbers, named_numbers, with_different_names
+from raypipe.steps.llm.pooling_step import PoolingStep, ask_numbers, named_numbers, with_different_names
+from raypipe.steps.prompts.inputs import text_of
 
 _PAIR = ("instruction", "response")
 _WHOLE = "conversation"
 _LOADED = 'say it of the model: llm=LLM("vllm/…", engine={"runner": "pooling", …})'
 
 
-class RewardModelScore(NumbersStep):
+class RewardModelScore(PoolingStep):
     """Reads `instruction` and `response`, or else `conversation`, and writes `score`.
 
     `score` is the number that the reward model `llm` gives, or with `aspects` a mapping of their names to its numbers.

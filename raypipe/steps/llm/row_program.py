@@ -18,8 +18,8 @@ from raypipe.row import METADATA, Values
 from raypipe.steps.answers.outputs import Outputs
 from raypipe.steps.answers.parsing import Parser, takes_long
 from raypipe.steps.answers.structured import Expected, ask_structured, cut
-from raypipe.steps.llm.gather_all import all_of
-from raypipe.steps.llm.recording_caller import Heard, Keeping, labels_of
+from raypipe.steps.llm.gather_all import gather_all
+from raypipe.steps.llm.recording_caller import RawCapture, RecordingCaller, labels_of
 from raypipe.steps.prompts.templates import Template
 
 
@@ -32,12 +32,12 @@ class Ending(NamedTuple):
     grouped: bool = False
     """All answers go into one row, as lists."""
     model_column: str | None = None
-    keeping: Keeping | None = None
+    keeping: RawCapture | None = None
     """What of the calls is kept."""
     nulls: tuple[str, ...] = ()
     """With `keeping`: the columns of a row that cannot pass and is to go on."""
 
-    def kept(self, row: Values, heard: Heard) -> Values:
+    def kept(self, row: Values, heard: RecordingCaller) -> Values:
         """What the columns of an answer say of its call."""
         label = {} if self.model_column is None else {self.model_column: heard.label}
         return label | (self.keeping.columns(row, heard) if self.keeping is not None else {})
@@ -64,7 +64,7 @@ class RowProgram:
         ending = self.ending
         if ending == _ONE_ROW:
             return self.outputs.row(await self._value(self._request(row), llm, 0))
-        llms = [Heard(llm) for _ in range(ending.answers)]
+        llms = [RecordingCaller(llm) for _ in range(ending.answers)]
         try:
             values = await self._values(self._request(row), llms)
         except RowError:
@@ -91,7 +91,7 @@ class RowProgram:
     async def _values(self, request: Request, llms: Sequence[Caller]) -> list[Any]:
         if len(llms) == 1:
             return [await self._value(request, llms[0], 0)]
-        return await all_of(self._value(request, llm, sample) for sample, llm in enumerate(llms))
+        return await gather_all(self._value(request, llm, sample) for sample, llm in enumerate(llms))
 
     async def _value(self, request: Request, llm: Caller, sample: int) -> Any:
         if self.structure is not None:

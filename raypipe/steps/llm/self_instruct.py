@@ -14,7 +14,8 @@ from raypipe.contracts.llm import Caller
 from raypipe.errors import RowError
 from raypipe.row import Values
 from raypipe.steps.answers.structured import Structure, ask_structured, structure_of
-from raypipe.steps.llm.asking import FormStep, question, text_of
+from raypipe.steps.llm.llm_step import SchemaStep
+from raypipe.steps.prompts.inputs import chat_request, text_of
 
 _CRITERIA = (
     "Use a different verb and a different form for each: questions, orders, requests with material to work on. "
@@ -25,7 +26,7 @@ _LONGEST = 500
 """Characters of an instruction. A model that writes under the schema comes to an end; other answers may be longer."""
 
 
-class SelfInstruct(FormStep):
+class SelfInstruct(SchemaStep):
     """Reads `input`, a topic or a piece of text, and writes `instructions`: a list of at most `num_instructions`."""
 
     num_instructions: int = Field(default=5, ge=1)
@@ -42,7 +43,7 @@ class SelfInstruct(FormStep):
         return {"instructions": "list<string>"}
 
     async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
-        request = question(self._prompt(text_of(row, "input")))
+        request = chat_request(self._prompt(text_of(row, "input")))
         value, _ = await ask_structured(llm, request, _structure(self.num_instructions), sample)
         texts = (text.strip() for text in value["instructions"])
         instructions = list(dict.fromkeys(text for text in texts if text))[: self.num_instructions]

@@ -16,12 +16,14 @@ from raypipe.errors import RowError, SpecError
 from raypipe.row import Values
 from raypipe.steps.answers.constrained_text import FORMS, TextForm
 from raypipe.steps.answers.structured import Expected, ask_structured, expected
-from raypipe.steps.llm.asking import AskingStep, question, shown, text_of, without_nulls
+from raypipe.steps.llm.llm_step import LLMStep
+from raypipe.steps.prompts.inputs import chat_request, text_of, without_nulls
+from raypipe.steps.prompts.to_text import quoted
 
 _COLUMN = "structured_output"
 
 
-class StructuredGeneration(AskingStep):
+class StructuredGeneration(LLMStep):
     """Reads `instruction` and `structured_output`, and writes `generation`: the JSON text, or the matching text.
 
     `structured_output` is a JSON Schema, `{"regex": …}`, `{"choice": […]}`, `{"grammar": …}`, or one of these as
@@ -39,9 +41,9 @@ class StructuredGeneration(AskingStep):
     async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
         instruction, form = text_of(row, "instruction"), _form_of(row[_COLUMN])
         if form is None:
-            completion = await llm.complete(question(instruction), sample=sample)
+            completion = await llm.complete(chat_request(instruction), sample=sample)
             return {"generation": completion.text.strip()}
-        value, _ = await ask_structured(llm, question(instruction), form, sample)
+        value, _ = await ask_structured(llm, chat_request(instruction), form, sample)
         return {"generation": value if isinstance(form, TextForm) else orjson.dumps(value).decode()}
 
 
@@ -51,7 +53,7 @@ def _form_of(written: Any) -> Expected | None:
         return None
     found = _read(written) if isinstance(written, str) else without_nulls(written)
     if not isinstance(found, Mapping):
-        raise _unsound(f"is no mapping but {shown(written)}")
+        raise _unsound(f"is no mapping but {quoted(written)}")
     parts = cast("Mapping[str, Any]", found)
     if not parts or parts.keys() - {"format", "schema"}:
         return _ready(parts)
@@ -61,7 +63,7 @@ def _form_of(written: Any) -> Expected | None:
     if kind in FORMS:
         return _ready({kind: schema})
     if kind not in (None, "json"):
-        raise _unsound(f"has the format {shown(kind)} (allowed: 'json', {', '.join(map(repr, FORMS))})")
+        raise _unsound(f"has the format {quoted(kind)} (allowed: 'json', {', '.join(map(repr, FORMS))})")
     return _ready(_read(schema) if isinstance(schema, str) else schema)
 
 
@@ -69,12 +71,12 @@ def _read(text: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        raise _unsound(f"is no JSON: {shown(text)}") from None
+        raise _unsound(f"is no JSON: {quoted(text)}") from None
 
 
 def _ready(schema: Any) -> Expected:
     if not isinstance(schema, Mapping):
-        raise _unsound(f"has the schema {shown(schema)}, which is no JSON Schema")
+        raise _unsound(f"has the schema {quoted(schema)}, which is no JSON Schema")
     try:
         return expected(cast("Mapping[str, Any]", schema))
     except SpecError as error:

@@ -14,10 +14,11 @@ from pydantic import Field, create_model
 from raypipe.contracts.llm import Caller
 from raypipe.row import Values
 from raypipe.steps.answers.structured import Structure, ask_structured, structure_of
-from raypipe.steps.llm.asking import FormStep, question, text_of
+from raypipe.steps.llm.llm_step import SchemaStep
+from raypipe.steps.prompts.inputs import chat_request, text_of
 
 
-class TextClassification(FormStep):
+class TextClassification(SchemaStep):
     """Reads `text` and writes `labels`: a text with `n=1`, else a list of at most `n` different texts."""
 
     n: int = Field(default=1, ge=1)
@@ -51,7 +52,7 @@ class TextClassification(FormStep):
     async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
         prompt = self._prompt(text_of(row, "text"))
         structure = _structure((*self._allowed, *self._defaults) if self._allowed else (), self.n == 1)
-        value, _ = await ask_structured(llm, question(prompt), structure, sample)
+        value, _ = await ask_structured(llm, chat_request(prompt), structure, sample)
         found = [value["labels"]] if self.n == 1 else cast("list[str]", value["labels"])
         labels = list(dict.fromkeys(known for label in found or [""] for known in self._known(label)))[: self.n]
         return {"labels": labels if self.n > 1 else next(iter(labels), None)}

@@ -31,7 +31,7 @@ from raypipe.steps.answers.outputs import Outputs, Wanted, from_structure, from_
 from raypipe.steps.answers.parsing import Parser, parser
 from raypipe.steps.answers.structured import Expected, expected
 from raypipe.steps.llm.prompt_preview import PromptedStep
-from raypipe.steps.llm.recording_caller import Keeping
+from raypipe.steps.llm.recording_caller import RawCapture
 from raypipe.steps.llm.row_program import Ending, RowProgram
 from raypipe.steps.prompts.templates import compile_template, first_variable, variables
 
@@ -188,8 +188,8 @@ class TextGeneration(PromptedStep):
         return self._reads
 
     @property
-    def _keeping(self) -> Keeping:
-        return Keeping(self.name or type(self).__name__, self.add_raw_output, self.add_raw_input)
+    def _keeping(self) -> RawCapture:
+        return RawCapture(self.name or type(self).__name__, self.add_raw_output, self.add_raw_input)
 
     def begins_with(self) -> tuple[str, ...]:
         return first_variable(self.system_prompt or "", self._text)

@@ -22,7 +22,7 @@ from raypipe.contracts.llm import Caller, Completion, Message, Request
 from raypipe.errors import CallError, RaypipeError, RowError, nearest
 from raypipe.steps.answers.parsing import read_json
 from raypipe.steps.answers.structured import Structure, cut, structure_of
-from raypipe.steps.prompts.to_text import shown
+from raypipe.steps.prompts.to_text import to_text
 
 KIND = "tool"
 """Groups failures of rows whose model called no tool, or one that could not be executed."""
@@ -122,9 +122,9 @@ class Outcome(NamedTuple):
     failure: RowError | None = None
 
 
-def tools_of(given: Sequence[Any]) -> tuple[CustomTool, ...]:
+def make_tools(given: Sequence[Any]) -> tuple[CustomTool, ...]:
     """Tools, each given as itself or its class. Raises RowError (`tool`) for what is none."""
-    made = [tool_of(one) for one in given]
+    made = [as_tool(one) for one in given]
     for one, tool in zip(given, made, strict=True):
         if tool is None:
             raise RowError(f"tools are a list of CustomTool classes or of such tools, got {one!r}", kind=KIND)
@@ -136,14 +136,14 @@ def tools_of(given: Sequence[Any]) -> tuple[CustomTool, ...]:
     return tools
 
 
-def tool_of(given: Any) -> CustomTool | None:
+def as_tool(given: Any) -> CustomTool | None:
     """The tool that was given as itself or its class; `None` for something else."""
     if isinstance(given, type) and issubclass(given, CustomTool):
         return given.model_construct()
     return given if isinstance(given, CustomTool) else None
 
 
-def made_calls(completion: Completion) -> list[dict[str, Any]]:
+def read_calls(completion: Completion) -> list[dict[str, Any]]:
     """The calls in a completion, as the model made them; none where it answered in words."""
     found = read_json(completion.text, repair=False)
     if not isinstance(found, list) or not found or not all(map(_is_call, cast("list[Any]", found))):
@@ -151,9 +151,9 @@ def made_calls(completion: Completion) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", found)
 
 
-def required_calls(request: Request, completion: Completion) -> list[dict[str, Any]]:
+def require_calls(request: Request, completion: Completion) -> list[dict[str, Any]]:
     """The calls in a completion, as the model made them. Raises RowError for none, or where it was cut."""
-    shortened, calls = cut(request, completion), made_calls(completion)
+    shortened, calls = cut(request, completion), read_calls(completion)
     if shortened is not None:
         raise shortened
     if not calls:
@@ -161,9 +161,9 @@ def required_calls(request: Request, completion: Completion) -> list[dict[str, A
     return calls
 
 
-def checked_calls(request: Request, completion: Completion, tools: Sequence[CustomTool]) -> list[dict[str, Any]]:
+def check_calls(request: Request, completion: Completion, tools: Sequence[CustomTool]) -> list[dict[str, Any]]:
     """The calls in a completion. Raises RowError for none, or of what is no tool, or whose arguments do not fit."""
-    calls = [_checked(call, tools) for call in required_calls(request, completion)]
+    calls = [_checked(call, tools) for call in require_calls(request, completion)]
     return [{"name": tool.called, "arguments": arguments} for tool, arguments in calls]
 
 
@@ -178,7 +178,7 @@ def _checked(call: Mapping[str, Any], tools: Sequence[CustomTool]) -> tuple[Cust
     return tool, tool.structure().validate(text)
 
 
-async def attempted(llm: Caller, calls: Sequence[Mapping[str, Any]], tools: Sequence[CustomTool]) -> list[Outcome]:
+async def try_calls(llm: Caller, calls: Sequence[Mapping[str, Any]], tools: Sequence[CustomTool]) -> list[Outcome]:
     """What each call gave, executed one after the other."""
     return [await _attempted(llm, call, tools) for call in calls]
 
@@ -187,13 +187,13 @@ async def _attempted(llm: Caller, call: Mapping[str, Any], tools: Sequence[Custo
     try:
         tool, arguments = _checked(call, tools)
         payload = {"tool": tool.identity(), "arguments": arguments}
-        work = partial(executed, tool, arguments)
+        work = partial(execute_call, tool, arguments)
         return Outcome(call, await llm.recorded(tool.called, payload, work, tool.played()))
     except RowError as error:
         return Outcome(call, f"failed: {error}", error)
 
 
-async def executed(tool: CustomTool, arguments: Mapping[str, Any]) -> str:
+async def execute_call(tool: CustomTool, arguments: Mapping[str, Any]) -> str:
     """What a call gives, as text. Raises RowError (`tool`) when it fails or takes too long."""
     named = f"tool {tool.called!r}"
     try:
@@ -212,7 +212,7 @@ async def executed(tool: CustomTool, arguments: Mapping[str, Any]) -> str:
 def _result(working: asyncio.Future[Any], named: str) -> str:
     error = working.exception() if not working.cancelled() else asyncio.CancelledError("it cancelled itself")
     if error is None:
-        return shown(working.result())
+        return to_text(working.result())
     if isinstance(error, CallError) and error.status:  # an answer, which may ask to be asked again later
         raise CallError(f"{named} failed: {error}", KIND, error.retry, error.after_s, error.status) from None
     if isinstance(error, RowError):
@@ -242,7 +242,7 @@ def _is_call(call: Any) -> bool:
     return isinstance(call, dict) and "name" in call and "arguments" in call
 
 
-def told(outcomes: Sequence[Outcome], place: int) -> tuple[Message, ...]:
+def tool_messages(outcomes: Sequence[Outcome], place: int) -> tuple[Message, ...]:
     """The calls and their results as messages behind `place` others, as OpenAI's chat API wants them.
 
     The ids have nine letters and digits, because Mistral takes no others.

@@ -14,9 +14,9 @@ from raypipe.contracts.llm import Caller
 from raypipe.contracts.step import Output
 from raypipe.row import Values
 from raypipe.steps.answers.distinct import Distinct
-from raypipe.steps.llm.asking import text_of
-from raypipe.steps.llm.gather_all import all_of
-from raypipe.steps.llm.iterative import GrowingStep
+from raypipe.steps.llm.gather_all import gather_all
+from raypipe.steps.llm.iterative_step import IterativeStep
+from raypipe.steps.prompts.inputs import text_of
 
 _PATH = "path"
 _DEPTH = "depth"
@@ -24,7 +24,7 @@ _DEPTH = "depth"
 Node = dict[str, Any]
 
 
-class TreeGeneration(GrowingStep):
+class TreeGeneration(IterativeStep):
     """Asks for parts of the column `root`, then for parts of each part; each text below the root becomes a row.
 
     The answer is a list of texts that goes into one column, as with `TextGeneration(…).scatter()`. That column, `path`
@@ -61,7 +61,7 @@ class TreeGeneration(GrowingStep):
         met, level, tree = Distinct([root]), [top], [top]
         parents: set[tuple[str, ...]] = set()
         for depth in range(1, self.max_depth + 1):
-            answers = await all_of(self.asked({**row, **node}, llm) for node in level)
+            answers = await gather_all(self.asked({**row, **node}, llm) for node in level)
             below: list[Node] = []
             for node, parts in zip(level, answers, strict=True):
                 for part in parts:

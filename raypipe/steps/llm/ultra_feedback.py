@@ -16,7 +16,8 @@ from raypipe.contracts.llm import Caller
 from raypipe.errors import RowError
 from raypipe.row import Values
 from raypipe.steps.answers.structured import Structure, ask_structured, structure_of
-from raypipe.steps.llm.asking import FormStep, question, text_of
+from raypipe.steps.llm.llm_step import SchemaStep
+from raypipe.steps.prompts.inputs import chat_request, text_of
 
 Aspect = Literal["helpfulness", "honesty", "instruction-following", "truthfulness", "overall-rating"]
 
@@ -55,7 +56,7 @@ _PARTS = {
 """What of a verdict goes into a column."""
 
 
-class UltraFeedback(FormStep):
+class UltraFeedback(SchemaStep):
     """Reads `instruction` and the list `generations`; writes the lists `ratings` (1 to 5) and `rationales`.
 
     The lists have an item for each generation, in order: null for a generation that is null and where the judge
@@ -80,7 +81,7 @@ class UltraFeedback(FormStep):
         there = [text for text in texts if text is not None]
         said: dict[str, Any] = {}
         if there:
-            request = question(self._prompt(instruction, there), _SYSTEM)
+            request = chat_request(self._prompt(instruction, there), _SYSTEM)
             said, _ = await ask_structured(llm, request, _structure(len(there), self.aspect in _TYPED), sample)
         verdicts = iter([said.get(_key(index)) or {} for index in range(len(there))])
         found = [{} if text is None else next(verdicts) for text in texts]

@@ -1,4 +1,4 @@
-"""I write a value as text that a model reads; I do not know where the text is put."""
+"""Writes a value as text: for a model to read, or for a message to quote."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def shown(value: Any) -> str:
+def to_text(value: Any) -> str:
     """Lists and objects as JSON, nothing as empty text."""
     if value is None:
         return ""
     if not isinstance(value, list | tuple | Mapping):
         return str(value)
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def quoted(value: Any) -> str:
+    """A value as a message quotes it, in at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"

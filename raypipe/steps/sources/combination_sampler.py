@@ -18,7 +18,7 @@ from raypipe.errors import RowError
 from raypipe.identity import canonical_json, digest
 from raypipe.row import Values
 from raypipe.steps.answers.distinct import Distinct
-from raypipe.steps.llm.asking import shown
+from raypipe.steps.prompts.to_text import quoted
 
 _FORM = 'a list such as [{"name": "age", "values": ["20 to 30", "over 60"]}]'
 
@@ -71,7 +71,7 @@ class CombinationSampler(Step):
             return self.num_samples
         wanted = row[self.num_samples]
         if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:
-            raise RowError(f"column {self.num_samples!r} is no number of samples but {shown(wanted)}", kind="input")
+            raise RowError(f"column {self.num_samples!r} is no number of samples but {quoted(wanted)}", kind="input")
         return wanted
 
 
@@ -90,7 +90,7 @@ def _variables(column: str, given: Any) -> list[Variable]:
     for one in cast("list[Any]", given) if isinstance(given, list) else [given]:
         name, values = (one.get("name"), one.get("values")) if isinstance(one, Mapping) else (None, None)
         if not isinstance(name, str) or not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-            raise RowError(f"column {column!r} is {shown(one)}, not {_FORM}", kind="input")
+            raise RowError(f"column {column!r} is {quoted(one)}, not {_FORM}", kind="input")
         met = Distinct()
         kept = [value.strip() for value in cast("list[str]", values) if met.is_new(value)]
         if kept and names.is_new(name):

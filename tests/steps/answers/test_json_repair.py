@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from raypipe.steps.answers.json_repair import repaired
+from raypipe.steps.answers.json_repair import repair_json
 
 VALUE = {"items": [{"question": 'What is "x"?', "score": n, "sound": True, "tags": ["a", "b"]} for n in range(8)]}
 TEXT = json.dumps(VALUE, indent=1)
@@ -27,16 +27,16 @@ TEXT = json.dumps(VALUE, indent=1)
     ids=["python", "commas", "prose", "keys", "comments", "cut", "words"],
 )
 def test_what_models_write_is_repaired(text):
-    assert repaired(text) == VALUE
+    assert repair_json(text) == VALUE
 
 
 @pytest.mark.parametrize("text", ["", "no", "3", '"{"', "{}", "[]", '{"a": "\\ud800"}', "[" * 10_000])
 def test_hopeless_text_is_nothing(text):
-    assert repaired(text) is None
+    assert repair_json(text) is None
 
 
 @pytest.mark.parametrize("part", ["{x,}", "{x,", "{'", "{", "{'}", "{```", '{"a" '])
 def test_degenerate_text_ends_soon(part):
     began = time.perf_counter()
-    repaired(part * (16_000 // len(part)))
+    repair_json(part * (16_000 // len(part)))
     assert time.perf_counter() - began < 20, "without a bound it takes minutes"

@@ -9,7 +9,7 @@ import pytest
 
 from raypipe.contracts.llm import LLM
 from raypipe.errors import RowError, SpecError
-from raypipe.steps.llm.sentence_pairs import GenerateSentencePair
+from raypipe.steps.llm.generate_sentence_pair import GenerateSentencePair
 from tests.steps.scripted import ScriptedCaller
 
 ACTIONS = ["paraphrase", "semantically-similar", "query", "answer"]

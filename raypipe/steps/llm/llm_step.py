@@ -5,21 +5,21 @@ I do not know what is asked; the steps built on me do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 from pydantic import Field
 
-from raypipe.contracts.llm import Caller, Request
+from raypipe.contracts.llm import Caller
 from raypipe.contracts.step import Columns, Output, Shape
 from raypipe.errors import RowError, SpecError, Violation
 from raypipe.row import METADATA, MODEL_NAME, Values
-from raypipe.steps.llm.gather_all import all_of
+from raypipe.steps.llm.gather_all import gather_all
 from raypipe.steps.llm.prompt_preview import PromptedStep
-from raypipe.steps.llm.recording_caller import Heard, Keeping, labels_of
+from raypipe.steps.llm.recording_caller import RawCapture, RecordingCaller, labels_of
 
 
-class AskingStep(PromptedStep):
+class LLMStep(PromptedStep):
     """Base of the steps whose prompts are part of what they are. A subclass says what one answer is.
 
     With `.scatter()` the columns that are lists are taken apart together, one row for each of their items.
@@ -50,9 +50,9 @@ class AskingStep(PromptedStep):
         return Shape.SCATTER if self.scattered or several else Shape.MAP
 
     @property
-    def keeping(self) -> Keeping:
+    def keeping(self) -> RawCapture:
         """What is kept of its calls."""
-        return Keeping(self.name or type(self).__name__, self.add_raw_output, self.add_raw_input)
+        return RawCapture(self.name or type(self).__name__, self.add_raw_output, self.add_raw_input)
 
     @property
     def sends_schema(self) -> bool:
@@ -93,7 +93,7 @@ class AskingStep(PromptedStep):
             raise SpecError(violations=[Violation(where, problem) for problem in found])
 
     async def process_row(self, row: Values, llm: Caller) -> Output:
-        heard = [Heard(llm, self.sends_schema) for _ in range(self.num_generations)]
+        heard = [RecordingCaller(llm, self.sends_schema) for _ in range(self.num_generations)]
         try:
             answers = await self._answers(row, heard)
         except RowError:
@@ -108,12 +108,12 @@ class AskingStep(PromptedStep):
             answers = [{name: [answer[name] for answer in answers] for name in self._types()} | labels]
         return answers if self.shape is Shape.SCATTER else answers[0]
 
-    async def _answers(self, row: Values, heard: Sequence[Heard]) -> list[dict[str, Any]]:
+    async def _answers(self, row: Values, heard: Sequence[RecordingCaller]) -> list[dict[str, Any]]:
         if len(heard) == 1:
             return [await self._answer(row, heard[0], 0)]
-        return await all_of(self._answer(row, one, sample) for sample, one in enumerate(heard))
+        return await gather_all(self._answer(row, one, sample) for sample, one in enumerate(heard))
 
-    async def _answer(self, row: Values, heard: Heard, sample: int) -> dict[str, Any]:
+    async def _answer(self, row: Values, heard: RecordingCaller, sample: int) -> dict[str, Any]:
         answer = await self.answer(row, heard, sample) | self.keeping.columns(row, heard)
         return answer | {MODEL_NAME: heard.label} if self.add_model_name else answer
 
@@ -122,7 +122,7 @@ class AskingStep(PromptedStep):
         return [{**answer, **dict(zip(lists, parts, strict=True))} for parts in zip(*lists.values(), strict=True)]
 
 
-class FormStep(AskingStep):
+class SchemaStep(LLMStep):
     """Base of the steps whose answers have one form, said by a schema."""
 
     use_default_structured_output: bool = True
@@ -131,42 +131,6 @@ class FormStep(AskingStep):
     @property
     def sends_schema(self) -> bool:
         return self.use_default_structured_output
-
-
-def question(prompt: str, system: str = "") -> Request:
-    """A request of one message, behind a system message if there is one."""
-    message = {"role": "user", "content": prompt}
-    return Request(({"role": "system", "content": system}, message) if system else (message,))
-
-
-def text_of(row: Values, column: str) -> str:
-    """The text in a column. Raises RowError (`input`) for what is none."""
-    value = row[column]
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool | int | float):
-        return str(value)
-    got = "null" if value is None else f"a {type(value).__name__}"
-    raise RowError(f"column {column!r} is {got}, not text; fill it, or leave such rows out with when=…", kind="input")
-
-
-def without_nulls(value: Any) -> Any:
-    """The value with its mappings' nulls left out; nulls in lists stay.
-
-    Among mappings in one column of a table, each has the others' keys with nulls.
-    """
-    if isinstance(value, Mapping):
-        parts = cast("Mapping[str, Any]", value)
-        return {key: without_nulls(part) for key, part in parts.items() if part is not None}
-    if isinstance(value, list | tuple):
-        return [without_nulls(part) for part in cast("Sequence[Any]", value)]
-    return value
-
-
-def shown(value: Any) -> str:
-    """A value as a message quotes it."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def _is_list(kind: str) -> bool:

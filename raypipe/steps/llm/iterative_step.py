@@ -14,11 +14,11 @@ from raypipe.contracts.llm import Caller
 from raypipe.contracts.step import Columns, Shape
 from raypipe.errors import RowError
 from raypipe.row import Values
-from raypipe.steps.llm.asking import shown
 from raypipe.steps.llm.text_generation import TextGeneration
+from raypipe.steps.prompts.to_text import quoted
 
 
-class GrowingStep(TextGeneration):
+class IterativeStep(TextGeneration):
     """Base of them. A subclass says what a row starts from, what the template has beside it, and when to stop."""
 
     scattered: bool = Field(default=True, alias="scatter")
@@ -76,5 +76,5 @@ class GrowingStep(TextGeneration):
         made: Any = await self.program.run(row, llm)
         for one in made:
             if not isinstance(one[self.column], str):
-                raise RowError(f"an item of the answer is no text: {shown(one[self.column])}", kind="parse")
+                raise RowError(f"an item of the answer is no text: {quoted(one[self.column])}", kind="parse")
         return made

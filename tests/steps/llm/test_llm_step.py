@@ -12,21 +12,22 @@ from raypipe.contracts.llm import LLM
 from raypipe.contracts.step import Runs, Shape
 from raypipe.errors import RowError, SpecError
 from raypipe.pipeline import Pipeline
-from raypipe.steps.llm.asking import AskingStep, question, text_of
 from raypipe.steps.llm.chat_generation import ChatGeneration
 from raypipe.steps.llm.evol_instruct import EvolInstruct
+from raypipe.steps.llm.generate_sentence_pair import GenerateSentencePair
+from raypipe.steps.llm.llm_step import LLMStep
 from raypipe.steps.llm.self_instruct import SelfInstruct
-from raypipe.steps.llm.sentence_pairs import GenerateSentencePair
 from raypipe.steps.llm.structured_generation import StructuredGeneration
 from raypipe.steps.llm.text_classification import TextClassification
 from raypipe.steps.llm.ultra_feedback import UltraFeedback
+from raypipe.steps.prompts.inputs import chat_request, text_of
 from raypipe.steps.sources.loaders import LoadDataFromDicts
 from tests.steps.scripted import ScriptedCaller
 
 JUDGE = LLM("offline/stand-in")
 
 
-class Halves(AskingStep):
+class Halves(LLMStep):
     """Takes an answer apart at `|`."""
 
     def reads(self):
@@ -36,7 +37,7 @@ class Halves(AskingStep):
         return {"parts": "list<string>", "sizes": "list<int64>", "whole": "string"}
 
     async def answer(self, row, llm, sample):
-        text = (await llm.complete(question(row["q"], "Be brief."), sample=sample)).text
+        text = (await llm.complete(chat_request(row["q"], "Be brief."), sample=sample)).text
         parts = text.split("|")
         return {"parts": parts, "sizes": [len(part) for part in parts], "whole": text}
 

@@ -16,7 +16,7 @@ from raypipe.contracts.step import Step
 from raypipe.errors import RowError, SpecError, Violation
 
 
-class NumbersStep(Step):
+class PoolingStep(Step):
     """Base of the steps that ask embedding, reward and classification models."""
 
     def problems(self) -> list[str]:

@@ -11,7 +11,8 @@ from raypipe.contracts.llm import Caller
 from raypipe.errors import RowError
 from raypipe.row import Values
 from raypipe.steps.answers.structured import ask_structured
-from raypipe.steps.llm.asking import FormStep, question, text_of
+from raypipe.steps.llm.llm_step import SchemaStep
+from raypipe.steps.prompts.inputs import chat_request, text_of
 
 Action = Literal["paraphrase", "semantically-similar", "query", "answer"]
 
@@ -31,7 +32,7 @@ _EASY = "A reader sees at once that it does not belong to the anchor."
 _HARD = "It shares words, subject or form with the anchor, so that only a careful reader sees that it does not belong."
 
 
-class GenerateSentencePair(FormStep):
+class GenerateSentencePair(SchemaStep):
     """Reads `anchor` and writes `positive`, with `triplet` also `negative`."""
 
     action: Action
@@ -58,7 +59,7 @@ class GenerateSentencePair(FormStep):
     async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
         names = list(self.answer_types())
         schema = {"type": "object", "properties": {name: {"type": "string"} for name in names}, "required": names}
-        value, _ = await ask_structured(llm, question(self._prompt(text_of(row, "anchor"))), schema, sample)
+        value, _ = await ask_structured(llm, chat_request(self._prompt(text_of(row, "anchor"))), schema, sample)
         made = {name: value[name].strip() for name in names}
         for name, text in made.items():
             if not text:
