@@ -15,6 +15,7 @@ from raypipe.contracts.distilabel_names import missing, refuse_options
 from raypipe.contracts.llm import LLM
 from raypipe.contracts.step import Collector, Runs, Source, Step, collecting
 from raypipe.errors import InfrastructureError, OutputError, SpecError, Violation
+from raypipe.execution.context import Engine, RunOptions
 from raypipe.execution.setup import Watch
 from raypipe.execution.stopping import Stop
 from raypipe.files.dump import described, not_json, to_yaml, unfindable
@@ -31,7 +32,7 @@ from raypipe.plan.plan import Plan, plan_graph
 from raypipe.plan.resources import made_fit, of_this_machine
 from raypipe.results import DryRun, Result
 from raypipe.run.forecast import Forecast, forecast
-from raypipe.run.run import Engine, RunOptions, check_models, retry_plan, run_plan
+from raypipe.run.run import check_models, retry_plan, run_plan
 from raypipe.security.permissions import Allowances, Permissions
 from raypipe.storage.paths import Place, place_of
 
@@ -309,7 +310,7 @@ class Pipeline:
         asked = graph if live else played(graph)
         with tempfile.TemporaryDirectory(prefix="raypipe-") as folder:
             plan, out = plan_graph(asked, self.name), Path(folder, "out")
-            options = RunOptions(out, None, "local", source_rows=batch_size, max_failed_rows=2**62, is_played=not live)
+            options = RunOptions(out, None, "local", source_rows=batch_size, max_failed_rows=2**62, is_dry_run=not live)
             result = run_plan(plan, b"", options)
             rows = {leaf: table.to_arrow() for leaf, table in result.items()}
             return DryRun(models, result.manifest, rows, result.failures.to_arrow())

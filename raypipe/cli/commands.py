@@ -48,9 +48,9 @@ from raypipe.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from raypipe.execution.context import RunOptions
     from raypipe.pipeline import Pipeline
     from raypipe.plan.load_groups import LoadGroups
-    from raypipe.run.run import RunOptions
 
 _HELP = """Training datasets from pipelines of language-model calls.
 
@@ -123,8 +123,8 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
         allowed = allow_import, allow_files, allow_key, allow_host
         pipeline = _pipeline(spec, input, set, model, base_url, *allowed, small=engine == "local")
         from raypipe.cli.origins import noted
+        from raypipe.execution.context import RunOptions
         from raypipe.limits import Caps
-        from raypipe.run.run import RunOptions
         from raypipe.storage.paths import place_of
 
         folder, log = pipeline.folder(out), place_of(calls) if calls else None
@@ -173,7 +173,7 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
         from raypipe.cli.origins import check_calls, explained
         from raypipe.cli.progress import watching
         from raypipe.cli.summary import retried
-        from raypipe.run.run import RunOptions
+        from raypipe.execution.context import RunOptions
 
         origin: dict[str, Any] = before.manifest.get("origin") or {}
         check_calls(place, origin, calls)

@@ -11,7 +11,7 @@ from typing import Any, Self, TypedDict, Unpack
 from raypipe.contracts.llm import LLM
 from raypipe.dria.models import Model
 from raypipe.errors import SpecError, Violation, nearest
-from raypipe.run.run import Engine
+from raypipe.execution.context import Engine
 from raypipe.storage.paths import Place, place_of
 
 Named = Model | LLM | str

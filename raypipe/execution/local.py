@@ -157,8 +157,8 @@ class _Run:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         self._loop.set_default_executor(DaemonThreads())
         pools: dict[str, LocalPool] = {}
-        log = Scribe(self._setup.calls, self._setup.owner)
-        authority = Authority(self._setup.caps, self._setup.spent)
+        log = Scribe(self._setup.run.calls, self._setup.run.owner)
+        authority = Authority(self._setup.run.options.caps, self._setup.spent)
         try:
             stay = iter(kept(self._setup.plan))
             for stage in self._setup.plan.stages:
@@ -182,7 +182,7 @@ class _Run:
     def _is_forecast_until_here(self) -> bool:
         """What a barrier would see is not known while rows before it lack answers."""
         counts = (counts for result in self.results for counts in result.counts.values())
-        return self._setup.unsent is not None and any(count.rows_unfinished for count in counts)
+        return self._setup.run.unsent is not None and any(count.rows_unfinished for count in counts)
 
     async def _open_pools(
         self, pools: dict[str, LocalPool], stage: Stage, phase: frozenset[str], shared: tuple[Scribe, Authority]
@@ -206,8 +206,8 @@ class _Run:
         self, stage: Stage, phase: frozenset[str], pools: dict[str, LocalPool], spilled: Sequence[str] | None
     ) -> list[str]:
         """Carry the batches of a stage, or those put away by the phase before; the ones that are put away now."""
-        parts, leaves, bounds = self._setup.parts, self._setup.leaves, self._setup.bounds
-        setup = ConductorSetup("local", stage, parts, leaves, DRAIN_S, phase=phase, bounds=bounds)
+        run, leaves = self._setup.run, self._setup.leaves
+        setup = ConductorSetup("local", stage, run.parts, leaves, DRAIN_S, phase=phase, bounds=run.options.bounds)
         conductor = self.conductor = Conductor(setup, {name: pools[name] for name in stage.pools_of(phase)})
         conductor.open()
         if self.halted_for:
@@ -270,7 +270,7 @@ class _Run:
 
     def _end(self, spilled: Sequence[str]) -> None:
         """Batches that are not gone on with."""
-        self.results += [ended(path, self._setup.parts, self._setup.leaves, self.halted_for) for path in spilled]
+        self.results += [ended(path, self._setup.run.parts, self._setup.leaves, self.halted_for) for path in spilled]
 
     def snapshots(self) -> list[Snapshot]:
         """What the conductors saw that are through, and what the one at work sees."""
@@ -285,7 +285,8 @@ class _Run:
     def _batches(self, stage: Stage) -> Iterator[pa.Table]:
         entry, setup = stage.steps[stage.entry].step, self._setup
         if isinstance(entry, Source):
-            return source_batches(entry, setup.source_rows, setup.only, setup.artifacts, setup.bounds.batch_bytes)
+            options, artifacts = setup.run.options, setup.run.artifacts
+            return source_batches(entry, options.source_rows, setup.only, artifacts, options.bounds.batch_bytes)
         assert isinstance(entry, Aggregate)
         return grouped_batches(paths_for(inbox(stage.entry), self.results), stage.entry, entry)
 

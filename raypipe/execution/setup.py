@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from raypipe.calls.index import CallIndex
-from raypipe.calls.segments import Asked
 from raypipe.execution.conductor.batches import BatchResult
 from raypipe.execution.conductor.conductor import Snapshot
+from raypipe.execution.context import RunContext
 from raypipe.execution.worker.replica import ReplicaSetup
-from raypipe.limits import Amount, Caps
+from raypipe.limits import Amount
 from raypipe.plan.plan import Plan, Stage
-from raypipe.storage.artifacts import ARTIFACTS
-from raypipe.storage.paths import Place
-from raypipe.values.byte_bounds import Bounds
 
 Watch = Callable[[Sequence[Snapshot]], None]
 """Called about twice a second with what each conductor sees."""
@@ -69,39 +66,17 @@ class PoolBase:
 class RunSetup:
     """One run of a plan."""
 
+    run: RunContext
     plan: Plan
-    parts: Place
-    calls: Place
-    owner: str
-    """Stands for the run folder in the names of call log segments."""
     index: CallIndex
-    caps: Caps
     spent: Amount
     """What earlier runs into the same folder took, as far as there are caps."""
-    source_rows: int | None = None
-    """Read only so many rows of each source."""
     only: frozenset[bytes] | None = None
     """Work only on source rows with these identities."""
-    unsent: Callable[[Asked], None] | None = None
-    """Told of each call instead of sending it, in this process only; stages after unfinished rows are left."""
-    is_played: bool = False
-    """A dry run: what would reach out is played."""
-    env: tuple[str, ...] = ()
-    """Environment variables that every node must have, beside those that hold the keys of models."""
-    servers: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Addresses of the servers that were started for models, by their keys."""
-    is_shared: bool = False
-    """Files that workers write are left to their umask."""
-    bounds: Bounds = field(default_factory=Bounds)
 
     @property
     def leaves(self) -> frozenset[str]:
         return frozenset(self.plan.graph.leaves)
-
-    @property
-    def artifacts(self) -> Place:
-        """Where steps keep files beside their rows, until they are committed."""
-        return self.parts.with_name(ARTIFACTS)
 
     def replicas(self, stage: Stage, phase: frozenset[str] = frozenset()) -> dict[str, list[ReplicaSetup]]:
         """The workers that a stage, or one of its phases, may have, by pool; the first `Pool.replicas` are started."""
@@ -117,6 +92,4 @@ class RunSetup:
             for planned in reversed(list(stage.steps.values()))
             if planned.pool == pool and (planned.name in some or not some)
         }
-        name, planned = f"{pool}:{number}", self.plan.pools[pool]
-        own = (self.unsent, self.artifacts, self.is_played, self.servers, self.is_shared, self.bounds)
-        return ReplicaSetup(name, planned, steps, self.calls, self.owner, self.caps, *own)
+        return ReplicaSetup(f"{pool}:{number}", self.plan.pools[pool], steps, self.run)

@@ -37,6 +37,11 @@ class Commit:
         self._spec = spec
         self._retried = retried
 
+    @property
+    def only(self) -> frozenset[bytes] | None:
+        """Identities of the source rows to work on; `None`: all."""
+        return None if self._retried is None else frozenset(map(bytes.fromhex, self._retried))
+
     def __call__(self, outcome: Outcome, manifest: dict[str, Any]) -> bool:
         """Whether the rows were committed: those of a run that was stopped never take the place of more.
 

@@ -18,9 +18,10 @@ from raypipe.calls.remote import segments
 from raypipe.calls.segments import Asked, read_segment
 from raypipe.execution import local
 from raypipe.execution.conductor.batches import Counts
+from raypipe.execution.context import RunContext, RunOptions
 from raypipe.execution.setup import RunSetup
 from raypipe.execution.stopping import Stop
-from raypipe.limits import Amount, Caps
+from raypipe.limits import Amount
 from raypipe.plan.plan import Plan
 from raypipe.storage.paths import Place, parquet, reach
 from raypipe.storage.remote_run_folder import folder_at
@@ -77,7 +78,8 @@ def forecast(plan: Plan, out: Place, calls: Place | None = None) -> Forecast:
     index = index_with_segments(load_index(log), log, "*")
     with tempfile.TemporaryDirectory(prefix="raypipe-") as nowhere:
         place = Path(nowhere)
-        setup = RunSetup(plan, place / "parts", place / "calls", "forecast", index, Caps(), Amount(), unsent=unsent)
+        run = RunContext(RunOptions(place), place / "parts", place / "calls", "forecast", unsent=unsent)
+        setup = RunSetup(run, plan, index, Amount())
         outcome = local.execute(setup, lambda _: None, Stop())
     totals: defaultdict[str, Counts] = defaultdict(Counts)
     for result in outcome.results:

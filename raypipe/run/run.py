@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any
 
 from raypipe.calls.index import load_index
 from raypipe.calls.remote import compact, forget
@@ -18,6 +18,7 @@ from raypipe.errors import OutputError, SpecError, StepFailedError, StoppedError
 from raypipe.execution import local
 from raypipe.execution.conductor.batches import Counts
 from raypipe.execution.conductor.conductor import Snapshot
+from raypipe.execution.context import RunContext, RunOptions
 from raypipe.execution.engine_stats import EngineStats
 from raypipe.execution.setup import Outcome, RunSetup, Watch
 from raypipe.execution.step_counts import sum_by_shown_step
@@ -25,60 +26,14 @@ from raypipe.execution.stopping import ASKED, Phase, Stop
 from raypipe.limits import Amount, Caps
 from raypipe.models import check_model, check_request, is_held_key, missing_engine
 from raypipe.models.prices import cost_usd, pool_cost_usd
-from raypipe.plan.load_groups import LoadGroups, in_groups
+from raypipe.plan.load_groups import in_groups
 from raypipe.plan.plan import Plan, inbox
 from raypipe.results import Result
 from raypipe.run.commit import Commit
 from raypipe.run.spending_history import Spending
-from raypipe.security.file_modes import SHARED, close_to_others, owner_only
+from raypipe.security.file_modes import are_files_shared, close_to_others, owner_only
 from raypipe.storage.paths import Place, reach, reason
 from raypipe.storage.remote_run_folder import AnyFolder, folder_at
-from raypipe.values.byte_bounds import Bounds, bounds_here
-
-Engine = Literal["ray", "local"]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a plan is run."""
-
-    out: Place
-    calls: Place | None = None
-    """Folder of the call log; by default inside `out`."""
-    engine: Engine = "ray"
-    address: str | None = None
-    """Ray cluster; by default the one that RAY_ADDRESS names, else one of our own on this machine."""
-    fresh: bool = False
-    """Forget the calls made before."""
-    max_failed_rows: int = 0
-    source_rows: int | None = None
-    """Read only so many rows of each source."""
-    only: frozenset[bytes] | None = None
-    """Work only on source rows with these identities."""
-    origin: Mapping[str, Any] | None = None
-    """The command line that the plan comes from, kept in the manifest for `raypipe retry`."""
-    caps: Caps = field(default_factory=Caps)
-    """The most that all runs into `out` may spend."""
-    load_groups: LoadGroups = ()
-    """Steps that are loaded together, one group after the other; none: all that there is room for."""
-    is_played: bool = False
-    """A dry run: searches and other requests of tools are played instead of sent."""
-    bounds: Bounds = field(default_factory=bounds_here)
-    """Bytes of rows that travel together, wait, and stand in one file."""
-    env: tuple[str, ...] = ()
-    """Environment variables that every node of a cluster must have, beside those that hold the keys of models."""
-    is_shared: bool = False
-    """The umask decides who may read what the run writes; by default its owner alone."""
-
-    @property
-    def are_files_shared(self) -> bool:
-        """Whether workers, wherever they are, leave files to their umask."""
-        return self.is_shared or os.environ.get(SHARED) == "1"
-
-    @property
-    def cluster(self) -> str | None:
-        """The Ray cluster that is attached to; `None`: one of our own."""
-        return (self.address or os.environ.get("RAY_ADDRESS") or None) if self.engine == "ray" else None
 
 
 def run_plan(
@@ -129,9 +84,8 @@ def retry_plan(
                 return Result(folder.path)
             if len(plan.stages) > 1:
                 return _run(plan, options, watch or _look_away, stop, Commit(folder, plan, spec, options.bounds))
-            only = frozenset(bytes.fromhex(row) for row in rows)
             commit = Commit(folder, plan, spec, options.bounds, rows)
-            return _run(plan, replace(options, only=only), watch or _look_away, stop, commit)
+            return _run(plan, options, watch or _look_away, stop, commit)
 
     return stop.supervise(work)
 
@@ -152,7 +106,7 @@ def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Comm
         folder.start_over()
         if options.fresh and options.calls is None:
             forget(folder.calls)
-    setup, spending = _prepared(plan, options, folder, calls, stop)
+    setup, spending = _prepared(plan, options, commit, calls, stop)
     meters = EngineStats()
     try:
         outcome = _execute(setup, options, meters.beside(watch), stop)
@@ -192,9 +146,8 @@ def _check_steps(plan: Plan, result: Result) -> None:
             raise StepFailedError(f"{what}: {said}; {way}")
 
 
-def _prepared(
-    plan: Plan, options: RunOptions, folder: AnyFolder, calls: Place, stop: Stop
-) -> tuple[RunSetup, Spending]:
+def _prepared(plan: Plan, options: RunOptions, commit: Commit, calls: Place, stop: Stop) -> tuple[RunSetup, Spending]:
+    folder = commit.folder
     try:
         with stop.phase(Phase.COMPACT):
             reach(calls)
@@ -207,12 +160,9 @@ def _prepared(
         index = load_index(calls, known=not options.fresh)
         spending = Spending(folder, calls, plan)
         spent = spending.before(options.fresh) if options.caps else Amount()
-    rows = options.source_rows, options.only
-    setup = RunSetup(
-        plan, folder.parts, calls, folder.owner, index, options.caps, spent, *rows, is_played=options.is_played
-    )
-    shared = options.are_files_shared
-    return replace(setup, env=options.env, is_shared=shared, bounds=options.bounds), spending
+    options = replace(options, is_shared=are_files_shared(options.is_shared))
+    run = RunContext(options, folder.parts, calls, folder.owner)
+    return RunSetup(run, plan, index, spent, commit.only), spending
 
 
 def _kept(manifest: dict[str, Any], folder: AnyFolder, is_committed: bool) -> str:

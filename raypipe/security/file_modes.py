@@ -30,10 +30,15 @@ class _Blocks:
 _blocks = _Blocks()
 
 
+def are_files_shared(wanted: bool) -> bool:
+    """Whether files are left to the umask: because the user wants it, or the environment says so."""
+    return wanted or os.environ.get(SHARED) == "1"
+
+
 @contextmanager
-def owner_only(is_shared: bool = False) -> Generator[None]:
-    """Inside, files that this process makes are its user's alone, unless that is not wanted."""
-    if is_shared or os.environ.get(SHARED) == "1":
+def owner_only(shared: bool = False) -> Generator[None]:
+    """Inside, files that this process makes are its user's alone, unless they are shared."""
+    if are_files_shared(shared):
         yield
         return
     _enter()
@@ -46,9 +51,9 @@ def owner_only(is_shared: bool = False) -> Generator[None]:
                 os.umask(_blocks.before)
 
 
-def keep_private(is_shared: bool) -> None:
+def keep_private(shared: bool) -> None:
     """From now on, files that this process makes are its user's alone: for a worker, which does nothing else."""
-    if not is_shared:
+    if not shared:
         _enter()
 
 

@@ -15,10 +15,10 @@ from pydantic import BaseModel
 
 from raypipe.contracts.llm import LLM
 from raypipe.errors import SpecError, StoppedError
+from raypipe.execution.context import RunOptions
 from raypipe.limits import Caps
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
-from raypipe.run.run import RunOptions
 from raypipe.steps import LoadDataFromDicts, TextGeneration
 from tests.acceptance.chain import answer, asked, chain, topics
 from tests.acceptance.processes import table

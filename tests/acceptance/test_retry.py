@@ -10,10 +10,10 @@ import pytest
 
 from raypipe.contracts.llm import LLM
 from raypipe.errors import InputError, StoppedError
+from raypipe.execution.context import RunOptions
 from raypipe.execution.stopping import Stop
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
-from raypipe.run.run import RunOptions
 from raypipe.steps import LoadDataFromDicts, TextGeneration
 from tests.acceptance.chain import answer, asked, topics
 from tests.acceptance.processes import table

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.contracts.llm import LLM
+from raypipe.execution.context import RunContext, RunOptions
 from raypipe.execution.worker.replica import ReplicaSetup
-from raypipe.limits import Caps
 from raypipe.pipeline import Pipeline
 from raypipe.steps import LoadDataFromDicts, TextGeneration
 
@@ -18,7 +18,7 @@ def _setup(gpus: float, **engine: Any) -> ReplicaSetup:
     with Pipeline("spread") as pipeline:
         LoadDataFromDicts([{"instruction": "a"}]) >> TextGeneration("ask", llm=llm)
     [pool] = [one for one in pipeline.plan().pools.values() if one.llm is not None]
-    return ReplicaSetup("w", pool, {}, Path("calls"), "owner", Caps())
+    return ReplicaSetup("w", pool, {}, RunContext(RunOptions(Path("out")), Path("parts"), Path("calls"), "owner"))
 
 
 def main() -> None:

@@ -13,12 +13,12 @@ import pytest
 
 from raypipe.execution.conductor.in_flight_window import InFlightWindow
 from raypipe.execution.conductor.queues import StepQueue
+from raypipe.execution.context import RunOptions
 from raypipe.execution.counts import CallCounts
 from raypipe.execution.worker.mailbox import Mailbox
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from raypipe.row import ATTEMPT, ROW_ID
-from raypipe.run.run import RunOptions
 from raypipe.steps import Filter, LoadDataFromDicts, LoadDataFromFiles, step
 from raypipe.values.byte_bounds import Bounds
 from tests.books import assert_balanced, assert_in_source_order, failed, user_rows

@@ -14,10 +14,10 @@ import pytest
 
 from raypipe.contracts.step import Step
 from raypipe.errors import RaypipeError
+from raypipe.execution.context import RunOptions
 from raypipe.graph.graph import Graph
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
-from raypipe.run.run import RunOptions
 from tests.books import assert_balanced, assert_in_source_order, failed, user_rows
 from tests.execution.scenarios import SCENARIOS, Expected
 

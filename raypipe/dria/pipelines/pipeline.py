@@ -17,12 +17,12 @@ from raypipe.dria.pipelines.background import Background
 from raypipe.dria.pipelines.steps import OUTPUT, output_of
 from raypipe.errors import RowError, SpecError, Violation, nearest
 from raypipe.execution.conductor.conductor import Snapshot
+from raypipe.execution.context import Engine, RunOptions
 from raypipe.execution.stopping import Stop
 from raypipe.identity import canonical_json, digest
 from raypipe.limits import Caps
 from raypipe.pipeline import Pipeline as Graph
 from raypipe.results import Result
-from raypipe.run.run import Engine, RunOptions
 from raypipe.steps import LoadDataFromDicts
 from raypipe.storage.paths import Place, place_of
 

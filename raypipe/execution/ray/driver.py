@@ -78,7 +78,7 @@ class Units(Datasource):
     def __init__(self, source: Source, units: Sequence[Unit], readers: int, setup: RunSetup) -> None:
         super().__init__()
         self._only = setup.only
-        self._artifacts = setup.artifacts
+        self._artifacts = setup.run.artifacts
         # Not in each task: rows that a program holds itself would travel with every one of them.
         self._source = ray.put(source)
         self._readers = readers
@@ -168,7 +168,7 @@ class _Driver:
         with ExitStack() as stack:
             with self._stop.phase(Phase.SERVE):
                 servers = stack.enter_context(kept_servers(models, self._run, own, lambda: self._stop.is_asked))
-            self._setup = replace(self._setup, servers=servers)
+            self._setup = replace(self._setup, run=replace(self._setup.run, servers=servers))
             self._run_stages()
             with self._stop.phase(Phase.UNLOAD):
                 stack.close()
@@ -188,7 +188,7 @@ class _Driver:
         free = sum(pool.replicas for pool in pools if not (pool.cpus or pool.gpus or pool.memory))
         await_nodes(free, lambda: self._stop.is_asked)
         if not self._stop.is_asked:
-            check_environment(self._setup.plan, self._setup.env)
+            check_environment(self._setup.plan, self._setup.run.options.env)
 
     def _make_fit(self, there: Mapping[str, float]) -> None:
         """Load fewer steps together where there is no room for all.
@@ -207,8 +207,9 @@ class _Driver:
     def _start_authority(self) -> None:
         """Where one worker alone asks an endpoint, it keeps the limits itself."""
         asking = [pool for pool in self._setup.plan.pools.values() if pool.llm is not None]
-        if self._setup.caps or sum(pool.most for pool in asking) > 1:
-            self._authority = start_authority(self._run, self._setup.caps, self._setup.spent)
+        caps = self._setup.run.options.caps
+        if caps or sum(pool.most for pool in asking) > 1:
+            self._authority = start_authority(self._run, caps, self._setup.spent)
 
     def _watch(self, watch: Watch, stopped: threading.Event) -> None:
         for _ in range(round(BOARD_AFTER_S / _WATCH_EVERY_S)):
@@ -252,7 +253,7 @@ class _Driver:
                 self._close_pools(next(stay))
             if reason := self._halted_for():
                 leaves = self._setup.leaves
-                self._results += [ended(path, self._setup.parts, leaves, reason) for path in spilled]
+                self._results += [ended(path, self._setup.run.parts, leaves, reason) for path in spilled]
                 return
 
     def _open_pools(self, stage: Stage, phase: frozenset[str]) -> None:
@@ -261,11 +262,11 @@ class _Driver:
 
     def _run_phase(self, stage: Stage, phase: frozenset[str], rows: ray.data.Dataset) -> list[str]:
         pools = {name: self._pools[name] for name in stage.pools_of(phase)}
-        parts, leaves, bounds = self._setup.parts, self._setup.leaves, self._setup.bounds
-        setup = ConductorSetup(f"stage{stage.index}", stage, parts, leaves, DRAIN_S, phase=phase, bounds=bounds)
+        parts, leaves, options = self._setup.run.parts, self._setup.leaves, self._setup.run.options
+        setup = ConductorSetup(f"stage{stage.index}", stage, parts, leaves, DRAIN_S, phase=phase, bounds=options.bounds)
         references = rows.map_batches(
             ConductorUDF,
-            fn_constructor_args=(setup, pools, self._run, self._setup.is_shared),
+            fn_constructor_args=(setup, pools, self._run, options.is_shared),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,

@@ -64,14 +64,14 @@ class ReplicaActor:
 
     def __init__(self, setup: ReplicaSetup, index: CallIndex, authority: Any, is_substitute: bool = False) -> None:
         end_with_node()
-        keep_private(setup.is_shared)
+        keep_private(setup.run.options.is_shared)
         collect_rarely()
         # The first array imports pandas, where that is installed: 0.3 s in which no answer would be heard later.
         pa.array([""])
         if is_substitute:
             # Its rows may have been answered before: by the worker that was lost, or for a conductor that was.
-            index = index_with_segments(index, setup.calls, setup.owner)
-        self._log = Scribe(setup.calls, setup.owner)
+            index = index_with_segments(index, setup.run.calls, setup.run.owner)
+        self._log = Scribe(setup.run.calls, setup.run.owner)
         grants = Authority(Caps()) if authority is None else RemoteGrants(authority)
         self._replica = Replica(setup, index, self._log, grants)
         self._opens = TaskScope()
@@ -184,7 +184,7 @@ def new_name(setup: ReplicaSetup) -> str:
 
 def pool_prefix(setup: ReplicaSetup) -> str:
     """What the names have in common that belong to the pool of a replica."""
-    return f"raypipe-{setup.owner}-{setup.pool.name}"
+    return f"raypipe-{setup.run.owner}-{setup.pool.name}"
 
 
 def prefix_of(name: str) -> str:

@@ -89,7 +89,7 @@ class RowCaller:
         self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]], played: str | None = None
     ) -> str:
         desk, label = self._desk, f"{TOOL}{what}"
-        if played is not None and desk.is_played:
+        if played is not None and desk.run.options.is_dry_run:
             return played
         asked = request_identity(label, payload)
         ordinal = self._ordinal(asked, 0)
@@ -165,9 +165,9 @@ class RowCaller:
     async def _made(self, key: bytes, call: Asked, make: Callable[[], Awaitable[Completion]]) -> Completion:
         """What `make` gives, which others that want the same meanwhile are given too."""
         desk = self._desk
-        if desk.unsent is not None:
+        if desk.run.unsent is not None:
             if not self.is_halted:
-                desk.unsent(call)
+                desk.run.unsent(call)
             self.is_halted = True
             raise HaltedError("no call is sent")
         answer = desk.on_the_way[key] = asyncio.get_running_loop().create_future()

@@ -20,6 +20,7 @@ from raypipe.calls.segments import Asked
 from raypipe.contracts.llm import LLM, Completion, Usage
 from raypipe.contracts.model import EngineFigures, Model
 from raypipe.errors import CallError, HaltedError, InfrastructureError, Retry, halt_reason
+from raypipe.execution.context import RunContext
 from raypipe.execution.counts import CallCounts
 from raypipe.execution.worker.call_costs import WorstCase
 from raypipe.limits import LONGEST_WAIT_S, Amount, Caps, Limiter, Patience, enter_first
@@ -199,11 +200,8 @@ class Desk:
     """All that are asked by any step."""
     log: Log
     known: CallReader
+    run: RunContext
     total: CallCounts = field(default_factory=CallCounts)
-    unsent: Callable[[Asked], None] | None = None
-    """Told of each call instead of sending it."""
-    is_played: bool = False
-    """A dry run: what would reach out, such as a search, is played."""
     forgotten: frozenset[str] = frozenset()
     """Steps for which calls of earlier runs are not reused."""
     known_of_this_run: CallReader | None = None

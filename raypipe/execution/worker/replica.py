@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 from raypipe.calls.index import CallIndex, CallReader, index_with_segments, load_index
-from raypipe.calls.segments import Asked
 from raypipe.concurrency.loop_lag import works_for
 from raypipe.concurrency.threads import DaemonThreads
 from raypipe.contracts.llm import LLM, Caller
 from raypipe.contracts.step import Output, Runs, Step
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
+from raypipe.execution.context import RunContext
 from raypipe.execution.counts import CallCounts
 from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, WorkerStatus
 from raypipe.execution.worker.backlog import Backlog, Item
@@ -28,12 +28,9 @@ from raypipe.execution.worker.caller import NoModel, RowCaller
 from raypipe.execution.worker.mailbox import Mailbox
 from raypipe.execution.worker.model_selection import Desk, Log, Member, members_of
 from raypipe.execution.worker.outcomes import Rows, accepted, failure_of
-from raypipe.limits import Caps
 from raypipe.limits.limiter import Grants
 from raypipe.plan.plan import Pool
 from raypipe.row import Values
-from raypipe.storage.paths import Place
-from raypipe.values.byte_bounds import Bounds
 
 _TASKS_A_PERMIT = 2
 """Row coroutines for each call that may be in flight, so that one which waits for the log keeps no permit idle."""
@@ -50,27 +47,14 @@ class ReplicaSetup:
     pool: Pool
     steps: Mapping[str, Step]
     """The steps that work here, the deepest first."""
-    calls: Place
-    owner: str
-    caps: Caps
-    unsent: Callable[[Asked], None] | None = None
-    """Told of each call instead of sending it."""
-    artifacts: Place | None = None
-    """Where steps keep files beside their rows."""
-    is_played: bool = False
-    """A dry run: what would reach out is played."""
-    servers: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Addresses of the servers that were started for models, by their keys."""
-    is_shared: bool = False
-    """Files that it writes are left to its umask."""
-    bounds: Bounds = field(default_factory=Bounds)
+    run: RunContext
 
     def reached(self, llm: LLM) -> LLM:
         """The model as it is reached from here."""
         return llm.each(self._at_its_server)
 
     def _at_its_server(self, llm: LLM) -> LLM:
-        address = self.servers.get(llm.server_key) if llm.serve else None
+        address = self.run.servers.get(llm.server_key) if llm.serve else None
         return llm if address is None else llm.model_copy(update={"base_url": address})
 
 
@@ -104,14 +88,13 @@ class Replica:
         for llm in setup.pool.llms:
             beside = asked[0][1][0] if asked else None
             here = setup.reached(llm)
-            asked.append((llm, members_of(here, self.name, setup.pool.most, authority, setup.caps, beside)))
+            asked.append((llm, members_of(here, self.name, setup.pool.most, authority, setup.run.options.caps, beside)))
         forgotten = frozenset(name for name, step in self._steps.items() if not step.use_cache)
         return Desk(
             [member for _, members in asked for member in members],
             log,
             CallReader(self._index),
-            unsent=setup.unsent,
-            is_played=setup.is_played,
+            setup.run,
             forgotten=forgotten,
             of_step={name: members for name, step in self._steps.items() for llm, members in asked if llm == step.llm},
         )
@@ -119,7 +102,7 @@ class Replica:
     async def open(self) -> None:
         """Get model and steps ready. Raises RaypipeError when the run cannot go on."""
         for name, step in self._steps.items():
-            step.keep_artifacts_in(self.setup.artifacts)
+            step.keep_artifacts_in(self.setup.run.artifacts)
             with Boundary() as boundary:
                 step.open()
             if isinstance(boundary.error, RaypipeError):
@@ -167,7 +150,7 @@ class Replica:
         mailbox = self._mailboxes.get(sender)
         if mailbox is None:
             self._forget_predecessor(sender)
-            mailbox = self._mailboxes[sender] = Mailbox(self._steps, self.setup.bounds.batch_bytes)
+            mailbox = self._mailboxes[sender] = Mailbox(self._steps, self.setup.run.options.bounds.batch_bytes)
         self._look_back(max([self._known_epoch, *(chunk.epoch for chunk in chunks)]))
         for chunk in chunks:
             self._backlog.add(sender, chunk)
@@ -207,11 +190,12 @@ class Replica:
         """Rows are redone: what this run's workers have logged so far, lost ones too, is known from now on."""
         if epoch > self._known_epoch and self._desk is not None:
             self._known_epoch = epoch
-            index = index_with_segments(self._index, self.setup.calls, self.setup.owner)
+            run = self.setup.run
+            index = index_with_segments(self._index, run.calls, run.owner)
             self._desk.known = CallReader(index)
             if self._desk.forgotten:
-                nothing = load_index(self.setup.calls, known=False)
-                recent = index_with_segments(nothing, self.setup.calls, self.setup.owner)
+                nothing = load_index(run.calls, known=False)
+                recent = index_with_segments(nothing, run.calls, run.owner)
                 self._desk.known_of_this_run = CallReader(recent)
 
     def status(self) -> WorkerStatus:

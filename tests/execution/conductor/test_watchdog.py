@@ -24,11 +24,11 @@ from raypipe.execution.conductor.conductor import Snapshot
 from raypipe.execution.conductor.queues import StepQueue
 from raypipe.execution.conductor.watchdog import Watch
 from raypipe.execution.conductor.worker_slots import WorkerSlot
+from raypipe.execution.context import RunOptions
 from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from raypipe.row import Values
-from raypipe.run.run import RunOptions
 from raypipe.steps import LoadDataFromDicts, step
 from raypipe.steps.tasks import TextGeneration
 from tests.acceptance.processes import ROOT

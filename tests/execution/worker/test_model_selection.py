@@ -15,6 +15,7 @@ import pytest
 from raypipe.calls.index import CallReader, load_index
 from raypipe.calls.writer import Scribe
 from raypipe.errors import CallError, InfrastructureError, Retry, SpecError
+from raypipe.execution.context import RunContext, RunOptions
 from raypipe.execution.worker import model_selection
 from raypipe.execution.worker.model_selection import members_of
 from raypipe.limits import Authority, Caps
@@ -196,7 +197,8 @@ def test_who_comes_back_does_not_catch_up(tmp_path: Path, monkeypatch: pytest.Mo
     async def chosen() -> tuple[Counter[str], Counter[str]]:
         llm = LLM.pool([LLM("offline/one", weight=2.0), LLM("offline/other")])
         members = members_of(llm, "worker", 1, Authority(Caps()), Caps())
-        pool = model_selection.Desk(members, Scribe(tmp_path, "run"), CallReader(load_index(tmp_path)))
+        run = RunContext(RunOptions(tmp_path), tmp_path / "parts", tmp_path, "run")
+        pool = model_selection.Desk(members, Scribe(tmp_path, "run"), CallReader(load_index(tmp_path)), run)
 
         async def turns(count: int) -> Counter[str]:
             found: Counter[str] = Counter()

@@ -11,6 +11,7 @@ import pytest
 
 from raypipe.calls.index import load_index
 from raypipe.calls.writer import Scribe
+from raypipe.execution.context import RunContext, RunOptions
 from raypipe.execution.wire import DONE, Chunk, Reply
 from raypipe.execution.worker import replica
 from raypipe.execution.worker.replica import Replica, ReplicaSetup
@@ -32,7 +33,8 @@ def test_many_rows_that_have_ended_are_told_when_no_other_is_worked_on(
 ) -> None:
     monkeypatch.setattr(replica, "FLUSH_S", 60.0)
     steps = {"nothing": nothing("nothing", input_batch_size=ROWS // 3)}
-    setup = ReplicaSetup("threads:0", Pool("threads", None, 1, 8), steps, tmp_path, "run", Caps())
+    run = RunContext(RunOptions(tmp_path), tmp_path / "parts", tmp_path, "run")
+    setup = ReplicaSetup("threads:0", Pool("threads", None, 1, 8), steps, run)
     ids = pa.array([number.to_bytes(16, "big") for number in range(ROWS)], pa.binary(16))
     table = pa.table({ROW_ID: ids, "n": range(ROWS)})
 

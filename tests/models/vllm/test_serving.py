@@ -9,9 +9,9 @@ import pytest
 
 from raypipe.contracts.llm import SEQUENCES
 from raypipe.errors import InfrastructureError, SpecError
+from raypipe.execution.context import RunContext, RunOptions
 from raypipe.execution.worker.replica import ReplicaSetup
 from raypipe.files.schema import parse_spec, with_base_url, with_model
-from raypipe.limits import Caps
 from raypipe.models import LLM, check_model, engine_gpus, gpus_of
 from raypipe.models.vllm import options
 from raypipe.models.vllm.options import is_cpu_build
@@ -88,7 +88,9 @@ def test_all_workers_together_keep_the_engine_busy() -> None:
 
 def test_a_worker_asks_at_the_address_that_it_is_told() -> None:
     pool = Pool("p", SERVED, 1, 1)
-    setup = ReplicaSetup("p:0", pool, {}, Path("calls"), "owner", Caps(), servers={SERVED.server_key: "http://h:1/v1"})
+    servers = {SERVED.server_key: "http://h:1/v1"}
+    run = RunContext(RunOptions(Path("out")), Path("parts"), Path("calls"), "owner", servers)
+    setup = ReplicaSetup("p:0", pool, {}, run)
     assert setup.reached(SERVED).base_url == "http://h:1/v1"
     other = LLM("vllm-server/other", base_url="http://h:2/v1")
     assert setup.reached(LLM.pool([SERVED, other])).named_members["vllm-server/other"] == other

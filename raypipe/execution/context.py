@@ -1,0 +1,78 @@
+"""What one run is: the options it was started with, and the places and servers that belong to it.
+
+Plain data, frozen, and carried whole to every worker. Holds no rows and starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from raypipe.calls.segments import Asked
+from raypipe.limits import Caps
+from raypipe.plan.load_groups import LoadGroups
+from raypipe.storage.artifacts import ARTIFACTS
+from raypipe.storage.paths import Place
+from raypipe.values.byte_bounds import Bounds, bounds_here
+
+Engine = Literal["ray", "local"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a plan is run."""
+
+    out: Place
+    calls: Place | None = None
+    """Folder of the call log; by default inside `out`."""
+    engine: Engine = "ray"
+    address: str | None = None
+    """Ray cluster; by default the one that RAY_ADDRESS names, else a new one on this machine."""
+    fresh: bool = False
+    """Forget the calls made before."""
+    max_failed_rows: int = 0
+    source_rows: int | None = None
+    """Read only this many rows of each source."""
+    origin: Mapping[str, Any] | None = None
+    """The command line that the plan comes from, kept in the manifest for `raypipe retry`."""
+    caps: Caps = field(default_factory=Caps)
+    """The most that all runs into `out` may spend."""
+    load_groups: LoadGroups = ()
+    """Steps that are loaded together, one group after the other; empty: as many as there is room for."""
+    is_dry_run: bool = False
+    """Searches and other requests of tools are played instead of sent."""
+    bounds: Bounds = field(default_factory=bounds_here)
+    """Bytes of rows that travel together, wait, and stand in one file."""
+    env: tuple[str, ...] = ()
+    """Environment variables that every node of a cluster must have, beside those that hold the keys of models."""
+    is_shared: bool = False
+    """The umask decides who may read what the run writes; by default its owner alone."""
+
+    @property
+    def cluster(self) -> str | None:
+        """The Ray cluster to attach to; `None`: start one."""
+        return (self.address or os.environ.get("RAY_ADDRESS") or None) if self.engine == "ray" else None
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What every part of one run knows of it."""
+
+    options: RunOptions
+    parts: Place
+    """Folder for part files."""
+    calls: Place
+    """Folder of the call log."""
+    owner: str
+    """Stands for the run folder in the names of call log segments."""
+    servers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Addresses of the servers that were started for models, by their keys."""
+    unsent: Callable[[Asked], None] | None = None
+    """Called for each call instead of sending it, in this process only; stages after unfinished rows are skipped."""
+
+    @property
+    def artifacts(self) -> Place:
+        """Where steps keep files beside their rows, until they are committed."""
+        return self.parts.with_name(ARTIFACTS)
