@@ -32,7 +32,7 @@ _MOST_VIOLATIONS = 200
 """Violations that a message lists."""
 
 
-def shortened(text: str, most: int = 200) -> str:
+def shorten(text: str, most: int = 200) -> str:
     """The text, its middle left out where it is longer than `most` characters."""
     return text if len(text) <= most else f"{text[: most // 2]} … {text[-(most // 2) :]}"
 
@@ -53,7 +53,7 @@ class Violation:
     problem: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "problem", shortened(self.problem, _LONGEST_PROBLEM))
+        object.__setattr__(self, "problem", shorten(self.problem, _LONGEST_PROBLEM))
 
     def __str__(self) -> str:
         return f"{self.where}: {self.problem}" if self.where else self.problem
@@ -67,7 +67,7 @@ class RaypipeError(Exception):
     """Most characters of a message, whatever value somebody writes into one."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(shortened(message, self.longest))
+        super().__init__(shorten(message, self.longest))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), str(self), dict(vars(self)))
@@ -94,6 +94,11 @@ class SpecError(RaypipeError):
         more = [f"… and {len(found) - _MOST_VIOLATIONS} more"] if len(found) > _MOST_VIOLATIONS else []
         super().__init__(message or "\n".join(lines + more))
         self.violations = found
+
+    @classmethod
+    def of(cls, where: str, problem: str) -> SpecError:
+        """An error with one violation: `problem` is one sentence about `where`."""
+        return cls(violations=[Violation(where, problem)])
 
 
 class InputError(RaypipeError):
@@ -169,7 +174,7 @@ def halt_reason(error: RaypipeError) -> str:
     return str(error) if error.exit_code == StoppedError.exit_code else f"{_CANNOT_GO_ON}{error}"
 
 
-def stopped_by(reason: str, rest: str) -> RaypipeError:
+def stop_error(reason: str, rest: str) -> RaypipeError:
     """The error that ends a run in which no call was sent any more for `reason`; `rest` is said behind it."""
     kind = InfrastructureError if reason.startswith(_CANNOT_GO_ON) else StoppedError
     return kind(f"{reason}{rest}")

@@ -14,7 +14,7 @@ import orjson
 from raypipe.contracts.distilabel_names import missing, refuse_options
 from raypipe.contracts.llm import LLM
 from raypipe.contracts.step import Collector, Runs, Source, Step, collecting
-from raypipe.errors import InfrastructureError, OutputError, SpecError, Violation
+from raypipe.errors import InfrastructureError, OutputError, SpecError
 from raypipe.execution.context import Engine, RunOptions
 from raypipe.execution.setup import Watch
 from raypipe.execution.stopping import Stop
@@ -34,7 +34,7 @@ from raypipe.results import DryRun, Result
 from raypipe.run.forecast import Forecast, forecast
 from raypipe.run.run import check_models, retry_plan, run_plan
 from raypipe.security.permissions import Allowances, Permissions
-from raypipe.storage.paths import Place, place_of
+from raypipe.storage.paths import AnyPath, parse_path
 
 __all__ = ["DryRun", "Pipeline", "RunArguments", "routing_batch_function", "routing_function", "sample_n_steps"]
 
@@ -42,7 +42,7 @@ __all__ = ["DryRun", "Pipeline", "RunArguments", "routing_batch_function", "rout
 class RunArguments(TypedDict, total=False):
     """What `Pipeline.run` may be told."""
 
-    calls: str | Place | None
+    calls: str | AnyPath | None
     """Folder of the call log; by default inside the run folder."""
     engine: Engine
     """`ray` (by default), or `local`: this process alone."""
@@ -95,10 +95,10 @@ class Pipeline:
     def steps(self) -> Sequence[Step]:
         return tuple(self._collected.steps)
 
-    def folder(self, out: str | Place | None = None) -> Place:
+    def folder(self, out: str | AnyPath | None = None) -> AnyPath:
         """The run folder: `out`, or one under `out/` called as the pipeline, or as its steps when it has no name."""
         if out is not None:
-            return place_of(out)
+            return parse_path(out)
         if self._name:
             return Path("out") / self._name
         names, _ = name_steps(self.steps)
@@ -171,7 +171,7 @@ class Pipeline:
         loaders = [names[id(step)] for step in self.steps if step.runs is Runs.SOURCE]
         if loaders:
             problem = f"takes the place of a loader, but the pipeline has {loaders[0]!r}; leave one of them out"
-            raise SpecError(violations=[Violation("dataset", problem)])
+            raise SpecError.of("dataset", problem)
         other = self.replaced({})
         below = {id(end) for _, end in other._collected.edges}
         routed = {id(step) for upstream, _, steps in other._collected.routes if upstream is None for step in steps}
@@ -219,7 +219,7 @@ class Pipeline:
         self._address = ray_head_node_url
         return self
 
-    def run(self, out: str | Place | None = None, **options: Unpack[RunArguments]) -> Result:
+    def run(self, out: str | AnyPath | None = None, **options: Unpack[RunArguments]) -> Result:
         """Run and commit to the folder `out` (by default `out/<name>`); completed calls are not sent again.
 
         Raises SpecError, InputError, OutputError before anything is spent, StoppedError when interrupted or when the
@@ -234,12 +234,12 @@ class Pipeline:
         changed = changed.with_parameters(options.get("parameters") or {})
         return changed.run_with(self._options(out, options))
 
-    def _options(self, out: str | Place | None, options: RunArguments) -> RunOptions:
+    def _options(self, out: str | AnyPath | None, options: RunArguments) -> RunOptions:
         log, engine = options.get("calls"), options.get("engine", "ray")
         caps = Caps(options.get("max_calls"), options.get("max_tokens"), options.get("max_cost_usd"))
         return RunOptions(
             self.folder(out),
-            place_of(log) if log is not None else None,
+            parse_path(log) if log is not None else None,
             engine,
             options.get("address", self._address if engine == "ray" else None),
             options.get("fresh", False) or not options.get("use_cache", True),
@@ -275,7 +275,7 @@ class Pipeline:
 
     def retry(
         self,
-        out: str | Place | None = None,
+        out: str | AnyPath | None = None,
         *,
         kinds: Collection[str] = (),
         engine: Engine = "ray",
@@ -315,12 +315,12 @@ class Pipeline:
             rows = {leaf: table.to_arrow() for leaf, table in result.items()}
             return DryRun(models, result.manifest, rows, result.failures.to_arrow())
 
-    def forecast(self, out: str | Place | None = None, calls: str | Place | None = None) -> Forecast:
+    def forecast(self, out: str | AnyPath | None = None, calls: str | AnyPath | None = None) -> Forecast:
         """What `run` with the same `out` and `calls` would reuse and what it would send, and why. Sends nothing.
 
         Functions of steps are run. Raises SpecError, InputError, InfrastructureError.
         """
-        return forecast(self.validate(), self.folder(out), place_of(calls) if calls is not None else None)
+        return forecast(self.validate(), self.folder(out), parse_path(calls) if calls is not None else None)
 
     # Files.
 
@@ -365,16 +365,16 @@ class Pipeline:
         target = Path(path)
         if format not in (None, "json", "yaml") or target.is_dir():
             problem = "is a folder; name a file in it" if target.is_dir() else f"format is json or yaml, not {format!r}"
-            raise SpecError(violations=[Violation(str(path), problem)])
+            raise SpecError.of(str(path), problem)
         if lost := unfindable(self._collected):
             raise SpecError(violations=lost)
         is_json = format == "json" or (format is None and target.suffix == ".json")
         if is_json and (said := next(not_json(self.dump()), "")):
-            raise SpecError(violations=[Violation(str(path), f"cannot be JSON ({said}); write YAML")])
+            raise SpecError.of(str(path), f"cannot be JSON ({said}); write YAML")
         try:
             text = orjson.dumps(self.dump(), option=orjson.OPT_INDENT_2).decode() if is_json else self.to_yaml()
         except TypeError as error:
-            raise SpecError(violations=[Violation(str(path), f"cannot be JSON ({error}); write YAML")]) from None
+            raise SpecError.of(str(path), f"cannot be JSON ({error}); write YAML") from None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")

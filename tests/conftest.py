@@ -56,11 +56,11 @@ def endpoint() -> Iterator[str]:
 def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A folder in the store, and the environment in which it is found."""
     from raypipe.calls.remote import folder_here
-    from raypipe.storage.paths import Remote
+    from raypipe.storage.paths import RemotePath
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key-of-the-tests")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-tests")
     name = f"bucket/{uuid4().hex}"
     yield f"s3://{name}"
-    shutil.rmtree(folder_here(Remote("s3", f"{name}/out/calls")), ignore_errors=True)
+    shutil.rmtree(folder_here(RemotePath("s3", f"{name}/out/calls")), ignore_errors=True)

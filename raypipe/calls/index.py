@@ -21,7 +21,7 @@ from raypipe.calls.remote import segments
 from raypipe.calls.segments import KEY_BYTES, ROW_GROUP, SEGMENT, frame_at, frames_in
 from raypipe.concurrency.interruption import checkpoint
 from raypipe.contracts.llm import Completion, Usage
-from raypipe.storage.paths import Place, Remote, parquet, place_of
+from raypipe.storage.paths import AnyPath, RemotePath, open_parquet_at, parse_path
 
 _CACHED_GROUPS = 16
 
@@ -44,17 +44,17 @@ class CallIndex:
         return len(self.high)
 
 
-def load_index(folder: Place, known: bool = True) -> CallIndex:
+def load_index(folder: AnyPath, known: bool = True) -> CallIndex:
     """The index over all compacted calls in `folder`; an empty one unless `known`."""
     return _index(sorted(folder.glob("calls-*.parquet")) if known else [])
 
 
-def index_with_segments(known: CallIndex, folder: Place, owner: str) -> CallIndex:
+def index_with_segments(known: CallIndex, folder: AnyPath, owner: str) -> CallIndex:
     """`known` and all that the workers of `owner` (`*`: of all) have written since, whether they still live or not."""
-    return _index([*map(place_of, known.files), *segments(folder, owner)])
+    return _index([*map(parse_path, known.files), *segments(folder, owner)])
 
 
-def _index(paths: Sequence[Place]) -> CallIndex:
+def _index(paths: Sequence[AnyPath]) -> CallIndex:
     pairs, numbers, rows = [np.empty((0, 2), np.uint64)], [np.empty(0, np.uint16)], [np.empty(0, np.uint32)]
     for number, path in enumerate(paths):
         checkpoint()
@@ -69,12 +69,12 @@ def _index(paths: Sequence[Place]) -> CallIndex:
     return CallIndex(tuple(map(str, paths)), high, low, number, row)
 
 
-def _compacted_keys(path: Place) -> tuple[Any, np.ndarray[Any, Any]]:
-    column = parquet(path).read(["key"]).column("key").combine_chunks()
+def _compacted_keys(path: AnyPath) -> tuple[Any, np.ndarray[Any, Any]]:
+    column = open_parquet_at(path).read(["key"]).column("key").combine_chunks()
     return memoryview(column.buffers()[1])[: KEY_BYTES * len(column)], np.arange(len(column), dtype=np.uint32)
 
 
-def _segment_keys(path: Place) -> tuple[Any, np.ndarray[Any, Any]]:
+def _segment_keys(path: AnyPath) -> tuple[Any, np.ndarray[Any, Any]]:
     found: list[tuple[bytes, int]] = []
     with path.open("rb") as file:
         for offset, content in frames_in(file):
@@ -133,7 +133,7 @@ class CallReader:
         rows = self._groups.pop(place, None)
         if rows is None:
             if number not in self._files:
-                self._files[number] = parquet(self._index.files[number])
+                self._files[number] = open_parquet_at(self._index.files[number])
             names = ["text", "finish_reason", "input_tokens", "output_tokens", "model", "key"]
             columns = self._files[number].read_row_group(group, columns=names).select(names).columns
             rows = list(zip(*(column.to_pylist() for column in columns), strict=True))
@@ -146,13 +146,13 @@ class CallReader:
 
 
 def _opened(path: str) -> BinaryIO:
-    return BytesIO(_fetched(path)) if isinstance(place_of(path), Remote) else open(path, "rb")
+    return BytesIO(_fetched(path)) if isinstance(parse_path(path), RemotePath) else open(path, "rb")
 
 
 @lru_cache(_CACHED_GROUPS)
 def _fetched(path: str) -> bytes:
     """A piece of a log elsewhere; its frames are asked for together."""
-    return place_of(path).read_bytes()
+    return parse_path(path).read_bytes()
 
 
 def _completion(row: Sequence[Any]) -> Completion:

@@ -25,14 +25,22 @@ import orjson
 from raypipe.calls.segments import HEADER, SEGMENT, WAIT_S, locked, sides, stem_of, whole_frames, write_compacted
 from raypipe.calls.segments import compact as compact_here
 from raypipe.errors import OutputError
-from raypipe.storage.paths import Place, Remote, each, identity_of, remove, upload, write_whole
+from raypipe.storage.paths import (
+    AnyPath,
+    RemotePath,
+    address_identity,
+    map_concurrently,
+    remove_files,
+    upload,
+    write_atomically,
+)
 
 _SENT = ".sent"
 _KEPT_S = 7 * 86_400.0
 """What was sent stays this long on a machine where runs do not start: workers of the same run may read it there."""
 
 
-def folder_here(calls: Place) -> Path:
+def folder_here(calls: AnyPath) -> Path:
     """Where workers on this machine write their segments: the call log itself, or the scratch folder of one elsewhere.
 
     The scratch folder is the same for every run over the log, so that a later one finds what a dead worker left.
@@ -47,10 +55,10 @@ def folder_here(calls: Place) -> Path:
         raise OutputError(f"the folder {root} cannot be written: {error.strerror}; name another in TMPDIR") from None
     if root.stat().st_uid != os.getuid():
         raise OutputError(f"the folder {root} belongs to another user; name another place in TMPDIR")
-    return root / blake2b(identity_of(calls).encode(), digest_size=10).hexdigest()
+    return root / blake2b(address_identity(calls).encode(), digest_size=10).hexdigest()
 
 
-def send(stem: Path, calls: Remote) -> None:
+def send(stem: Path, calls: RemotePath) -> None:
     """Bring to the store what a writer has written since the last time. Raises OSError."""
     note = stem.with_name(stem.name + _SENT)
     sent: list[int] = orjson.loads(note.read_bytes()) if note.exists() else [len(HEADER), len(HEADER)]
@@ -60,10 +68,10 @@ def send(stem: Path, calls: Remote) -> None:
     if not any(news):
         return
     (calls / f"{stem.name}-{sum(sent):015d}{SEGMENT}").write_bytes(HEADER + b"".join(news))
-    write_whole(note, orjson.dumps([offset + len(new) for offset, new in zip(sent, news, strict=True)]))
+    write_atomically(note, orjson.dumps([offset + len(new) for offset, new in zip(sent, news, strict=True)]))
 
 
-def send_left(calls: Remote, owner: str, is_over: bool, wait_s: float = 0.0) -> None:
+def send_left(calls: RemotePath, owner: str, is_over: bool, wait_s: float = 0.0) -> None:
     """Send what dead workers on this machine had not sent, and remove old segments; with `is_over`, all of `owner`.
 
     With `wait_s`, workers of `owner` that live are waited for. Raises OSError, OutputError when they do not end.
@@ -92,7 +100,7 @@ def _clear(here: Path, stem: Path, is_over: bool) -> None:
             path.unlink(missing_ok=True)
 
 
-def compact(calls: Place, owner: str, wait_s: float = WAIT_S) -> None:
+def compact(calls: AnyPath, owner: str, wait_s: float = WAIT_S) -> None:
     """Turn what ended writers wrote into one Parquet file: of all of them here, of `owner`'s in a store.
 
     Writers of `owner` on this machine that still live are waited for. Raises OSError, OutputError when one does not
@@ -109,14 +117,14 @@ def compact(calls: Place, owner: str, wait_s: float = WAIT_S) -> None:
         made = write_compacted(Path(folder), _contents(pieces))
         if made is not None:
             upload(made, calls / made.name)
-    remove(pieces)
+    remove_files(pieces)
 
 
-def _contents(pieces: list[Remote]) -> Iterator[BinaryIO]:
-    yield from map(BytesIO, each(Remote.read_bytes, pieces))
+def _contents(pieces: list[RemotePath]) -> Iterator[BinaryIO]:
+    yield from map(BytesIO, map_concurrently(RemotePath.read_bytes, pieces))
 
 
-def segments(calls: Place, owner: str) -> list[Place]:
+def segments(calls: AnyPath, owner: str) -> list[AnyPath]:
     """What the workers of `owner` (`*`: of all) have written since the log was compacted, the last to be believed.
 
     Of one elsewhere: the segments on this machine, and the pieces of workers on others.
@@ -130,8 +138,8 @@ def segments(calls: Place, owner: str) -> list[Place]:
     return [*(piece for piece in pieces if piece.name.rpartition("-")[0] not in stems), *found]
 
 
-def forget(calls: Place) -> None:
+def forget(calls: AnyPath) -> None:
     """Remove the call log, and what was not sent to it from this machine. Raises OSError."""
     shutil.rmtree(folder_here(calls), ignore_errors=True)
     if not isinstance(calls, Path):
-        remove(calls.rglob("*"))
+        remove_files(calls.rglob("*"))

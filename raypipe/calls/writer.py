@@ -18,7 +18,7 @@ from raypipe.calls.segments import Asked, SegmentWriter, frame_of
 from raypipe.concurrency.background import start_thread
 from raypipe.contracts.llm import Completion
 from raypipe.errors import OutputError, RaypipeError
-from raypipe.storage.paths import Place, Remote, reason
+from raypipe.storage.paths import AnyPath, RemotePath, explain_os_error
 
 _SYNC_EVERY_S = 1.0
 _GATHER_S = 0.005
@@ -32,7 +32,7 @@ _Waiting = tuple[bytes, asyncio.Future[None]]
 class Scribe:
     """The log of one worker, for use inside one event loop."""
 
-    def __init__(self, folder: Place, owner: str) -> None:
+    def __init__(self, folder: AnyPath, owner: str) -> None:
         self._folder, self._owner = folder, owner
         self._writer: SegmentWriter | None = None
         self._waiting: list[_Waiting] = []
@@ -49,7 +49,7 @@ class Scribe:
             return
         self._writer = SegmentWriter(folder_here(self._folder), self._owner)
         work = [(self._write, self._writer), (self._sync, self._writer)]
-        if isinstance(self._folder, Remote):
+        if isinstance(self._folder, RemotePath):
             work.append((self._send, self._writer))
         self._threads = [
             start_thread(partial(target, writer), f"the call log's {target.__name__.strip('_')} thread", self._broke)
@@ -117,7 +117,7 @@ class Scribe:
 
     def _send(self, writer: SegmentWriter) -> None:
         """Bring what is new to the store, first what a worker that died on this machine has left."""
-        assert isinstance(self._folder, Remote)
+        assert isinstance(self._folder, RemotePath)
         is_first, since = True, time.monotonic()
         while not self._ended.wait(_SEND_EVERY_S):
             try:
@@ -130,7 +130,7 @@ class Scribe:
                     self._problem = self._unwritable(error)
 
     def _unwritable(self, error: OSError) -> OutputError:
-        return OutputError(f"the call log {self._folder} cannot be written: {reason(error)}")
+        return OutputError(f"the call log {self._folder} cannot be written: {explain_os_error(error)}")
 
     def close(self) -> None:
         """Write what waits, bring it to the disk or the store, end the threads. Raises OutputError."""
@@ -142,7 +142,7 @@ class Scribe:
         for thread in self._threads:
             thread.join()
         self._writer.close()
-        if isinstance(self._folder, Remote):
+        if isinstance(self._folder, RemotePath):
             try:
                 send(self._writer.stem, self._folder)
             except OSError as error:

@@ -125,9 +125,9 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
         from raypipe.cli.origins import noted
         from raypipe.execution.context import RunOptions
         from raypipe.limits import Caps
-        from raypipe.storage.paths import place_of
+        from raypipe.storage.paths import parse_path
 
-        folder, log = pipeline.folder(out), place_of(calls) if calls else None
+        folder, log = pipeline.folder(out), parse_path(calls) if calls else None
         caps = Caps(max_calls, max_tokens, max_cost_usd)
         options = RunOptions(folder, log, engine, address, fresh, max_failed_rows, caps=caps)
         options = replace(options, load_groups=_groups(load_group or []), env=tuple(env or ()), is_shared=shared)
@@ -163,11 +163,11 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
     """
     with ReportedErrors(resume=sys.argv[1:]), TemporaryDirectory(prefix="raypipe-") as scratch:
         from raypipe.results import Result
-        from raypipe.storage.paths import file_here, place_of
+        from raypipe.storage.paths import local_file, parse_path
 
-        place = place_of(folder).absolute()
+        place = parse_path(folder).absolute()
         before = Result(place)
-        kept = file_here(place / "pipeline.yaml", Path(scratch)) if spec is None else spec
+        kept = local_file(place / "pipeline.yaml", Path(scratch)) if spec is None else spec
         allowed = allow_import, allow_files, allow_key, allow_host
         changes = (input, set, model, base_url, *allowed)
         from raypipe.cli.origins import check_calls, explained
@@ -179,7 +179,7 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
         check_calls(place, origin, calls)
         with explained(place, origin, is_foreign=spec is None):
             pipeline = _pipeline(kept, *changes, small=engine == "local", is_foreign=spec is None)
-        log = place_of(calls) if calls else None
+        log = parse_path(calls) if calls else None
         options = RunOptions(place, log, engine, address, max_failed_rows=before.manifest["max_failed_rows"])
         options = replace(options, is_shared=shared)
         with watching(pipeline.plan(), engine) as watch:

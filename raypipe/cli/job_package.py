@@ -18,12 +18,12 @@ from pathlib import Path
 from raypipe.cli.python_files import is_python
 from raypipe.cli.specs import Wanted, pipeline_of
 from raypipe.contracts.step import Runs
-from raypipe.errors import SpecError, Violation
+from raypipe.errors import SpecError
 from raypipe.files.schema import read_setting
 from raypipe.models.reach import key_pairs_of
 from raypipe.pipeline import Pipeline
-from raypipe.security.permissions import OF_ENGINE, folder_allowing
-from raypipe.security.secrets import holds_hidden
+from raypipe.security.permissions import OF_ENGINE, folder_to_allow
+from raypipe.security.secrets import is_redacted
 
 LARGEST_BYTES = 200 << 20
 _LEFT = ("__pycache__", "node_modules")
@@ -75,7 +75,7 @@ def pack(pipeline: Pipeline, wanted: Wanted, prices: Path | None, folder: Path) 
 
 def _written(wanted: Wanted) -> str:
     pipeline = pipeline_of(wanted)
-    if holds_hidden(pipeline.dump()):
+    if is_redacted(pipeline.dump()):
         raise _with_secret("the pipeline")
     return pipeline.to_yaml()
 
@@ -91,7 +91,7 @@ def _check_settings(wanted: Wanted) -> None:
 def _with_secret(where: str) -> SpecError:
     problem = "holds a secret, and what a job is told stands in plain text in its record"
     way = "set an environment variable on the nodes, and name that (api_key_env, headers_env, params_env)"
-    return SpecError(violations=[Violation(where, f"{problem}; {way}")])
+    return SpecError.of(where, f"{problem}; {way}")
 
 
 def _inputs(pipeline: Pipeline, wanted: Wanted) -> Iterator[Path]:
@@ -115,7 +115,7 @@ def _named(pipeline: Pipeline) -> list[str]:
 def _folders(pipeline: Pipeline, wanted: Wanted) -> tuple[str, ...]:
     """Folders that the job's file may read below beside its own: what was allowed here, and what was said here."""
     here = Path.cwd()
-    above = [folder_allowing(path) for path in _named(pipeline)]
+    above = [folder_to_allow(path) for path in _named(pipeline)]
     outside = [folder for folder in above if not Path(os.path.normpath(here / folder)).is_relative_to(here)]
     return tuple(dict.fromkeys([*wanted.allow_files, *outside]))
 
@@ -190,4 +190,4 @@ def _check_size(paths: Sequence[Path], here: Path) -> None:
         problem = f"what goes with the job is {total >> 20} MiB, and at most {LARGEST_BYTES >> 20} MiB may"
         way = "put it where all nodes find it, and name it by its absolute path there"
         said = f"{problem}; the largest is {os.path.relpath(largest, here)} ({sizes[largest] >> 20} MiB): {way}"
-        raise SpecError(violations=[Violation("submit", said)])
+        raise SpecError.of("submit", said)

@@ -156,11 +156,11 @@ def stop(job: JobName, *, address: Server = _HERE) -> None:
 
 def _check_folder(option: str, folder: str) -> None:
     """Raises SpecError for a folder that the nodes of a cluster would look for in different places."""
-    from raypipe.errors import SpecError, Violation
+    from raypipe.errors import SpecError
 
     if not (os.path.isabs(folder) or "://" in folder):
         problem = "wants a folder that all nodes of the cluster share, by its absolute path, or an s3://… location"
-        raise SpecError(violations=[Violation(f"{option} {folder}".strip(), problem)])
+        raise SpecError.of(f"{option} {folder}".strip(), problem)
 
 
 def _package() -> Path:

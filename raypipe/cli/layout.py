@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from raypipe.storage.paths import Place, Remote
+from raypipe.storage.paths import AnyPath, RemotePath
 
 UNKNOWN_PRICE = "price unknown"
 _GAP = "  "
@@ -59,9 +59,9 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
 
 
-def shown_path(path: Place) -> str:
+def shown_path(path: AnyPath) -> str:
     """Relative to the working directory where that is shorter."""
-    if isinstance(path, Remote):
+    if isinstance(path, RemotePath):
         return str(path)
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative

@@ -14,8 +14,8 @@ from typing import Any, cast
 from raypipe.cli.python_files import is_python
 from raypipe.errors import SpecError, Violation
 from raypipe.files.schema import is_url, read_setting
-from raypipe.security.secrets import hidden, shown_address
-from raypipe.storage.paths import Place
+from raypipe.security.secrets import redact, redact_address
+from raypipe.storage.paths import AnyPath
 
 _OPTIONS = {"input": "--input", "settings": "--set", "models": "--model", "base_urls": "--base-url"}
 _ALLOWED = {"allow_import": "--allow-import"}
@@ -25,8 +25,8 @@ def noted(spec: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """A command line as it is written down, without secrets."""
     settings = [shown_word(text, "--set") for text in given.get("settings") or ()]
     addresses = [shown_word(text, "--base-url") for text in given.get("base_urls") or ()]
-    origin = {name: hidden(value) for name, value in given.items()}
-    shown = shown_address(spec, every=True) if is_url(spec) else spec
+    origin = {name: redact(value) for name, value in given.items()}
+    shown = redact_address(spec, every=True) if is_url(spec) else spec
     return {"spec": shown, **origin, "settings": settings, "base_urls": addresses, "folder": str(Path.cwd())}
 
 
@@ -38,20 +38,20 @@ def shown_word(word: str, option: str = "") -> str:
         except SpecError as error:
             return error.violations[0].where.removeprefix("--set ")
     name, equals, value = word.partition("=")
-    return f"{name}={shown_address(value)}" if equals and "/" not in name else shown_address(word)
+    return f"{name}={redact_address(value)}" if equals and "/" not in name else redact_address(word)
 
 
-def check_calls(place: Place, origin: Mapping[str, Any], calls: str | None) -> None:
+def check_calls(place: AnyPath, origin: Mapping[str, Any], calls: str | None) -> None:
     """Raises SpecError where a run kept its calls elsewhere and the command line does not say so."""
     kept = origin.get("calls")
     if calls is None and isinstance(kept, str) and kept:
         kept = kept if "://" in kept else str(Path(str(origin.get("folder") or "."), kept))
         problem = f"says that its calls are in {kept}; add --calls {shlex.quote(kept)}, so that none is paid twice"
-        raise SpecError(violations=[Violation(f"the run in {place}", problem)])
+        raise SpecError.of(f"the run in {place}", problem)
 
 
 @contextmanager
-def explained(place: Place, origin: Mapping[str, Any], is_foreign: bool) -> Generator[None]:
+def explained(place: AnyPath, origin: Mapping[str, Any], is_foreign: bool) -> Generator[None]:
     """A block that makes the pipeline of a run folder: what it may not do is said with what to name instead."""
     try:
         yield
@@ -61,7 +61,7 @@ def explained(place: Place, origin: Mapping[str, Any], is_foreign: bool) -> Gene
         raise SpecError(violations=[*error.violations, _way_out(place, origin)]) from None
 
 
-def _way_out(place: Place, origin: Mapping[str, Any]) -> Violation:
+def _way_out(place: AnyPath, origin: Mapping[str, Any]) -> Violation:
     spec = origin.get("spec")
     if not isinstance(spec, str):
         way = "name the pipeline that was run with --spec, which is trusted as `run` trusts it"

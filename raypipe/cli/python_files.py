@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 
 from raypipe.contracts.imports import FROM_FILE
-from raypipe.errors import RaypipeError, SpecError, Violation, nearest
+from raypipe.errors import RaypipeError, SpecError, nearest
 from raypipe.pipeline import Pipeline
 
 
@@ -29,14 +29,14 @@ def load_pipeline(spec: str) -> Pipeline:
     stem, _, name = spec.rpartition(".py:") if ".py:" in spec else (spec.removesuffix(".py"), "", "")
     path = Path(f"{stem}.py")
     if not path.is_file():
-        raise SpecError(violations=[Violation(str(path), "is not there; check its spelling")])
+        raise SpecError.of(str(path), "is not there; check its spelling")
     module = _loaded(path.absolute())
     found = {key: value for key, value in vars(module).items() if isinstance(value, Pipeline)}
     if not name and len(found) == 1:
         return next(iter(found.values()))
     if name in found:
         return found[name]
-    raise SpecError(violations=[Violation(str(path), _missing(path, name, found))])
+    raise SpecError.of(str(path), _missing(path, name, found))
 
 
 def _missing(path: Path, name: str, found: dict[str, Pipeline]) -> str:
@@ -82,4 +82,4 @@ class _ErrorsOfFile:
         line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
         where = f"{self._path}, line {line}" if line else str(self._path)
         said = "the file ends the process" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
-        raise SpecError(violations=[Violation(where, said)]) from error
+        raise SpecError.of(where, said) from error

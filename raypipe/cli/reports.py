@@ -17,7 +17,7 @@ from raypipe.plan.plan import Plan
 from raypipe.results import Result
 from raypipe.row import RESERVED
 from raypipe.run.run import check_models
-from raypipe.storage.paths import parquet, reading
+from raypipe.storage.paths import open_parquet_at, reading
 
 _WIDTH = 100
 
@@ -132,7 +132,7 @@ def _failure_groups(result: Result) -> dict[tuple[str, str], tuple[int, str, str
     names = ["step", "kind", "message", "_row_id"]
     for path in result.failures.files:
         with reading(path):
-            for batch in parquet(path).iter_batches(columns=names):
+            for batch in open_parquet_at(path).iter_batches(columns=names):
                 for step, kind, message, row_id in _tuples(batch.to_pydict(), names):
                     count, *first = groups.get((step, kind), (0, message, row_id))
                     groups[step, kind] = (count + 1, first[0], first[1])

@@ -14,7 +14,7 @@ from typing import Any
 from raypipe.cli.python_files import is_python, load_pipeline
 from raypipe.contracts.llm import LLM
 from raypipe.contracts.step import Runs, Step
-from raypipe.errors import SpecError, Violation, nearest
+from raypipe.errors import SpecError, nearest
 from raypipe.files.overrides import made_again
 from raypipe.files.schema import (
     Choice,
@@ -33,7 +33,7 @@ from raypipe.files.schema import (
 from raypipe.graph.compile import name_steps
 from raypipe.pipeline import Pipeline
 from raypipe.security.permissions import Permissions, permitted
-from raypipe.security.secrets import shown_address
+from raypipe.security.secrets import redact_address
 from raypipe.steps import resolve
 
 
@@ -70,7 +70,7 @@ class Wanted:
         said: list[Any] = [absolute(self.input)] if self.input is not None else []
         said += [read_setting(text).value for text in self.settings]
         choices = [*(read_choice(text, "model") for text in self.models), *_addresses(self.base_urls)]
-        return allowed.saying(*said, *(choice.value for choice in choices))
+        return allowed.trusting(*said, *(choice.value for choice in choices))
 
 
 def pipeline_of(wanted: Wanted) -> Pipeline:
@@ -140,11 +140,11 @@ def _check_one_loader(names: Sequence[str], path: str) -> None:
     listed = ", ".join(repr(name) for name in names) or "none"
     problem = f"takes the place of the one loader of a pipeline, but this one has {len(names)} ({listed})"
     hint = (
-        f"; name the file with --set {names[0]}.path={shown_address(path)}"
+        f"; name the file with --set {names[0]}.path={redact_address(path)}"
         if names
         else "; add one, such as LoadDataFromFiles"
     )
-    raise SpecError(violations=[Violation(f"--input {shown_address(path)}", problem + hint)])
+    raise SpecError.of(f"--input {redact_address(path)}", problem + hint)
 
 
 def absolute(path: str) -> str:
@@ -184,14 +184,14 @@ def _with_setting(pipeline: Pipeline, setting: Setting) -> Pipeline:
 def _step(pipeline: Pipeline, name: str, where: str) -> Step:
     steps = _named(pipeline)
     if name not in steps:
-        raise SpecError(violations=[Violation(where, f"there is no step {name!r}{nearest(name, list(steps))}")])
+        raise SpecError.of(where, f"there is no step {name!r}{nearest(name, list(steps))}")
     return steps[name]
 
 
 def _with_choice(pipeline: Pipeline, choice: Choice) -> Pipeline:
     """Models exchanged in all steps, or in the step that the choice names."""
     if choice.name and _step(pipeline, choice.name, choice.where).llm is None:
-        raise SpecError(violations=[Violation(choice.where, f"step {choice.name!r} asks no model")])
+        raise SpecError.of(choice.where, f"step {choice.name!r} asks no model")
     asking = {name: step for name, step in _named(pipeline).items() if step.llm is not None and choice.is_for(name)}
     return pipeline.replaced({name: _with_llm(step, choice) for name, step in asking.items()})
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from raypipe.cli.layout import columns, dollars, duration, number, rows, shown_path, some
 from raypipe.results import Result
-from raypipe.storage.paths import Place
+from raypipe.storage.paths import AnyPath
 
 
 def summary(result: Result) -> list[str]:
@@ -48,7 +48,7 @@ def step_table(steps: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return columns([_step_cells(name, figures) for name, figures in steps.items()], left=["step"])
 
 
-def load_line(path: Place) -> str:
+def load_line(path: AnyPath) -> str:
     return f'datasets.load_dataset("parquet", data_files="{shown_path(path)}/*.parquet")'
 
 

@@ -24,16 +24,16 @@ _CLOSE_S = 5.0
 """How long tasks that were told to end are waited for; one that does not hear it must not hold up the rest."""
 
 
-def failure(what: str, error: BaseException) -> RaypipeError:
+def to_raypipe_error(what: str, error: BaseException) -> RaypipeError:
     """What ended `what`, as an error of ours: itself where it is one."""
     if isinstance(error, RaypipeError):
         return error
     if isinstance(error, asyncio.CancelledError):
         return InfrastructureError(f"{what} was given up by something other than its owner")
-    return InfrastructureError(f"{what} broke: {described(error)}")
+    return InfrastructureError(f"{what} broke: {describe_error(error)}")
 
 
-def described(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """The type and text of an exception, also of one whose text cannot be made."""
     with _Caught() as caught:
         return f"{type(error).__name__}: {error}".strip().removesuffix(":")
@@ -115,7 +115,7 @@ class TaskOwner:
         self._dismissed.discard(task)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None and not is_dismissed:
-            self._on_failure(failure(task.get_name(), error))
+            self._on_failure(to_raypipe_error(task.get_name(), error))
 
 
 async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
@@ -139,7 +139,7 @@ def start_thread(work: Callable[[], None], what: str, on_failure: OnFailure | No
         with _Caught() as caught:
             work()
         if caught.error is not None:
-            on_failure(failure(what, caught.error))
+            on_failure(to_raypipe_error(what, caught.error))
 
     thread = threading.Thread(target=run, name=what, daemon=True)
     thread.start()

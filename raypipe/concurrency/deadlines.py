@@ -22,7 +22,7 @@ LATE = 2.0
 """A look that took so many times as long as it should was held up."""
 
 
-async def within(bound_s: float, work: Coroutine[Any, Any, T]) -> T:
+async def run_within(bound_s: float, work: Coroutine[Any, Any, T]) -> T:
     """What `work` gives. Raises TimeoutError when it takes longer than `bound_s` of a loop that turns."""
     async with TaskScope() as scope:
         task = scope.start(work)

@@ -53,6 +53,6 @@ def pause(seconds: float) -> None:
         checkpoint()
 
 
-def uncut() -> AbstractContextManager[None]:
+def uninterrupted() -> AbstractContextManager[None]:
     """A short block that is done as a whole or not at all. Raises StoppedError instead of beginning it."""
     return _current.get().whole()

@@ -97,7 +97,7 @@ def _tell(future: Future[Any], kind: object, error: BaseException | None, trace:
     return True
 
 
-class Consumed(Generic[T]):
+class ThreadedIterator(Generic[T]):
     """What an iterator gives, taken from it in a daemon thread, so that it can be left while it is blocked."""
 
     def __init__(self, items: Iterable[T], name: str) -> None:

@@ -24,7 +24,7 @@ _IDLE_S = 5.0
 T = TypeVar("T")
 
 
-class Held:
+class CapturedResult:
     """What a function returned or raised, as a future takes it."""
 
     result: Any = None
@@ -40,7 +40,7 @@ class Held:
             self.error = error
         return True
 
-    def tell(self, loop: asyncio.AbstractEventLoop, waiting: asyncio.Future[Any]) -> None:
+    def deliver(self, loop: asyncio.AbstractEventLoop, waiting: asyncio.Future[Any]) -> None:
         """End the future, from another thread."""
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(self._end, waiting)
@@ -54,7 +54,7 @@ class Held:
             waiting.set_exception(self.error)
 
 
-class BesideLoop:
+class UserCodeThread:
     """The thread of one owner. It travels to workers without its work."""
 
     def __init__(self, name: str) -> None:
@@ -64,14 +64,14 @@ class BesideLoop:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return BesideLoop, (self._name,)
+        return UserCodeThread, (self._name,)
 
     def __eq__(self, other: object) -> bool:
         """Any is as good as another, so that what holds one is equal to what says the same."""
-        return isinstance(other, BesideLoop)
+        return isinstance(other, UserCodeThread)
 
     def __hash__(self) -> int:
-        return hash(BesideLoop)
+        return hash(UserCodeThread)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """What the function returns. Raises what it raises."""
@@ -82,10 +82,10 @@ class BesideLoop:
         def work() -> None:
             if waiting.cancelled():
                 return
-            held = Held()
+            held = CapturedResult()
             with held:
                 held.result = context.run(function, *args)
-            held.tell(loop, waiting)
+            held.deliver(loop, waiting)
 
         self._work.put(work)
         self._begin()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PrivateAttr
 
 from raypipe.contracts.declaration import Spec
-from raypipe.storage.artifacts import Artifacts
-from raypipe.storage.paths import Place
+from raypipe.storage.artifacts import ArtifactStore
+from raypipe.storage.paths import AnyPath
 
 
 class ArtifactWriter(Spec):
@@ -20,7 +20,7 @@ class ArtifactWriter(Spec):
     if TYPE_CHECKING:
         name: str | None
 
-    _artifacts: Artifacts | None = PrivateAttr(default=None)
+    _artifacts: ArtifactStore | None = PrivateAttr(default=None)
 
     def save_artifact(
         self, name: str, write_function: Callable[[Path], Any], metadata: Mapping[str, Any] | None = None
@@ -36,6 +36,6 @@ class ArtifactWriter(Spec):
         else:
             self._artifacts.save(name, write_function, metadata)
 
-    def keep_artifacts_in(self, folder: Place | None) -> None:
+    def keep_artifacts_in(self, folder: AnyPath | None) -> None:
         """Where the run keeps artifacts, from now on; `None`: nowhere."""
-        self._artifacts = None if folder is None else Artifacts(folder, self.name or type(self).__name__)
+        self._artifacts = None if folder is None else ArtifactStore(folder, self.name or type(self).__name__)

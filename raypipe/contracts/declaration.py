@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from raypipe.errors import SpecError, Violation, nearest
-from raypipe.security.secrets import shown_option
+from raypipe.security.secrets import redact_option
 
 
 def _is_variable(name: str) -> str:
@@ -71,7 +71,7 @@ class Spec(BaseModel):
     def __repr_args__(self) -> Any:
         """What is given under the name of a secret is not shown."""
         for name, value in super().__repr_args__():
-            yield name, shown_option(name or "", value)
+            yield name, redact_option(name or "", value)
 
 
 def _is_late(field: FieldInfo) -> bool:
@@ -104,7 +104,7 @@ def _problem(items: Sequence[ErrorDetails], known: Sequence[str], elsewhere: Map
         return f"unknown option {place!r}{nearest(place, known) if len(item['loc']) == 1 else ''}"
     if item["type"] == "missing":
         return f"option {place!r} is required"
-    shown = shown_option(str((item["loc"] or ("",))[-1]), item["input"])
+    shown = redact_option(str((item["loc"] or ("",))[-1]), item["input"])
     said = " or ".join(dict.fromkeys(_said(item) for item in items)) + f", got {_short(shown)}"
     return f"option {place!r}: {said}" if place else said
 

@@ -6,8 +6,8 @@ import re
 import sys
 from typing import Any
 
-from raypipe.errors import SpecError, Violation
-from raypipe.security.permissions import current
+from raypipe.errors import SpecError
+from raypipe.security.permissions import current_permissions
 
 FROM_FILE = "raypipe_spec_"
 """How the names of modules begin that were loaded from a file by its path, for the pipeline in it."""
@@ -18,14 +18,14 @@ def imported(path: str) -> Any:
 
     Raises SpecError when there is none, or when it may not be imported.
     """
-    if (permissions := current()) is not None:
+    if (permissions := current_permissions()) is not None:
         try:
             permissions.check_import(path)
         except SpecError:
             if not path.startswith(FROM_FILE):
                 raise
             problem = "was defined in a Python file, which is not part of this one; name the Python file itself"
-            raise SpecError(violations=[Violation(f"dotted path {path!r}", problem)]) from None
+            raise SpecError.of(f"dotted path {path!r}", problem) from None
     return found_at(path)
 
 
@@ -34,7 +34,7 @@ def imported_function(path: str) -> Any:
     found = imported(path)
     if not callable(found):
         problem = f"is a {type(found).__name__}, which cannot be called; name a function"
-        raise SpecError(violations=[Violation(f"dotted path {path!r}", problem)])
+        raise SpecError.of(f"dotted path {path!r}", problem)
     return found
 
 
@@ -59,10 +59,10 @@ def found_at(path: str) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         way = "install it, or set PYTHONPATH, and " if isinstance(error, ModuleNotFoundError) else ""
         problem = f"nothing to import there ({error}); {way}write package.module:name"
-        raise SpecError(violations=[Violation(f"dotted path {path!r}", problem)]) from None
+        raise SpecError.of(f"dotted path {path!r}", problem) from None
     except (ArithmeticError, LookupError, NameError, OSError, RuntimeError, SyntaxError, TypeError) as error:
         problem = f"cannot be imported ({type(error).__name__}: {error}); mend the module"
-        raise SpecError(violations=[Violation(f"dotted path {path!r}", problem)]) from None
+        raise SpecError.of(f"dotted path {path!r}", problem) from None
     return found
 
 

@@ -19,7 +19,7 @@ from raypipe.contracts.artifact_writer import ArtifactWriter
 from raypipe.contracts.columns import ColumnContract, Columns
 from raypipe.contracts.declaration import Spec
 from raypipe.contracts.llm import Caller, ModelOrPool, Request
-from raypipe.errors import SpecError, Violation
+from raypipe.errors import SpecError
 from raypipe.row import Values
 from raypipe.security.permissions import Reach
 
@@ -101,7 +101,7 @@ class GraphNode:
         step = cast("Step", self)
         if _count_endings(step) > 1 or step.copies < 1:
             where = f"{type(self).__name__} {step.name!r}"
-            raise SpecError(violations=[Violation(where, f"{attribute} cannot be added to this step's ending")])
+            raise SpecError.of(where, f"{attribute} cannot be added to this step's ending")
         return self
 
     def connect(self, *others: Step, routing_batch_function: Any = None) -> Any:
@@ -255,7 +255,7 @@ def join(upstream: GraphNode, downstream: GraphNode) -> None:
     if collector is None:
         places = f"{upstream.name or type(upstream).__name__!r} >> {downstream.name or type(downstream).__name__!r}"
         problem = "steps are joined inside a `with Pipeline(…)` block; move this line into one"
-        raise SpecError(violations=[Violation(places, problem)])
+        raise SpecError.of(places, problem)
     collector.edges.append((upstream, downstream))
 
 

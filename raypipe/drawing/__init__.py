@@ -12,7 +12,7 @@ from pathlib import Path
 from raypipe.drawing.flowchart import mermaid
 from raypipe.drawing.raster import png
 from raypipe.drawing.vector import svg
-from raypipe.errors import OutputError, SpecError, Violation
+from raypipe.errors import OutputError, SpecError
 from raypipe.graph.graph import Graph
 
 __all__ = ["draw", "mermaid", "svg"]
@@ -45,4 +45,4 @@ def _writer(path: Path) -> Callable[[Graph, str, bool], bytes]:
         case suffix:
             got = f"ends with {suffix!r}" if suffix else "has no suffix"
             problem = f"{got}, which names no kind of picture (allowed: .mmd, .png, .svg); write {path.stem}.svg"
-            raise SpecError(violations=[Violation(f"picture {str(path)!r}", problem)])
+            raise SpecError.of(f"picture {str(path)!r}", problem)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from raypipe.drawing.vector import FONTS
-from raypipe.errors import SpecError, Violation
+from raypipe.errors import SpecError
 
 _ZOOM = 2.0
 _MOST_PX = 16_000
@@ -23,10 +23,10 @@ def png(picture: str) -> bytes:
         from resvg_py import svg_to_bytes
     except ImportError:
         problem = "a .png needs resvg-py: pip install 'raypipe[draw]'; or write .svg or .mmd, which need nothing"
-        raise SpecError(violations=[Violation("picture", problem)]) from None
+        raise SpecError.of("picture", problem) from None
     if svg_to_bytes(svg_string=_LETTER.format("M")) == svg_to_bytes(svg_string=_LETTER.format("")):
         problem = "this machine has no font to write into a .png; install fonts-dejavu, or write .svg or .mmd"
-        raise SpecError(violations=[Violation("picture", problem)])
+        raise SpecError.of("picture", problem)
     return bytes(svg_to_bytes(svg_string=picture, zoom=_zoom(picture)))
 
 

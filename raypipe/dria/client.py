@@ -12,7 +12,7 @@ from raypipe.contracts.llm import LLM
 from raypipe.dria.models import Model
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.execution.context import Engine
-from raypipe.storage.paths import Place, place_of
+from raypipe.storage.paths import AnyPath, parse_path
 
 Named = Model | LLM | str
 """A model: Dria's name for it, an `LLM`, or the uri of one."""
@@ -40,7 +40,7 @@ class Dria:
         *,
         models: Mapping[Model | str, LLM | str] | None = None,
         default: LLM | str | None = None,
-        out: str | Place | None = None,
+        out: str | AnyPath | None = None,
         engine: Engine = "ray",
         address: str | None = None,
         **network: Unpack[NetworkOptions],
@@ -49,7 +49,7 @@ class Dria:
         unknown = [f"has no option {name!r}{nearest(name, known)}" for name in network if name not in known]
         if unknown:
             raise SpecError(violations=[Violation("Dria", problem) for problem in unknown])
-        self.out = None if out is None else place_of(out)
+        self.out = None if out is None else parse_path(out)
         self.engine: Engine = engine
         self.address = address
         self._models = {_model(name): _llm(llm) for name, llm in (models or {}).items()}
@@ -99,4 +99,4 @@ def _model(name: Model | str) -> Model:
         return Model(name)
     except ValueError:
         hint = nearest(str(name), list(Model.__members__))
-        raise SpecError(violations=[Violation("models", f"there is no model {name!r}{hint}")]) from None
+        raise SpecError.of("models", f"there is no model {name!r}{hint}") from None

@@ -14,8 +14,8 @@ from raypipe.calls.segments import Asked
 from raypipe.limits import Caps
 from raypipe.plan.load_groups import LoadGroups
 from raypipe.storage.artifacts import ARTIFACTS
-from raypipe.storage.paths import Place
-from raypipe.values.byte_bounds import Bounds, bounds_here
+from raypipe.storage.paths import AnyPath
+from raypipe.values.byte_bounds import Bounds, read_bounds
 
 Engine = Literal["ray", "local"]
 
@@ -24,8 +24,8 @@ Engine = Literal["ray", "local"]
 class RunOptions:
     """How a plan is run."""
 
-    out: Place
-    calls: Place | None = None
+    out: AnyPath
+    calls: AnyPath | None = None
     """Folder of the call log; by default inside `out`."""
     engine: Engine = "ray"
     address: str | None = None
@@ -43,7 +43,7 @@ class RunOptions:
     """Steps that are loaded together, one group after the other; empty: as many as there is room for."""
     is_dry_run: bool = False
     """Searches and other requests of tools are played instead of sent."""
-    bounds: Bounds = field(default_factory=bounds_here)
+    bounds: Bounds = field(default_factory=read_bounds)
     """Bytes of rows that travel together, wait, and stand in one file."""
     env: tuple[str, ...] = ()
     """Environment variables that every node of a cluster must have, beside those that hold the keys of models."""
@@ -61,9 +61,9 @@ class RunContext:
     """What every part of one run knows of it."""
 
     options: RunOptions
-    parts: Place
+    parts: AnyPath
     """Folder for part files."""
-    calls: Place
+    calls: AnyPath
     """Folder of the call log."""
     owner: str
     """Stands for the run folder in the names of call log segments."""
@@ -73,6 +73,6 @@ class RunContext:
     """Called for each call instead of sending it, in this process only; stages after unfinished rows are skipped."""
 
     @property
-    def artifacts(self) -> Place:
+    def artifacts(self) -> AnyPath:
         """Where steps keep files beside their rows, until they are committed."""
         return self.parts.with_name(ARTIFACTS)

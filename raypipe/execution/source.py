@@ -17,17 +17,17 @@ import orjson
 import pyarrow as pa
 
 from raypipe.contracts.step import Aggregate, Source, Unit
-from raypipe.errors import InputError, RaypipeError, SpecError, Violation, nearest
+from raypipe.errors import InputError, RaypipeError, SpecError, nearest
 from raypipe.execution.conductor.families import grouped
 from raypipe.execution.worker.boundary import close_step, named
 from raypipe.identity import canonical_json, group_identity, source_identity
 from raypipe.row import GROUP, GROUP_ID, LINEAGE, PATH, POSITION, RESERVED, ROW_ID
-from raypipe.storage.paths import Place, parquet
-from raypipe.storage.tables import LINEAGE_SCHEMA, concat, conform, sorted_by_source, unified_schema
-from raypipe.values.admission import admitted
-from raypipe.values.arrays import rows_of
+from raypipe.storage.paths import AnyPath, open_parquet_at
+from raypipe.storage.tables import LINEAGE_SCHEMA, concat, conform, sort_by_source, unify_schemas
+from raypipe.values.admission import admit_table
+from raypipe.values.arrays import to_rows
 from raypipe.values.byte_bounds import READ_BYTES
-from raypipe.values.selection import rows_at, rows_where, split
+from raypipe.values.selection import filter_rows, split, take_rows
 
 BATCH_ROWS = 1024
 _UNIT_POSITIONS = 2**40
@@ -42,18 +42,18 @@ def identified(source: Source, unit: Unit, number: int, only: frozenset[bytes] |
     position = number * _UNIT_POSITIONS
     where = f"file {unit.location!r}" if unit.location else f"step {source.name or type(source).__name__!r}"
     for read in _in_pieces(tables_of(source, unit)):
-        table = admitted(read, where)
+        table = admit_table(read, where)
         named = table if source.identity is None else table.select(list(source.identity))
         ids: list[bytes] = []
         is_plain = all(_is_plain(column) for column in named.columns)
-        for row in rows_of(named):
+        for row in to_rows(named):
             content = orjson.dumps(row, option=orjson.OPT_SORT_KEYS) if is_plain else canonical_json(_said(row))
             first = source_identity(content, unit.name, 0)
             occurrence = seen[first] = seen.get(first, -1) + 1
             ids.append(first if not occurrence else source_identity(content, unit.name, occurrence))
         table = table.rename_columns([source.output_mappings.get(name, name) for name in table.column_names])
         made = _with_lineage(table, ids, range(position, position + len(ids)))
-        yield made if only is None else rows_where(made, [one in only for one in ids])
+        yield made if only is None else filter_rows(made, [one in only for one in ids])
         position += len(ids)
 
 
@@ -128,7 +128,7 @@ def source_batches(
     source: Source,
     limit: int | None = None,
     only: frozenset[bytes] | None = None,
-    artifacts: Place | None = None,
+    artifacts: AnyPath | None = None,
     most_bytes: int = READ_BYTES,
 ) -> Iterator[pa.Table]:
     """All rows of a source in batches, or the first `limit` rows, or those with certain identities.
@@ -155,24 +155,24 @@ def sliced(table: pa.Table, most_bytes: int = READ_BYTES) -> Iterator[pa.Table]:
 
 def gathered_schema(paths: Sequence[str], name: str, step: Aggregate) -> pa.Schema:
     """The schema that the rows in all `paths` fit. Raises SpecError when none has a column that they are grouped by."""
-    schema = unified_schema([parquet(path).schema_arrow for path in paths])
+    schema = unify_schemas([open_parquet_at(path).schema_arrow for path in paths])
     missing = [column for column in step.by if column not in schema.names] if isinstance(step.by, list) else []
     if missing:
         there = [column for column in schema.names if column not in RESERVED]
         problem = f"groups by {missing[0]!r}, which no row before it has{nearest(missing[0], there)}"
-        raise SpecError(violations=[Violation(f"step {name!r}", problem)])
+        raise SpecError.of(f"step {name!r}", problem)
     return schema
 
 
 def gathered(paths: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
     """The rows of each file under one schema."""
     for path in paths:
-        yield conform(parquet(path).read(), schema)
+        yield conform(open_parquet_at(path).read(), schema)
 
 
 def group_of(rows: pa.Table, name: str, step: Aggregate) -> pa.Table:
     """All rows of one group as one row of a new stage, a root of its own in the place of its first row."""
-    rows = sorted_by_source(rows)
+    rows = sort_by_source(rows)
     keys = list(step.by) if isinstance(step.by, list) else []
     first = rows.slice(0, 1)
     identity = first.column(GROUP_ID)[0].as_py() if keys else group_identity(name, canonical_json({}))
@@ -188,12 +188,12 @@ def grouped_batches(paths: Sequence[str], name: str, step: Aggregate) -> Iterato
     """The groups of all rows in `paths`, in the order of their first rows. Raises SpecError."""
     if not paths:
         return
-    rows = sorted_by_source(pa.concat_tables(gathered(paths, gathered_schema(paths, name, step))))
+    rows = sort_by_source(pa.concat_tables(gathered(paths, gathered_schema(paths, name, step))))
     places: dict[str, list[int]] = {}
     keys = rows.column(GROUP).to_pylist() if isinstance(step.by, list) else [""] * rows.num_rows
     for index, key in enumerate(keys):
         places.setdefault(key, []).append(index)
-    groups = (group_of(rows_at(rows, at), name, step) for at in places.values())
+    groups = (group_of(take_rows(rows, at), name, step) for at in places.values())
     while some := list(islice(groups, BATCH_ROWS)):
         yield from sliced(concat(some))
 

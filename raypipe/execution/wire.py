@@ -15,8 +15,8 @@ import pyarrow as pa
 from raypipe.contracts.model import EngineFigures
 from raypipe.execution.counts import CallCounts, add_counts
 from raypipe.row import Failure, Values
-from raypipe.storage.tables import packed, unpacked
-from raypipe.values.arrays import carried, text_of
+from raypipe.storage.tables import from_ipc, to_ipc
+from raypipe.values.arrays import to_lossless_array, to_text
 from raypipe.values.byte_bounds import MOST_VALUE_BYTES, size_of
 
 DONE, FAILED, FILTERED, UNFINISHED = 0, 1, 2, 3
@@ -52,11 +52,11 @@ class _Shipped:
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = [getattr(self, field.name) for field in fields(self)]  # pyright: ignore[reportArgumentType]
-        return _unpacked, (type(self), [packed(value) if isinstance(value, pa.Table) else value for value in values])
+        return _unpacked, (type(self), [to_ipc(value) if isinstance(value, pa.Table) else value for value in values])
 
 
 def _unpacked(kind: type[Any], values: list[Any]) -> Any:
-    return kind(*(unpacked(one) if isinstance(one, pa.Buffer) else one for one in values))
+    return kind(*(from_ipc(one) if isinstance(one, pa.Buffer) else one for one in values))
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class Results:
         self._end(place, UNFINISHED, tally)
 
     def failed(self, place: tuple[int, int], failure: Failure, tally: CallCounts) -> None:
-        self._end(place, FAILED, tally, (failure.kind, text_of(failure.message), tally.sent + tally.cached))
+        self._end(place, FAILED, tally, (failure.kind, to_text(failure.message), tally.sent + tally.cached))
 
     def _end(
         self,
@@ -236,7 +236,7 @@ class Results:
         if any(row.keys() != first for row in made):
             for row in made:
                 names.update(dict.fromkeys(row))
-        arrays = [carried([row.get(name) for row in made], self._types.get(name, "")) for name in names]
+        arrays = [to_lossless_array([row.get(name) for row in made], self._types.get(name, "")) for name in names]
         return pa.Table.from_arrays(arrays, names=list(names))
 
 

@@ -19,7 +19,7 @@ from raypipe.contracts.step import Collector, Step
 from raypipe.errors import SpecError, Violation
 from raypipe.graph.branching import Routing
 from raypipe.graph.compile import name_steps
-from raypipe.security.secrets import HIDDEN, hidden, is_secret_option
+from raypipe.security.secrets import REDACTED, is_secret_option, redact
 
 _NOT_WRITTEN = {"name", "llm", "base_dir"}
 _ESCAPED = "\\U"
@@ -31,7 +31,7 @@ def described(name: str, description: str, collected: Collector) -> dict[str, An
     names, _ = name_steps(collected.steps)
     if any(upstream is None for upstream, _, _ in collected.routes):
         problem = "has no step before it, so it cannot be written down; put a loader there"
-        raise SpecError(violations=[Violation("routing", problem)])
+        raise SpecError.of("routing", problem)
     models: dict[str, LLM] = {}
     called = {name: llm for name, llm in collected.models.items() if isinstance(llm, LLM)}
     steps: list[dict[str, Any]] = []
@@ -53,7 +53,7 @@ def described(name: str, description: str, collected: Collector) -> dict[str, An
     if description:
         plain["description"] = description
     if models:
-        plain["models"] = {own: hidden(_plain(llm.model_dump(exclude_defaults=True))) for own, llm in models.items()}
+        plain["models"] = {own: redact(_plain(llm.model_dump(exclude_defaults=True))) for own, llm in models.items()}
     return plain | {"steps": steps}
 
 
@@ -95,7 +95,7 @@ def _model_name(llm: LLM, models: dict[str, LLM], called: Mapping[str, LLM]) -> 
 
 def _options(step: Step) -> dict[str, Any]:
     written = step.model_dump(by_alias=True, exclude_defaults=True, exclude=_NOT_WRITTEN)
-    return {name: HIDDEN if is_secret_option(name) and value else _plain(value) for name, value in written.items()}
+    return {name: REDACTED if is_secret_option(name) and value else _plain(value) for name, value in written.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -17,11 +17,11 @@ from raypipe.files.schema import PipelineSpec, place
 from raypipe.graph.branching import Routing
 from raypipe.models.reach import reachable
 from raypipe.security.permissions import Permissions, permitted
-from raypipe.security.secrets import HIDDEN, holds_hidden
+from raypipe.security.secrets import REDACTED, is_redacted
 from raypipe.steps import resolve
 
 _LEFT_OUT = (
-    f"holds {HIDDEN} in the place of a secret that was not written down; name the pipeline that it was written from, "
+    f"holds {REDACTED} in the place of a secret that was not written down; name the pipeline that it was written from, "
     "or give the secret again with --set"
 )
 _ANY_MODEL = "offline/stand-in"
@@ -38,7 +38,7 @@ def collected_from(spec: PipelineSpec, base: Path, permissions: Permissions) -> 
 
 
 def _collected(spec: PipelineSpec, base: Path) -> Collector:
-    problems = [Violation("the file", _LEFT_OUT)] if holds_hidden(spec.model_dump()) else []
+    problems = [Violation("the file", _LEFT_OUT)] if is_redacted(spec.model_dump()) else []
     models = _models(spec, problems)
     collector = Collector(models={**models})
     token = collecting.set(collector)
@@ -149,7 +149,7 @@ def _llm(said: Any, spec: PipelineSpec, models: dict[str, LLM], where: str) -> L
     if isinstance(said, dict):
         return LLM(**{str(name): value for name, value in said.items()})
     hint = nearest(str(said), list(spec.models))
-    raise SpecError(violations=[Violation(where, f"option 'llm': there is no model {said!r}{hint}")])
+    raise SpecError.of(where, f"option 'llm': there is no model {said!r}{hint}")
 
 
 def _above(

@@ -16,7 +16,7 @@ from raypipe.contracts.llm import LLM
 from raypipe.contracts.step import Step, collecting
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.graph.graph import Graph
-from raypipe.security.permissions import permitted, reach_of
+from raypipe.security.permissions import permissions_of, permitted
 
 _OFFLINE = "offline/"
 
@@ -53,11 +53,11 @@ def _changed(step: Step, options: Mapping[str, Any], where: str) -> Step:
     for option, value in options.items():
         if option not in names:
             known = nearest(option, list(names))
-            raise SpecError(violations=[Violation(where, f"there is no parameter {option!r}{known}")])
+            raise SpecError.of(where, f"there is no parameter {option!r}{known}")
         given[fields[names[option]].alias or names[option]] = _inner(getattr(step, names[option]), value)
     written = {fields[name].alias or name: getattr(step, name) for name in step.model_fields_set}
-    permissions = reach_of(step)
-    with permitted(permissions and permissions.saying(options)):
+    permissions = permissions_of(step)
+    with permitted(permissions and permissions.trusting(options)):
         return type(step)(**{**written, **given})
 
 
@@ -84,7 +84,7 @@ def made_again(old: Any, path: Sequence[str], value: Any, where: str) -> Any:
     if old is None or isinstance(old, Mapping):
         inner = cast(Mapping[str, Any], old or {})
         return {**inner, path[0]: made_again(inner.get(path[0]), path[1:], value, where)}
-    raise SpecError(violations=[Violation(where, f"{old!r} has no option {path[0]!r}")])
+    raise SpecError.of(where, f"{old!r} has no option {path[0]!r}")
 
 
 def played(graph: Graph) -> Graph:

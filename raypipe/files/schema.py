@@ -25,9 +25,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from raypipe.contracts.declaration import violations
-from raypipe.errors import CallError, SpecError, Violation, nearest, shortened
-from raypipe.security.permissions import Allowances, Permissions, check_allowances, folder_permissions, key_pairs
-from raypipe.security.secrets import HIDDEN, hidden, is_secret_name, shown_address
+from raypipe.errors import CallError, SpecError, Violation, nearest, shorten
+from raypipe.security.permissions import Allowances, Permissions, check_allowances, parse_key_pairs, resolve_folders
+from raypipe.security.secrets import REDACTED, is_secret_name, redact, redact_address
 from raypipe.security.untrusted_text import DEEPEST, PlainLoader, check_depth
 
 
@@ -104,8 +104,8 @@ def permissions_for(
     hosts = tuple(host.lower() for host in allowed.get("allow_hosts", ()))
     return Permissions(
         tuple(allow_import),
-        folder_permissions([*own, *allowed.get("allow_files", ())]),
-        key_pairs(allowed.get("allow_keys", ())),
+        resolve_folders([*own, *allowed.get("allow_files", ())]),
+        parse_key_pairs(allowed.get("allow_keys", ())),
         hosts if is_url(path) or is_foreign else None,
     )
 
@@ -113,13 +113,13 @@ def permissions_for(
 def read_spec(path: str | Path) -> PipelineSpec:
     """The file at `path`, a path or a URL (YAML or JSON). Raises SpecError with all violations."""
     if is_url(path):
-        return parse_spec(_fetched(str(path)), shown_address(str(path), every=True))
+        return parse_spec(_fetched(str(path)), redact_address(str(path), every=True))
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         said = getattr(error, "strerror", None) or "not a text file"
-        raise SpecError(violations=[Violation(str(path), f"cannot be read: {said}")]) from None
+        raise SpecError.of(str(path), f"cannot be read: {said}") from None
     return parse_spec(text, str(path))
 
 
@@ -129,7 +129,7 @@ def _fetched(url: str) -> str:
     try:
         return fetch_file(url, _FETCH_TIMEOUT_S, _LARGEST_SPEC_BYTES).text
     except CallError as error:
-        raise SpecError(violations=[Violation(shown_address(url, every=True), f"cannot be fetched: {error}")]) from None
+        raise SpecError.of(redact_address(url, every=True), f"cannot be fetched: {error}") from None
 
 
 def parse_spec(text: str, where: str) -> PipelineSpec:
@@ -137,12 +137,12 @@ def parse_spec(text: str, where: str) -> PipelineSpec:
     try:
         plain = _plain(text)
     except yaml.YAMLError as error:
-        raise SpecError(violations=[Violation(where, f"is neither YAML nor JSON: {_said(error)}")]) from None
+        raise SpecError.of(where, f"is neither YAML nor JSON: {_said(error)}") from None
     except (ValueError, RecursionError) as error:
-        raise SpecError(violations=[Violation(where, f"holds what cannot be read: {error}")]) from None
+        raise SpecError.of(where, f"holds what cannot be read: {error}") from None
     if not isinstance(plain, Mapping):
         problem = f"holds {_kind(plain)}, not a mapping with the keys name, models and steps"
-        raise SpecError(violations=[Violation(where, problem)])
+        raise SpecError.of(where, problem)
     return spec_of(cast(Mapping[Any, Any], plain), where)
 
 
@@ -180,7 +180,7 @@ def _step_violations(number: int, step: Any) -> list[Violation]:
 
 
 def _key_violations(plain: Mapping[Any, Any], where: str) -> list[Violation]:
-    wrong = [shortened(repr(key), 80) for key in plain if not isinstance(key, str)]
+    wrong = [shorten(repr(key), 80) for key in plain if not isinstance(key, str)]
     return [Violation(where, f"key {key} is no text; put it in quotes") for key in wrong]
 
 
@@ -206,7 +206,7 @@ class _Loader(PlainLoader):
             return super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # What PyYAML comes to for a value that its tag does not fit, such as `!!timestamp no`.
-            problem = f"{shortened(repr(node.value), 80)} cannot be read as {node.tag.rpartition(':')[2]} ({error})"
+            problem = f"{shorten(repr(node.value), 80)} cannot be read as {node.tag.rpartition(':')[2]} ({error})"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
@@ -214,7 +214,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode) and key.value in seen:
-            problem = f"key {shortened(repr(key.value), 80)} is given twice"
+            problem = f"key {shorten(repr(key.value), 80)} is given twice"
             raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
         seen.add(str(key.value))
     loader.flatten_mapping(node)
@@ -244,7 +244,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) < len(pairs):
         counts = Counter(name for name, _ in pairs)
         twice = next(name for name, count in counts.items() if count > 1)
-        raise ValueError(f"key {shortened(repr(twice), 80)} is given twice")
+        raise ValueError(f"key {shorten(repr(twice), 80)} is given twice")
     return made
 
 
@@ -264,13 +264,13 @@ def read_setting(text: str) -> Setting:
     step, _, option = target.partition(".")
     path = tuple(option.split("."))
     if not (equals and step and all(path)):
-        raise SpecError(violations=[Violation(f"--set {target}", "is not written step.option=value")])
+        raise SpecError.of(f"--set {target}", "is not written step.option=value")
     try:
         read = yaml.load(value, Loader=_Loader)
     except (yaml.YAMLError, RecursionError):
         read = value
-    is_open = hidden({path[-1]: read}) == {path[-1]: read} and not is_secret_name(path[-1])
-    return Setting(step, path, read, f"--set {text if is_open else f'{target}={HIDDEN}'}")
+    is_open = redact({path[-1]: read}) == {path[-1]: read} and not is_secret_name(path[-1])
+    return Setting(step, path, read, f"--set {text if is_open else f'{target}={REDACTED}'}")
 
 
 def with_setting(spec: PipelineSpec, text: str) -> PipelineSpec:
@@ -279,7 +279,7 @@ def with_setting(spec: PipelineSpec, text: str) -> PipelineSpec:
     names = [one.name or one.type for one in spec.steps]
     if setting.step not in names:
         problem = f"there is no step {setting.step!r}{nearest(setting.step, names)}"
-        raise SpecError(violations=[Violation(setting.where, problem)])
+        raise SpecError.of(setting.where, problem)
     steps = [one.model_dump(exclude_none=True) for one in spec.steps]
     _put(steps[names.index(setting.step)], setting)
     return spec_of(spec.model_dump() | {"steps": steps}, setting.where)
@@ -290,7 +290,7 @@ def _put(options: dict[str, Any], setting: Setting) -> None:
         inner = options.setdefault(part, {})
         if not isinstance(inner, dict):
             problem = f"option {part!r} is one value here, without options of its own; give all of it"
-            raise SpecError(violations=[Violation(setting.where, f"{problem}, such as {setting.step}.{part}={{…}}")])
+            raise SpecError.of(setting.where, f"{problem}, such as {setting.step}.{part}={{…}}")
         options = cast(dict[str, Any], inner)
     options[setting.path[-1]] = setting.value
 
@@ -330,7 +330,7 @@ def read_choice(text: str, option: Literal["model", "base_url"]) -> Choice:
     name, equals, value = text.partition("=")
     if not equals or "/" in name:
         name, value = "", text
-    shown = f"{name}={shown_address(value)}" if name else shown_address(value)
+    shown = f"{name}={redact_address(value)}" if name else redact_address(value)
     return Choice(name, option, value, f"--{option.replace('_', '-')} {shown}")
 
 
@@ -347,6 +347,6 @@ def with_base_url(spec: PipelineSpec, text: str) -> PipelineSpec:
 def _with_choice(spec: PipelineSpec, choice: Choice) -> PipelineSpec:
     if choice.name and choice.name not in spec.models:
         problem = f"the pipeline has no model {choice.name!r}{nearest(choice.name, list(spec.models))}"
-        raise SpecError(violations=[Violation(choice.where, problem)])
+        raise SpecError.of(choice.where, problem)
     models = {name: choice.applied(old) if choice.is_for(name) else old for name, old in spec.models.items()}
     return spec.model_copy(update={"models": models})

@@ -19,7 +19,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from raypipe.contracts.declaration import Spec
 from raypipe.contracts.imports import imported, imported_function
 from raypipe.contracts.step import Columns, Output, Runs, Shape, Step, collecting, join
-from raypipe.errors import RowError, SpecError, Violation
+from raypipe.errors import RowError, SpecError
 from raypipe.row import LINEAGE, METADATA, ROUTE, ROW_ID, Values
 
 if TYPE_CHECKING:
@@ -106,10 +106,10 @@ def merged_metadata(one: Any, other: Any) -> Any:
 
 
 def _merged(kept: Sequence[Any]) -> Any:
-    from raypipe.values.arrays import carried
+    from raypipe.values.arrays import to_lossless_array
 
     rows = zip(*(column.to_pylist() for column in kept), strict=True)
-    return carried([functools.reduce(merged_metadata, row) for row in rows], "")
+    return to_lossless_array([functools.reduce(merged_metadata, row) for row in rows], "")
 
 
 class Copies(Step):
@@ -128,14 +128,14 @@ def _overlaid(kept: Any, new: Any, is_there: Any, before: Any) -> Any:
     """`new` where its branch has the row and another value than `before`; elsewhere `kept`."""
     pc: Any = import_module("pyarrow.compute")
     changed = pc.and_(is_there, pc.is_valid(new) if before is None else _differs(new, before))
-    from raypipe.values.arrays import as_is
+    from raypipe.values.arrays import as_is_array
 
     kept, new = _alike(kept, new)
     try:
         return pc.if_else(changed, new, kept)
     except NotImplementedError:  # an extension type
         pairs = zip(changed.to_pylist(), new.to_pylist(), kept.to_pylist(), strict=True)
-        return as_is([one if is_new else other for is_new, one, other in pairs])
+        return as_is_array([one if is_new else other for is_new, one, other in pairs])
 
 
 def _differs(one: Any, other: Any) -> Any:
@@ -159,7 +159,7 @@ def _differs(one: Any, other: Any) -> Any:
 
 def _alike(one: Any, other: Any) -> tuple[Any, Any]:
     """Two columns under one type: values of no common type travel as they are."""
-    from raypipe.values.arrays import as_is
+    from raypipe.values.arrays import as_is_array
 
     if one.type.equals(other.type):
         return one, other
@@ -169,7 +169,7 @@ def _alike(one: Any, other: Any) -> tuple[Any, Any]:
         if pa.types.is_null(empty.type):
             filled = pa.nulls(len(empty), full.type)
             return (filled, full) if empty is one else (full, filled)
-    return as_is(one.to_pylist()), as_is(other.to_pylist())
+    return as_is_array(one.to_pylist()), as_is_array(other.to_pylist())
 
 
 class Route(Step):
@@ -292,7 +292,7 @@ class Routing(Spec):
     def __rrshift__(self, upstream: object) -> _Routed:
         if not isinstance(upstream, Step):
             problem = "one step's rows are routed; write `a >> routing >> [c, d]` for each of several"
-            raise SpecError(violations=[Violation("routing", problem)])
+            raise SpecError.of("routing", problem)
         return _Routed(upstream, self)
 
     def __rshift__(self, steps: list[Step]) -> list[Step]:
@@ -310,16 +310,16 @@ class _Routed:
     def __rshift__(self, steps: list[Step]) -> list[Step]:
         where = f"routing after {self.upstream.name!r}" if self.upstream is not None else "routing"
         if not isinstance(steps, list) or not steps:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise SpecError(violations=[Violation(where, "chooses among steps; write >> [one, other]")])
+            raise SpecError.of(where, "chooses among steps; write >> [one, other]")
         if self.routing.sample is not None and self.routing.sample > len(steps):
             problem = f"samples {self.routing.sample} of {len(steps)} steps; sample fewer or add steps"
-            raise SpecError(violations=[Violation(where, problem)])
+            raise SpecError.of(where, problem)
         for step in steps:
             if self.upstream is not None:
                 join(self.upstream, step)
         collector = collecting.get()
         if collector is None:
-            raise SpecError(violations=[Violation(where, "stands outside of a `with Pipeline(…)` block; move it in")])
+            raise SpecError.of(where, "stands outside of a `with Pipeline(…)` block; move it in")
         collector.routes.append((self.upstream, self.routing, steps))
         return steps
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from raypipe.contracts.imports import found_at
 from raypipe.contracts.step import Aggregate, Runs, Step, collecting
-from raypipe.errors import SpecError, Violation
+from raypipe.errors import SpecError
 from raypipe.graph.branching import Copies, Meet, Route, Routing
 from raypipe.graph.callback import Callback, Collected
 from raypipe.graph.graph import Edge
@@ -67,9 +67,7 @@ def _expanded(steps: Mapping[str, Step], edges: Sequence[Edge], choices: Sequenc
         inner.append((chains[name][-1], own))
         routes |= {(name, target): own for target in targets}
     if taken := sorted(set(owners) & set(steps)):
-        raise SpecError(
-            violations=[Violation(f"step {taken[0]!r}", "has the name of a step put in by itself; rename it")]
-        )
+        raise SpecError.of(f"step {taken[0]!r}", "has the name of a step put in by itself; rename it")
     joined = inner + [(routes.get((a, b), chains[a][-1]), chains[b][0]) for a, b in edges]
     return Expanded(nodes, tuple(joined), owners, fronts)
 

@@ -17,7 +17,7 @@ import orjson
 from raypipe.contracts.llm import Completion
 from raypipe.errors import CallError, Retry
 from raypipe.models.durations import number_of, seconds_of
-from raypipe.security.secrets import without
+from raypipe.security.secrets import remove_secrets
 
 MAX_SAID = 300
 """Longest part of an endpoint's own words that a message repeats, in characters."""
@@ -87,7 +87,7 @@ class Endpoint:
         return found if is_clean else found._replace(text=text, model=model, finish_reason=reason)
 
     def _redacted(self, text: str) -> str:
-        return without(text, [self.key], "[key]") if self.key else text
+        return remove_secrets(text, [self.key], "[key]") if self.key else text
 
     def _next_step(self, status: int, kind: str) -> str:
         if kind == "auth":

@@ -122,7 +122,7 @@ class OpenAIModel:
         """
         problem = capabilities.refusal(self._llm, request)
         if problem is not None:
-            raise SpecError(violations=[Violation(f"model {self._llm.label!r}", problem)])
+            raise SpecError.of(f"model {self._llm.label!r}", problem)
         if request.pool is not None:
             return numbers_payload(self._llm.model, request) | self._llm.extra
         if request.prompt is not None and self._plain_way is not None:

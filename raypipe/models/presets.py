@@ -16,7 +16,7 @@ from pydantic import Field
 from raypipe.contracts.declaration import Spec
 from raypipe.contracts.llm import LLM
 from raypipe.errors import SpecError, Violation
-from raypipe.security.secrets import secrets_in, shown_address
+from raypipe.security.secrets import find_secrets, redact_address
 
 CompletionLimit = Literal["max_tokens", "max_completion_tokens"]
 PlainWay = Literal["completions", "ollama"]
@@ -219,10 +219,10 @@ def _address_problems(llm: LLM) -> list[str]:
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return ["base_url is no address; write it like http://localhost:8000/v1"]
-    if parts.username or parts.password or parts.query or parts.fragment or secrets_in(address):
+    if parts.username or parts.password or parts.query or parts.fragment or find_secrets(address):
         return ["base_url carries more than an address; put the key in an environment variable, name it in api_key_env"]
     if not is_address or any(sign.isspace() for sign in address):
-        return [f"base_url {shown_address(address)!r} is no address; write it like http://localhost:8000/v1"]
+        return [f"base_url {redact_address(address)!r} is no address; write it like http://localhost:8000/v1"]
     if parts.path.endswith(_CHAT_PATH):
         return [f"base_url {address!r} names the method as well; leave out {_CHAT_PATH}"]
     return []

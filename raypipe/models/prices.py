@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from raypipe.contracts.llm import LLM
-from raypipe.errors import SpecError, Violation
+from raypipe.errors import SpecError
 
 _FREE = frozenset({"offline"})
 _PROVIDERS = {
@@ -70,14 +70,14 @@ def read_prices(path: Path) -> dict[str, tuple[float, float]]:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         said = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise SpecError(violations=[Violation(f"prices {str(path)!r}", f"cannot be read: {said}")]) from None
+        raise SpecError.of(f"prices {str(path)!r}", f"cannot be read: {said}") from None
     problem = "must be a mapping of provider/model to [input, output], US dollars for a million tokens"
     prices = cast("dict[Any, Any]", content) if isinstance(content, dict) else {None: None}
     found: dict[str, tuple[float, float]] = {}
     for name, price in prices.items():
         if not isinstance(name, str) or price is None or not _is_price(price):
             where = f"prices {str(path)!r}" + (f", {name!r}" if name is not None else "")
-            raise SpecError(violations=[Violation(where, problem)])
+            raise SpecError.of(where, problem)
         asked, written = price
         found[name] = (float(asked), float(written))
     return found

@@ -11,7 +11,7 @@ from raypipe.contracts.llm import LLM
 from raypipe.errors import SpecError, Violation
 from raypipe.models import presets
 from raypipe.models.vllm.trust import check_options
-from raypipe.security.permissions import Permissions, current, host_of
+from raypipe.security.permissions import Permissions, current_permissions, host_of
 
 _MORE_HOSTS = {
     "AZURE_OPENAI_API_KEY": ("*.openai.azure.com", "*.cognitiveservices.azure.com", "*.services.ai.azure.com"),
@@ -36,7 +36,7 @@ def reachable(llm: LLM, where: str) -> LLM:
 
     One whose key is not there is asked without, also by workers that have it.
     """
-    permissions = current()
+    permissions = current_permissions()
     return llm if permissions is None else llm.each(lambda member: _reachable(member, permissions, where))
 
 

@@ -36,7 +36,7 @@ def in_groups(plan: Plan, groups: LoadGroups) -> Plan:
     if isinstance(groups, str):
         if groups != SEQUENTIAL:
             problem = f"got {groups!r}; allowed are lists of names of steps, or {SEQUENTIAL!r}"
-            raise SpecError(violations=[Violation("load_groups", problem)])
+            raise SpecError.of("load_groups", problem)
         groups = [[name] for name in plan.graph.order if name not in plan.graph.owners]
     turn = _turns(plan.graph, groups)
     return replace(plan, stages=tuple(replace(stage, phases=_phases(stage, turn)) for stage in plan.stages))

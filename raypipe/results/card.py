@@ -20,7 +20,7 @@ import yaml
 from raypipe.errors import InputError
 from raypipe.row import RESERVED
 from raypipe.security.untrusted_tables import names_extension_types, open_parquet
-from raypipe.storage.artifacts import ARTIFACTS, artifacts_in
+from raypipe.storage.artifacts import ARTIFACTS, list_artifacts
 from raypipe.storage.paths import reading
 
 PARQUET = "part-*.parquet"
@@ -43,7 +43,7 @@ _MOST_CHARACTERS = 600
 _ROUND_TRIP = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
 
 
-class Committed(Protocol):
+class CommittedRun(Protocol):
     """A run that was committed to a folder."""
 
     @property
@@ -52,7 +52,7 @@ class Committed(Protocol):
     def manifest(self) -> Mapping[str, Any]: ...
 
 
-def card(result: Committed, repo_id: str, license: str | None = None, files: str = PARQUET) -> str:
+def card(result: CommittedRun, repo_id: str, license: str | None = None, files: str = PARQUET) -> str:
     """README.md of the dataset `repo_id`, or of a folder with that name: YAML header and Markdown.
 
     `files`: pattern of the files in `data/<leaf>/`. A leaf without rows is not among the configurations, since
@@ -74,7 +74,7 @@ def config_names(leaves: Sequence[str]) -> dict[str, str]:
     return {leaf: "default" if len(leaves) == 1 else leaf for leaf in leaves}
 
 
-def files_of(folder: Path) -> list[Path]:
+def list_data_files(folder: Path) -> list[Path]:
     """The files of a leaf in order: Parquet parts, or the Arrow files of a saved dataset.
 
     Raises InputError for one that names extension types of Arrow's: nothing that is written here does, and what the
@@ -98,7 +98,7 @@ def _configs(leaves: Mapping[str, Any], files: str) -> list[dict[str, Any]]:
     ]
 
 
-def _size_category(result: Committed) -> str:
+def _size_category(result: CommittedRun) -> str:
     most = max((leaf["rows"] for leaf in result.manifest["leaves"].values()), default=0)
     return next((words for bound, words in _SIZES if most < bound), "n>1T")
 
@@ -106,7 +106,7 @@ def _size_category(result: Committed) -> str:
 # The body.
 
 
-def _body(result: Committed, repo_id: str) -> Iterator[str]:
+def _body(result: CommittedRun, repo_id: str) -> Iterator[str]:
     manifest = result.manifest
     yield f"# {_text(repo_id)}"
     yield ""
@@ -175,7 +175,7 @@ def _steps(manifest: Mapping[str, Any]) -> Iterator[str]:
     yield from _table(["step", "model", "rows in", "done", "failed", "filtered", "rows out"], rows)
 
 
-def _failures(result: Committed) -> Iterator[str]:
+def _failures(result: CommittedRun) -> Iterator[str]:
     yield from ("", "## Failures", "")
     if not result.manifest["failures"]["rows"]:
         yield "No row failed."
@@ -184,15 +184,15 @@ def _failures(result: Committed) -> Iterator[str]:
     yield ""
     found: Counter[tuple[str, str]] = Counter()
     folder = result.path / "failures"
-    for batch in chain.from_iterable(_batches(path, columns=["step", "kind"]) for path in files_of(folder)):
+    for batch in chain.from_iterable(_batches(path, columns=["step", "kind"]) for path in list_data_files(folder)):
         pairs = zip(batch.column("step").to_pylist(), batch.column("kind").to_pylist(), strict=True)
         found.update((str(step), str(kind)) for step, kind in pairs)
     yield from _table(["step", "kind", "rows"], [[*which, f"{rows:,}"] for which, rows in sorted(found.items())])
 
 
-def _artifacts(result: Committed) -> Iterator[str]:
+def _artifacts(result: CommittedRun) -> Iterator[str]:
     """What steps saved beside their rows, and what they said of it."""
-    found = list(artifacts_in(result.path / ARTIFACTS))
+    found = list(list_artifacts(result.path / ARTIFACTS))
     if not found:
         return
     yield from ("", "## Artifacts", "", f"Files that steps saved are in `{ARTIFACTS}/<step>/<artifact>/`.", "")
@@ -202,20 +202,20 @@ def _artifacts(result: Committed) -> Iterator[str]:
     yield from _table(["step", "artifact", "files", "metadata"], rows)
 
 
-def _sample(result: Committed, leaf: str) -> Iterator[str]:
+def _sample(result: CommittedRun, leaf: str) -> Iterator[str]:
     name = config_names(list(result.manifest["leaves"]))[leaf]
     yield from ("", f"## A row of `{name}`", "")
     row = first_row(result.path / "data" / leaf)
     if row is None:
         yield "There are no rows."
         return
-    own = {column: shortened(value) for column, value in row.items() if column not in RESERVED}
+    own = {column: shorten_values(value) for column, value in row.items() if column not in RESERVED}
     yield from ("```json", orjson.dumps(own, option=_ROUND_TRIP, default=str).decode(), "```")
 
 
 def first_row(folder: Path) -> dict[str, Any] | None:
     """The first row of a leaf, or `None` when it has none."""
-    for batch in chain.from_iterable(_batches(path, size=1) for path in files_of(folder)):
+    for batch in chain.from_iterable(_batches(path, size=1) for path in list_data_files(folder)):
         if batch.num_rows:
             return batch.slice(0, 1).to_pylist()[0]
     return None
@@ -230,16 +230,16 @@ def _batches(path: Path, size: int = 10_000, columns: list[str] | None = None) -
         yield from stream
 
 
-def shortened(value: Any) -> Any:
+def shorten_values(value: Any) -> Any:
     """The same value with long texts and lists cut; what was cut is said."""
     if isinstance(value, str) and len(value) > _MOST_CHARACTERS:
         return f"{value[:_MOST_CHARACTERS]}… (+{len(value) - _MOST_CHARACTERS:,} characters)"
     if isinstance(value, bytes):
         return f"({len(value):,} bytes)"
     if isinstance(value, Mapping):
-        return {str(key): shortened(item) for key, item in value.items()}
+        return {str(key): shorten_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        items = [shortened(item) for item in value[:_MOST_ITEMS]]
+        items = [shorten_values(item) for item in value[:_MOST_ITEMS]]
         more = len(value) - len(items)
         return [*items, f"… (+{more:,} items)"] if more else items
     return value

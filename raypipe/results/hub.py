@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from raypipe.errors import InfrastructureError, RaypipeError, SpecError, Violation
-from raypipe.results.card import Committed, card, files_of
-from raypipe.results.saving import dataset_of, row_count
-from raypipe.security.symlinks import check_given_away
-from raypipe.storage.artifacts import ARTIFACTS, METADATA, artifacts_in
+from raypipe.errors import InfrastructureError, RaypipeError, SpecError
+from raypipe.results.card import CommittedRun, card, list_data_files
+from raypipe.results.saving import count_rows, to_dataset
+from raypipe.security.symlinks import check_no_outside_links
+from raypipe.storage.artifacts import ARTIFACTS, METADATA, list_artifacts
 
 T = TypeVar("T")
 
@@ -40,14 +40,14 @@ class Upload:
     commit_message: str | None = None
 
 
-def push(result: Committed, upload: Upload) -> str:
+def push(result: CommittedRun, upload: Upload) -> str:
     """The address of the dataset. What an earlier push left there of a leaf or artifact is removed in the same commit.
 
     Raises SpecError for an unsound name, for `private` where the dataset is public already, or when `huggingface_hub`
     is not installed; InfrastructureError when the hub cannot be reached or refuses.
     """
     hub = _hub()
-    check_given_away(result.path)
+    check_no_outside_links(result.path)
     api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=upload.token)
     with tempfile.TemporaryDirectory(prefix="raypipe-") as scratch:
         added = dict(_files(result, upload, Path(scratch)))
@@ -57,12 +57,12 @@ def push(result: Committed, upload: Upload) -> str:
         return _asked(hub, upload, lambda: _committed(hub, api, added, ours, upload))
 
 
-def _files(result: Committed, upload: Upload, scratch: Path) -> Iterator[tuple[str, Path | bytes]]:
+def _files(result: CommittedRun, upload: Upload, scratch: Path) -> Iterator[tuple[str, Path | bytes]]:
     """Path in the repository and content of each file; a leaf without rows has none."""
     for leaf in result.manifest["leaves"]:
         for part in _parquet(result.path / "data" / leaf, scratch):
             yield f"data/{leaf}/{part.name}", part
-    for artifact in artifacts_in(result.path / ARTIFACTS):
+    for artifact in list_artifacts(result.path / ARTIFACTS):
         for file in (*artifact.files, artifact.path / METADATA):
             yield file.relative_to(result.path).as_posix(), file
     if (result.path / "pipeline.yaml").exists():
@@ -78,20 +78,20 @@ def _script() -> Path:
     path = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
     if path.suffix != ".py" or not path.is_file():
         problem = "no Python file is being run, so there is none to include; leave include_script out"
-        raise SpecError(violations=[Violation("include_script", problem)])
+        raise SpecError.of("include_script", problem)
     return path
 
 
 def _parquet(folder: Path, scratch: Path) -> list[Path]:
     """The Parquet parts of a leaf; made of its rows if it was saved as a dataset."""
-    if not row_count(folder):
+    if not count_rows(folder):
         return []
-    parts = files_of(folder)
+    parts = list_data_files(folder)
     if parts[0].suffix == ".parquet":
         return parts
     made = scratch / folder.name / "part-00000.parquet"
     made.parent.mkdir()
-    dataset_of(folder).to_parquet(str(made))
+    to_dataset(folder).to_parquet(str(made))
     return [made]
 
 
@@ -100,7 +100,7 @@ def _committed(hub: Any, api: Any, added: dict[str, Path | bytes], stale: re.Pat
     api.create_repo(upload.repo_id, repo_type="dataset", private=upload.private or None, exist_ok=True)
     if upload.private and api.dataset_info(upload.repo_id).private is False:
         problem = "is there already and is public; make it private in its settings, or push to another name"
-        raise SpecError(violations=[Violation(f"dataset {upload.repo_id!r}", problem)])
+        raise SpecError.of(f"dataset {upload.repo_id!r}", problem)
     there = api.list_repo_files(upload.repo_id, repo_type="dataset")
     operations = [hub.CommitOperationAdd(path, content) for path, content in added.items()]
     operations += [hub.CommitOperationDelete(path) for path in there if path not in added and stale.fullmatch(path)]
@@ -126,12 +126,12 @@ def _explained(hub: Any, upload: Upload, error: Exception) -> RaypipeError:
     where = f"dataset {upload.repo_id!r}"
     if isinstance(error, hub.errors.HFValidationError):
         name = "has no name that the hub takes; write 'user/name' with letters, digits, '-', '_' and '.'"
-        return SpecError(violations=[Violation(where, name)])
+        return SpecError.of(where, name)
     if isinstance(error, hub.errors.HfHubHTTPError):
         return _answered(hub, upload, error)
     if isinstance(error, ValueError):
         said = _blotted(str(error), upload, hub)
-        return SpecError(violations=[Violation(where, f"is not accepted: {said}")])
+        return SpecError.of(where, f"is not accepted: {said}")
     endpoint = _blotted(os.environ.get("HF_ENDPOINT") or hub.constants.ENDPOINT, upload, hub)
     return InfrastructureError(
         f"the hub at {endpoint} cannot be reached ({type(error).__name__}); nothing was committed, try again later"
@@ -146,7 +146,7 @@ def _answered(hub: Any, upload: Upload, error: Any) -> RaypipeError:
         return InfrastructureError(f"{where}: the hub refuses to write it (HTTP {status}); {hint}")
     if status in _WRONG:
         said = _blotted(error.server_message or "no reason given", upload, hub)
-        return SpecError(violations=[Violation(where, f"is not accepted (HTTP {status}): {said}")])
+        return SpecError.of(where, f"is not accepted (HTTP {status}): {said}")
     return InfrastructureError(f"{where}: the hub answered HTTP {status}; nothing was committed, try again later")
 
 
@@ -161,5 +161,5 @@ def _hub() -> Any:
         import huggingface_hub
     except ImportError:
         problem = "is not installed; pip install 'raypipe[hub]'"
-        raise SpecError(violations=[Violation("package 'huggingface_hub'", problem)]) from None
+        raise SpecError.of("package 'huggingface_hub'", problem) from None
     return huggingface_hub

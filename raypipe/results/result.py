@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 import orjson
 
 from raypipe.contracts.distilabel_names import refuse_options
-from raypipe.errors import InputError, SpecError, Violation
+from raypipe.errors import InputError, SpecError
 from raypipe.security.dataset_notes import is_name
-from raypipe.storage.artifacts import ARTIFACTS, Artifact, artifacts_in
-from raypipe.storage.paths import Place, Remote, parquet, place_of, reach, reading, reason
-from raypipe.storage.run_files import artifacts_of, files_of, here
+from raypipe.storage.artifacts import ARTIFACTS, Artifact, list_artifacts
+from raypipe.storage.paths import (
+    AnyPath,
+    RemotePath,
+    check_reachable,
+    explain_os_error,
+    open_parquet_at,
+    parse_path,
+    reading,
+)
+from raypipe.storage.run_files import list_files, list_remote_artifacts, local_copy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,30 +44,30 @@ class PushOptions(TypedDict, total=False):
 class Rows:
     """A folder of rows as Parquet, or as a saved Hugging Face dataset, read when asked."""
 
-    path: Place
+    path: AnyPath
 
     def __init__(self, path: Path) -> None:
         self.path = self._folder = path
 
     @property
-    def files(self) -> Sequence[Place]:
+    def files(self) -> Sequence[AnyPath]:
         """Its Parquet files, in the order of their rows."""
         return sorted(self._folder.glob("part-*.parquet"))
 
     def to_arrow(self) -> pa.Table:
         """All rows, in the order of their sources."""
-        from raypipe.results.saving import table_of
+        from raypipe.results.saving import read_table
 
-        return table_of(self._folder)
+        return read_table(self._folder)
 
     def to_datasets(self) -> Dataset:
         """All rows as a Hugging Face dataset, which reads them from disk.
 
         Raises SpecError when `datasets` is not installed.
         """
-        from raypipe.results.saving import dataset_of
+        from raypipe.results.saving import to_dataset
 
-        return dataset_of(self._folder)
+        return to_dataset(self._folder)
 
     def __getitem__(self, split: str) -> Dataset:
         """`["train"]`: all rows as a Hugging Face dataset."""
@@ -72,9 +80,9 @@ class Rows:
         return self.to_arrow().to_pandas()
 
     def __len__(self) -> int:
-        from raypipe.results.saving import row_count
+        from raypipe.results.saving import count_rows
 
-        return row_count(self._folder)
+        return count_rows(self._folder)
 
     def __repr__(self) -> str:
         return f"Rows({str(self.path)!r})"
@@ -90,9 +98,9 @@ class HeldRows(Rows):
         return self._table
 
     def to_datasets(self) -> Dataset:
-        from raypipe.results.saving import dataset_of_table
+        from raypipe.results.saving import table_to_dataset
 
-        return dataset_of_table(self._table)
+        return table_to_dataset(self._table)
 
     def __len__(self) -> int:
         return self._table.num_rows
@@ -104,12 +112,12 @@ class HeldRows(Rows):
 class RemoteRows(Rows):
     """Rows in the files that a manifest lists, in an object store. A Hugging Face dataset of them is held in memory."""
 
-    def __init__(self, path: Remote, files: Sequence[Remote]) -> None:
+    def __init__(self, path: RemotePath, files: Sequence[RemotePath]) -> None:
         self.path = path
         self._files = files
 
     @property
-    def files(self) -> Sequence[Place]:
+    def files(self) -> Sequence[AnyPath]:
         return self._files
 
     def to_arrow(self) -> pa.Table:
@@ -118,19 +126,19 @@ class RemoteRows(Rows):
         tables: list[pa.Table] = []
         for file in self._files:
             with reading(file):
-                tables.append(parquet(file).read())
+                tables.append(open_parquet_at(file).read())
         return pa.concat_tables(tables)
 
     def to_datasets(self) -> Dataset:
-        from raypipe.results.saving import dataset_of_table
+        from raypipe.results.saving import table_to_dataset
 
-        return dataset_of_table(self.to_arrow())
+        return table_to_dataset(self.to_arrow())
 
     def __len__(self) -> int:
-        return sum(parquet(file).metadata.num_rows for file in self._files)
+        return sum(open_parquet_at(file).metadata.num_rows for file in self._files)
 
 
-def _check_manifest(path: Place, manifest: Any) -> None:
+def _check_manifest(path: AnyPath, manifest: Any) -> None:
     """Raises InputError for what is no manifest, or names files outside the folder."""
     there = cast("dict[str, Any]", manifest if isinstance(manifest, dict) else {})
     leaves, failures = there.get("leaves"), there.get("failures")
@@ -190,22 +198,22 @@ class Result(Mapping[str, Rows]):
     when a store cannot be used.
     """
 
-    def __init__(self, path: str | Path | Remote) -> None:
-        self.path = path = place_of(path)
-        reach(path)
+    def __init__(self, path: str | Path | RemotePath) -> None:
+        self.path = path = parse_path(path)
+        check_reachable(path)
         try:
             self.manifest: dict[str, Any] = orjson.loads((path / "manifest.json").read_bytes())
         except (OSError, ValueError) as error:
-            if isinstance(path, Remote) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-                raise InputError(f"{path} cannot be read: {reason(error)}") from None
+            if isinstance(path, RemotePath) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise InputError(f"{path} cannot be read: {explain_os_error(error)}") from None
             raise InputError(f"{path} holds no committed run; run a pipeline with --out {path} first") from None
         _check_manifest(path, self.manifest)
         self.failures = self._rows(self.manifest["failures"])
 
     def _rows(self, entry: Mapping[str, Any]) -> Rows:
         """`entry`: what the manifest says of them."""
-        if isinstance(self.path, Remote):
-            return RemoteRows(self.path / entry["path"], files_of(self.path, entry))
+        if isinstance(self.path, RemotePath):
+            return RemoteRows(self.path / entry["path"], list_files(self.path, entry))
         return Rows(self.path / entry["path"])
 
     def __getitem__(self, leaf: str) -> Rows:
@@ -251,16 +259,18 @@ class Result(Mapping[str, Rows]):
         )
 
     @property
-    def artifacts_path(self) -> Place:
+    def artifacts_path(self) -> AnyPath:
         """The folder of what steps saved beside their rows: `<step>/<name>/`; missing when none did."""
         return self.path / ARTIFACTS
 
     @property
-    def artifacts(self) -> dict[str, dict[str, Artifact[Path] | Artifact[Remote]]]:
+    def artifacts(self) -> dict[str, dict[str, Artifact[Path] | Artifact[RemotePath]]]:
         """What steps saved beside their rows, by step and name."""
-        found: dict[str, dict[str, Artifact[Path] | Artifact[Remote]]] = {}
+        found: dict[str, dict[str, Artifact[Path] | Artifact[RemotePath]]] = {}
         path, manifest = self.path, self.manifest
-        there = artifacts_of(path, manifest) if isinstance(path, Remote) else artifacts_in(path / ARTIFACTS)
+        there = (
+            list_remote_artifacts(path, manifest) if isinstance(path, RemotePath) else list_artifacts(path / ARTIFACTS)
+        )
         for artifact in there:
             found.setdefault(artifact.step, {})[artifact.name] = artifact
         return found
@@ -274,7 +284,7 @@ class Result(Mapping[str, Rows]):
         """
         from raypipe.results.saving import split
 
-        with here(self.path, self.manifest) as committed:
+        with local_copy(self.path, self.manifest) as committed:
             return split(committed, train_size, shuffle=shuffle, seed=seed)
 
     def save_to_disk(self, path: str | Path, **options: Any) -> None:
@@ -287,7 +297,7 @@ class Result(Mapping[str, Rows]):
         from raypipe.results.saving import save
 
         refuse_options("save_to_disk", options, ["path"])
-        with here(self.path, self.manifest) as committed:
+        with local_copy(self.path, self.manifest) as committed:
             save(committed, Path(path))
 
     @classmethod
@@ -319,13 +329,13 @@ class Result(Mapping[str, Rows]):
         known = list(PushOptions.__annotations__)
         refuse_options("push_to_hub", [name for name in more if name not in known], known)
         upload = Upload(repo_id, private, token, generate_card, include_script, **more)
-        with here(self.path, self.manifest) as committed:
+        with local_copy(self.path, self.manifest) as committed:
             return push(committed, upload)
 
     def transform_columns_to_image(self, columns: str | Sequence[str]) -> None:
         """Raises SpecError: there are no images here."""
         problem = f"rows hold no images; write to_datasets().cast_column({columns!r}, datasets.Image()) for a leaf"
-        raise SpecError(violations=[Violation("transform_columns_to_image", problem)])
+        raise SpecError.of("transform_columns_to_image", problem)
 
     def __repr__(self) -> str:
         return f"Result({str(self.path)!r}, leaves={list(self)})"

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pyarrow as pa
 
-from raypipe.errors import InputError, OutputError, SpecError, Violation
-from raypipe.results.card import ARROW, Committed, card, files_of
+from raypipe.errors import InputError, OutputError, SpecError
+from raypipe.results.card import ARROW, CommittedRun, card, list_data_files
 from raypipe.security.file_modes import owner_only
-from raypipe.security.symlinks import check_given_away
+from raypipe.security.symlinks import check_no_outside_links
 from raypipe.security.untrusted_tables import open_parquet
 from raypipe.storage.artifacts import ARTIFACTS
 from raypipe.storage.paths import reading
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 FORMAT = "Hugging Face datasets"
 
 
-def dataset_of(folder: Path) -> Dataset:
+def to_dataset(folder: Path) -> Dataset:
     """The rows of a leaf's folder; they stay on disk. Raises SpecError when `datasets` is not installed."""
     datasets = _datasets()
     if (folder / "state.json").exists():
         return datasets.load_from_disk(str(folder))
-    parts = files_of(folder)
+    parts = list_data_files(folder)
     if any(_row_count(part) for part in parts):
         with _without_bars(datasets):
             return datasets.Dataset.from_parquet([str(part) for part in parts])
     # The reader of `datasets` stops at a file whose only row group is empty.
-    return dataset_of_table(table_of(folder))
+    return table_to_dataset(read_table(folder))
 
 
-def dataset_of_table(table: pa.Table) -> Dataset:
+def table_to_dataset(table: pa.Table) -> Dataset:
     """Rows in memory. Raises SpecError when `datasets` is not installed."""
     return _datasets().Dataset(table)
 
@@ -60,9 +60,9 @@ def _without_bars(datasets: Any) -> Generator[None]:
             datasets.enable_progress_bars()
 
 
-def table_of(folder: Path) -> pa.Table:
+def read_table(folder: Path) -> pa.Table:
     """All rows of a leaf's folder, in the order of their sources. Raises InputError when there are no files."""
-    files = files_of(folder)
+    files = list_data_files(folder)
     if not files:
         raise InputError(f"{folder} holds no rows; the folder of the run is damaged, run the pipeline again")
     if files[0].suffix == ".parquet":
@@ -79,9 +79,9 @@ def _whole(path: Path) -> pa.Table:
         return open_parquet(path).read()
 
 
-def row_count(folder: Path) -> int:
+def count_rows(folder: Path) -> int:
     """How many rows a leaf's folder holds."""
-    return sum(_row_count(path) for path in files_of(folder))
+    return sum(_row_count(path) for path in list_data_files(folder))
 
 
 def _row_count(path: Path) -> int:
@@ -92,7 +92,7 @@ def _row_count(path: Path) -> int:
 
 
 def split(
-    result: Committed, train_size: float, *, shuffle: bool = True, seed: int | None = None
+    result: CommittedRun, train_size: float, *, shuffle: bool = True, seed: int | None = None
 ) -> dict[str, DatasetDict]:
     """For each leaf `train`, with the share `train_size` of its rows, and `test`, with the others.
 
@@ -100,10 +100,10 @@ def split(
     """
     if not 0 < train_size < 1:
         problem = f"is the share of rows for training, more than 0 and less than 1, not {train_size}; write 0.8"
-        raise SpecError(violations=[Violation("option 'train_size'", problem)])
+        raise SpecError.of("option 'train_size'", problem)
     found: dict[str, DatasetDict] = {}
     for leaf in result.manifest["leaves"]:
-        rows = dataset_of(result.path / "data" / leaf)
+        rows = to_dataset(result.path / "data" / leaf)
         if not 0 < int(train_size * len(rows)) < len(rows):
             problem = f"has {len(rows)} rows, too few for 'train' and 'test' with train_size={train_size}"
             raise InputError(f"the dataset {leaf!r} {problem}; choose another size or run with more input")
@@ -111,7 +111,7 @@ def split(
     return found
 
 
-def save(result: Committed, path: Path) -> None:
+def save(result: CommittedRun, path: Path) -> None:
     """Write a folder that `Result.load_from_disk` reads, and `datasets.load_from_disk` leaf by leaf (`data/<leaf>`).
 
     It appears whole, in place of one saved there before. Raises SpecError when `datasets` is not installed,
@@ -120,7 +120,7 @@ def save(result: Committed, path: Path) -> None:
     _datasets()
     path = path.absolute()
     _check_free(path)
-    check_given_away(result.path)
+    check_no_outside_links(result.path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with owner_only(), tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
@@ -150,7 +150,7 @@ def check_saved(path: Path) -> None:
         raise InputError(f"{path} {problem}")
 
 
-def _write(result: Committed, folder: Path, name: str) -> None:
+def _write(result: CommittedRun, folder: Path, name: str) -> None:
     (folder / "data").mkdir(parents=True)
     for leaf in result.manifest["leaves"]:
         _write_leaf(result.path / "data" / leaf, folder / "data" / leaf)
@@ -166,8 +166,8 @@ def _write(result: Committed, folder: Path, name: str) -> None:
 
 def _write_leaf(rows: Path, folder: Path) -> None:
     """Without rows it stays Parquet: `datasets` (5.2) loses their columns."""
-    if row_count(rows):
-        dataset_of(rows).save_to_disk(str(folder))
+    if count_rows(rows):
+        to_dataset(rows).save_to_disk(str(folder))
     else:
         shutil.copytree(rows, folder)
 
@@ -200,5 +200,5 @@ def _datasets() -> Any:
         import datasets
     except ImportError:
         problem = "is not installed; pip install 'raypipe[hub]'"
-        raise SpecError(violations=[Violation("package 'datasets'", problem)]) from None
+        raise SpecError.of("package 'datasets'", problem) from None
     return datasets

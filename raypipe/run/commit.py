@@ -14,9 +14,9 @@ from raypipe.execution.setup import Outcome
 from raypipe.plan.plan import Plan
 from raypipe.run.leaf_schema import leaf_schema
 from raypipe.run.merge import rows_of, rows_with
-from raypipe.storage.paths import place_of
-from raypipe.storage.remote_run_folder import AnyFolder
-from raypipe.storage.tables import output_columns, schema_of_parts, write_dataset
+from raypipe.storage.paths import parse_path
+from raypipe.storage.remote_run_folder import AnyRunFolder
+from raypipe.storage.tables import read_common_schema, to_output_columns, write_dataset
 from raypipe.values.byte_bounds import Bounds
 
 
@@ -25,7 +25,7 @@ class Commit:
 
     def __init__(
         self,
-        folder: AnyFolder,
+        folder: AnyRunFolder,
         plan: Plan,
         spec: bytes,
         bounds: Bounds,
@@ -68,8 +68,8 @@ class Commit:
         """`empty`: the schema where there is no row. To know it, a source may have to be read."""
         parts = [part for result in outcome.results for part in result.parts if part.sink == sink]
         before = [] if self._retried is None else list(self.folder.files(name))
-        paths = [*before, *(place_of(part.path) for part in parts)]
-        schema = schema_of_parts(paths) if paths else empty()
+        paths = [*before, *(parse_path(part.path) for part in parts)]
+        schema = read_common_schema(paths) if paths else empty()
         rows = rows_of(parts, schema, self.folder.work / "merged" / name)
         if self._retried is not None:
             rows = rows_with(before, rows, self._retried, schema)
@@ -95,7 +95,7 @@ class Commit:
 
 
 def _schema_of_failures() -> pa.Schema:
-    return output_columns(failure_table([])).schema
+    return to_output_columns(failure_table([])).schema
 
 
 def _ended(manifest: Mapping[str, Any]) -> int:

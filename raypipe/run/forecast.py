@@ -23,8 +23,8 @@ from raypipe.execution.setup import RunSetup
 from raypipe.execution.stopping import Stop
 from raypipe.limits import Amount
 from raypipe.plan.plan import Plan
-from raypipe.storage.paths import Place, parquet, reach
-from raypipe.storage.remote_run_folder import folder_at
+from raypipe.storage.paths import AnyPath, check_reachable, open_parquet_at
+from raypipe.storage.remote_run_folder import run_folder_at
 
 CHANGED = "what is sent has changed: the prompt, the options, the model or the columns that it reads"
 NEW_ROW = "the log does not know these rows"
@@ -46,7 +46,7 @@ class StepForecast:
 class Forecast:
     """What a run would reuse and send. Rows behind those that would send are not known yet and not counted."""
 
-    calls: Place
+    calls: AnyPath
     steps: Mapping[str, StepForecast]
     after: Mapping[str, tuple[str, ...]]
     """By step, the steps above it from which rows are not known yet."""
@@ -64,9 +64,9 @@ class Forecast:
                 yield f"  {count:,}: {reason}"
 
 
-def forecast(plan: Plan, out: Place, calls: Place | None = None) -> Forecast:
+def forecast(plan: Plan, out: AnyPath, calls: AnyPath | None = None) -> Forecast:
     """What a run of `plan` into `out` would do. Raises SpecError, InputError, InfrastructureError."""
-    folder = folder_at(out)
+    folder = run_folder_at(out)
     log = (calls or folder.calls).absolute()
     known = _rows_asked(log)
     found: defaultdict[str, StepForecast] = defaultdict(StepForecast)
@@ -74,7 +74,7 @@ def forecast(plan: Plan, out: Place, calls: Place | None = None) -> Forecast:
     def unsent(asked: Asked) -> None:
         found[asked.step].to_send[_reason(plan, known, asked)] += 1
 
-    reach(log)
+    check_reachable(log)
     index = index_with_segments(load_index(log), log, "*")
     with tempfile.TemporaryDirectory(prefix="raypipe-") as nowhere:
         place = Path(nowhere)
@@ -101,11 +101,11 @@ def _reason(plan: Plan, known: Mapping[str, set[str]], asked: Asked) -> str:
     return CHANGED if asked.row.hex() in known[asked.step] else NEW_ROW
 
 
-def _rows_asked(folder: Place) -> dict[str, set[str]]:
+def _rows_asked(folder: AnyPath) -> dict[str, set[str]]:
     """By step, the identities (hexadecimal) of the rows of which a call stands in `folder`."""
     found: dict[str, set[str]] = {}
     for path in folder.glob("calls-*.parquet"):
-        columns = parquet(path).read(["step", "row_id"]).columns
+        columns = open_parquet_at(path).read(["step", "row_id"]).columns
         for step, row in zip(*(column.to_pylist() for column in columns), strict=True):
             found.setdefault(step, set()).add(row)
     for path in segments(folder, "*"):

@@ -8,8 +8,8 @@ from raypipe.contracts.step import Aggregate, Source
 from raypipe.execution.source import tables_of
 from raypipe.graph.graph import Graph
 from raypipe.row import RESERVED
-from raypipe.storage.tables import LINEAGE_SCHEMA, output_columns
-from raypipe.values.arrays import type_named
+from raypipe.storage.tables import LINEAGE_SCHEMA, to_output_columns
+from raypipe.values.arrays import parse_arrow_type
 
 
 def leaf_schema(graph: Graph, leaf: str) -> pa.Schema:
@@ -23,7 +23,7 @@ def leaf_schema(graph: Graph, leaf: str) -> pa.Schema:
     columns = graph.flows[leaf].columns
     names = types.keys() if columns is None else columns
     fields = [pa.field(name, types.get(name, pa.string())) for name in names]
-    return output_columns(pa.schema([*fields, *LINEAGE_SCHEMA]).empty_table()).schema
+    return to_output_columns(pa.schema([*fields, *LINEAGE_SCHEMA]).empty_table()).schema
 
 
 def _types_after(
@@ -37,7 +37,7 @@ def _types_after(
         kept = step.by if isinstance(step.by, list) else list(parent)
         made = {column: kind if column in kept else pa.list_(kind) for column, kind in types.items()}
         return made | ({step.as_rows: pa.list_(pa.struct(list(types.items())))} if step.as_rows and types else {})
-    written = {column: type_named(kind) or pa.string() for column, kind in step.gives().items()}
+    written = {column: parse_arrow_type(kind) or pa.string() for column, kind in step.gives().items()}
     return types | written | ({"sample": pa.int64()} if step.copies > 1 else {})
 
 

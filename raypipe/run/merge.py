@@ -14,25 +14,25 @@ import pyarrow as pa
 
 from raypipe.execution.conductor.batches import Part
 from raypipe.row import PATH, POSITION, ROW_ID, SOURCE_ID
-from raypipe.storage.paths import Place, place_of, whole
-from raypipe.storage.tables import concat, part_writer, sorted_by_source, tables_in, write_groups
-from raypipe.values.selection import rows_where
+from raypipe.storage.paths import AnyPath, parse_path, replacing
+from raypipe.storage.tables import concat, open_part_writer, read_tables, sort_by_source, write_groups
+from raypipe.values.selection import filter_rows
 
 _MOST_AT_ONCE = 32
 """Files that are read at the same time; of more, some are made one first."""
 
 
-def rows_of(parts: Sequence[Part], schema: pa.Schema, folder: Place) -> Iterator[pa.Table]:
+def rows_of(parts: Sequence[Part], schema: pa.Schema, folder: AnyPath) -> Iterator[pa.Table]:
     """All rows under `schema`, in order; `folder` is for files that are needed on the way."""
     for number, mixed in enumerate(_mixed(parts)):
-        yield from _merged([place_of(part.path) for part in mixed], schema, folder / f"{number:08d}")
+        yield from _merged([parse_path(part.path) for part in mixed], schema, folder / f"{number:08d}")
 
 
 def rows_with(
-    before: Iterable[Place], new: Iterator[pa.Table], retried: frozenset[str], schema: pa.Schema
+    before: Iterable[AnyPath], new: Iterator[pa.Table], retried: frozenset[str], schema: pa.Schema
 ) -> Iterator[pa.Table]:
     """The rows in `before`, but for those of the retried source rows, and those in `new`, in order."""
-    old = chain.from_iterable(tables_in(path, schema) for path in before)
+    old = chain.from_iterable(read_tables(path, schema) for path in before)
     return merged([_kept(old, retried), new])
 
 
@@ -42,7 +42,7 @@ def merged(runs: Sequence[Iterator[pa.Table]]) -> Iterator[pa.Table]:
     while len(heads) > 1:
         last = min(head.keys[-1] for head in heads)
         taken = [head.take_until(last) for head in heads]
-        yield sorted_by_source(concat([table for table in taken if table.num_rows]))
+        yield sort_by_source(concat([table for table in taken if table.num_rows]))
         heads = [head for head in heads if head.keys]
     for head in heads:
         yield from head.left()
@@ -96,24 +96,24 @@ def _mixed(parts: Sequence[Part]) -> Iterator[list[Part]]:
         yield mixed
 
 
-def _merged(paths: Sequence[Place], schema: pa.Schema, folder: Place) -> Iterator[pa.Table]:
+def _merged(paths: Sequence[AnyPath], schema: pa.Schema, folder: AnyPath) -> Iterator[pa.Table]:
     level = 0
     while len(paths) > _MOST_AT_ONCE:
         paths = [
             _written(
                 folder / f"{level}-{start:08d}.parquet",
-                merged([tables_in(path, schema) for path in paths[start : start + _MOST_AT_ONCE]]),
+                merged([read_tables(path, schema) for path in paths[start : start + _MOST_AT_ONCE]]),
                 schema,
             )
             for start in range(0, len(paths), _MOST_AT_ONCE)
         ]
         level += 1
-    yield from merged([tables_in(path, schema) for path in paths])
+    yield from merged([read_tables(path, schema) for path in paths])
 
 
-def _written(place: Place, tables: Iterator[pa.Table], schema: pa.Schema) -> Place:
+def _written(place: AnyPath, tables: Iterator[pa.Table], schema: pa.Schema) -> AnyPath:
     place.parent.mkdir(parents=True, exist_ok=True)
-    with whole(place) as file, part_writer(file, schema) as writer:
+    with replacing(place) as file, open_part_writer(file, schema) as writer:
         for table in tables:
             write_groups(writer, table)
     return place
@@ -122,4 +122,4 @@ def _written(place: Place, tables: Iterator[pa.Table], schema: pa.Schema) -> Pla
 def _kept(tables: Iterator[pa.Table], retried: frozenset[str]) -> Iterator[pa.Table]:
     for table in tables:
         sources = zip(table.column(SOURCE_ID).to_pylist(), table.column(ROW_ID).to_pylist(), strict=True)
-        yield rows_where(table, [(source or row) not in retried for source, row in sources])
+        yield filter_rows(table, [(source or row) not in retried for source, row in sources])

@@ -14,7 +14,7 @@ from typing import Any
 from raypipe.calls.index import load_index
 from raypipe.calls.remote import compact, forget
 from raypipe.contracts.llm import LLM
-from raypipe.errors import OutputError, SpecError, StepFailedError, StoppedError, Violation, stopped_by
+from raypipe.errors import OutputError, SpecError, StepFailedError, StoppedError, Violation, stop_error
 from raypipe.execution import local
 from raypipe.execution.conductor.batches import Counts
 from raypipe.execution.conductor.conductor import Snapshot
@@ -31,9 +31,9 @@ from raypipe.plan.plan import Plan, inbox
 from raypipe.results import Result
 from raypipe.run.commit import Commit
 from raypipe.run.spending_history import Spending
-from raypipe.security.file_modes import are_files_shared, close_to_others, owner_only
-from raypipe.storage.paths import Place, reach, reason
-from raypipe.storage.remote_run_folder import AnyFolder, folder_at
+from raypipe.security.file_modes import are_files_shared, owner_only, restrict_folder
+from raypipe.storage.paths import AnyPath, check_reachable, explain_os_error
+from raypipe.storage.remote_run_folder import AnyRunFolder, run_folder_at
 
 
 def run_plan(
@@ -49,7 +49,7 @@ def run_plan(
     _check_engines(plan, options)
     check_caps(plan, options.caps)
     _check_keys(plan, options)
-    folder = folder_at(options.out)
+    folder = run_folder_at(options.out)
     stop = stop or Stop()
 
     def work() -> Result:
@@ -74,7 +74,7 @@ def retry_plan(
     check_models(plan)
     _check_engines(plan, options)
     check_caps(plan, options.caps)
-    folder = folder_at(options.out)
+    folder = run_folder_at(options.out)
     stop = stop or Stop()
 
     def work() -> Result:
@@ -91,7 +91,7 @@ def retry_plan(
 
 
 @contextmanager
-def _held(folder: AnyFolder, stop: Stop, is_shared: bool) -> Generator[None]:
+def _held(folder: AnyRunFolder, stop: Stop, is_shared: bool) -> Generator[None]:
     """The folder is this run's inside, and only then; a store may let wait for it."""
     with owner_only(is_shared), ExitStack() as stack:
         with stop.phase(Phase.HOLD):
@@ -123,10 +123,10 @@ def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Comm
         with stop.phase(Phase.COMMIT):
             is_committed = commit(outcome, manifest)
     except OSError as error:
-        problem = f"cannot be written ({reason(error)}); mend that and run the same command again"
+        problem = f"cannot be written ({explain_os_error(error)}); mend that and run the same command again"
         raise OutputError(f"the output folder {folder.path} {problem}") from None
     if outcome.halted_for:
-        raise stopped_by(outcome.halted_for, _kept(manifest, folder, is_committed))
+        raise stop_error(outcome.halted_for, _kept(manifest, folder, is_committed))
     result = Result(folder.path)
     _check_steps(plan, result)
     return result
@@ -146,16 +146,16 @@ def _check_steps(plan: Plan, result: Result) -> None:
             raise StepFailedError(f"{what}: {said}; {way}")
 
 
-def _prepared(plan: Plan, options: RunOptions, commit: Commit, calls: Place, stop: Stop) -> tuple[RunSetup, Spending]:
+def _prepared(plan: Plan, options: RunOptions, commit: Commit, calls: AnyPath, stop: Stop) -> tuple[RunSetup, Spending]:
     folder = commit.folder
     try:
         with stop.phase(Phase.COMPACT):
-            reach(calls)
+            check_reachable(calls)
             calls.mkdir(parents=True, exist_ok=True)
-            close_to_others(calls)
+            restrict_folder(calls)
             compact(calls, folder.owner)
     except OSError as error:
-        raise OutputError(f"the call log {calls} cannot be written: {reason(error)}") from None
+        raise OutputError(f"the call log {calls} cannot be written: {explain_os_error(error)}") from None
     with stop.phase(Phase.INDEX):
         index = load_index(calls, known=not options.fresh)
         spending = Spending(folder, calls, plan)
@@ -165,7 +165,7 @@ def _prepared(plan: Plan, options: RunOptions, commit: Commit, calls: Place, sto
     return RunSetup(run, plan, index, spent, commit.only), spending
 
 
-def _kept(manifest: dict[str, Any], folder: AnyFolder, is_committed: bool) -> str:
+def _kept(manifest: dict[str, Any], folder: AnyRunFolder, is_committed: bool) -> str:
     rows = sum(leaf["rows"] for leaf in manifest["leaves"].values())
     kept = f"{rows:,} finished rows are in" if is_committed else "the rows of an earlier run stay as they were in"
     return f"; {kept} {folder.path}"

@@ -15,8 +15,8 @@ from raypipe.contracts.llm import TOOL
 from raypipe.limits import Amount
 from raypipe.models.prices import cost_usd
 from raypipe.plan.plan import Plan
-from raypipe.storage.paths import Place, parquet, write_whole
-from raypipe.storage.remote_run_folder import AnyFolder
+from raypipe.storage.paths import AnyPath, open_parquet_at, write_atomically
+from raypipe.storage.remote_run_folder import AnyRunFolder
 
 _SUMMED = ("calls_sent", "input_tokens", "output_tokens")
 _COLUMNS = ["step", "model", "input_tokens", "output_tokens"]
@@ -25,7 +25,7 @@ _COLUMNS = ["step", "model", "input_tokens", "output_tokens"]
 class Spending:
     """Of the runs into one folder. The call log must be compacted."""
 
-    def __init__(self, folder: AnyFolder, calls: Place, plan: Plan) -> None:
+    def __init__(self, folder: AnyRunFolder, calls: AnyPath, plan: Plan) -> None:
         self._calls = calls if calls == folder.calls.absolute() else None
         self._note = folder.own / "spent.json"
         self._plan = plan
@@ -49,7 +49,7 @@ class Spending:
         total = Amount(**noted["all"]) + Amount(calls, asked, written, usd)
         unanswered = noted["unanswered"] + sum(model["calls_unanswered"] for model in models)
         fields = {"calls": total.calls, "input_tokens": total.input_tokens, "output_tokens": total.output_tokens}
-        write_whole(self._note, orjson.dumps({"all": fields | {"usd": total.usd}, "unanswered": unanswered}))
+        write_atomically(self._note, orjson.dumps({"all": fields | {"usd": total.usd}, "unanswered": unanswered}))
 
     def _noted(self) -> dict[str, Any]:
         """What is noted; nothing where the note is not as a run writes it."""
@@ -62,7 +62,7 @@ class Spending:
     def _logged(self) -> Amount:
         total = Amount()
         for path in sorted(self._calls.glob("calls-*.parquet")) if self._calls is not None else ():
-            table = parquet(path).read(_COLUMNS)
+            table = open_parquet_at(path).read(_COLUMNS)
             sums = table.group_by(["step", "model"]).aggregate(
                 [("input_tokens", "sum"), ("output_tokens", "sum"), ("step", "count")]
             )

@@ -23,7 +23,7 @@ _FRONT = re.compile(r"\s*---(?:\r\n|\r|\n)([\S\s]*?)(?:\r\n|\r|\n)---[ \t]*(?:\r
 _NAMING = frozenset(("data_files", "data_dir"))
 
 
-def what_leads_away(path: str) -> str | None:
+def find_outside_reference(path: str) -> str | None:
     """What a note says that its folder alone does not decide, or why it is not read; `None` where it is harmless."""
     with open(path, encoding="utf-8", errors="replace") as file:
         text = file.read(_MOST_BYTES + 1)

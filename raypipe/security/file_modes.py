@@ -64,7 +64,7 @@ def _enter() -> None:
         _blocks.count += 1
 
 
-def close_to_others(folder: object) -> None:
+def restrict_folder(folder: object) -> None:
     """Let nobody else into a folder that is there already, where files are private and the system lets us."""
     if isinstance(folder, Path) and _blocks.count:
         with suppress(OSError):  # it belongs to somebody else, or its disk knows no modes

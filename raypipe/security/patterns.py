@@ -14,8 +14,8 @@ import re
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, cast
 
-from raypipe.errors import RowError, shortened
-from raypipe.security.re2_syntax import Untranslatable, expanded_size, translated
+from raypipe.errors import RowError, shorten
+from raypipe.security.re2_syntax import Untranslatable, expanded_size, to_re2
 
 DEADLINE_S = 2.0
 """Longest that a search without a bound of its own may take."""
@@ -93,7 +93,7 @@ class Pattern:
         try:
             found = getattr(self._tried, how)(text, timeout=DEADLINE_S, concurrent=True)
         except TimeoutError:
-            problem = f"the pattern {shortened(repr(self.pattern))} took longer than {DEADLINE_S:g} s on a text of"
+            problem = f"the pattern {shorten(repr(self.pattern))} took longer than {DEADLINE_S:g} s on a text of"
             advice = "write it without repetitions inside repetitions, look-around and back references"
             raise RowError(f"{problem} {len(text)} characters; {advice}", kind="pattern") from None
         return None if found is None else Match(found[0], found.groups())
@@ -113,7 +113,7 @@ class Pattern:
         try:
             return cast("Any", regex).compile(self.pattern, regex.V0)
         except regex.error as error:
-            problem = f"the pattern {shortened(repr(self.pattern))} cannot be searched with a deadline: {error}"
+            problem = f"the pattern {shorten(repr(self.pattern))} cannot be searched with a deadline: {error}"
             raise RowError(problem, kind="pattern") from None
 
 
@@ -131,6 +131,6 @@ def _linear(text: str, *, is_ascii: bool) -> Any:
     options.log_errors = False
     options.max_mem = _MOST_MEMORY_BYTES
     try:
-        return re2.compile(translated(text, is_ascii=is_ascii), options)
+        return re2.compile(to_re2(text, is_ascii=is_ascii), options)
     except (Untranslatable, re2.error):
         return None

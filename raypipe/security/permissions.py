@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 from urllib.parse import urlsplit
 
-from raypipe.errors import SpecError, Violation, nearest
-from raypipe.security.dataset_notes import NOTES, what_leads_away
-from raypipe.security.secrets import shown_address
+from raypipe.errors import SpecError, nearest
+from raypipe.security.dataset_notes import NOTES, find_outside_reference
+from raypipe.security.secrets import redact_address
 
 ALLOWED_KEYS = "RAYPIPE_ALLOW_KEYS"
 """Environment variable with pairs like those of `--allow-key`, separated by commas."""
@@ -41,12 +41,12 @@ class Permissions:
     """Environment variables with the hosts that their values may be sent to."""
     hosts: tuple[str, ...] | None = None
     """Hosts that it may name; `None`: any."""
-    said: frozenset[str] = frozenset()
+    trusted: frozenset[str] = frozenset()
     """Texts that stand on the command line."""
 
-    def saying(self, *values: Any) -> Permissions:
+    def trusting(self, *values: Any) -> Permissions:
         """The same where these values are the user's own."""
-        return replace(self, said=self.said | frozenset(text for value in values for text in _texts(value)))
+        return replace(self, trusted=self.trusted | frozenset(text for value in values for text in _texts(value)))
 
     def check_import(self, path: str) -> None:
         """Raises SpecError when nothing may be imported from a dotted path."""
@@ -58,16 +58,16 @@ class Permissions:
     def check_file(self, named: str | os.PathLike[str], where: str, base: str | None = None) -> None:
         """Raises SpecError when a file, a folder or a pattern of files may not be read; relative ones are of `base`."""
         text = os.fspath(named)
-        if text in self.said:
+        if text in self.trusted:
             return
         text = text if base is None or is_address(text) else os.path.join(base, text)
-        folder = folder_allowing(text)
+        folder = folder_to_allow(text)
         real = text if is_address(text) else os.path.realpath(_fixed(os.path.expanduser(text)))
         if not any(real == one or real.startswith(f"{one.rstrip('/')}/") for one in self.folders):
             kept = "its own folder" if self.hosts is None else "its own folder (one from a URL has none)"
             leads = "" if is_address(text) or real == os.path.abspath(text) else f", which leads to {real!r},"
-            problem = f"a file may only name what lies in {kept}, and {shown_address(text)!r}{leads} does not"
-            raise _refused(where, f"{problem}; if you trust it, add --allow-files {shown_address(folder)}")
+            problem = f"a file may only name what lies in {kept}, and {redact_address(text)!r}{leads} does not"
+            raise _refused(where, f"{problem}; if you trust it, add --allow-files {redact_address(folder)}")
 
     def check_folder(self, named: str, where: str) -> None:
         """Raises SpecError when a folder, or what is in it and what that leads to, may not be read.
@@ -75,13 +75,13 @@ class Permissions:
         A README may say which files are a dataset's, and a saved one notes its own: they are to be in the folder.
         """
         self.check_file(named, where)
-        if named in self.said or is_address(named):
+        if named in self.trusted or is_address(named):
             return
         for parent, folders, names in os.walk(os.path.expanduser(named)):
             for name in (*folders, *names):
                 self.check_file(os.path.join(parent, name), where)
             for name in (one for one in names if one in NOTES):
-                problem = what_leads_away(os.path.join(parent, name))
+                problem = find_outside_reference(os.path.join(parent, name))
                 if problem is not None:
                     said = f"{os.path.join(parent, name)!r} {problem}"
                     raise _refused(where, f"{said}; name the files with LoadDataFromFiles")
@@ -89,7 +89,7 @@ class Permissions:
     def check_host(self, address: str, where: str) -> None:
         """Raises SpecError when nothing may be fetched from an address, or sent to it."""
         host = host_of(address)
-        if self.hosts is None or address in self.said or host in self.hosts:
+        if self.hosts is None or address in self.trusted or host in self.hosts:
             return
         problem = f"a file that is not your own may not name the host {host!r}"
         raise _refused(where, f"{problem}; if you trust it, add --allow-host {host}")
@@ -100,17 +100,17 @@ class Permissions:
         `own`: hosts of the provider that the key is for, or patterns such as `*.host`.
         """
         host = host_of(address)
-        if is_loopback(host) or address in self.said or any(fnmatchcase(host, one) for one in own):
+        if is_loopback(host) or address in self.trusted or any(fnmatchcase(host, one) for one in own):
             return
-        if (name, host) in (*self.keys, *key_pairs(os.environ.get(ALLOWED_KEYS, "").split(","))):
+        if (name, host) in (*self.keys, *parse_key_pairs(os.environ.get(ALLOWED_KEYS, "").split(","))):
             return
         problem = f"a file may not send the value of {name} to the host {host!r}"
         way = f"add --allow-key {name}={host}, or set {ALLOWED_KEYS}={name}={host}"
         raise _refused(where, f"{problem}; if that is where it belongs, {way}")
 
-    def check_said(self, value: Any, where: str) -> None:
+    def check_trusted(self, value: Any, where: str) -> None:
         """Raises SpecError unless all texts in a value stand on the command line."""
-        if not set(_texts(value)) <= self.said:
+        if not set(_texts(value)) <= self.trusted:
             raise _refused(where, "a file may not say how a store is reached; give it on the command line with --set")
 
     def check_engine_option(self, name: str, where: str) -> None:
@@ -156,7 +156,7 @@ def permitted(permissions: Permissions | None) -> Generator[None]:
         _current.reset(token)
 
 
-def current() -> Permissions | None:
+def current_permissions() -> Permissions | None:
     """What may be reached by what is made now; `None`: everything."""
     return _current.get()
 
@@ -165,7 +165,7 @@ def current() -> Permissions | None:
 class Reach:
     """What a thing may reach later, as it was when it was made. It does not tell one thing from another."""
 
-    permissions: Permissions | None = field(default_factory=current)
+    permissions: Permissions | None = field(default_factory=current_permissions)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Reach)
@@ -174,24 +174,24 @@ class Reach:
         return 0
 
 
-def reach_of(thing: object) -> Permissions | None:
+def permissions_of(thing: object) -> Permissions | None:
     """What a thing may reach that a file described; `None`: everything."""
     return getattr(thing, "_reach", Reach(None)).permissions
 
 
 def check_file(named: str | os.PathLike[str], where: str, base: str | None = None) -> None:
     """`Permissions.check_file`, of what is made now."""
-    if (permissions := current()) is not None:
+    if (permissions := current_permissions()) is not None:
         permissions.check_file(named, where, base)
 
 
-def folder_permissions(folders: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+def resolve_folders(folders: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     """Folders that a user allows, as `Permissions` holds them."""
     texts = [os.fspath(folder) for folder in folders]
     return tuple(text if is_address(text) else os.path.realpath(os.path.expanduser(text)) for text in texts)
 
 
-def folder_allowing(text: str) -> str:
+def folder_to_allow(text: str) -> str:
     """What `--allow-files` has to say so that a path, a pattern or an address may be read."""
     if is_address(text):
         return text.rpartition("/")[0]
@@ -199,7 +199,7 @@ def folder_allowing(text: str) -> str:
     return real if os.path.isdir(real) else os.path.dirname(real)
 
 
-def key_pairs(said: Iterable[str]) -> tuple[tuple[str, str], ...]:
+def parse_key_pairs(said: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """Pairs written `NAME=HOST`. Raises SpecError for what is none."""
     pairs: list[tuple[str, str]] = []
     for text in filter(None, map(str.strip, said)):
@@ -256,4 +256,4 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def _refused(where: str, problem: str) -> SpecError:
-    return SpecError(violations=[Violation(where, problem)])
+    return SpecError.of(where, problem)

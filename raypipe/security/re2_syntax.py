@@ -33,7 +33,7 @@ class Untranslatable(Exception):
     """RE2 has no words for it, or others."""
 
 
-def translated(pattern: str, *, is_ascii: bool) -> str:
+def to_re2(pattern: str, *, is_ascii: bool) -> str:
     """The pattern for RE2, for texts of ASCII or for any. Raises Untranslatable."""
     try:
         tree = _tree(pattern)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import SplitResult, parse_qsl, quote, quote_plus, unquote, urlsplit, urlunsplit
 
-HIDDEN = "[secret]"
+REDACTED = "[secret]"
 _MISTAKEN = frozenset(("api_key_env", "headers_env", "params_env"))
 """Options for names of variables, in which people write the key itself."""
 _HOLDING = frozenset(("engine", "extra", "options", "storage_options"))
@@ -44,7 +44,7 @@ def is_secret_option(name: str) -> bool:
     return _SECRET_NAME.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)) is not None
 
 
-def shown_address(address: str, every: bool = False) -> str:
+def redact_address(address: str, every: bool = False) -> str:
     """An address without user, password, and what looks like a secret in its query (`every`: all that is in it)."""
     if "://" not in address:
         return address
@@ -55,20 +55,20 @@ def _shown(address: str, every: bool) -> str:
     try:
         parts, pairs = _parts(address)
     except ValueError:
-        return f"{address.partition('://')[0]}://{HIDDEN}"
-    host = f"{HIDDEN}@{parts.netloc.rpartition('@')[2]}" if "@" in parts.netloc else parts.netloc
-    shown = [(name, HIDDEN if every or is_secret_name(name) else _shown_value(value)) for name, value in pairs]
+        return f"{address.partition('://')[0]}://{REDACTED}"
+    host = f"{REDACTED}@{parts.netloc.rpartition('@')[2]}" if "@" in parts.netloc else parts.netloc
+    shown = [(name, REDACTED if every or is_secret_name(name) else _shown_value(value)) for name, value in pairs]
     query = parts.query if shown == pairs else "&".join(f"{name}={value}" for name, value in shown)
     path, query = _PARAMETER.sub(_shown_parameter, parts.path), _PARAMETER.sub(_shown_parameter, query)
-    return urlunsplit(parts._replace(netloc=host, path=path, query=query, fragment=HIDDEN if parts.fragment else ""))
+    return urlunsplit(parts._replace(netloc=host, path=path, query=query, fragment=REDACTED if parts.fragment else ""))
 
 
 def _shown_value(value: str) -> str:
-    return HIDDEN if _secrets_of_address(value) else value
+    return REDACTED if _secrets_of_address(value) else value
 
 
 def _shown_parameter(found: re.Match[str]) -> str:
-    return f";{found[1]}={HIDDEN}" if is_secret_name(unquote(found[1])) else found[0]
+    return f";{found[1]}={REDACTED}" if is_secret_name(unquote(found[1])) else found[0]
 
 
 def _parts(address: str) -> tuple[SplitResult, list[tuple[str, str]]]:
@@ -79,7 +79,7 @@ def _parts(address: str) -> tuple[SplitResult, list[tuple[str, str]]]:
     return parts, parse_qsl(parts.query, keep_blank_values=True)
 
 
-def hidden(value: Any) -> Any:
+def redact(value: Any) -> Any:
     """Plain data with what is given under the name of a secret, and what addresses carry, taken out.
 
     What stands in several places is looked through once, so that a few references do not become billions of values.
@@ -93,27 +93,27 @@ def _hidden(value: Any, seen: dict[int, Any]) -> Any:
     if isinstance(value, Mapping):
         names = seen[id(value)] = dict[Any, Any]()
         for name, item in cast("Mapping[Any, Any]", value).items():
-            names[name] = HIDDEN if _is_kept(name, item) else _hidden(item, seen)
+            names[name] = REDACTED if _is_kept(name, item) else _hidden(item, seen)
         return names
     if isinstance(value, list | tuple):
         items = seen[id(value)] = list[Any]()
         items += [_hidden(item, seen) for item in cast("list[Any]", value)]
         return items
-    return shown_address(value) if isinstance(value, str) and _ADDRESS.match(value) else value
+    return redact_address(value) if isinstance(value, str) and _ADDRESS.match(value) else value
 
 
-def shown_option(name: str, value: Any) -> Any:
+def redact_option(name: str, value: Any) -> Any:
     """The value of an option as messages show it."""
     if is_secret_option(name):
-        return HIDDEN if value else value
+        return REDACTED if value else value
     if name in _MISTAKEN and not (isinstance(value, str) and value.isidentifier()):
-        return value if value is None or isinstance(value, Mapping) else HIDDEN
+        return value if value is None or isinstance(value, Mapping) else REDACTED
     if name in _HOLDING and not isinstance(value, Mapping):
-        return HIDDEN
-    return hidden(value) if isinstance(value, str | Mapping) else value
+        return REDACTED
+    return redact(value) if isinstance(value, str | Mapping) else value
 
 
-def holds_hidden(value: Any) -> bool:
+def is_redacted(value: Any) -> bool:
     """Whether a secret was taken out of plain data, or out of an address in it."""
     return _holds_hidden(value, set())
 
@@ -125,20 +125,22 @@ def _holds_hidden(value: Any, seen: set[int]) -> bool:
         seen.add(id(value))
         items: Any = cast("Mapping[Any, Any]", value).values() if isinstance(value, Mapping) else value
         return any(_holds_hidden(item, seen) for item in items)
-    return isinstance(value, str) and (value == HIDDEN or ("://" in value and HIDDEN in value and "\n" not in value))
+    return isinstance(value, str) and (
+        value == REDACTED or ("://" in value and REDACTED in value and "\n" not in value)
+    )
 
 
 def _is_kept(name: Any, value: Any) -> bool:
     return isinstance(name, str) and isinstance(value, str) and value != "" and is_secret_name(name)
 
 
-def secrets_in(value: Any) -> list[str]:
+def find_secrets(value: Any) -> list[str]:
     """What `hidden` takes out."""
     if isinstance(value, Mapping):
         plain = cast("Mapping[Any, Any]", value)
-        return [one for name, item in plain.items() for one in ([item] if _is_kept(name, item) else secrets_in(item))]
+        return [one for name, item in plain.items() for one in ([item] if _is_kept(name, item) else find_secrets(item))]
     if isinstance(value, list | tuple):
-        return [one for item in cast("list[Any]", value) for one in secrets_in(item)]
+        return [one for item in cast("list[Any]", value) for one in find_secrets(item)]
     return _secrets_of_address(value) if isinstance(value, str) and "://" in value else []
 
 
@@ -158,7 +160,7 @@ def _secrets_of_address(address: str, levels: int = _MOST_LEVELS) -> list[str]:
     return [one for one in found if one]
 
 
-def without(text: str, secrets: Iterable[str], shown: str = HIDDEN) -> str:
+def remove_secrets(text: str, secrets: Iterable[str], shown: str = REDACTED) -> str:
     """A text without secrets, in any of the forms in which a server or a library may repeat them."""
     for secret in secrets:
         if len(secret) < _SHORTEST:

@@ -13,7 +13,7 @@ from pathlib import Path
 from raypipe.errors import InputError, OutputError
 
 
-def links_in(folder: Path, skipped: Sequence[str] = ()) -> Iterator[Path]:
+def find_links(folder: Path, skipped: Sequence[str] = ()) -> Iterator[Path]:
     """The links in a folder, at any depth; what stands in it under the names `skipped` is not looked into."""
     for parent, folders, files in os.walk(folder):
         yield from (Path(parent, name) for name in (*folders, *files) if os.path.islink(os.path.join(parent, name)))
@@ -21,17 +21,17 @@ def links_in(folder: Path, skipped: Sequence[str] = ()) -> Iterator[Path]:
             folders[:] = [name for name in folders if name not in skipped]
 
 
-def check_written(folder: Path, skipped: Sequence[str] = ()) -> None:
+def check_no_links(folder: Path, skipped: Sequence[str] = ()) -> None:
     """Raises OutputError for a folder that is to be written to and holds a link."""
-    for link in links_in(folder, skipped):
+    for link in find_links(folder, skipped):
         problem = f"leads to {os.readlink(link)!r}, and no run makes such a link; nothing is written through it"
         raise OutputError(f"the link {link} {problem}: remove it, or name another folder with --out")
 
 
-def check_given_away(folder: Path) -> None:
+def check_no_outside_links(folder: Path) -> None:
     """Raises InputError for a folder that is to be copied or sent and holds a link that leads out of it."""
     real = os.path.realpath(folder)
-    for link in links_in(folder):
+    for link in find_links(folder):
         if not os.path.realpath(link).startswith(f"{real}/"):
             problem = f"leads out of the folder of the run ({os.readlink(link)!r})"
             raise InputError(f"the link {link} {problem}; put the file itself there, or remove the link")

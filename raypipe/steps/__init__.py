@@ -11,7 +11,7 @@ from typing import Any
 from raypipe.contracts.distilabel_names import instead_of, missing
 from raypipe.contracts.imports import found_at, imported
 from raypipe.contracts.step import Step as AnyStep
-from raypipe.errors import SpecError, Violation, nearest
+from raypipe.errors import SpecError, nearest
 
 REGISTRY: dict[str, str] = {
     "Aggregate": "raypipe.contracts.step:Aggregate",
@@ -95,9 +95,9 @@ def resolve(type_name: str) -> type[AnyStep]:
     if type_name not in REGISTRY and not {".", ":"} & set(type_name):
         hint = f"is unknown{nearest(type_name, list(REGISTRY))}; a type of your own is written module:Class"
         instead = instead_of(type_name)
-        raise SpecError(violations=[Violation(where, f"is not in raypipe; {instead}" if instead else hint)])
+        raise SpecError.of(where, f"is not in raypipe; {instead}" if instead else hint)
     found = found_at(REGISTRY[type_name]) if type_name in REGISTRY else imported(type_name)
     if not (isinstance(found, type) and issubclass(found, AnyStep)):
         problem = f"is no step but a {type(found).__name__}; name a subclass of Step or a function decorated with @step"
-        raise SpecError(violations=[Violation(where, problem)])
+        raise SpecError.of(where, problem)
     return found

@@ -20,8 +20,8 @@ from uuid import uuid4
 
 import orjson
 
-from raypipe.errors import OutputError, SpecError, Violation
-from raypipe.storage.paths import P, Place, Remote, reason, upload
+from raypipe.errors import OutputError, SpecError
+from raypipe.storage.paths import AnyPath, P, RemotePath, explain_os_error, upload
 
 ARTIFACTS = "artifacts"
 """The folder of a run in which they are."""
@@ -52,7 +52,7 @@ class Artifact(Generic[P]):
         return sorted(found for found in self.path.rglob("*") if found.is_file() and found != mine)
 
 
-def artifacts_in(folder: Path) -> Iterator[Artifact[Path]]:
+def list_artifacts(folder: Path) -> Iterator[Artifact[Path]]:
     """The artifacts of a run, by step and name, from its folder `artifacts`."""
     for step in sorted(folder.glob("*")):
         for path in sorted(step.glob("*")):
@@ -60,10 +60,10 @@ def artifacts_in(folder: Path) -> Iterator[Artifact[Path]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Artifacts:
+class ArtifactStore:
     """Where a step's artifacts are kept."""
 
-    folder: Place
+    folder: AnyPath
     """That of the whole run; all workers of a step share it."""
     step: str
 
@@ -81,17 +81,17 @@ class Artifacts:
                 (new / METADATA).write_bytes(said)
                 place = self.folder / self.step / name
                 place.parent.mkdir(parents=True, exist_ok=True)
-                if isinstance(place, Remote):
+                if isinstance(place, RemotePath):
                     _send(new, place / f"{time.time_ns():020d}-{uuid4().hex[:8]}")
                 else:
                     _put(new, place, Path(scratch))
         except OSError as error:
-            problem = f"cannot be written: {reason(error)}; mend that and run the same command again"
+            problem = f"cannot be written: {explain_os_error(error)}; mend that and run the same command again"
             raise OutputError(f"the artifact {name!r} of step {self.step!r} {problem}") from None
 
     def _scratch(self) -> tempfile.TemporaryDirectory[str]:
         """A folder to write in: from beside those of the run it can be renamed among them."""
-        if isinstance(self.folder, Remote):
+        if isinstance(self.folder, RemotePath):
             return tempfile.TemporaryDirectory(prefix="raypipe-")
         unfinished = self.folder.with_name(f"{self.folder.name}-unfinished")
         unfinished.mkdir(parents=True, exist_ok=True)
@@ -101,12 +101,12 @@ class Artifacts:
         where = f"step {self.step!r}"
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             problem = f"saves an artifact as {name!r}; a name has letters, digits, '_', '-' and '.', no other sign"
-            raise SpecError(violations=[Violation(where, problem)])
+            raise SpecError.of(where, problem)
         try:
             return orjson.dumps(dict(metadata), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
         except TypeError as error:
             problem = f"saves the artifact {name!r} with metadata that JSON cannot hold: {error}"
-            raise SpecError(violations=[Violation(where, problem)]) from None
+            raise SpecError.of(where, problem) from None
 
 
 def _put(new: Path, target: Path, scratch: Path) -> None:
@@ -122,16 +122,16 @@ def _put(new: Path, target: Path, scratch: Path) -> None:
             os.rename(target, scratch / f"old-{number}")
 
 
-def _send(new: Path, version: Remote) -> None:
+def _send(new: Path, version: RemotePath) -> None:
     """Bring a folder to a store as a version of its own; the one that is sent last is complete when it is there."""
     files = sorted(found.relative_to(new).as_posix() for found in new.rglob("*") if found.is_file())
     for name in sorted(files, key=lambda name: name == METADATA):
         upload(new / name, version / name)
 
 
-def versions_in(folder: Remote) -> dict[tuple[str, str], Remote]:
+def find_latest_versions(folder: RemotePath) -> dict[tuple[str, str], RemotePath]:
     """Of each artifact that was sent to a store, by step and name, the version that is the last of those complete."""
-    found: dict[tuple[str, str], Remote] = {}
+    found: dict[tuple[str, str], RemotePath] = {}
     for file in folder.rglob(METADATA):
         step, name, *below = file.relative_to(folder).parts
         if len(below) == 2:
@@ -139,9 +139,9 @@ def versions_in(folder: Remote) -> dict[tuple[str, str], Remote]:
     return found
 
 
-def keep_others(before: Path, now: Path) -> None:
+def copy_missing_artifacts(before: Path, now: Path) -> None:
     """Bring the artifacts that only an earlier run wrote beside those of this one. Raises OSError."""
-    for artifact in artifacts_in(before):
+    for artifact in list_artifacts(before):
         target = now / artifact.step / artifact.name
         if not target.exists():
             shutil.copytree(artifact.path, target, symlinks=True)

@@ -23,14 +23,14 @@ import orjson
 from raypipe.concurrency.background import start_thread
 from raypipe.concurrency.interruption import pause
 from raypipe.errors import OutputError, RaypipeError
-from raypipe.storage.paths import Remote
+from raypipe.storage.paths import RemotePath
 
 _LEAVE_S = 10.0
 """How long a write that does not get through may hold up the end of a run."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rhythm:
+class LeaseTiming:
     """How often a holder writes, and how it is watched."""
 
     beat_s: float = 4.0
@@ -39,15 +39,15 @@ class Rhythm:
     look_s: float = 0.5
 
 
-class StoreLock:
+class RemoteLock:
     """The lock of one run on `folder`, as an object at `place`; `lost` is called when another run has it."""
 
     def __init__(
         self,
-        place: Remote,
-        folder: Remote,
+        place: RemotePath,
+        folder: RemotePath,
         lost: Callable[[], None],
-        rhythm: Rhythm = Rhythm(),
+        rhythm: LeaseTiming = LeaseTiming(),
         machine: str = "",
     ) -> None:
         """`machine`: what this one is called among holders; by default what no other is."""

@@ -24,8 +24,8 @@ from urllib.parse import urlsplit
 from raypipe.concurrency.background import start_thread
 from raypipe.concurrency.interruption import checkpoint
 from raypipe.concurrency.threads import DaemonThreads
-from raypipe.errors import InfrastructureError, InputError, OutputError, SpecError, Violation
-from raypipe.security.secrets import shown_address
+from raypipe.errors import InfrastructureError, InputError, OutputError, SpecError
+from raypipe.security.secrets import redact_address
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,7 +43,7 @@ _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Remote:
+class RemotePath:
     """A file or folder in an object store; folders need not be made. Raises OSError as a `Path` does."""
 
     scheme: str
@@ -53,8 +53,8 @@ class Remote:
     def __str__(self) -> str:
         return f"{self.scheme}://{self.path}"
 
-    def __truediv__(self, name: str) -> Remote:
-        return Remote(self.scheme, f"{self.path}/{name}")
+    def __truediv__(self, name: str) -> RemotePath:
+        return RemotePath(self.scheme, f"{self.path}/{name}")
 
     @property
     def name(self) -> str:
@@ -65,8 +65,8 @@ class Remote:
         return PurePosixPath(self.name).suffix
 
     @property
-    def parent(self) -> Remote:
-        return Remote(self.scheme, self.path.rpartition("/")[0])
+    def parent(self) -> RemotePath:
+        return RemotePath(self.scheme, self.path.rpartition("/")[0])
 
     @property
     def bucket(self) -> str:
@@ -79,10 +79,10 @@ class Remote:
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
         return _store(self.scheme, self.bucket, endpoint, region)
 
-    def with_name(self, name: str) -> Remote:
+    def with_name(self, name: str) -> RemotePath:
         return self.parent / name
 
-    def absolute(self) -> Remote:
+    def absolute(self) -> RemotePath:
         return self
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
@@ -110,7 +110,7 @@ class Remote:
         found = self.store.get_file_info(fs.FileSelector(self.path, allow_not_found=True, recursive=is_deep))
         return sorted(type(self)(self.scheme, one.path) for one in found if one.is_file)
 
-    def relative_to(self, folder: Remote) -> PurePosixPath:
+    def relative_to(self, folder: RemotePath) -> PurePosixPath:
         return PurePosixPath(self.path).relative_to(folder.path)
 
     def open(self, mode: str) -> Any:
@@ -136,7 +136,7 @@ class Remote:
             if not missing_ok:
                 raise
 
-    def copy_to(self, target: Remote) -> None:
+    def copy_to(self, target: RemotePath) -> None:
         """Copy a file within the store."""
         store = self.store
         if store.get_file_info([self.path])[0].size <= _MOST_COPIED_BYTES:
@@ -146,22 +146,22 @@ class Remote:
             _pour(source, sink)
 
 
-Place = Path | Remote
-P = TypeVar("P", Path, Remote)
+AnyPath = Path | RemotePath
+P = TypeVar("P", Path, RemotePath)
 
 
-def place_of(named: str | Path | Remote) -> Place:
+def parse_path(named: str | Path | RemotePath) -> AnyPath:
     """The place that a user names: a path, or the URI of one. Raises SpecError for what is neither."""
-    if isinstance(named, Remote):
+    if isinstance(named, RemotePath):
         return named
     text = str(named)
     if isinstance(named, Path) and re.match(r"(s3|gs|file):/", text):
-        shown = shown_address(text.replace(":/", "://", 1), every=True)
+        shown = redact_address(text.replace(":/", "://", 1), every=True)
         raise _refused(shown, "is the URI of a folder made a Path, which takes a slash away; give it as a text")
     if "://" not in text:
         return Path(named)
     parts = urlsplit(text)
-    where = shown_address(text, every=True)
+    where = redact_address(text, every=True)
     if parts.scheme == "file":
         return Path(parts.path)
     if parts.scheme not in SCHEMES:
@@ -174,11 +174,11 @@ def place_of(named: str | Path | Remote) -> Place:
     path = f"{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
     if not parts.netloc or "//" in path or path == parts.netloc:
         raise _refused(where, f"is not the folder of a bucket; write {parts.scheme}://bucket/folder")
-    return Remote(parts.scheme, path)
+    return RemotePath(parts.scheme, path)
 
 
 def _refused(where: str, problem: str) -> SpecError:
-    return SpecError(violations=[Violation(f"the place {where}", problem)])
+    return SpecError.of(f"the place {where}", problem)
 
 
 @lru_cache
@@ -200,7 +200,7 @@ def _store(scheme: str, bucket: str, endpoint: str, region: str) -> Any:
     )
 
 
-def identity_of(place: Remote) -> str:
+def address_identity(place: RemotePath) -> str:
     """Stands for a place: the same on every machine, another one for another endpoint."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     return f"{place} {endpoint if place.scheme == 's3' else ''}"
@@ -209,7 +209,7 @@ def identity_of(place: Remote) -> str:
 # Whether a store is there, and what is wrong with it.
 
 
-def reach(place: Place) -> None:
+def check_reachable(place: AnyPath) -> None:
     """Return when the store of a place answers, within half a minute; a place here is left to be tried.
 
     Raises OutputError when there is no such bucket or it may not be read, InfrastructureError when nothing answers.
@@ -234,7 +234,7 @@ def reach(place: Place) -> None:
         raise OutputError(f"{place} cannot be used: there is no bucket {place.bucket!r}; make it, or name another one")
     if isinstance(answer, OSError):
         kind = InfrastructureError if "NETWORK" in str(answer) or isinstance(answer, TimeoutError) else OutputError
-        raise kind(f"{place} cannot be used: {reason(answer)}")
+        raise kind(f"{place} cannot be used: {explain_os_error(answer)}")
 
 
 _REASONS = (
@@ -247,7 +247,7 @@ _REASONS = (
 )
 
 
-def reason(error: OSError) -> str:
+def explain_os_error(error: OSError) -> str:
     """Why something could not be read or written, in words that hold no key."""
     said = error.strerror or str(error)
     for sign, words in _REASONS:
@@ -262,25 +262,25 @@ def reason(error: OSError) -> str:
 # Files of any place.
 
 
-def parquet(place: Place | str) -> Any:
+def open_parquet_at(place: AnyPath | str) -> Any:
     """The Parquet file at a place, opened: a `ParquetFile`, no column of which has an extension type of anybody's."""
     from raypipe.security.untrusted_tables import open_parquet
 
-    place = place_of(place)
+    place = parse_path(place)
     if isinstance(place, Path):
         return open_parquet(place, pre_buffer=False)  # else every row group is held until the end of the file
     return open_parquet(place.path, place.store)
 
 
 @contextmanager
-def reading(place: Place | str) -> Generator[None]:
+def reading(place: AnyPath | str) -> Generator[None]:
     """What reads a file of a run inside. Raises InputError, naming it, for a damaged file."""
     import pyarrow as pa
 
     try:
         yield
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        said = reason(error) if isinstance(error, OSError) else str(error).partition("\n")[0]
+        said = explain_os_error(error) if isinstance(error, OSError) else str(error).partition("\n")[0]
         problem = f"cannot be read ({said}): it is cut, damaged or something else"
         remedy = "run the pipeline again, which takes from the call log what was paid for"
         raise InputError(f"the file {place} {problem}; {remedy}") from None
@@ -288,15 +288,15 @@ def reading(place: Place | str) -> Generator[None]:
 
 def for_arrow(paths: Sequence[str]) -> tuple[list[str], Any]:
     """Files of one run in the words of pyarrow: their paths, and the file system that they are in."""
-    places = [place_of(path) for path in paths]
-    remote = [place for place in places if isinstance(place, Remote)]
+    places = [parse_path(path) for path in paths]
+    remote = [place for place in places if isinstance(place, RemotePath)]
     return ([place.path for place in remote], remote[0].store) if remote else (list(paths), None)
 
 
 @contextmanager
-def whole(place: Place) -> Generator[Any]:
+def replacing(place: AnyPath) -> Generator[Any]:
     """What to write a small file to so that a reader sees the old or the new content: a path, or a file in memory."""
-    if isinstance(place, Remote):
+    if isinstance(place, RemotePath):
         content = BytesIO()
         yield content
         place.write_bytes(content.getbuffer())
@@ -306,29 +306,29 @@ def whole(place: Place) -> Generator[Any]:
     os.replace(temporary, place)
 
 
-def write_whole(place: Place, content: bytes) -> None:
+def write_atomically(place: AnyPath, content: bytes) -> None:
     """Write a small file so that a reader sees the old or the new content."""
-    if isinstance(place, Remote):
+    if isinstance(place, RemotePath):
         place.write_bytes(content)
         return
-    with whole(place) as file:
+    with replacing(place) as file:
         file.write_bytes(content)
 
 
-def upload(file: Path, target: Remote) -> None:
+def upload(file: Path, target: RemotePath) -> None:
     """Bring a file of this machine to a store."""
     with file.open("rb") as source, target.open("wb") as sink:
         _pour(source, sink)
 
 
-def download(source: Remote, file: Path) -> None:
+def download(source: RemotePath, file: Path) -> None:
     """Bring a file of a store to this machine."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with source.store.open_input_stream(source.path) as stream, file.open("wb") as sink:
         _pour(stream, sink)
 
 
-def file_here(place: Place, folder: Path) -> str:
+def local_file(place: AnyPath, folder: Path) -> str:
     """The path of a file, one elsewhere brought to `folder`."""
     if isinstance(place, Path):
         return str(place)
@@ -342,13 +342,13 @@ def _pour(source: Any, sink: Any) -> None:
         sink.write(chunk)
 
 
-def remove(places: Iterable[Remote]) -> None:
+def remove_files(places: Iterable[RemotePath]) -> None:
     """Remove files; one that is gone already is fine."""
-    for _ in each(lambda place: place.unlink(missing_ok=True), list(places)):
+    for _ in map_concurrently(lambda place: place.unlink(missing_ok=True), list(places)):
         pass
 
 
-def each(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+def map_concurrently(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """What `work` makes of each item, in order, some at a time: a store answers many as fast as one."""
     with DaemonThreads(min(_AT_ONCE, len(items) or 1)) as threads:
         for start in range(0, len(items), 4 * _AT_ONCE):

@@ -16,20 +16,28 @@ from uuid import uuid4
 
 import orjson
 
-from raypipe.concurrency.interruption import uncut
+from raypipe.concurrency.interruption import uninterrupted
 from raypipe.errors import OutputError
-from raypipe.storage.artifacts import ARTIFACTS, versions_in
-from raypipe.storage.paths import Place, Remote, each, identity_of, reach, reason, remove
-from raypipe.storage.run_files import files_of
+from raypipe.storage.artifacts import ARTIFACTS, find_latest_versions
+from raypipe.storage.paths import (
+    AnyPath,
+    RemotePath,
+    address_identity,
+    check_reachable,
+    explain_os_error,
+    map_concurrently,
+    remove_files,
+)
+from raypipe.storage.run_files import list_files
 from raypipe.storage.run_folder import MARK, Layout, RunFolder
 
 _OUTPUTS = ("data", "failures", ARTIFACTS)
 
 
-class StoreFolder(Layout[Remote]):
+class RemoteRunFolder(Layout[RemotePath]):
     """One output folder in an object store."""
 
-    def __init__(self, path: Remote) -> None:
+    def __init__(self, path: RemotePath) -> None:
         super().__init__(path)
         self.check_held: Callable[[], None] = lambda: None
         """Raises OutputError when another run has taken the folder, OSError."""
@@ -37,11 +45,11 @@ class StoreFolder(Layout[Remote]):
     @property
     def owner(self) -> str:
         """Stands for this folder in names of call log segments."""
-        return blake2b(identity_of(self.path).encode(), digest_size=6).hexdigest()
+        return blake2b(address_identity(self.path).encode(), digest_size=6).hexdigest()
 
     def check(self) -> None:
         """Raises OutputError when the folder holds something else than a run, InfrastructureError when it is away."""
-        reach(self.path)
+        check_reachable(self.path)
         if (self.own / "mark").exists():
             return
         if self.path.exists():
@@ -54,12 +62,12 @@ class StoreFolder(Layout[Remote]):
 
         Raises OutputError, InfrastructureError when the store cannot be reached.
         """
-        from raypipe.storage.lock import StoreLock
+        from raypipe.storage.lock import RemoteLock
 
         try:
             self.check()
             (self.own / "mark").write_bytes(MARK.encode())
-            lock = StoreLock(self.own / "lock", self.path, lost)
+            lock = RemoteLock(self.own / "lock", self.path, lost)
             lock.take()
             try:
                 self.check_held = lock.check
@@ -67,12 +75,12 @@ class StoreFolder(Layout[Remote]):
             finally:
                 lock.release()
         except OSError as error:
-            raise OutputError(f"the output folder {self.path} cannot be used: {reason(error)}") from None
+            raise OutputError(f"the output folder {self.path} cannot be used: {explain_os_error(error)}") from None
 
     def start_over(self) -> None:
         """Remove what an earlier run left uncommitted. Raises OSError."""
         self.clear()
-        remove(self._stray(self.committed()))
+        remove_files(self._stray(self.committed()))
 
     def committed(self) -> dict[str, Any]:
         """The manifest of the run that stands here; empty when none does. Raises OSError, OutputError."""
@@ -84,11 +92,11 @@ class StoreFolder(Layout[Remote]):
             problem = "is damaged, so it does not say which files count; remove it to start anew"
             raise OutputError(f"{self.manifest} {problem}") from None
 
-    def files(self, name: str) -> list[Remote]:
+    def files(self, name: str) -> list[RemotePath]:
         """The committed files of a leaf (`data/<leaf>`) or of the failures, in order."""
         manifest = self.committed()
         entries = [*manifest["leaves"].values(), manifest["failures"]]
-        return [file for entry in entries if entry["path"] == name for file in files_of(self.path, entry)]
+        return [file for entry in entries if entry["path"] == name for file in list_files(self.path, entry)]
 
     def commit(self, manifest: dict[str, Any], spec: bytes, keeps_artifacts: bool) -> None:
         """Put rows, failures and artifacts of the work folder in place of what the manifest lists that stands there.
@@ -103,9 +111,9 @@ class StoreFolder(Layout[Remote]):
         (self.path / "pipeline.yaml").write_bytes(spec)
         said = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
         self.check_held()
-        with uncut():
+        with uninterrupted():
             self.manifest.write_bytes(said)
-        remove(self._stray(manifest))
+        remove_files(self._stray(manifest))
         self.clear()
 
     def _placed(self, name: str, prefix: str) -> list[str]:
@@ -118,34 +126,34 @@ class StoreFolder(Layout[Remote]):
 
     def _placed_artifacts(self) -> dict[str, str]:
         """The new artifacts: where each is in the run folder, by step and name."""
-        found = versions_in(self.work / ARTIFACTS)
+        found = find_latest_versions(self.work / ARTIFACTS)
         placed = {f"{step}/{name}": f"{ARTIFACTS}/{step}/{name}/{made.name}" for (step, name), made in found.items()}
         pairs = zip(found.values(), placed.values(), strict=True)
         copies = [(made, self.path / place) for made, place in pairs]
         _copy([(file, target / str(file.relative_to(made))) for made, target in copies for file in made.rglob("*")])
         return placed
 
-    def _stray(self, manifest: dict[str, Any]) -> list[Remote]:
+    def _stray(self, manifest: dict[str, Any]) -> list[RemotePath]:
         """Outputs that a manifest does not list."""
         entries = [*manifest.get("leaves", {}).values(), *filter(None, [manifest.get("failures")])]
-        listed = {file for entry in entries for file in files_of(self.path, entry)}
+        listed = {file for entry in entries for file in list_files(self.path, entry)}
         kept = [f"{self.path.path}/{place}/" for place in manifest.get(ARTIFACTS, {}).values()]
         there = chain.from_iterable((self.path / name).rglob("*") for name in _OUTPUTS)
         return [one for one in there if one not in listed and not one.path.startswith(tuple(kept))]
 
     def clear(self) -> None:
         """Remove the work folder. Raises OSError."""
-        remove(self.work.rglob("*"))
+        remove_files(self.work.rglob("*"))
 
 
-AnyFolder = RunFolder | StoreFolder
+AnyRunFolder = RunFolder | RemoteRunFolder
 
 
-def folder_at(place: Place) -> AnyFolder:
+def run_folder_at(place: AnyPath) -> AnyRunFolder:
     """The run folder at a place."""
-    return StoreFolder(place) if isinstance(place, Remote) else RunFolder(place)
+    return RemoteRunFolder(place) if isinstance(place, RemotePath) else RunFolder(place)
 
 
-def _copy(pairs: list[tuple[Remote, Remote]]) -> None:
-    for _ in each(lambda pair: pair[0].copy_to(pair[1]), pairs):
+def _copy(pairs: list[tuple[RemotePath, RemotePath]]) -> None:
+    for _ in map_concurrently(lambda pair: pair[0].copy_to(pair[1]), pairs):
         pass

@@ -17,16 +17,16 @@ import orjson
 from raypipe.errors import InputError
 from raypipe.security.dataset_notes import is_name
 from raypipe.storage.artifacts import ARTIFACTS, METADATA, Artifact
-from raypipe.storage.paths import Place, Remote, download, each
+from raypipe.storage.paths import AnyPath, RemotePath, download, map_concurrently
 
 
-def files_of(folder: Remote, entry: Mapping[str, Any]) -> list[Remote]:
+def list_files(folder: RemotePath, entry: Mapping[str, Any]) -> list[RemotePath]:
     """The files of a leaf or of the failures, in order; of a folder that was copied there, all that there are."""
     place = folder / entry["path"]
     return [place / name for name in entry["files"]] if "files" in entry else list(place.glob("part-*.parquet"))
 
 
-def artifacts_of(folder: Remote, manifest: Mapping[str, Any]) -> Iterator[Artifact[Remote]]:
+def list_remote_artifacts(folder: RemotePath, manifest: Mapping[str, Any]) -> Iterator[Artifact[RemotePath]]:
     """The artifacts of a run, by step and name. Raises InputError for what would lie outside of the run's folder."""
     listed = manifest.get(ARTIFACTS) or {}
     for named, place in sorted(cast("dict[str, Any]", listed).items() if isinstance(listed, dict) else ()):
@@ -40,14 +40,14 @@ def _stays_inside(path: str) -> bool:
     return all(map(is_name, path.split("/")))
 
 
-def _outside(folder: Remote, named: str) -> InputError:
+def _outside(folder: RemotePath, named: str) -> InputError:
     return InputError(
         f"{folder} has the artifact {named!r}, which no run writes: it leads out of its folder; remove it"
     )
 
 
 @dataclass(frozen=True)
-class Here:
+class LocalCopy:
     """A committed run in a folder of this machine."""
 
     path: Path
@@ -55,26 +55,26 @@ class Here:
 
 
 @contextmanager
-def here(place: Place, manifest: Mapping[str, Any]) -> Generator[Here]:
+def local_copy(place: AnyPath, manifest: Mapping[str, Any]) -> Generator[LocalCopy]:
     """A committed run as a folder of this machine; one elsewhere is fetched into a folder that is not kept."""
     if isinstance(place, Path):
-        yield Here(place, manifest)
+        yield LocalCopy(place, manifest)
         return
     with tempfile.TemporaryDirectory(prefix="raypipe-") as name:
         folder = Path(name)
         fetched = dict(_fetched(place, manifest))
-        for _ in each(lambda pair: download(pair[0], folder / pair[1]), list(fetched.items())):
+        for _ in map_concurrently(lambda pair: download(pair[0], folder / pair[1]), list(fetched.items())):
             pass
         (folder / "manifest.json").write_bytes(orjson.dumps(manifest))
-        yield Here(folder, manifest)
+        yield LocalCopy(folder, manifest)
 
 
-def _fetched(place: Remote, manifest: Mapping[str, Any]) -> Iterator[tuple[Remote, str]]:
+def _fetched(place: RemotePath, manifest: Mapping[str, Any]) -> Iterator[tuple[RemotePath, str]]:
     """Each file that counts, and where it is in a folder of this machine."""
     for entry in [*manifest["leaves"].values(), manifest["failures"]]:
-        for number, file in enumerate(files_of(place, entry)):
+        for number, file in enumerate(list_files(place, entry)):
             yield file, f"{entry['path']}/part-{number:05d}.parquet"
-    for one in artifacts_of(place, manifest):
+    for one in list_remote_artifacts(place, manifest):
         for file in (*one.files, one.path / METADATA):
             below = file.path.removeprefix(f"{one.path.path}/")
             if not _stays_inside(below):  # a store takes any name

@@ -19,12 +19,12 @@ from typing import Any, Generic
 
 import orjson
 
-from raypipe.concurrency.interruption import pause, uncut
+from raypipe.concurrency.interruption import pause, uninterrupted
 from raypipe.errors import OutputError
-from raypipe.security.file_modes import close_to_others
-from raypipe.security.symlinks import check_written
-from raypipe.storage.artifacts import ARTIFACTS, keep_others
-from raypipe.storage.paths import P, write_whole
+from raypipe.security.file_modes import restrict_folder
+from raypipe.security.symlinks import check_no_links
+from raypipe.storage.artifacts import ARTIFACTS, copy_missing_artifacts
+from raypipe.storage.paths import P, write_atomically
 
 MARK = "raypipe run folder 1\n"
 _ENDING_S, _LOOK_EVERY_S = 5.0, 0.1
@@ -61,7 +61,7 @@ class RunFolder(Layout[Path]):
         if self.path.is_dir() and not (self.own / "mark").exists() and any(self.path.iterdir()):
             problem = "is not empty and holds no raypipe run; it is left as it is, name another folder with --out"
             raise OutputError(f"the output folder {self.path} {problem}")
-        check_written(self.path, [ARTIFACTS])
+        check_no_links(self.path, [ARTIFACTS])
 
     @contextmanager
     def held(self, lost: Callable[[], None] = lambda: None) -> Generator[None]:
@@ -72,7 +72,7 @@ class RunFolder(Layout[Path]):
         self.check()
         try:
             self.own.mkdir(parents=True, exist_ok=True)
-            close_to_others(self.path)
+            restrict_folder(self.path)
             (self.own / "mark").write_text(MARK)
             lock = os.open(self.own / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
@@ -122,12 +122,12 @@ class RunFolder(Layout[Path]):
         What the work folder does not have is gone then, but for artifacts that are to be kept. Raises OSError.
         """
         if keeps_artifacts:
-            keep_others(self.path / ARTIFACTS, self.work / ARTIFACTS)
+            copy_missing_artifacts(self.path / ARTIFACTS, self.work / ARTIFACTS)
         said = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
-        with uncut():
+        with uninterrupted():
             self._move(["data", "failures", ARTIFACTS])
-            write_whole(self.path / "pipeline.yaml", spec)
-            write_whole(self.manifest, said)
+            write_atomically(self.path / "pipeline.yaml", spec)
+            write_atomically(self.manifest, said)
         self.clear()
 
     def _move(self, names: Sequence[str]) -> None:

@@ -11,20 +11,20 @@ import pyarrow.parquet as pq
 
 from raypipe.concurrency.interruption import checkpoint
 from raypipe.row import ANCESTORS, LINEAGE, OUTPUT_LINEAGE, PARENT_ID, PATH, POSITION, ROW_ID, SOURCE_ID
-from raypipe.storage.paths import Place, Remote, parquet, whole
+from raypipe.storage.paths import AnyPath, RemotePath, open_parquet_at, replacing
 from raypipe.values.arrays import (
     ARROW_ERRORS,
     AS_IS,
-    array_of,
-    as_is,
+    as_is_array,
     is_writable,
-    listed,
-    restored,
-    text_of,
-    values_of,
+    restore_as_is,
+    sets_to_lists,
+    to_array,
+    to_text,
+    to_values,
 )
 from raypipe.values.byte_bounds import Bounds
-from raypipe.values.selection import rows_at, size_bytes, split
+from raypipe.values.selection import size_bytes, split, take_rows
 
 LINEAGE_SCHEMA = pa.schema(
     [
@@ -39,7 +39,7 @@ LINEAGE_SCHEMA = pa.schema(
 ROWS_PER_FILE = 500_000
 
 
-def unified_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
+def unify_schemas(schemas: Sequence[pa.Schema]) -> pa.Schema:
     """The schema that rows of all `schemas` fit; columns in order of first appearance."""
     distinct = list(dict.fromkeys(schemas))
     if len(distinct) == 1:
@@ -78,7 +78,7 @@ def _conform_column(table: pa.Table, field: pa.Field) -> Any:
     if column.type.equals(field.type):
         return column
     if pa.types.is_string(field.type) and not pa.types.is_null(column.type):
-        return pa.array([text_of(value) for value in values_of(column)], pa.string())
+        return pa.array([to_text(value) for value in to_values(column)], pa.string())
     try:
         return column.cast(field.type)
     except ARROW_ERRORS:
@@ -115,23 +115,23 @@ def _carrying(table: pa.Table, types: Mapping[str, pa.DataType]) -> pa.Table:
         elif pa.types.is_null(column.type):
             columns[name] = pa.nulls(table.num_rows, kind)
         else:
-            columns[name] = as_is(column.to_pylist())
+            columns[name] = as_is_array(column.to_pylist())
     return pa.table(columns)
 
 
-def settled(table: pa.Table) -> pa.Table:
+def settle_types(table: pa.Table) -> pa.Table:
     """The same rows as they are written: values that were carried as they are get the type they have in common.
 
     What has a type that files do not have is text there; see `is_writable`.
     """
     for index, field in enumerate(table.schema):
         if not is_writable(field.type):
-            values = [listed(value) for value in values_of(table.column(index))]
-            table = table.set_column(index, field.name, array_of(values))
+            values = [sets_to_lists(value) for value in to_values(table.column(index))]
+            table = table.set_column(index, field.name, to_array(values))
     return table
 
 
-def packed(table: pa.Table) -> pa.Buffer:
+def to_ipc(table: pa.Table) -> pa.Buffer:
     """A table in Arrow's own format, without what it is a slice of."""
     stream = pa.BufferOutputStream()
     with pa.ipc.new_stream(stream, table.schema) as writer:
@@ -139,19 +139,19 @@ def packed(table: pa.Table) -> pa.Buffer:
     return stream.getvalue()
 
 
-def unpacked(content: pa.Buffer | bytes) -> pa.Table:
+def from_ipc(content: pa.Buffer | bytes) -> pa.Table:
     """A table that this run packed."""
-    return restored(pa.ipc.open_stream(content).read_all())
+    return restore_as_is(pa.ipc.open_stream(content).read_all())
 
 
-def write_part(place: Place, table: pa.Table) -> None:
+def write_part(place: AnyPath, table: pa.Table) -> None:
     """Write one file so that a reader sees all of it or none. Raises OSError."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    with whole(place) as file, part_writer(file, table.schema) as writer:
+    with replacing(place) as file, open_part_writer(file, table.schema) as writer:
         write_groups(writer, table)
 
 
-def part_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
+def open_part_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
     """Of a file that is read once and removed: what packs fast is better there than what packs well."""
     return pq.ParquetWriter(file, schema, compression="lz4", use_dictionary=False, write_statistics=False)
 
@@ -162,7 +162,7 @@ def write_groups(writer: pq.ParquetWriter, table: pa.Table) -> None:
         writer.write_table(group)
 
 
-def output_columns(table: pa.Table) -> pa.Table:
+def to_output_columns(table: pa.Table) -> pa.Table:
     """User columns, then lineage as it is written to the output (identities as hexadecimal text)."""
     own = [name for name in table.column_names if name not in LINEAGE]
     ids = _hexadecimal(table.column(ROW_ID).combine_chunks())
@@ -206,7 +206,7 @@ def _ends(lists: pa.ListArray) -> tuple[pa.Array, pa.Array]:
     return lists.values.take(first), lists.values.take(last)
 
 
-def sorted_by_source(table: pa.Table) -> pa.Table:
+def sort_by_source(table: pa.Table) -> pa.Table:
     """Rows by source position, then by place among their siblings."""
     if table.num_rows < 2:
         return table
@@ -215,23 +215,23 @@ def sorted_by_source(table: pa.Table) -> pa.Table:
     positions = table.column(POSITION).to_pylist()
     paths = table.column(PATH).to_pylist()
     order = sorted(range(table.num_rows), key=lambda row: (positions[row], paths[row]))
-    return table if order == list(range(table.num_rows)) else rows_at(table, order)
+    return table if order == list(range(table.num_rows)) else take_rows(table, order)
 
 
-def schema_of_parts(paths: Sequence[Place]) -> pa.Schema:
+def read_common_schema(paths: Sequence[AnyPath]) -> pa.Schema:
     """The schema that rows of all files fit."""
-    return unified_schema([parquet(path).schema_arrow for path in paths])
+    return unify_schemas([open_parquet_at(path).schema_arrow for path in paths])
 
 
-def tables_in(path: Place, schema: pa.Schema) -> Iterator[pa.Table]:
+def read_tables(path: AnyPath, schema: pa.Schema) -> Iterator[pa.Table]:
     """The rows of a file under `schema`, row group after row group."""
-    with parquet(path) as file:
+    with open_parquet_at(path) as file:
         for number in range(file.num_row_groups):
             checkpoint()
             yield conform(file.read_row_group(number), schema)
 
 
-def write_dataset(tables: Iterable[pa.Table], folder: Place, schema: pa.Schema, bounds: Bounds | None = None) -> int:
+def write_dataset(tables: Iterable[pa.Table], folder: AnyPath, schema: pa.Schema, bounds: Bounds | None = None) -> int:
     """Rows as files `part-00000.parquet`, … of one schema, which the tables have. Returns the number of rows.
 
     Without any row there is one file, so that readers find the columns.
@@ -249,7 +249,7 @@ def write_dataset(tables: Iterable[pa.Table], folder: Place, schema: pa.Schema, 
 class _Files:
     """The files of a dataset, one after the other."""
 
-    def __init__(self, folder: Place, schema: pa.Schema) -> None:
+    def __init__(self, folder: AnyPath, schema: pa.Schema) -> None:
         self._folder, self._schema = folder, schema
         self._writer: pq.ParquetWriter | None = None
         self._number = self._rows = self._bytes = 0
@@ -277,15 +277,15 @@ class _Files:
             self._writer, self._rows, self._bytes, self._number = None, 0, 0, self._number + 1
 
     def _opened(self) -> pq.ParquetWriter:
-        store = self._folder.store if isinstance(self._folder, Remote) else None
+        store = self._folder.store if isinstance(self._folder, RemotePath) else None
         packed: Any = [name for name in self._schema.names if name not in OUTPUT_LINEAGE]
         path = _in_store(self._folder / f"part-{self._number:05d}.parquet")
         return pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=packed, filesystem=store)
 
 
-def _in_store(place: Place) -> Any:
+def _in_store(place: AnyPath) -> Any:
     """A file in the words of pyarrow: its path, where it is elsewhere the one in its store."""
-    return place.path if isinstance(place, Remote) else place
+    return place.path if isinstance(place, RemotePath) else place
 
 
 def _gathered(tables: Iterable[pa.Table], most_bytes: int) -> Iterator[pa.Table]:

@@ -27,7 +27,7 @@ class _Refused(Exception):
     """Why a type cannot be taken."""
 
 
-def admitted(table: pa.Table, where: str) -> pa.Table:
+def admit_table(table: pa.Table, where: str) -> pa.Table:
     """The same rows, without lineage. Raises InputError, which names `where`, the column and its type."""
     check_names(table.column_names, where)
     table = table.drop_columns([name for name in table.column_names if name in RESERVED])

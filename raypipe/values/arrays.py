@@ -21,23 +21,23 @@ from raypipe.values import exact
 ARROW_ERRORS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, TypeError, ValueError)
 
 
-def type_named(name: str) -> pa.DataType | None:
+def parse_arrow_type(name: str) -> pa.DataType | None:
     """The Arrow type called `name` (`string`, `int64`, `double`, `bool`, `list<…>`); `None` for `""`."""
     if not name:
         return None
     if name.startswith("list<") and name.endswith(">"):
-        inner = type_named(name[5:-1])
+        inner = parse_arrow_type(name[5:-1])
         return None if inner is None else pa.list_(inner)
     return pa.type_for_alias(name)
 
 
-def array_of(values: Sequence[Any], type_name: str = "") -> pa.Array:
+def to_array(values: Sequence[Any], type_name: str = "") -> pa.Array:
     """Python values as an Arrow array, of the named type where they fit it."""
-    wanted = type_named(type_name)
+    wanted = parse_arrow_type(type_name)
     made = _fitting(values, wanted)
     if made is None and wanted is not None and not pa.types.is_string(wanted):
         made = _fitting(values, None)
-    return pa.array([text_of(value) for value in values], pa.string()) if made is None else made
+    return pa.array([to_text(value) for value in values], pa.string()) if made is None else made
 
 
 def _fitting(values: Sequence[Any], wanted: pa.DataType | None) -> pa.Array | None:
@@ -81,16 +81,16 @@ def _is_safe(kind: pa.DataType) -> bool:
 _OCTETS = frozenset({bytes, bytearray, memoryview})
 
 
-def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+def to_rows(table: pa.Table) -> list[dict[str, Any]]:
     """The rows as Python values; a moment or a duration that Python has no value for is a text."""
     try:
         return table.to_pylist()
     except (OverflowError, ValueError, pa.ArrowException):
-        columns = [values_of(column) for column in table.columns]
+        columns = [to_values(column) for column in table.columns]
         return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def values_of(column: pa.ChunkedArray) -> list[Any]:
+def to_values(column: pa.ChunkedArray) -> list[Any]:
     """The same of one column."""
     try:
         return column.to_pylist()
@@ -122,7 +122,7 @@ def _said(number: int, kind: Any) -> str:
     return f"{np.datetime64(number, unit)}{'Z' if getattr(kind, 'tz', None) else ''}"
 
 
-def text_of(value: Any) -> str | None:
+def to_text(value: Any) -> str | None:
     """A value as text: `None` and texts as they are, everything else as JSON.
 
     What JSON cannot say is said in words: NaN, other objects, the halves of a character (as their escapes).
@@ -156,17 +156,17 @@ def _sayable(value: Any) -> Any:
 
 def _in_words(value: Any) -> Any:
     if isinstance(value, set | frozenset):
-        return listed(cast("set[Any]", value))
+        return sets_to_lists(cast("set[Any]", value))
     return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
-def listed(value: Any) -> Any:
+def sets_to_lists(value: Any) -> Any:
     """The same value with lists in place of sets, in an order that does not depend on the process."""
     if isinstance(value, set | frozenset):
-        return [listed(item) for item in sorted(cast("set[Any]", value), key=exact.written)]
+        return [sets_to_lists(item) for item in sorted(cast("set[Any]", value), key=exact.dumps)]
     if isinstance(value, dict):
-        return {key: listed(item) for key, item in cast("dict[Any, Any]", value).items()}
-    return [listed(item) for item in cast("list[Any]", value)] if isinstance(value, list | tuple) else value
+        return {key: sets_to_lists(item) for key, item in cast("dict[Any, Any]", value).items()}
+    return [sets_to_lists(item) for item in cast("list[Any]", value)] if isinstance(value, list | tuple) else value
 
 
 def is_writable(kind: pa.DataType, depth: int = 0) -> bool:
@@ -187,7 +187,7 @@ _MOST_NESTED = 24
 
 class _AsIsScalar(pa.ExtensionScalar):  # pyright: ignore[reportUntypedBaseClass]
     def as_py(self, **_: Any) -> Any:
-        return None if self.value is None else exact.read(self.value.as_py())
+        return None if self.value is None else exact.loads(self.value.as_py())
 
 
 class AsIs(pa.ExtensionType):  # pyright: ignore[reportUntypedBaseClass]
@@ -218,7 +218,7 @@ class AsIs(pa.ExtensionType):  # pyright: ignore[reportUntypedBaseClass]
 AS_IS = AsIs()
 
 
-def restored(table: pa.Table) -> pa.Table:
+def restore_as_is(table: pa.Table) -> pa.Table:
     """A table that comes from another process of the run, with the columns that were carried as they are."""
     fields = [_restored(field) for field in table.schema]
     if all(field.type is before.type for field, before in zip(fields, table.schema, strict=True)):
@@ -243,19 +243,19 @@ def _restored(field: pa.Field) -> pa.Field:
 _NAMED = b"ARROW:extension:name"
 
 
-def carried(values: Sequence[Any], type_name: str = "") -> pa.Array:
+def to_lossless_array(values: Sequence[Any], type_name: str = "") -> pa.Array:
     """Values on their way between steps: what the next step reads does not depend on which ones travel together.
 
     They have the named type where they fit it; without a name, the type of their one kind (texts, integers, …).
     """
-    wanted = type_named(type_name)
+    wanted = parse_arrow_type(type_name)
     if wanted is not None and pa.types.is_string(wanted):
-        return array_of(values, type_name)
+        return to_array(values, type_name)
     if wanted is not None or _is_of_one_kind(values):
         made = _fitting(values, wanted)
         if made is not None:
             return made
-    return as_is(values)
+    return as_is_array(values)
 
 
 def _is_of_one_kind(values: Sequence[Any]) -> bool:
@@ -279,7 +279,7 @@ _MOST_LISTS = 16
 """Lists in one another: readers of Arrow's format take no more than 64 types in one another."""
 
 
-def as_is(values: Iterable[Any]) -> pa.Array:
+def as_is_array(values: Iterable[Any]) -> pa.Array:
     """Plain values, each exactly as it is."""
-    written = [None if value is None else exact.written(value) for value in values]
+    written = [None if value is None else exact.dumps(value) for value in values]
     return pa.ExtensionArray.from_storage(AS_IS, pa.array(written, pa.large_binary()))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, cast
 
-from raypipe.errors import SpecError, Violation
+from raypipe.errors import SpecError
 
 VARIABLE = "RAYPIPE_BATCH_MIB"
 """Environment variable: MiB of rows that travel together; all other bounds are multiples of it."""
@@ -65,7 +65,7 @@ class Bounds:
         return 6 * self.batch_bytes
 
 
-def bounds_here() -> Bounds:
+def read_bounds() -> Bounds:
     """As the environment says. Raises SpecError for what is no number of MiB."""
     said = os.environ.get(VARIABLE, "").strip()
     if not said:
@@ -74,7 +74,7 @@ def bounds_here() -> Bounds:
         problem = (
             f"got {said[:40]!r}; it is a whole number of MiB from 1 to {_MOST_MIB}, {_BATCH_MIB} where it is unset"
         )
-        raise SpecError(violations=[Violation(f"environment variable {VARIABLE!r}", problem)])
+        raise SpecError.of(f"environment variable {VARIABLE!r}", problem)
     size = int(said) * _MIB
     return Bounds(size, 4 * size)
 

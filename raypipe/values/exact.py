@@ -23,7 +23,7 @@ _NUMBERS = frozenset({int, float})
 _write = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
-def written(value: Any) -> bytes:
+def dumps(value: Any) -> bytes:
     """The value as text. Raises TypeError for one that is no plain value, RecursionError for one nested too deep."""
     if _is_json(value):
         try:
@@ -48,7 +48,7 @@ def _is_json(value: Any) -> bool:
     return not others or (others <= {dict, list} and all(map(_is_json, items)))
 
 
-def read(text: bytes) -> Any:
+def loads(text: bytes) -> Any:
     """The value that was written. Raises ValueError for a text that was written by nobody here."""
     try:
         return json.loads(text, object_hook=_untagged) if _SIGN in text else json.loads(text)

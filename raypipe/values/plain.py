@@ -37,7 +37,7 @@ class NotPlainError(Exception):
     """A value that means no plain value; the message begins with what it is."""
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """The plain value that `value` means.
 
     Raises NotPlainError, and whatever code of the value's own raises.

@@ -24,7 +24,7 @@ _MOST_COPIED_BYTES = 512 << 20
 Numbers = Sequence[int] | np.ndarray
 
 
-def rows_at(table: pa.Table, places: Numbers) -> pa.Table:
+def take_rows(table: pa.Table, places: Numbers) -> pa.Table:
     """The rows at `places`, in this order; one of nulls where a place is negative."""
     at = np.asarray(places, np.int64)
     if not _may_be_large(table, len(at)):
@@ -32,14 +32,14 @@ def rows_at(table: pa.Table, places: Numbers) -> pa.Table:
     return pa.Table.from_arrays([_values_at(column, at) for column in table.columns], schema=table.schema)
 
 
-def rows_where(table: pa.Table, is_chosen: np.ndarray | Sequence[bool]) -> pa.Table:
+def filter_rows(table: pa.Table, is_chosen: np.ndarray | Sequence[bool]) -> pa.Table:
     """The rows for which it is true."""
     mask = np.asarray(is_chosen, bool)
     if mask.all():
         return table
     if not _may_be_large(table, len(mask)):
         return table.filter(pa.array(mask))
-    return rows_at(table, np.flatnonzero(mask))
+    return take_rows(table, np.flatnonzero(mask))
 
 
 def split(table: pa.Table, most_rows: int, most_bytes: int) -> Iterator[pa.Table]:
@@ -50,7 +50,7 @@ def split(table: pa.Table, most_rows: int, most_bytes: int) -> Iterator[pa.Table
         start = end
 
 
-def first_rows(table: pa.Table, most_rows: int, most_bytes: int) -> int:
+def count_fitting_rows(table: pa.Table, most_rows: int, most_bytes: int) -> int:
     """How many rows from the first on have no more rows and bytes; none where the first is larger."""
     if table.num_rows <= most_rows and size_bytes(table) <= most_bytes:
         return table.num_rows

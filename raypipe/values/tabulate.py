@@ -17,7 +17,7 @@ ARROW_ERRORS = (pa.ArrowException, OverflowError, TypeError, ValueError)
 _SHOWN = 60
 
 
-def table_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str], place: Callable[[int], str]) -> pa.Table:
+def to_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str], place: Callable[[int], str]) -> pa.Table:
     """A table with the columns `names`; what a row does not have is null in it.
 
     Raises InputError, naming column and row, for values without a common type.
@@ -29,7 +29,7 @@ def table_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str], place: Cal
     return pa.Table.from_arrays(arrays, names=list(names))
 
 
-def agreed(before: pa.Schema | None, after: pa.Schema, place: str) -> pa.Schema:
+def merge_schemas(before: pa.Schema | None, after: pa.Schema, place: str) -> pa.Schema:
     """The schema that rows of both fit. Raises InputError when a column has no common type."""
     if before is None or before.equals(after):
         return after

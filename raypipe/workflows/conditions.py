@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
 
-from raypipe.errors import RowError, SpecError, Violation, nearest
+from raypipe.errors import RowError, SpecError, nearest
 from raypipe.steps.prompts.to_text import to_text
 from raypipe.workflows.memory import Input, Memory
 
@@ -89,7 +89,7 @@ class ConditionBuilder:
         known = [one.value for one in Expression]
         if expression not in known:
             problem = f"there is no expression {expression!r}{nearest(str(expression), known)}"
-            raise SpecError(violations=[Violation("condition", problem)])
+            raise SpecError.of("condition", problem)
         return Condition(input, Expression(expression), to_text(expected), target_if_not)
 
 

@@ -14,9 +14,9 @@ from urllib.parse import quote, urlsplit
 import orjson
 from pydantic import ConfigDict, Field, field_validator
 
-from raypipe.errors import CallError, Retry, RowError, SpecError, Violation
-from raypipe.security.permissions import current
-from raypipe.security.secrets import hidden, holds_hidden, secrets_in, shown_address, without
+from raypipe.errors import CallError, Retry, RowError, SpecError
+from raypipe.security.permissions import current_permissions
+from raypipe.security.secrets import find_secrets, is_redacted, redact, redact_address, remove_secrets
 from raypipe.steps.answers.structured import Structure, structure_of
 from raypipe.steps.llm.tools import KIND, CustomTool
 from raypipe.workflows.prompts import filled, placeholders
@@ -61,7 +61,7 @@ class HttpRequestTool(CustomTool):
     def _is_web_address(cls, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"url begins with http:// or https:// and a host, got {shown_address(url)!r}")
+            raise ValueError(f"url begins with http:// or https:// and a host, got {redact_address(url)!r}")
         if parts.username is not None or placeholders(parts.netloc):
             raise ValueError("url names a host, without a user and without placeholders")
         return url
@@ -102,17 +102,17 @@ class HttpRequestTool(CustomTool):
 
     def settings(self) -> dict[str, Any]:
         schema = None if self.arguments is None else self.structure().json_schema
-        own = {name: hidden(getattr(self, name)) for name in (*_SENT, *(["params_env"] if self.params_env else []))}
+        own = {name: redact(getattr(self, name)) for name in (*_SENT, *(["params_env"] if self.params_env else []))}
         return super().settings() | own | {"arguments": schema}
 
     @classmethod
     def restored(cls, settings: Mapping[str, Any]) -> Self:
         made = cls(**settings)
         where = f"tool {made.called!r}"
-        if holds_hidden(made.settings()):
+        if is_redacted(made.settings()):
             problem = "was saved without a secret of its address or its parameters; name a variable in params_env"
-            raise SpecError(violations=[Violation(where, problem)])
-        if (permissions := current()) is not None:
+            raise SpecError.of(where, problem)
+        if (permissions := current_permissions()) is not None:
             permissions.check_host(made.url, where)
             for name in made.variables:
                 permissions.check_key(name, made.url, (), where)
@@ -147,12 +147,12 @@ class HttpRequestTool(CustomTool):
         headers = self.headers | {name: _with_value(said) for name, said in self.headers_env.items()}
         params += [(name, _with_value(said)) for name, said in self.params_env.items()]
         secrets = [os.environ[name] for name in self.variables]
-        secrets += [*secrets_in(self.url), *secrets_in(self.params), *secrets_in(self.body)]
+        secrets += [*find_secrets(self.url), *find_secrets(self.params), *find_secrets(self.body)]
         try:
             answer = await fetch(Outgoing(self.method, url, params, headers, body, self.time_limit_s, self.max_bytes))
         except CallError as error:
-            raise CallError(without(str(error), secrets), error.kind, error.retry, error.after_s) from None
-        text = without(answer.text, secrets)
+            raise CallError(remove_secrets(str(error), secrets), error.kind, error.retry, error.after_s) from None
+        text = remove_secrets(answer.text, secrets)
         if not answer.is_good:
             said = " ".join(text.split())[:_SHOWN]
             said = f": {said}" if said else ""

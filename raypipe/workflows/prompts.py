@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from raypipe.errors import SpecError, Violation
+from raypipe.errors import SpecError
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _COMPUTED = re.compile(r"\{\{\s*(\w+)\s*[|.\[(][^{}]*\}\}")
@@ -68,4 +68,4 @@ def read_prompt(path: str | Path, folder: Path) -> str:
 
 
 def _unreadable(problem: str) -> SpecError:
-    return SpecError(violations=[Violation("path", problem)])
+    return SpecError.of("path", problem)

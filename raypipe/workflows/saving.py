@@ -11,8 +11,8 @@ from typing import Any
 
 from raypipe.contracts.imports import found_at, imported, is_importable
 from raypipe.errors import SpecError, Violation
-from raypipe.security.permissions import current
-from raypipe.security.secrets import hidden
+from raypipe.security.permissions import current_permissions
+from raypipe.security.secrets import redact
 from raypipe.steps.answers.structured import structure_of
 from raypipe.steps.llm.tools import CustomTool
 from raypipe.workflows.conditions import Condition, Expression
@@ -64,7 +64,7 @@ def described(workflow: Definition) -> Plain:
         "return_value": list(returned) if isinstance(returned, tuple) else returned,
     }
     if workflow.searches:
-        plain["search_service"] = hidden(asdict(workflow.search_service))
+        plain["search_service"] = redact(asdict(workflow.search_service))
     return plain | {"custom_tools": [_tool(tool) for tool in workflow.tools]} if workflow.tools else plain
 
 
@@ -83,7 +83,7 @@ def parts_of(plain: Mapping[str, Any]) -> Plain:
 
 
 def _service_of(plain: Plain) -> SearchService:
-    service, permissions = SearchService(**plain), current()
+    service, permissions = SearchService(**plain), current_permissions()
     if plain and permissions is not None:
         permissions.check_host(service.base_url, "search_service")
         permissions.check_key(

@@ -17,7 +17,7 @@ import orjson
 
 from raypipe.contracts.llm import Caller
 from raypipe.errors import CallError, Retry, RowError, nearest
-from raypipe.security.secrets import shown_address, without
+from raypipe.security.secrets import redact_address, remove_secrets
 
 KIND = "search"
 """Groups failures of rows for which a search found no way."""
@@ -63,7 +63,7 @@ class SearchService:
         """What is wrong with it, whatever the environment."""
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            shown = shown_address(self.base_url, every=True)
+            shown = redact_address(self.base_url, every=True)
             yield f"set_search: base_url begins with http:// or https:// and a host, got {shown!r}"
         elif parts.username or parts.password or parts.query or parts.fragment:
             yield "set_search: base_url carries more than an address; name the variable with the key in api_key_env"
@@ -97,7 +97,7 @@ class SearchService:
         url = f"{self.base_url.rstrip('/')}/{search.search_type}"
         outgoing = Outgoing("POST", url, (), {"X-API-KEY": key}, asked, _TIMEOUT_S, _MAX_BYTES)
         answer = await fetch(outgoing)
-        text = without(answer.text, [key])
+        text = remove_secrets(answer.text, [key])
         said = " ".join(text.split())[:_SHOWN]
         if answer.is_good:
             return _found(text, search, f"the search at {url} answered with no list of results: {said}")

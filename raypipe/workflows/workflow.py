@@ -14,7 +14,7 @@ from typing import Any, Self
 import orjson
 
 from raypipe.contracts.llm import Caller
-from raypipe.errors import SpecError, Violation
+from raypipe.errors import SpecError
 from raypipe.security.permissions import Permissions, permitted
 from raypipe.workflows import saving
 from raypipe.workflows.checks import check
@@ -50,7 +50,7 @@ class Workflow(Definition):
             made = cls(**saving.parts_of(plain))
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             problem = f"is not in the form that Workflow.save writes ({type(error).__name__}: {error})"
-            raise SpecError(violations=[Violation("workflow", problem)]) from None
+            raise SpecError.of("workflow", problem) from None
         check(made)
         return made
 
@@ -63,6 +63,6 @@ class Workflow(Definition):
         try:
             plain = orjson.loads(Path(path).read_bytes())
         except (OSError, orjson.JSONDecodeError) as error:
-            raise SpecError(violations=[Violation(f"workflow {str(path)!r}", f"cannot be read: {error}")]) from None
+            raise SpecError.of(f"workflow {str(path)!r}", f"cannot be read: {error}") from None
         with permitted(Permissions(imports=tuple(allow_import))):
             return cls.from_dict(plain)

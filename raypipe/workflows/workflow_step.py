@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from pydantic import Field, PrivateAttr, field_serializer, field_validator
 
-from raypipe.concurrency.user_code import BesideLoop
+from raypipe.concurrency.user_code import UserCodeThread
 from raypipe.contracts.imports import imported_function
 from raypipe.contracts.llm import Caller
 from raypipe.contracts.step import Columns, Output, Shape, Step
@@ -49,7 +49,7 @@ class WorkflowStep(Step):
     base_dir: str | None = Field(default=None, exclude=True, repr=False)
     """Folder that files are relative to, by default the working directory."""
 
-    _beside: BesideLoop = PrivateAttr(default_factory=lambda: BesideLoop("workflow"))
+    _beside: UserCodeThread = PrivateAttr(default_factory=lambda: UserCodeThread("workflow"))
 
     def __init__(self, name: str | None = None, /, **fields: Any) -> None:
         workflow, folder = fields.get("workflow"), fields.get("base_dir") or "."

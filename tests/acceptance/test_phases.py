@@ -24,8 +24,8 @@ import pytest
 
 from raypipe.execution.stopping import Phase
 from raypipe.results import Result
-from raypipe.storage.lock import StoreLock
-from raypipe.storage.paths import Remote
+from raypipe.storage.lock import RemoteLock
+from raypipe.storage.paths import RemotePath
 from raypipe.storage.run_folder import RunFolder
 from tests.acceptance.cluster import RunningCluster, running_cluster
 from tests.acceptance.processes import ROOT, await_end
@@ -113,8 +113,8 @@ def a_worker_of_an_earlier_run_writes(stage: Stage) -> None:
 
 
 def a_holder_elsewhere_may_live(stage: Stage) -> None:
-    place = Remote("s3", stage.out.removeprefix("s3://"))
-    lock = StoreLock(place / ".raypipe" / "lock", place, lambda: None, machine="another")
+    place = RemotePath("s3", stage.out.removeprefix("s3://"))
+    lock = RemoteLock(place / ".raypipe" / "lock", place, lambda: None, machine="another")
     (place / ".raypipe" / "mark").write_bytes(b"raypipe run folder 1\n")
     lock.take()
     lock._ended.set()  # pyright: ignore[reportPrivateUsage] - it died

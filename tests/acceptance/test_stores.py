@@ -18,7 +18,7 @@ import pytest
 from raypipe.calls.remote import folder_here
 from raypipe.errors import SpecError, StoppedError
 from raypipe.results import Result
-from raypipe.storage.paths import Remote, place_of
+from raypipe.storage.paths import RemotePath, parse_path
 from tests.acceptance.chain import CONCURRENCY, answer, asked, chain, topics
 from tests.acceptance.processes import ROOT, killed, start, table
 from tests.acceptance.reporting import echo, reporting
@@ -28,9 +28,9 @@ from tests.loopback import serve
 MANY = 150
 
 
-def remote(address: str) -> Remote:
-    place = place_of(address)
-    assert isinstance(place, Remote)
+def remote(address: str) -> RemotePath:
+    place = parse_path(address)
+    assert isinstance(place, RemotePath)
     return place
 
 

@@ -16,15 +16,15 @@ from raypipe.calls.writer import Scribe
 from raypipe.contracts.llm import Completion, Usage
 from raypipe.errors import OutputError
 from raypipe.identity import digest
-from raypipe.storage.paths import Remote, parquet, place_of
+from raypipe.storage.paths import RemotePath, open_parquet_at, parse_path
 
 OWNER, OTHER = "0123456789ab", "ba9876543210"
 
 
 @pytest.fixture
-def calls(bucket: str) -> Iterator[Remote]:
-    place = place_of(f"{bucket}/out/calls")
-    assert isinstance(place, Remote)
+def calls(bucket: str) -> Iterator[RemotePath]:
+    place = parse_path(f"{bucket}/out/calls")
+    assert isinstance(place, RemotePath)
     yield place
     shutil.rmtree(folder_here(place), ignore_errors=True)
 
@@ -37,7 +37,7 @@ def completion(number: int) -> Completion:
     return Completion(f"text {number}", "stop", Usage(1, 3), "some-model")
 
 
-def opened(calls: Remote, owner: str = OWNER) -> SegmentWriter:
+def opened(calls: RemotePath, owner: str = OWNER) -> SegmentWriter:
     return SegmentWriter(folder_here(calls), owner)
 
 
@@ -51,11 +51,11 @@ def die(writer: SegmentWriter) -> None:
     writer.close()
 
 
-def pieces(calls: Remote) -> list[str]:
+def pieces(calls: RemotePath) -> list[str]:
     return [place.name for place in calls.glob("segment-*")]
 
 
-def found(calls: Remote, owner: str = OWNER) -> list[int]:
+def found(calls: RemotePath, owner: str = OWNER) -> list[int]:
     """The calls that a substitute for a worker knows."""
     reader = CallReader(index_with_segments(load_index(calls), calls, owner))
     answers = {number: reader.find(key(number)) for number in range(20)}
@@ -63,12 +63,12 @@ def found(calls: Remote, owner: str = OWNER) -> list[int]:
     return [number for number, answer in answers.items() if answer is not None]
 
 
-def compacted(calls: Remote) -> list[str]:
+def compacted(calls: RemotePath) -> list[str]:
     paths = list(calls.glob("calls-*.parquet"))
-    return [text for path in paths for text in parquet(path).read(["text"]).column(0).to_pylist()]
+    return [text for path in paths for text in open_parquet_at(path).read(["text"]).column(0).to_pylist()]
 
 
-def test_only_what_is_new_is_sent(calls: Remote) -> None:
+def test_only_what_is_new_is_sent(calls: RemotePath) -> None:
     writer = opened(calls)
     send(writer.stem, calls)
     assert pieces(calls) == []
@@ -89,7 +89,7 @@ def test_only_what_is_new_is_sent(calls: Remote) -> None:
     assert found(calls) == [1, 2, 3]
 
 
-def test_what_a_worker_had_not_sent_is_found_on_its_machine(calls: Remote) -> None:
+def test_what_a_worker_had_not_sent_is_found_on_its_machine(calls: RemotePath) -> None:
     writer = opened(calls)
     append(writer, 1)
     send(writer.stem, calls)
@@ -102,7 +102,7 @@ def test_what_a_worker_had_not_sent_is_found_on_its_machine(calls: Remote) -> No
     assert list(folder_here(calls).iterdir()) == []
 
 
-def test_a_frame_that_is_cut_is_not_sent_and_those_before_it_are(calls: Remote) -> None:
+def test_a_frame_that_is_cut_is_not_sent_and_those_before_it_are(calls: RemotePath) -> None:
     writer = opened(calls)
     append(writer, 1, 2)
     [path] = [path for path in sides(writer.stem) if path.stat().st_size > 100]
@@ -113,7 +113,7 @@ def test_a_frame_that_is_cut_is_not_sent_and_those_before_it_are(calls: Remote) 
 
 
 @pytest.mark.parametrize("is_noted", [True, False])
-def test_a_worker_that_died_as_it_sent_counts_once(calls: Remote, is_noted: bool) -> None:
+def test_a_worker_that_died_as_it_sent_counts_once(calls: RemotePath, is_noted: bool) -> None:
     writer = opened(calls)
     append(writer, 1)
     send(writer.stem, calls)
@@ -127,7 +127,7 @@ def test_a_worker_that_died_as_it_sent_counts_once(calls: Remote, is_noted: bool
     assert sorted(compacted(calls)) == ["text 1", "text 2"]
 
 
-def test_workers_of_another_run_are_left_alone(calls: Remote) -> None:
+def test_workers_of_another_run_are_left_alone(calls: RemotePath) -> None:
     theirs, dead = opened(calls, OTHER), opened(calls, OTHER)
     append(theirs, 1)
     append(dead, 2)
@@ -141,7 +141,7 @@ def test_workers_of_another_run_are_left_alone(calls: Remote) -> None:
     assert sorted(compacted(calls)) == ["text 1", "text 2"]
 
 
-def test_a_worker_that_lives_is_waited_for(calls: Remote) -> None:
+def test_a_worker_that_lives_is_waited_for(calls: RemotePath) -> None:
     writer = opened(calls)
     append(writer, 1)
     with pytest.raises(OutputError, match="a worker of an earlier run still writes to it"):
@@ -151,7 +151,7 @@ def test_a_worker_that_lives_is_waited_for(calls: Remote) -> None:
     assert compacted(calls) == ["text 1"]
 
 
-def test_segments_that_were_sent_long_ago_are_removed_from_a_machine(calls: Remote) -> None:
+def test_segments_that_were_sent_long_ago_are_removed_from_a_machine(calls: RemotePath) -> None:
     writer = opened(calls, OTHER)
     append(writer, 1)
     die(writer)
@@ -163,7 +163,7 @@ def test_segments_that_were_sent_long_ago_are_removed_from_a_machine(calls: Remo
     assert found(calls, OTHER) == [1]
 
 
-def test_a_log_is_forgotten_here_and_there(calls: Remote) -> None:
+def test_a_log_is_forgotten_here_and_there(calls: RemotePath) -> None:
     for number in (1, 2):
         writer = opened(calls)
         append(writer, number)
@@ -174,13 +174,13 @@ def test_a_log_is_forgotten_here_and_there(calls: Remote) -> None:
     assert found(calls) == []
 
 
-def test_a_worker_that_closes_has_sent_everything(calls: Remote) -> None:
+def test_a_worker_that_closes_has_sent_everything(calls: RemotePath) -> None:
     asyncio.run(written_by_scribe(calls))
     shutil.rmtree(folder_here(calls))
     assert found(calls) == [1, 2]
 
 
-async def written_by_scribe(calls: Remote, before_end: Callable[[], object] = lambda: None) -> None:
+async def written_by_scribe(calls: RemotePath, before_end: Callable[[], object] = lambda: None) -> None:
     scribe = Scribe(calls, OWNER)
     scribe.open()
     for number in (1, 2):
@@ -189,7 +189,7 @@ async def written_by_scribe(calls: Remote, before_end: Callable[[], object] = la
     await asyncio.to_thread(scribe.close)
 
 
-def test_a_store_that_is_away_at_the_end_loses_nothing(calls: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_away_at_the_end_loses_nothing(calls: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = os.environ["AWS_ENDPOINT_URL"]
     here = folder_here(calls)
     with pytest.raises(OutputError, match=f"the call log {calls} cannot be written: the store cannot be reached"):

@@ -12,8 +12,8 @@ import pytest
 
 from raypipe.errors import InputError, OutputError
 from raypipe.results import Result
-from raypipe.storage.paths import Remote, place_of
-from raypipe.storage.run_files import here
+from raypipe.storage.paths import RemotePath, parse_path
+from raypipe.storage.run_files import local_copy
 from raypipe.storage.run_folder import RunFolder
 from tests.cli.conftest import Command, tiny, written
 
@@ -126,12 +126,12 @@ def test_a_manifest_that_no_run_writes_is_told_in_a_sentence(command: Command, m
     [("../..", "artifacts/a/b/1"), ("a/..", "artifacts/a/b/1"), ("a/b", "../../x"), ("a", "artifacts"), ("a/b", 5)],
 )
 def test_artifacts_of_a_bucket_stay_in_the_folder(bucket: str, named: str, place: Any) -> None:
-    run = place_of(f"{bucket}/out")
-    assert isinstance(run, Remote)
+    run = parse_path(f"{bucket}/out")
+    assert isinstance(run, RemotePath)
     manifest: dict[str, Any] = {"leaves": {}, "failures": {"rows": 0, "path": "failures", "files": []}}
     with (
         pytest.raises(InputError, match="leads out of its folder"),
-        here(run, manifest | {"artifacts": {named: place}}),
+        local_copy(run, manifest | {"artifacts": {named: place}}),
     ):
         pass
 

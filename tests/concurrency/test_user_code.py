@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, field_validator
 
-from raypipe.concurrency.user_code import BesideLoop
+from raypipe.concurrency.user_code import UserCodeThread
 from raypipe.contracts.llm import LLM, Request
 from raypipe.dria.parsing import parse_json
 from raypipe.errors import RowError
@@ -119,7 +119,7 @@ def test_neither_do_patterns_that_are_not_linear(options: dict[str, Any]) -> Non
 
 
 def test_functions_of_one_owner_run_one_after_the_other_and_what_they_raise_is_raised() -> None:
-    beside, running, most = BesideLoop("test"), 0, 0
+    beside, running, most = UserCodeThread("test"), 0, 0
 
     def work(number: int) -> int:
         nonlocal running, most

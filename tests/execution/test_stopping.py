@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from raypipe.concurrency.interruption import checkpoint, pause, uncut
+from raypipe.concurrency.interruption import checkpoint, pause, uninterrupted
 from raypipe.errors import InfrastructureError, StoppedError
 from raypipe.execution.stopping import Phase, Stop
 
@@ -87,13 +87,13 @@ def test_what_must_be_whole_is_done_whole_or_not_begun() -> None:
     stop, steps = Stop(), list[str]()
 
     def work() -> None:
-        with uncut():
+        with uninterrupted():
             steps.append("begun")
             stop.ask()
             stop.ask()
             time.sleep(0.5)
             steps.append("done")
-        with uncut():
+        with uninterrupted():
             steps.append("begun again")
 
     with pytest.raises(StoppedError):

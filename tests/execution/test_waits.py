@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from raypipe.concurrency.deadlines import within
+from raypipe.concurrency.deadlines import run_within
 from raypipe.concurrency.loop_lag import HELD_S, LoopLag, works_for
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ def test_what_takes_too_long_is_given_up() -> None:
         return "late"
 
     with pytest.raises(TimeoutError):
-        asyncio.run(within(0.1, work()))
+        asyncio.run(run_within(0.1, work()))
 
 
 def test_an_answer_that_came_while_the_loop_was_held_up_is_not_late() -> None:
@@ -120,7 +120,7 @@ def test_an_answer_that_came_while_the_loop_was_held_up_is_not_late() -> None:
         await asyncio.sleep(0.01)
         return "in time"
 
-    assert asyncio.run(within(0.4, work())) == "in time"
+    assert asyncio.run(run_within(0.4, work())) == "in time"
 
 
 @works_for("name")

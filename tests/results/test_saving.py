@@ -19,7 +19,7 @@ from raypipe.contracts.llm import LLM
 from raypipe.errors import InfrastructureError, InputError, OutputError, RaypipeError, SpecError
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
-from raypipe.results.card import card, shortened
+from raypipe.results.card import card, shorten_values
 from raypipe.results.hub import Upload
 from raypipe.row import Values
 from raypipe.steps import Filter, LoadDataFromDicts, Step, StepInput, TextGeneration, step
@@ -196,7 +196,7 @@ def test_the_body_of_a_card(result: Result) -> None:
 
 
 def test_long_values_of_a_card_are_cut() -> None:
-    assert shortened({"a": [list(range(12)), b"123"]}) == {"a": [[*range(10), "… (+2 items)"], "(3 bytes)"]}
+    assert shorten_values({"a": [list(range(12)), b"123"]}) == {"a": [[*range(10), "… (+2 items)"], "(3 bytes)"]}
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,9 @@ from raypipe.contracts.llm import LLM
 from raypipe.errors import RaypipeError
 from raypipe.models import OpenAILLM, open_model
 from raypipe.pipeline import Pipeline
-from raypipe.security.secrets import HIDDEN, hidden, is_secret_name, secrets_in, shown_address, without
+from raypipe.security.secrets import REDACTED, find_secrets, is_secret_name, redact, redact_address, remove_secrets
 from raypipe.steps import LoadDataFromDicts, LoadDataFromHub, TextGeneration
-from raypipe.storage.paths import place_of
+from raypipe.storage.paths import parse_path
 from raypipe.workflows import HttpRequestTool, Operator, WorkflowBuilder, WorkflowStep, Write
 from tests.loopback import Loopback, serve
 from tests.workflows.web import Answer, Arrived, Web, serve_web
@@ -203,8 +203,8 @@ def address_of_the_input(stage: Stage) -> None:
             stage.command("run", stage.spec(), option, address, "--engine", "local")
         stage.command("retry", address)
         stage.command("failures", address)
-        stage.play(lambda address=address: place_of(address))
-    stage.play(lambda: place_of(Path(f"s3://{CANARY}:{CANARY}@bucket/x")))
+        stage.play(lambda address=address: parse_path(address))
+    stage.play(lambda: parse_path(Path(f"s3://{CANARY}:{CANARY}@bucket/x")))
 
 
 def address_of_the_endpoint(stage: Stage) -> None:
@@ -239,9 +239,9 @@ def settings_of_the_command_line(stage: Stage) -> None:
     words = ["--engine", stage.engine, "--out", stage.folder / "out", "--max-failed-rows", 9]
     stage.command("run", spec, "--set", f"ask.llm={model}", *words)
     assert (stage.folder / "out" / "manifest.json").is_file()
-    assert HIDDEN in (stage.folder / "out" / "pipeline.yaml").read_text()
+    assert REDACTED in (stage.folder / "out" / "pipeline.yaml").read_text()
     stage.command("retry", stage.folder / "out", "--engine", "local")
-    assert HIDDEN in stage.said[-2], "what was left out is said, not sent"
+    assert REDACTED in stage.said[-2], "what was left out is said, not sent"
     stage.command("run", spec, "--set", f"ask.api_key={CANARY}", "--engine", "local")
     stage.command("run", spec, "--set", f"nobody.api_key={CANARY}", "--engine", "local")
     stage.command("run", spec, "--set", f"ask.llm={model}", "--max-calls", 0, "--engine", "local")
@@ -420,18 +420,18 @@ def test_names_of_secrets_are_known() -> None:
 
 
 def test_addresses_are_shown_without_what_opens_them() -> None:
-    assert shown_address("https://a.example/v1?n=1") == "https://a.example/v1?n=1"
+    assert redact_address("https://a.example/v1?n=1") == "https://a.example/v1?n=1"
     assert (
-        shown_address("https://u:p@a.example/v1?n=1&key=x#f")
-        == f"https://{HIDDEN}@a.example/v1?n=1&key={HIDDEN}#{HIDDEN}"
+        redact_address("https://u:p@a.example/v1?n=1&key=x#f")
+        == f"https://{REDACTED}@a.example/v1?n=1&key={REDACTED}#{REDACTED}"
     )
-    assert shown_address("https://a.example/?n=1", every=True) == f"https://a.example/?n={HIDDEN}"
-    assert shown_address("topics.jsonl") == "topics.jsonl"
+    assert redact_address("https://a.example/?n=1", every=True) == f"https://a.example/?n={REDACTED}"
+    assert redact_address("topics.jsonl") == "topics.jsonl"
     for address in DISGUISED:
-        assert CANARY not in f"{shown_address(address)} {hidden(address)}"
-        assert any(CANARY in secret for secret in secrets_in(address)), address
+        assert CANARY not in f"{redact_address(address)} {redact(address)}"
+        assert any(CANARY in secret for secret in find_secrets(address)), address
     nested = "https://a.example/?u=" * 3000
-    assert CANARY not in shown_address(f"{nested}https://u:{CANARY}@b.example")
+    assert CANARY not in redact_address(f"{nested}https://u:{CANARY}@b.example")
 
 
 @pytest.mark.parametrize(
@@ -443,5 +443,5 @@ def test_addresses_are_shown_without_what_opens_them() -> None:
     ],
 )
 def test_what_carries_no_secret_stays_as_it_is(text: str) -> None:
-    assert hidden(text) == text
-    assert without('say "a\\"b&c d" or a%22b%26c%20d', ['a"b&c d']) == f'say "{HIDDEN}" or {HIDDEN}'
+    assert redact(text) == text
+    assert remove_secrets('say "a\\"b&c d" or a%22b%26c%20d', ['a"b&c d']) == f'say "{REDACTED}" or {REDACTED}'

@@ -13,7 +13,7 @@ from raypipe.errors import OutputError, SpecError
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from raypipe.steps import GeneratorStep, GlobalStep, LoadDataFromDicts, Step, StepInput, StepResources
-from raypipe.storage.artifacts import Artifact, Artifacts, artifacts_in
+from raypipe.storage.artifacts import Artifact, ArtifactStore, list_artifacts
 from tests.books import user_rows
 
 
@@ -63,7 +63,7 @@ def saving(rows: list[dict[str, Any]], **options: Any) -> Pipeline:
 def contents(result: Result) -> dict[str, str]:
     return {
         f"{one.step}/{one.name}/{file.relative_to(one.path)}": file.read_text()
-        for one in artifacts_in(result.artifacts_path)
+        for one in list_artifacts(result.artifacts_path)
         for file in one.files
     }
 
@@ -113,7 +113,7 @@ def test_a_retry_keeps_what_it_does_not_save_again(tmp_path: Path) -> None:
 
 
 def test_workers_that_save_the_same_leave_one_of_them_whole(tmp_path: Path) -> None:
-    artifacts = Artifacts(tmp_path / "artifacts", "step")
+    artifacts = ArtifactStore(tmp_path / "artifacts", "step")
     together = threading.Barrier(4)
 
     def work(number: int) -> None:
@@ -130,7 +130,7 @@ def test_workers_that_save_the_same_leave_one_of_them_whole(tmp_path: Path) -> N
         thread.start()
     for thread in threads:
         thread.join()
-    [artifact] = artifacts_in(tmp_path / "artifacts")
+    [artifact] = list_artifacts(tmp_path / "artifacts")
     assert isinstance(artifact, Artifact)
     assert [file.read_text() for file in artifact.files] == [str(artifact.metadata["worker"])] * 20
     assert list((tmp_path / "artifacts-unfinished").iterdir()) == []
@@ -141,11 +141,11 @@ def test_what_is_not_written_to_its_end_leaves_what_was_there(tmp_path: Path) ->
         (folder / "row").write_text("half")
         raise ValueError("half")
 
-    artifacts = Artifacts(tmp_path / "artifacts", "step")
+    artifacts = ArtifactStore(tmp_path / "artifacts", "step")
     artifacts.save("one", lambda folder: (folder / "row").write_text("whole"), None)
     with pytest.raises(ValueError, match="half"):
         artifacts.save("one", half, None)
-    [artifact] = artifacts_in(tmp_path / "artifacts")
+    [artifact] = list_artifacts(tmp_path / "artifacts")
     assert [file.read_text() for file in artifact.files] == ["whole"]
 
 
@@ -169,7 +169,7 @@ def test_a_name_that_is_none_stops_the_run(name: str, tmp_path: Path) -> None:
 
 def test_metadata_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="step 'one': saves the artifact 'a' with metadata that JSON cannot hold"):
-        Artifacts(tmp_path, "one").save("a", lambda folder: None, {"a": object()})
+        ArtifactStore(tmp_path, "one").save("a", lambda folder: None, {"a": object()})
 
 
 def test_outside_of_a_run_nothing_is_saved_and_that_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

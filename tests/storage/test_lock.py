@@ -9,32 +9,32 @@ import orjson
 import pytest
 
 from raypipe.errors import OutputError
-from raypipe.storage.lock import Rhythm, StoreLock
-from raypipe.storage.paths import Remote, place_of
-from raypipe.storage.remote_run_folder import StoreFolder
+from raypipe.storage.lock import LeaseTiming, RemoteLock
+from raypipe.storage.paths import RemotePath, parse_path
+from raypipe.storage.remote_run_folder import RemoteRunFolder
 
-SOON = Rhythm(beat_s=0.05, silent_s=0.5, look_s=0.02)
+SOON = LeaseTiming(beat_s=0.05, silent_s=0.5, look_s=0.02)
 
 
 @pytest.fixture
-def folder(bucket: str) -> Remote:
-    found = place_of(f"{bucket}/out")
-    assert isinstance(found, Remote)
+def folder(bucket: str) -> RemotePath:
+    found = parse_path(f"{bucket}/out")
+    assert isinstance(found, RemotePath)
     return found
 
 
-def lock(folder: Remote, rhythm: Rhythm = SOON, machine: str = "") -> StoreLock:
-    return StoreLock(folder / ".raypipe/lock", folder, lambda: None, rhythm, machine)
+def lock(folder: RemotePath, rhythm: LeaseTiming = SOON, machine: str = "") -> RemoteLock:
+    return RemoteLock(folder / ".raypipe/lock", folder, lambda: None, rhythm, machine)
 
 
-def change(folder: Remote, **changed: object) -> None:
+def change(folder: RemotePath, **changed: object) -> None:
     """Write the lock as another would."""
     place = folder / ".raypipe/lock"
     place.write_bytes(orjson.dumps(orjson.loads(place.read_bytes()) | {"token": "another"} | changed))
 
 
-def test_a_second_run_of_this_machine_is_refused_with_the_holder(folder: Remote) -> None:
-    one, other = StoreFolder(folder), StoreFolder(folder)
+def test_a_second_run_of_this_machine_is_refused_with_the_holder(folder: RemotePath) -> None:
+    one, other = RemoteRunFolder(folder), RemoteRunFolder(folder)
     with one.held():
         said = f"{folder} is in use by process {os.getpid()} on "
         with pytest.raises(OutputError, match=said), other.held():
@@ -45,8 +45,8 @@ def test_a_second_run_of_this_machine_is_refused_with_the_holder(folder: Remote)
     assert not (folder / ".raypipe/lock").exists()
 
 
-def test_a_process_of_this_machine_that_is_gone_holds_nothing(folder: Remote) -> None:
-    dead, living = lock(folder, Rhythm()), lock(folder, Rhythm())
+def test_a_process_of_this_machine_that_is_gone_holds_nothing(folder: RemotePath) -> None:
+    dead, living = lock(folder, LeaseTiming()), lock(folder, LeaseTiming())
     dead.take()
     change(folder, began=1.0)
     living.take()
@@ -56,8 +56,8 @@ def test_a_process_of_this_machine_that_is_gone_holds_nothing(folder: Remote) ->
     living.release()
 
 
-def test_a_holder_elsewhere_that_is_silent_is_taken_for_dead(folder: Remote) -> None:
-    silent, living = lock(folder, Rhythm(), "elsewhere"), lock(folder)
+def test_a_holder_elsewhere_that_is_silent_is_taken_for_dead(folder: RemotePath) -> None:
+    silent, living = lock(folder, LeaseTiming(), "elsewhere"), lock(folder)
     silent.take()
     living.take()
     living.check()
@@ -67,8 +67,8 @@ def test_a_holder_elsewhere_that_is_silent_is_taken_for_dead(folder: Remote) -> 
     living.release()
 
 
-def test_a_holder_elsewhere_that_writes_is_left_alone(folder: Remote) -> None:
-    living, late = lock(folder, SOON, "elsewhere"), lock(folder, Rhythm(look_s=0.02))
+def test_a_holder_elsewhere_that_writes_is_left_alone(folder: RemotePath) -> None:
+    living, late = lock(folder, SOON, "elsewhere"), lock(folder, LeaseTiming(look_s=0.02))
     living.take()
     with pytest.raises(OutputError, match=f"{folder} is in use by process {os.getpid()} on "):
         late.take()
@@ -76,9 +76,9 @@ def test_a_holder_elsewhere_that_writes_is_left_alone(folder: Remote) -> None:
     living.release()
 
 
-def test_whoever_loses_it_is_told(folder: Remote) -> None:
+def test_whoever_loses_it_is_told(folder: RemotePath) -> None:
     lost = threading.Event()
-    held = StoreLock(folder / ".raypipe/lock", folder, lost.set, SOON)
+    held = RemoteLock(folder / ".raypipe/lock", folder, lost.set, SOON)
     held.take()
     # It may have been about to write when the other one wrote.
     while not lost.wait(0.2):
@@ -89,8 +89,8 @@ def test_whoever_loses_it_is_told(folder: Remote) -> None:
     assert (folder / ".raypipe/lock").exists()
 
 
-def test_a_run_that_lost_its_folder_commits_nothing(folder: Remote) -> None:
-    store = StoreFolder(folder)
+def test_a_run_that_lost_its_folder_commits_nothing(folder: RemotePath) -> None:
+    store = RemoteRunFolder(folder)
     with store.held():
         change(folder, process=7)
         with pytest.raises(OutputError, match="is in use by process 7"):

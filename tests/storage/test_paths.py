@@ -12,22 +12,32 @@ from raypipe.errors import InfrastructureError, OutputError, RaypipeError, SpecE
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from raypipe.steps import KeepColumns, LoadDataFromDicts
-from raypipe.storage.paths import Remote, each, for_arrow, identity_of, place_of, reach, reason, remove, write_whole
+from raypipe.storage.paths import (
+    RemotePath,
+    address_identity,
+    check_reachable,
+    explain_os_error,
+    for_arrow,
+    map_concurrently,
+    parse_path,
+    remove_files,
+    write_atomically,
+)
 from tests.loopback import serve
 
 
 def test_a_path_stays_a_path(tmp_path: Path) -> None:
-    assert place_of("out/x") == Path("out/x")
-    assert place_of(tmp_path) == tmp_path
-    assert place_of(f"file://{tmp_path}") == tmp_path
+    assert parse_path("out/x") == Path("out/x")
+    assert parse_path(tmp_path) == tmp_path
+    assert parse_path(f"file://{tmp_path}") == tmp_path
 
 
 def test_an_address_is_a_place_elsewhere() -> None:
-    place = place_of("s3://bucket/a/b/")
-    assert place == Remote("s3", "bucket/a/b")
+    place = parse_path("s3://bucket/a/b/")
+    assert place == RemotePath("s3", "bucket/a/b")
     assert str(place / "c.parquet") == "s3://bucket/a/b/c.parquet"
-    assert pickle.loads(pickle.dumps(place)) == place == place_of(place)
-    assert place_of("gs://bucket/a") == Remote("gs", "bucket/a")
+    assert pickle.loads(pickle.dumps(place)) == place == parse_path(place)
+    assert parse_path("gs://bucket/a") == RemotePath("gs", "bucket/a")
 
 
 @pytest.mark.parametrize(
@@ -44,17 +54,17 @@ def test_an_address_is_a_place_elsewhere() -> None:
 )
 def test_what_is_no_place_is_refused(named: str | Path, said: str) -> None:
     with pytest.raises(SpecError, match=said) as caught:
-        place_of(named)
+        parse_path(named)
     assert "hush" not in str(caught.value)
 
 
 def test_a_place_elsewhere_reads_and_writes_like_a_path(bucket: str) -> None:
-    place = place_of(bucket)
-    assert isinstance(place, Remote)
+    place = parse_path(bucket)
+    assert isinstance(place, RemotePath)
     assert not place.exists()
     assert list(place.rglob("*")) == []
     for name in ("b.txt", "a.txt", "below/c.txt"):
-        write_whole(place / name, name.encode())
+        write_atomically(place / name, name.encode())
     assert [file.name for file in place.glob("*.txt")] == ["a.txt", "b.txt"]
     assert [str(file.relative_to(place)) for file in place.rglob("*")] == ["a.txt", "b.txt", "below/c.txt"]
     assert (place / "below").exists()
@@ -63,7 +73,7 @@ def test_a_place_elsewhere_reads_and_writes_like_a_path(bucket: str) -> None:
         (place / "d.txt").read_bytes()
     paths, store = for_arrow([str(place / "a.txt")])
     assert store.get_file_info(paths)[0].size == 5
-    remove([place / "a.txt", place / "gone.txt"])
+    remove_files([place / "a.txt", place / "gone.txt"])
     assert not (place / "a.txt").exists()
 
 
@@ -74,15 +84,15 @@ def test_many_are_done_at_once_and_come_in_order() -> None:
         meet.wait()
         return 2 * number
 
-    assert list(each(twice, range(4))) == [0, 2, 4, 6]
+    assert list(map_concurrently(twice, range(4))) == [0, 2, 4, 6]
 
 
 def test_the_endpoint_is_part_of_what_a_place_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Remote("s3", "bucket/x")
+    place = RemotePath("s3", "bucket/x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://one")
-    one = identity_of(place)
+    one = address_identity(place)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://two")
-    assert identity_of(place) != one
+    assert address_identity(place) != one
 
 
 def small() -> Pipeline:
@@ -143,8 +153,8 @@ def test_a_store_that_refuses_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_store_says_becomes_words_without_keys(said: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
     with pytest.raises(AssertionError, match=words):
-        raise AssertionError(reason(OSError(said)))
+        raise AssertionError(explain_os_error(OSError(said)))
 
 
 def test_a_place_here_needs_no_reaching(tmp_path: Path) -> None:
-    reach(tmp_path / "nothing")
+    check_reachable(tmp_path / "nothing")

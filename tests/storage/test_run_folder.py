@@ -18,7 +18,7 @@ from raypipe.contracts.step import Step
 from raypipe.errors import OutputError
 from raypipe.pipeline import Pipeline
 from raypipe.steps import KeepColumns, LoadDataFromDicts
-from raypipe.storage.paths import write_whole
+from raypipe.storage.paths import write_atomically
 from raypipe.storage.run_folder import RunFolder
 
 HOLD = """
@@ -132,8 +132,8 @@ def test_the_owner_stands_for_the_place(tmp_path: Path) -> None:
 
 def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
-    write_whole(path, b"old")
-    write_whole(path, b"new")
+    write_atomically(path, b"old")
+    write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
 

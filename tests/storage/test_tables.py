@@ -20,16 +20,16 @@ from raypipe.storage.tables import (
     LINEAGE_SCHEMA,
     concat,
     conform,
-    output_columns,
-    schema_of_parts,
-    settled,
-    sorted_by_source,
-    tables_in,
-    unified_schema,
+    read_common_schema,
+    read_tables,
+    settle_types,
+    sort_by_source,
+    to_output_columns,
+    unify_schemas,
     write_dataset,
     write_part,
 )
-from raypipe.values.arrays import array_of, carried, text_of, type_named
+from raypipe.values.arrays import parse_arrow_type, to_array, to_lossless_array, to_text
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 KEYS = st.text("abc", min_size=1, max_size=2)
@@ -82,31 +82,31 @@ def all_there(found: Sequence[Any], given: Sequence[Any]) -> bool:
 
 @given(UNIFORM)
 def test_values_of_one_type_keep_it(values: list[Any]) -> None:
-    found = array_of(values).to_pylist()
+    found = to_array(values).to_pylist()
     assert all(map(same, found, values))
     assert len(found) == len(values)
 
 
 @given(COLUMN)
 def test_values_of_any_types_are_all_there(values: list[Any]) -> None:
-    assert all_there(array_of(values).to_pylist(), values)
+    assert all_there(to_array(values).to_pylist(), values)
 
 
 @given(COLUMN, st.sampled_from(["", "string", "int64", "double", "bool", "list<string>", "list<int64>"]))
 def test_a_declared_type_loses_nothing_either(values: list[Any], declared: str) -> None:
-    assert all_there(array_of(values, declared).to_pylist(), values)
+    assert all_there(to_array(values, declared).to_pylist(), values)
 
 
 @given(st.lists(st.lists(PLAIN | st.binary(max_size=3), max_size=5), min_size=1, max_size=4))
 def test_values_on_their_way_stay_what_they_are_whatever_travels_with_them(columns: list[list[Any]]) -> None:
-    tables = [pa.table({"x": carried(values), "n": pa.nulls(len(values), pa.int64())}) for values in columns]
+    tables = [pa.table({"x": to_lossless_array(values), "n": pa.nulls(len(values), pa.int64())}) for values in columns]
     found = concat(tables).column("x").to_pylist()
     assert repr(found) == repr([value for values in columns for value in values])
 
 
 @given(st.lists(COLUMN, min_size=1, max_size=3))
 def test_tables_of_any_types_are_joined_whole(columns: list[list[Any]]) -> None:
-    tables = [pa.table({"x": array_of(values), "n": pa.array([0] * len(values), pa.int64())}) for values in columns]
+    tables = [pa.table({"x": to_array(values), "n": pa.array([0] * len(values), pa.int64())}) for values in columns]
     assert all_there(concat(tables).column("x").to_pylist(), [value for values in columns for value in values])
 
 
@@ -118,9 +118,9 @@ def test_a_dataset_has_one_schema_and_every_value(
     folder = tmp_path_factory.mktemp("parts")
     parts = [folder / f"{number}.parquet" for number in range(len(columns))]
     for path, values in zip(parts, columns, strict=True):
-        write_part(path, pa.table({"x": array_of(values)}))
-    schema = schema_of_parts(parts)
-    count = write_dataset([table for path in parts for table in tables_in(path, schema)], folder / "data", schema)
+        write_part(path, pa.table({"x": to_array(values)}))
+    schema = read_common_schema(parts)
+    count = write_dataset([table for path in parts for table in read_tables(path, schema)], folder / "data", schema)
     given = [value for values in columns for value in values]
     found = [pq.read_table(path) for path in sorted((folder / "data").glob("part-*.parquet"))]
     assert count == len(given)
@@ -146,14 +146,14 @@ def test_a_dataset_has_one_schema_and_every_value(
     ],
 )
 def test_any_value_has_a_text(value: Any, text: str | None) -> None:
-    assert text_of(value) == text
-    assert pa.array([text_of(value)], pa.string()).to_pylist() == [text]
+    assert to_text(value) == text
+    assert pa.array([to_text(value)], pa.string()).to_pylist() == [text]
 
 
 def test_a_value_that_holds_itself_has_a_text() -> None:
     value: list[Any] = []
     value.append(value)
-    assert text_of(value) == "[[...]]"
+    assert to_text(value) == "[[...]]"
 
 
 @pytest.mark.parametrize(
@@ -168,34 +168,34 @@ def test_a_value_that_holds_itself_has_a_text() -> None:
     ],
 )
 def test_values_that_pyarrow_would_bend_become_text(values: list[Any], found: list[Any]) -> None:
-    assert array_of(values).to_pylist() == found
+    assert to_array(values).to_pylist() == found
 
 
 def test_columns_of_several_schemas_are_united_in_order() -> None:
     one = pa.schema([("a", pa.int64()), ("b", pa.null())])
     two = pa.schema([("b", pa.list_(pa.int64())), ("a", pa.float64()), ("c", pa.bool_())])
     three = pa.schema([("c", pa.string()), ("b", pa.list_(pa.null()))])
-    assert unified_schema([one, two, three]) == pa.schema(
+    assert unify_schemas([one, two, three]) == pa.schema(
         [("a", pa.float64()), ("b", pa.list_(pa.int64())), ("c", pa.string())]
     )
 
 
 def test_integers_and_floats_of_several_parts_become_floats() -> None:
     tables = [pa.table({"x": [2**53 + 1]}), pa.table({"x": [0.5]})]
-    schema = unified_schema([table.schema for table in tables])
+    schema = unify_schemas([table.schema for table in tables])
     assert [conform(table, schema).column("x").to_pylist() for table in tables] == [[float(2**53)], [0.5]]
 
 
 @pytest.mark.parametrize("values", [(["a"], [b"b"]), ([b"b"], ["a"])])
 def test_texts_stay_texts_beside_bytes(values: tuple[list[Any], list[Any]]) -> None:
-    found = settled(concat([pa.table({"x": each}) for each in values])).column("x").to_pylist()
+    found = settle_types(concat([pa.table({"x": each}) for each in values])).column("x").to_pylist()
     assert sorted(found) == ["\"b'b'\"", "a"]
 
 
 def test_types_have_names() -> None:
-    assert type_named("list<list<int64>>") == pa.list_(pa.list_(pa.int64()))
-    assert type_named("string") == pa.string()
-    assert type_named("") is None
+    assert parse_arrow_type("list<list<int64>>") == pa.list_(pa.list_(pa.int64()))
+    assert parse_arrow_type("string") == pa.string()
+    assert parse_arrow_type("") is None
 
 
 def test_a_dataset_without_rows_has_its_columns(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def lineage(ids: list[bytes], ancestors: list[list[bytes]], positions: list[int]
 def test_lineage_is_written_for_readers() -> None:
     one, two, three = b"1" * 16, b"2" * 16, b"3" * 16
     table = lineage([one, two, three], [[], [one], [one, two]], [0, 0, 0], [[], [4], [4, 0]])
-    written = output_columns(table.append_column("a", pa.array([1, 2, 3]))).to_pylist()
+    written = to_output_columns(table.append_column("a", pa.array([1, 2, 3]))).to_pylist()
     assert written[0] == {
         "a": 1,
         "_row_id": one.hex(),
@@ -240,5 +240,5 @@ def test_lineage_is_written_for_readers() -> None:
 def test_rows_are_sorted_by_position_then_path(places: list[tuple[int, list[int]]]) -> None:
     empty: list[list[bytes]] = [[] for _ in places]
     table = lineage([b"x" * 16] * len(places), empty, [p for p, _ in places], [path for _, path in places])
-    found = sorted_by_source(table).select([POSITION, PATH]).to_pylist()
+    found = sort_by_source(table).select([POSITION, PATH]).to_pylist()
     assert [(row[POSITION], row[PATH]) for row in found] == sorted(places)

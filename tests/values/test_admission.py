@@ -18,8 +18,8 @@ from raypipe.errors import InputError
 from raypipe.pipeline import Pipeline
 from raypipe.row import Values
 from raypipe.steps import LoadDataFromDicts, LoadDataFromFiles, make_generator_step, step
-from raypipe.values.admission import admitted
-from raypipe.values.plain import plain
+from raypipe.values.admission import admit_table
+from raypipe.values.plain import to_plain
 from tests.books import user_rows
 
 INDEX = pa.array([0, 1], pa.int32())
@@ -180,7 +180,7 @@ def test_a_column_of_this_type_passes(name: str, tmp_path: Path) -> None:
     else:
         values = _as_given(array, given)
         assert seen == [repr(value) for value in values]
-        assert table.column("again").to_pylist() == [repr(plain(value)) for value in values]
+        assert table.column("again").to_pylist() == [repr(to_plain(value)) for value in values]
     assert_found(table.column("x"), array, found)
 
 
@@ -247,7 +247,7 @@ def test_metadata_of_a_table_stay_outside(tmp_path: Path) -> None:
     inner = pa.struct([pa.field("b", pa.int64(), metadata={"a": "b"})])
     field = pa.field("x", inner, metadata={"kind": "error"})
     table = pa.table([pa.array([{"b": 1}], inner)], schema=pa.schema([field], metadata={"raypipe": "error"}))
-    found = admitted(table, "a file").schema
+    found = admit_table(table, "a file").schema
     assert found.metadata is found.field("x").metadata is found.field("x").type.field("b").metadata is None
 
 
@@ -294,7 +294,7 @@ def test_a_value_of_a_library_s_type_is_never_made_however_deep_it_stands(nest: 
     except pa.ArrowNotImplementedError:
         pytest.skip("there is no such array")
     try:
-        found = admitted(pa.table({"x": column}), "a file").column("x").to_pylist()
+        found = admit_table(pa.table({"x": column}), "a file").column("x").to_pylist()
     except InputError as error:
         found = str(error)
     assert found == values or "which cannot become" in found

@@ -40,7 +40,7 @@ class PipelineBuilder:
         given = [one for one in (config, dria) if isinstance(one, Dria)]
         if len(given) != 1:
             problem = "is made of a client, or of a configuration and a client: PipelineBuilder(Dria())"
-            raise SpecError(violations=[Violation("PipelineBuilder", problem)])
+            raise SpecError.of("PipelineBuilder", problem)
         self._dria = given[0]
         self._inputs: list[Mapping[str, Any]] = []
         self._templates: list[StepTemplate] = []
@@ -133,4 +133,4 @@ class PipelineBuilder:
 
 
 def _unsound(where: str, problem: str) -> SpecError:
-    return SpecError(violations=[Violation(where, problem)])
+    return SpecError.of(where, problem)

@@ -24,7 +24,7 @@ from raypipe.limits import Caps
 from raypipe.pipeline import Pipeline as Graph
 from raypipe.results import Result
 from raypipe.steps import LoadDataFromDicts
-from raypipe.storage.paths import Place, place_of
+from raypipe.storage.paths import AnyPath, parse_path
 
 _log = logging.getLogger("raypipe.dria")
 
@@ -40,9 +40,9 @@ class PipelineStatus(StrEnum):
 class Execution(TypedDict, total=False):
     """What `execute` may be told, beside whether it waits."""
 
-    out: str | Place | None
+    out: str | AnyPath | None
     """The run folder; by default the client's, or one under `out/` that the steps and the inputs name."""
-    calls: str | Place | None
+    calls: str | AnyPath | None
     """Folder of the call log; by default inside the run folder, or shared by all inputs of the same steps."""
     engine: Engine
     """`ray`, or `local`: this process alone. By default the client's."""
@@ -101,11 +101,11 @@ class Pipeline:
             return self._state, PipelineStatus.RUNNING.value, None
         return self._state, PipelineStatus.COMPLETED.value, self._background.future.result()
 
-    def folder(self, out: str | Place | None = None) -> Place:
+    def folder(self, out: str | AnyPath | None = None) -> AnyPath:
         """The run folder: `out`, the client's, or one that is called as the steps and the inputs."""
         given = out if out is not None else self._dria.out
         if given is not None:
-            return place_of(given)
+            return parse_path(given)
         source = self.graph.steps[0]
         assert isinstance(source, LoadDataFromDicts)
         return self.graph.folder() / digest(canonical_json(list(source.data))).hex()[:12]
@@ -121,7 +121,7 @@ class Pipeline:
         engine = options.get("engine", self._dria.engine)
         address = options.get("address", self._dria.address if engine == "ray" else None)
         caps = Caps(options.get("max_calls"), options.get("max_tokens"), options.get("max_cost_usd"))
-        log = None if calls is None else place_of(calls)
+        log = None if calls is None else parse_path(calls)
         return RunOptions(folder, log, engine, address, options.get("fresh", False), caps=caps)
 
     def _run(self, options: RunOptions, stop: Stop | None) -> Any:

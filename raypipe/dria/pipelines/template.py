@@ -17,7 +17,7 @@ from raypipe.dria.models import CallbackType, Model
 from raypipe.dria.pipelines.config import StepConfig
 from raypipe.dria.pipelines.inputs import Inputs
 from raypipe.dria.tasks import Step, TaskInput
-from raypipe.errors import SpecError, Violation
+from raypipe.errors import SpecError
 from raypipe.row import Values
 from raypipe.workflows import Workflow, WorkflowBuilder
 
@@ -76,7 +76,7 @@ class StepTemplate(ABC):
     def broadcast(self, n: int) -> Self:
         """Each answer becomes `n` equal tasks of the next step, which are asked separately."""
         if n < 1:
-            raise SpecError(violations=[Violation(f"{type(self).__name__}.broadcast", f"n is 1 or more, got {n!r}")])
+            raise SpecError.of(f"{type(self).__name__}.broadcast", f"n is 1 or more, got {n!r}")
         return self._ends(Ending(CallbackType.BROADCAST, n))
 
     def aggregate(self, by: Together = "all") -> Self:
@@ -92,7 +92,7 @@ class StepTemplate(ABC):
         """
         if type(self).callback is StepTemplate.callback:
             problem = "has no callback of its own; write `def callback(self, step)`, or choose scatter or aggregate"
-            raise SpecError(violations=[Violation(f"{type(self).__name__}.custom", problem)])
+            raise SpecError.of(f"{type(self).__name__}.custom", problem)
         return self._ends(Ending(CallbackType.CUSTOM, by=by))
 
     def set_models(self, models: Sequence[Model | LLM | str] | None = None) -> Self:
@@ -129,6 +129,6 @@ class StepTemplate(ABC):
         allowed = [by for by in get_args(Together) if by != "task" or ending.kind is not CallbackType.AGGREGATE]
         if ending.by not in allowed:
             where = f"{type(self).__name__}.{ending.kind}"
-            raise SpecError(violations=[Violation(where, f"by is one of {allowed}, got {ending.by!r}")])
+            raise SpecError.of(where, f"by is one of {allowed}, got {ending.by!r}")
         self.ending = ending
         return self

@@ -20,9 +20,9 @@ import pyarrow as pa
 from raypipe.errors import OutputError, RaypipeError
 from raypipe.execution.counts import add_counts
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, LINEAGE, PATH, POSITION, ROW_ID, Failure
-from raypipe.storage.paths import Place, reason
-from raypipe.storage.tables import concat, output_columns, settled, sorted_by_source, write_part
-from raypipe.values.arrays import rows_of, text_of
+from raypipe.storage.paths import AnyPath, explain_os_error
+from raypipe.storage.tables import concat, settle_types, sort_by_source, to_output_columns, write_part
+from raypipe.values.arrays import to_rows, to_text
 from raypipe.values.byte_bounds import MOST_VALUE_BYTES
 from raypipe.values.selection import size_bytes
 
@@ -134,10 +134,10 @@ class Batch:
         """All of the rows failed, for one reason."""
         said = {"step": step, "kind": failure.kind, "message": failure.message, "tries": failure.tries}
         own = rows.drop_columns([name for name in LINEAGE if name in rows.column_names])
-        values = rows_of(own) if own.num_columns else [{}] * rows.num_rows
+        values = to_rows(own) if own.num_columns else [{}] * rows.num_rows
         lineage = rows.select([ROW_ID, ANCESTORS, POSITION, PATH]).to_pylist()
         for one, value in zip(lineage, values, strict=True):
-            shown = text_of(value) or ""
+            shown = to_text(value) or ""
             self.put_failure(one | said | {"row": shown if len(shown) <= MOST_VALUE_BYTES // 4 else None})
 
     def put_failure(self, row: dict[str, Any]) -> None:
@@ -159,7 +159,7 @@ class Batch:
         self.writing -= 1
         self.parts.append(part)
 
-    def write(self, folder: Place, leaves: Iterable[str]) -> BatchResult:
+    def write(self, folder: AnyPath, leaves: Iterable[str]) -> BatchResult:
         """Write the part files that are left. Raises OSError."""
         written = frozenset(leaves)
         for sink in [*self.ended, *([FAILURES] if self.failed else [])]:
@@ -176,24 +176,26 @@ class Finished:
     tables: list[pa.Table]
     size_bytes: int
 
-    def write(self, folder: Place, leaves: frozenset[str]) -> Part:
+    def write(self, folder: AnyPath, leaves: frozenset[str]) -> Part:
         """Write them as a part. Raises OSError."""
         passing = [name for name in (BATCH, ATTEMPT) if name in self.tables[0].column_names]
-        rows = sorted_by_source(settled(concat([table.drop_columns(passing) for table in self.tables])))
+        rows = sort_by_source(settle_types(concat([table.drop_columns(passing) for table in self.tables])))
         if self.sink in leaves or self.sink == FAILURES:
-            rows = output_columns(rows)
+            rows = to_output_columns(rows)
         path = folder / self.sink / f"{uuid4().hex}.parquet"
         write_part(path, rows)
         first, last = (rows.column(POSITION)[at].as_py() for at in (0, -1))
         return Part(self.sink, str(path), rows.num_rows, first, last)
 
 
-def unwritable(folder: Place, error: BaseException) -> RaypipeError:
+def unwritable(folder: AnyPath, error: BaseException) -> RaypipeError:
     """The error of a run whose parts cannot be written: the disk does not take them, or Arrow does not."""
     if isinstance(error, RaypipeError):
         return error
     if isinstance(error, OSError):
-        return OutputError(f"the folder {folder} cannot be written ({reason(error)}); mend that and run again")
+        return OutputError(
+            f"the folder {folder} cannot be written ({explain_os_error(error)}); mend that and run again"
+        )
     said = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return OutputError(f"rows cannot be written to {folder} ({said})")
 
@@ -201,7 +203,7 @@ def unwritable(folder: Place, error: BaseException) -> RaypipeError:
 class Writing:
     """Whatever is raised inside, while parts are written to `folder`, as an error of the run."""
 
-    def __init__(self, folder: Place) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self._folder = folder
 
     def __enter__(self) -> None:
@@ -251,4 +253,4 @@ FAILURE_SCHEMA = pa.schema(
 
 
 def failure_table(rows: list[dict[str, Any]]) -> pa.Table:
-    return sorted_by_source(pa.Table.from_pylist(rows, schema=FAILURE_SCHEMA))
+    return sort_by_source(pa.Table.from_pylist(rows, schema=FAILURE_SCHEMA))

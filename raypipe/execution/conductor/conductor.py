@@ -30,7 +30,7 @@ from raypipe.execution.conductor.watchdog import Watch
 from raypipe.execution.conductor.worker_slots import WorkerSlot
 from raypipe.execution.wire import FED_FLUSH_S, FLUSH_S, Chunk, Reply, Worker, WorkerStatus
 from raypipe.plan.plan import Stage
-from raypipe.storage.paths import Place
+from raypipe.storage.paths import AnyPath
 from raypipe.values.byte_bounds import Bounds
 
 _SETTLE_S = 0.002
@@ -51,7 +51,7 @@ class ConductorSetup:
 
     name: str
     stage: Stage
-    parts: Place
+    parts: AnyPath
     """Folder for part files."""
     leaves: frozenset[str]
     drain_s: float = 60.0

@@ -23,7 +23,7 @@ from raypipe.plan.plan import PlannedStep
 from raypipe.row import ANCESTORS, BATCH, LINEAGE, MEMBERS, PATH, ROW_ID
 from raypipe.storage.tables import concat
 from raypipe.values.byte_bounds import MOST_VALUE_BYTES, READ_BYTES
-from raypipe.values.selection import rows_at, size_bytes
+from raypipe.values.selection import size_bytes, take_rows
 
 Place = tuple[pa.Table, int]
 """A row: its table, and its index there."""
@@ -236,7 +236,7 @@ class Meetings(Families):
             order = np.where(is_there, np.cumsum(is_there) - 1, -1)
             rows = _taken(places)
             columns = [name for name in rows.column_names if name not in LINEAGE]
-            branches.append(Branch(rows_at(rows.select(columns), order), pa.array(is_there), changes))
+            branches.append(Branch(take_rows(rows.select(columns), order), pa.array(is_there), changes))
         parents = _taken([family.parent for family in met])
         made = self._step.meet(parents, branches)
         for name in self.gather.collects or ():
@@ -321,14 +321,14 @@ def _taken(places: Sequence[Place]) -> pa.Table:
     starts, start = dict[int, int](), 0
     for key in tables:
         starts[key], start = start, start + len(rows[key])
-    taken = concat([rows_at(table, rows[key]) for key, table in tables.items()])
+    taken = concat([take_rows(table, rows[key]) for key, table in tables.items()])
     if len(tables) == 1:
         return taken
     order: list[int] = []
     for table, _ in places:
         order.append(starts[id(table)])
         starts[id(table)] += 1
-    return rows_at(taken, order)
+    return take_rows(taken, order)
 
 
 def _ordered(members: Sequence[Place], sizes: Sequence[int]) -> pa.Table:
@@ -337,7 +337,7 @@ def _ordered(members: Sequence[Place], sizes: Sequence[int]) -> pa.Table:
     family = np.repeat(np.arange(len(sizes)), sizes).tolist()
     paths = table.column(PATH).to_pylist()
     order = sorted(range(table.num_rows), key=lambda row: (family[row], paths[row]))
-    return rows_at(table, order)
+    return take_rows(table, order)
 
 
 def _with_lists(

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from raypipe.identity import canonical_json, digest, group_identity
 from raypipe.row import GROUP, GROUP_ID
-from raypipe.values.arrays import text_of, values_of
+from raypipe.values.arrays import to_text, to_values
 
 
 def with_group(rows: pa.Table, barrier: str, columns: Sequence[str]) -> pa.Table:
@@ -55,7 +55,7 @@ def _sayable(value: Any) -> Any:
     try:
         canonical_json(value)
     except (TypeError, ValueError, RecursionError):
-        return {"$text": [type(value).__name__, text_of(value)]}
+        return {"$text": [type(value).__name__, to_text(value)]}
     return value
 
 
@@ -89,7 +89,7 @@ def _shortest(value: Decimal) -> Decimal:
 def _values(rows: pa.Table, name: str) -> list[Any]:
     if name not in rows.column_names:
         return [None] * rows.num_rows
-    return [_plain_time(value) for value in values_of(rows.column(name))]
+    return [_plain_time(value) for value in to_values(rows.column(name))]
 
 
 def _plain_time(value: Any) -> Any:

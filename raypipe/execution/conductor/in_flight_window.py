@@ -16,7 +16,7 @@ from raypipe.execution.wire import Chunk
 from raypipe.row import ATTEMPT
 from raypipe.storage.tables import concat
 from raypipe.values.byte_bounds import Bounds
-from raypipe.values.selection import held_bytes, rows_at, rows_where, size_bytes
+from raypipe.values.selection import filter_rows, held_bytes, size_bytes, take_rows
 
 _LARGEST_WINDOW = 16384
 _AHEAD = 2.0
@@ -60,7 +60,7 @@ class _Held:
             self.place = np.arange(len(self.is_here))
         moved = np.cumsum(self.is_here) - 1
         self.place = moved[self.place]
-        self.rows = rows_where(self.rows, self.is_here)
+        self.rows = filter_rows(self.rows, self.is_here)
         self.is_here = np.ones(self.left, bool)
 
 
@@ -162,14 +162,14 @@ class InFlightWindow:
         tables = [without(one.rows, leave_out) for one in held.values()]
         if len(tables) == 1:
             [one] = held.values()
-            return rows_at(tables[0], one.places(index))
+            return take_rows(tables[0], one.places(index))
         # One `take` of them all: one for each costs as much for two rows as for hundreds.
         places, start = np.empty(len(chunk), np.int64), 0
         for (number, one), table in zip(held.items(), tables, strict=True):
             here = chunk == number
             places[here] = start + one.places(index[here])
             start += table.num_rows
-        return rows_at(concat(tables), places)
+        return take_rows(concat(tables), places)
 
     def ended(self, chunk: np.ndarray, index: np.ndarray) -> pa.Table:
         """The rows at these places; they are no longer with the worker."""
@@ -199,4 +199,4 @@ class InFlightWindow:
         """All rows that are still with the worker, by step; it holds nothing any more."""
         held, self._held = self._held, {}
         self._rows, self._sent_bytes, self._held_bytes = 0, 0.0, 0.0
-        return [(one.step, rows_where(one.rows, one.is_here)) for one in held.values() if one.left]
+        return [(one.step, filter_rows(one.rows, one.is_here)) for one in held.values() if one.left]

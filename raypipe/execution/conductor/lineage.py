@@ -8,7 +8,7 @@ import pyarrow as pa
 from raypipe.identity import child_identity
 from raypipe.plan.plan import PlannedStep
 from raypipe.row import ANCESTORS, BATCH, PATH, ROW_ID
-from raypipe.values.selection import rows_at, rows_where
+from raypipe.values.selection import filter_rows, take_rows
 
 
 def with_column(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
@@ -21,7 +21,7 @@ def copied(rows: pa.Table, planned: PlannedStep, child: np.ndarray) -> pa.Table:
     """Each row as often as its step says, told apart by `sample`; `child` are their numbers before."""
     copies = planned.step.copies
     sample = np.tile(np.arange(copies), len(child))
-    rows = rows_at(rows, np.repeat(np.arange(rows.num_rows), copies))
+    rows = take_rows(rows, np.repeat(np.arange(rows.num_rows), copies))
     rows = with_column(rows, "sample", pa.array(sample, pa.int64()))
     return as_children(rows, planned.name, np.repeat(child * copies, copies) + sample)
 
@@ -46,7 +46,7 @@ def by_batch(rows: pa.Table) -> list[tuple[int, pa.Table]]:
     if len(numbers) == 1:
         return [(numbers[0][0], rows)]
     batch = rows.column(BATCH).to_numpy()
-    return [(number, rows_where(rows, batch == number)) for number, _ in numbers]
+    return [(number, filter_rows(rows, batch == number)) for number, _ in numbers]
 
 
 def by_number(rows: pa.Table) -> list[tuple[int, int]]:

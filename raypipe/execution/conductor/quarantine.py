@@ -12,7 +12,7 @@ from collections import deque
 import pyarrow as pa
 
 from raypipe.row import ATTEMPT
-from raypipe.values.selection import rows_where
+from raypipe.values.selection import filter_rows
 
 _FEW = 8
 _SUSPICIOUS = 2
@@ -48,4 +48,4 @@ def tried_again(rows: pa.Table) -> pa.Table:
 def parted(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Those that wait with the others, and those that are tried apart."""
     is_suspicious = rows.column(ATTEMPT).to_numpy() >= _SUSPICIOUS
-    return rows_where(rows, ~is_suspicious), rows_where(rows, is_suspicious)
+    return filter_rows(rows, ~is_suspicious), filter_rows(rows, is_suspicious)

@@ -15,7 +15,7 @@ from raypipe.plan.plan import PlannedStep, Stage
 from raypipe.row import ROW_ID
 from raypipe.storage.tables import concat
 from raypipe.values.byte_bounds import Bounds
-from raypipe.values.selection import first_rows, rows_where, size_bytes, split
+from raypipe.values.selection import count_fitting_rows, filter_rows, size_bytes, split
 
 LONG_QUEUE = 4096
 """Rows; a step does not work ahead while this many wait behind it."""
@@ -71,7 +71,7 @@ class StepQueue:
             return
         homes = _homes_of(rows, self._beginning, len(self._homes))
         for number in np.unique(homes).tolist():
-            yield self._homes[number], rows_where(rows, homes == number)
+            yield self._homes[number], filter_rows(rows, homes == number)
 
     def take(
         self,
@@ -96,7 +96,7 @@ class StepQueue:
     def _next(self, waiting: deque[_Waiting], most: int, most_bytes: int, must: bool) -> pa.Table | None:
         """The first rows that wait, if any of them are few enough; with `must`, at least one."""
         first = waiting.popleft()
-        fits = first_rows(self._sent(first.rows), most, most_bytes)
+        fits = count_fitting_rows(self._sent(first.rows), most, most_bytes)
         fits = max(1, fits) if must else fits
         taken, left = first, None
         if fits < first.rows.num_rows:

@@ -28,7 +28,7 @@ from raypipe.plan.plan import PlannedStep, Stage, barrier_of
 from raypipe.row import ATTEMPT, BATCH, MEMBERS, ROUTE, Failure
 from raypipe.storage.tables import concat
 from raypipe.values.byte_bounds import Bounds
-from raypipe.values.selection import rows_where, size_bytes, split
+from raypipe.values.selection import filter_rows, size_bytes, split
 
 Routes = dict[str, pa.Table]
 """Rows by the step or sink that they go to."""
@@ -51,7 +51,7 @@ class Ended:
     def by_status(rows: pa.Table, status: np.ndarray) -> Ended:
         if (status == DONE).all():
             return Ended.of(rows)
-        return Ended(rows, rows_where(rows, status == DONE), rows_where(rows, status == UNFINISHED))
+        return Ended(rows, filter_rows(rows, status == DONE), filter_rows(rows, status == UNFINISHED))
 
 
 class Router:
@@ -386,7 +386,7 @@ def _routed(made: pa.Table, targets: Routes) -> Routes:
     """The rows for each target, by the column that says where each goes."""
     chosen = made.column(ROUTE).to_pylist()
     rows = made.drop_columns([ROUTE])
-    return {target: rows_where(rows, [barrier_of(target) in names for names in chosen]) for target in targets}
+    return {target: filter_rows(rows, [barrier_of(target) in names for names in chosen]) for target in targets}
 
 
 _ORIGIN = ["chunk", "index"]

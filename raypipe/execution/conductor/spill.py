@@ -20,8 +20,8 @@ from raypipe.errors import OutputError
 from raypipe.execution.conductor.batches import FAILURE_SCHEMA, Batch, BatchResult, Counts, Part, unwritable
 from raypipe.execution.conductor.compound_rows import weight
 from raypipe.execution.conductor.families import OpenFamilies
-from raypipe.storage.paths import Place, place_of, reason
-from raypipe.storage.tables import packed, unpacked
+from raypipe.storage.paths import AnyPath, explain_os_error, parse_path
+from raypipe.storage.tables import from_ipc, to_ipc
 
 SPILLED = "~parked~"
 """Name of the sink for batches that are put away; no step can have this name."""
@@ -41,7 +41,7 @@ class SpilledBatch:
     def number(self) -> int:
         return self.batch.number
 
-    def write(self, folder: Place, leaves: Iterable[str]) -> BatchResult:
+    def write(self, folder: AnyPath, leaves: Iterable[str]) -> BatchResult:
         """Put it away; what it counted so far is in the result. Raises OSError."""
         counts, self.batch.counts = dict(self.batch.counts), defaultdict(Counts)
         path = folder / SPILLED / f"{uuid4().hex}.batch"
@@ -58,7 +58,7 @@ class SpilledBatch:
             "number": self.batch.number,
             "ended": {sink: [tables.add(one) for one in rows] for sink, rows in self.batch.ended.items()},
             "failed": tables.add(pa.Table.from_pylist(self.batch.failed, schema=FAILURE_SCHEMA)),
-            "parts": [asdict(part) | {"path": place_of(part.path).name} for part in self.batch.parts],
+            "parts": [asdict(part) | {"path": parse_path(part.path).name} for part in self.batch.parts],
             "held": {step: tables.add(rows) for step, rows in self.held.items()},
             "families": {name: _families(left, tables) for name, left in self.families.items()},
         }
@@ -75,7 +75,7 @@ class _Tables:
     def add(self, table: pa.Table | None) -> int | None:
         if table is None:
             return None
-        self.buffers.append(packed(table))
+        self.buffers.append(to_ipc(table))
         return len(self.buffers) - 1
 
 
@@ -85,26 +85,26 @@ def _families(left: OpenFamilies, tables: _Tables) -> dict[str, Any]:
     return own | plain | {"keys": [key.hex() for key in left.keys]}
 
 
-def read_spilled(path: str, folder: Place) -> SpilledBatch:
+def read_spilled(path: str, folder: AnyPath) -> SpilledBatch:
     """What was put away below `folder`. Raises OutputError when it cannot be read."""
-    place = place_of(path)
+    place = parse_path(path)
     if place.parent != folder / SPILLED:
         raise OutputError(f"{path} is no batch of this run, whose are in {folder / SPILLED}; it is not opened")
     try:
         return _parked(place.read_bytes(), folder)
     except OSError as error:
-        problem = f"cannot be read ({reason(error)}); mend that and run again"
+        problem = f"cannot be read ({explain_os_error(error)}); mend that and run again"
     except (ValueError, KeyError, TypeError, IndexError, pa.ArrowException) as error:
         problem = f"is damaged ({error}); run again, which answers from the call log what was answered"
     raise OutputError(f"what was put away in {path} {problem}")
 
 
-def _parked(content: bytes, folder: Place) -> SpilledBatch:
+def _parked(content: bytes, folder: AnyPath) -> SpilledBatch:
     size, whole = int.from_bytes(content[:8], "little"), pa.py_buffer(content)
     said, start = json.loads(content[8 : 8 + size]), 8 + size
     tables: list[pa.Table] = []
     for length in said["sizes"]:
-        tables.append(unpacked(whole.slice(start, length)))
+        tables.append(from_ipc(whole.slice(start, length)))
         start += length
     batch = Batch(said["number"])
     for row in tables[said["failed"]].to_pylist():
@@ -117,7 +117,7 @@ def _parked(content: bytes, folder: Place) -> SpilledBatch:
     return SpilledBatch(batch, held, {name: _open_families(one, tables) for name, one in said["families"].items()})
 
 
-def _part(said: dict[str, Any], folder: Place) -> Part:
+def _part(said: dict[str, Any], folder: AnyPath) -> Part:
     """A part that was written before; it is one of this run's, by its name."""
     name = str(said["path"])
     if "/" in name or "/" in said["sink"]:
@@ -144,7 +144,7 @@ def spilled_in(results: Sequence[BatchResult]) -> list[str]:
     return [part.path for result in results for part in result.parts if part.sink == SPILLED]
 
 
-def ended(path: str, folder: Place, leaves: Iterable[str], reason: str) -> BatchResult:
+def ended(path: str, folder: AnyPath, leaves: Iterable[str], reason: str) -> BatchResult:
     """A batch that was put away and is not gone on with: what it waits for is left as it is. Raises OutputError."""
     spilled = read_spilled(path, folder)
     for step, rows in spilled.held.items():

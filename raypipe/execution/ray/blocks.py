@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from raypipe.errors import InfrastructureError, RaypipeError, from_json, to_json
 from raypipe.execution.conductor.batches import BatchResult
 from raypipe.row import POSITION
-from raypipe.storage.tables import packed, unpacked
+from raypipe.storage.tables import from_ipc, to_ipc
 
 _ROWS, _ERROR, _SPILLED = 0, 1, 2
 
@@ -30,7 +30,7 @@ def of_rows(rows: pa.Table) -> pa.Table:
     """A block with these rows, which have lineage."""
     first = rows.column(POSITION)[0].as_py() if rows.num_rows else 0
     # Not as Python bytes: rows may be large.
-    content = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, _buffers(packed(rows)))
+    content = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, _buffers(to_ipc(rows)))
     return pa.Table.from_arrays([pa.array([_ROWS], pa.int8()), content, pa.array([first], pa.int64())], schema=IN)
 
 
@@ -60,7 +60,7 @@ def contents(block: pa.Table) -> Iterator[pa.Table | str]:
     """What there is to do: tables of rows, and files of batches that were put away."""
     for kind, content in zip(block.column("kind").to_pylist(), block.column("content"), strict=True):
         if kind == _ROWS:
-            yield unpacked(content.as_buffer())
+            yield from_ipc(content.as_buffer())
         elif kind == _SPILLED:
             yield content.as_py().decode()
 

@@ -19,7 +19,7 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayError, RayTaskError
 
 from raypipe.concurrency.background import start_thread
-from raypipe.concurrency.threads import Consumed
+from raypipe.concurrency.threads import ThreadedIterator
 from raypipe.contracts.step import Aggregate, Source, Unit
 from raypipe.errors import InfrastructureError, RaypipeError
 from raypipe.execution.conductor.batches import BatchResult
@@ -47,7 +47,7 @@ from raypipe.execution.stopping import ASKED, DRAIN_S, Phase, Stop
 from raypipe.plan.load_groups import ALL, fitted, kept
 from raypipe.plan.plan import Stage, inbox
 from raypipe.plan.resources import beside_servers, made_fit, room_in
-from raypipe.storage.paths import Place
+from raypipe.storage.paths import AnyPath
 
 _WATCH_EVERY_S = 0.5
 _LOOK_EVERY_S = 0.1
@@ -102,7 +102,7 @@ class _Read:
         source: ray.ObjectRef,
         units: Sequence[tuple[int, Unit]],
         only: frozenset[bytes] | None,
-        artifacts: Place,
+        artifacts: AnyPath,
     ) -> None:
         self._source = source
         self._only = only
@@ -281,7 +281,7 @@ class _Driver:
         )
         began = len(self._results)
         made = references.iter_batches(batch_size=None, batch_format="pyarrow")
-        for table in Consumed(made, "raypipe-stage").until(self._is_left):
+        for table in ThreadedIterator(made, "raypipe-stage").until(self._is_left):
             self._results.extend(blocks.results_of(cast("pa.Table", table)))
         return spilled_in(self._results[began:])
 

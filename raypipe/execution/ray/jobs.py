@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from raypipe.errors import CallError, InfrastructureError, SpecError, Violation
+from raypipe.errors import CallError, InfrastructureError, SpecError
 from raypipe.execution.ray.access import refusal, token
 from raypipe.execution.ray.session import load
 from raypipe.execution.stopping import DRAIN_S
@@ -109,7 +109,7 @@ class JobServer:
             if one.name == name:
                 return one
         listed = ", ".join(one.name for one in known) or "none"
-        raise SpecError(violations=[Violation(f"job {name!r}", f"is not known at {self.address} (its jobs: {listed})")])
+        raise SpecError.of(f"job {name!r}", f"is not known at {self.address} (its jobs: {listed})")
 
     def log(self, name: str) -> str:
         """All that the run has said so far."""

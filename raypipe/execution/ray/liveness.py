@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raypipe.concurrency.deadlines import within
+from raypipe.concurrency.deadlines import run_within
 
 _WATCHED_S, _WORKS_FROM_S = 3.0, 0.1
 """For so long its CPU time is watched; a process that idles takes less of it, one that is starved takes more."""
@@ -90,7 +90,7 @@ class Reports:
 async def home_of(actor: Any) -> Home | None:
     """Where the process of an actor is; none while it waits for its place, is being made, or nobody knows."""
     try:
-        return await within(_ANSWER_S, asyncio.to_thread(_found, actor))
+        return await run_within(_ANSWER_S, asyncio.to_thread(_found, actor))
     except (RayError, TimeoutError):
         return None
 
@@ -105,7 +105,7 @@ def _found(actor: Any) -> Home | None:
 async def works(home: Home) -> bool:
     """Whether a process works. False, too, where its node says nothing within half a minute."""
     try:
-        return await within(_ANSWER_S, _asked(is_at_work, home))
+        return await run_within(_ANSWER_S, _asked(is_at_work, home))
     except (RayError, TimeoutError):
         return False
 

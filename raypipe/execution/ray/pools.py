@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raypipe.concurrency.deadlines import within
+from raypipe.concurrency.deadlines import run_within
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.ray.liveness import home_of, works
 from raypipe.execution.ray.nodes import nodes_at_work
@@ -188,7 +188,7 @@ class RemotePool(PoolBase):
 
     async def _ready(self, worker: RemoteWorker) -> None:
         try:
-            await within(_START_TIMEOUT_S, worker.open())
+            await run_within(_START_TIMEOUT_S, worker.open())
         except RayTaskError as error:
             raise unwrapped(error) from None
         except RayError as error:

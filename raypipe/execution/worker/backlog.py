@@ -14,7 +14,7 @@ from itertools import chain
 from raypipe.contracts.step import Step
 from raypipe.execution.wire import Chunk
 from raypipe.row import ROW_ID, Values
-from raypipe.values.arrays import rows_of
+from raypipe.values.arrays import to_rows
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +44,7 @@ class Backlog:
         queue = self._queues[chunk.step]
         ids = chunk.table.column(ROW_ID).to_numpy().tolist()  # `to_pylist` takes twenty times as long
         table = chunk.table if self._steps[chunk.step].is_told_identity else chunk.table.drop_columns([ROW_ID])
-        rows = rows_of(table) if table.num_columns else [{} for _ in ids]
+        rows = to_rows(table) if table.num_columns else [{} for _ in ids]
         for index, (row_id, row) in enumerate(zip(ids, rows, strict=True)):
             queue.append(Item(sender, chunk.step, (chunk.number, index), row_id, row))
 

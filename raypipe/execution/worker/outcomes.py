@@ -16,7 +16,7 @@ from raypipe.contracts.step import Shape, Step
 from raypipe.errors import RowError
 from raypipe.execution.worker.boundary import Boundary, named, said
 from raypipe.row import KEPT_NAMES, Failure
-from raypipe.values.plain import MOST_ITEMS, NotPlainError, plain
+from raypipe.values.plain import MOST_ITEMS, NotPlainError, to_plain
 
 Rows = Sequence[dict[str, Any]]
 
@@ -55,7 +55,7 @@ class _Accepting:
                 found[name] = value
             else:
                 self.column, self.kind = name, type(value).__name__
-                found[name] = plain(value)
+                found[name] = to_plain(value)
         return found
 
     def _check(self, name: Any) -> None:

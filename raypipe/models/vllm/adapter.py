@@ -148,7 +148,7 @@ class VLLMModel:
                 "runs here and answers in words or calls tools, not one or the other; run it as a server with "
                 "--enable-auto-tool-choice and name it vllm-server/…"
             )
-            raise SpecError(violations=[Violation(f"model {self._llm.label!r}", problem)])
+            raise SpecError.of(f"model {self._llm.label!r}", problem)
         calls = [_call_schema(tool) for tool in request.tools]
         schema = {"type": "array", "minItems": 1, "items": calls[0] if len(calls) == 1 else {"anyOf": calls}}
         return {"tools": [dict(tool) for tool in request.tools], "structured_outputs": {"json": schema}}
@@ -199,7 +199,7 @@ class VLLMModel:
         if found is None:
             what, way_out = _WORDS[wanted[0]]
             problem = f"cannot {what} (vLLM says that it can: {', '.join(able)}); {way_out}"
-            raise SpecError(violations=[Violation(f"model {self._llm.label!r}", problem)])
+            raise SpecError.of(f"model {self._llm.label!r}", problem)
         return found
 
     def _sampling(self, engine: Engine, payload: Mapping[str, Any], key: bytes) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def check_options(llm: LLM, permissions: Permissions, where: str) -> None:
 
 def check_named(name: Any, permissions: Permissions, where: str, uri: str = "") -> None:
     """Raises SpecError where neither a path nor a name on the Hugging Face hub may be read."""
-    if not isinstance(name, str) or name in _BUILT_IN or permissions.said & {name, uri}:
+    if not isinstance(name, str) or name in _BUILT_IN or permissions.trusted & {name, uri}:
         return
     if is_path(name):
         permissions.check_file(name, where)

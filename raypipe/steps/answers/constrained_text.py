@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from raypipe.concurrency.user_code import BesideLoop
+from raypipe.concurrency.user_code import UserCodeThread
 from raypipe.contracts.llm import Request
-from raypipe.errors import RowError, SpecError, Violation
+from raypipe.errors import RowError, SpecError
 from raypipe.security.patterns import Pattern, compile_pattern
 from raypipe.steps.answers.schemas import Node
 
@@ -32,7 +32,7 @@ class TextForm:
             raise _unsound(f"has {' and '.join(map(repr, said))}; an answer has one form, keep one of them")
         self.declared: dict[str, Any] = dict(said)
         self._pattern = _compiled(said["regex"]) if "regex" in said else None
-        self.beside = BesideLoop("checks")
+        self.beside = UserCodeThread("checks")
         self.may_take_long = self._pattern is not None and not self._pattern.is_linear
         self._choices = _choices(said["choice"]) if "choice" in said else ()
         grammar = said.get("grammar", "-")
@@ -96,7 +96,7 @@ def _choices(given: Any) -> tuple[str, ...]:
 
 
 def _unsound(problem: str) -> SpecError:
-    return SpecError(violations=[Violation("structured_output", problem)])
+    return SpecError.of("structured_output", problem)
 
 
 def _short(value: Any) -> str:

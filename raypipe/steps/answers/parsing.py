@@ -12,7 +12,7 @@ from inspect import isgenerator
 from typing import Any, cast
 
 from raypipe.contracts.imports import imported
-from raypipe.errors import RowError, SpecError, Violation, nearest, shortened
+from raypipe.errors import RowError, SpecError, nearest, shorten
 from raypipe.security.patterns import Pattern, compile_pattern
 from raypipe.security.untrusted_text import load_json
 from raypipe.steps.answers.json_repair import repair_json
@@ -40,9 +40,7 @@ def parser(parse: str | Parser, *, pattern: str | None = None, names: Sequence[s
     `names` are the tags wanted, `pattern` belongs to `regex`. Raises SpecError when there is no such parser.
     """
     if pattern is not None and parse != "regex":
-        raise SpecError(
-            violations=[Violation("pattern", "belongs to parse='regex'; leave it out or set parse='regex'")]
-        )
+        raise SpecError.of("pattern", "belongs to parse='regex'; leave it out or set parse='regex'")
     if not isinstance(parse, str):
         return _guarded(parse)
     if parse == "regex":
@@ -54,9 +52,7 @@ def parser(parse: str | Parser, *, pattern: str | None = None, names: Sequence[s
     if "." in parse or ":" in parse:
         return _guarded(imported(parse))
     hint = nearest(parse, [*PARSERS, "tags", "regex"])
-    raise SpecError(
-        violations=[Violation("parse", f"{parse!r} is no parser{hint}; your own is written module:function")]
-    )
+    raise SpecError.of("parse", f"{parse!r} is no parser{hint}; your own is written module:function")
 
 
 def takes_long(parse: Parser) -> bool:
@@ -165,12 +161,12 @@ def _by_tags(names: tuple[str, ...]) -> Parser:
 def parser_pattern(pattern: str | None) -> Pattern:
     """Raises SpecError when `pattern` is missing or no regular expression."""
     if pattern is None:
-        raise SpecError(violations=[Violation("pattern", "is required with parse='regex'")])
+        raise SpecError.of("pattern", "is required with parse='regex'")
     try:
         return compile_pattern(pattern)
     except ValueError as error:
-        problem = f"{shortened(repr(pattern))} is no regular expression: {error}"
-        raise SpecError(violations=[Violation("pattern", problem)]) from None
+        problem = f"{shorten(repr(pattern))} is no regular expression: {error}"
+        raise SpecError.of("pattern", problem) from None
 
 
 def _by_pattern(pattern: Pattern) -> Parser:
@@ -189,7 +185,7 @@ def _by_pattern(pattern: Pattern) -> Parser:
 def _guarded(function: Any) -> Parser:
     """A parser of the user's own whose errors fail the row as unparsable text."""
     if not callable(function):
-        raise SpecError(violations=[Violation("parse", f"{function!r} cannot be called; name a function")])
+        raise SpecError.of("parse", f"{function!r} cannot be called; name a function")
 
     def parsed(text: str) -> Any:
         try:

@@ -15,7 +15,7 @@ import orjson
 from referencing import Registry
 from referencing.exceptions import NoSuchResource, Unresolvable
 
-from raypipe.errors import shortened
+from raypipe.errors import shorten
 from raypipe.security.patterns import compile_pattern
 
 Node = dict[str, Any]
@@ -70,7 +70,7 @@ class SchemaCheck:
         error = _first(kind(_of_this_draft(metaschema), registry=registry), schema, _MOST_STEPS)
         if error is not None:
             place = ".".join(str(part) for part in error.absolute_path)
-            raise Uncheckable(f"{place or 'its top level'} is no JSON Schema: {shortened(error.message)}")
+            raise Uncheckable(f"{place or 'its top level'} is no JSON Schema: {shorten(error.message)}")
         _check_patterns(schema)
         self._validator = kind(_of_this_draft(schema), registry=registry)
         for probe in _PROBES:
@@ -89,7 +89,7 @@ def _first(validator: Any, value: Any, steps: int) -> Any:
     except RecursionError:
         raise Uncheckable("its references lead in a circle, or the value is nested too deeply") from None
     except Unresolvable as error:
-        raise Uncheckable(f"refers to {shortened(repr(error.ref))}, which is not in it") from None
+        raise Uncheckable(f"refers to {shorten(repr(error.ref))}, which is not in it") from None
 
 
 def _refused(uri: str) -> Any:
@@ -123,7 +123,7 @@ def _check_patterns(schema: Node) -> None:
             try:
                 compile_pattern(pattern)
             except ValueError as error:
-                shown = shortened(repr(pattern), 80)
+                shown = shorten(repr(pattern), 80)
                 raise Uncheckable(f"has the pattern {shown}, which is no regular expression: {error}") from None
 
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from raypipe.errors import SpecError, Violation, shortened
+from raypipe.errors import SpecError, shorten
 from raypipe.steps.answers.schema_check import nodes
 
 Node = dict[str, Any]
@@ -97,7 +97,7 @@ def arrow_type(node: Node, root: Node) -> str:
 
 def unsound(problem: str) -> SpecError:
     """The error of a schema that cannot be used."""
-    return SpecError(violations=[Violation("schema", problem)])
+    return SpecError.of("schema", problem)
 
 
 def _check_references(root: Node) -> None:
@@ -124,7 +124,7 @@ def _nodes(node: Node) -> Iterator[Node]:
 
 def _at(root: Node, reference: Any) -> Node:
     """The node that a local JSON pointer (RFC 6901) or an anchor names."""
-    shown = shortened(repr(reference))
+    shown = shorten(repr(reference))
     if not (isinstance(reference, str) and reference.startswith("#")):
         raise unsound(f"refers to {shown}; only references inside the schema (#/$defs/…) are followed")
     first, *parts = unquote(reference[1:]).split("/")

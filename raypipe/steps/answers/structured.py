@@ -14,7 +14,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticUserError
 
-from raypipe.concurrency.user_code import LONG, BesideLoop
+from raypipe.concurrency.user_code import LONG, UserCodeThread
 from raypipe.contracts.imports import imported
 from raypipe.contracts.llm import Caller, Completion, Request, Schema
 from raypipe.errors import RowError
@@ -39,7 +39,7 @@ class Structure:
         """Raises SpecError for what is no schema."""
         self._schema = schema
         self.json_schema: Node = _json_schema(schema)
-        self.beside = BesideLoop("checks")
+        self.beside = UserCodeThread("checks")
         self._check: Check = _model_check(schema) if isinstance(schema, type) else _schema_check(self.json_schema)
 
     def __reduce__(self) -> tuple[Any, ...]:

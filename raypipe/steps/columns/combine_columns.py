@@ -57,7 +57,7 @@ class GroupColumns(Meet):
         return (*(name for name in found if name not in self._names), *self._names.values())
 
     def meet(self, parents: pa.Table, branches: Sequence[Branch]) -> pa.Table:
-        from raypipe.values.arrays import carried
+        from raypipe.values.arrays import to_lossless_array
 
         made = super().meet(parents, branches)
         replaced = {*self._names, *self._names.values()}
@@ -70,7 +70,7 @@ class GroupColumns(Meet):
                     for row, (value, is_there) in enumerate(zip(values, there, strict=True)):
                         if is_there:
                             lists[row].append(value)
-            made = made.append_column(name, carried(lists, ""))
+            made = made.append_column(name, to_lossless_array(lists, ""))
         return made
 
 

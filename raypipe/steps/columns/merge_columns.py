@@ -62,10 +62,10 @@ class MergeColumns(Step):
     def process_table(self, table: pa.Table) -> pa.Table:
         import pyarrow as pa
 
-        from raypipe.values.arrays import carried
+        from raypipe.values.arrays import to_lossless_array
 
         rows = zip(*(table.column(name).to_pylist() for name in self.reads()), strict=True)
-        merged = carried([_concatenated(values) for values in rows])
+        merged = to_lossless_array([_concatenated(values) for values in rows])
         kept = [name for name in table.column_names if name not in (*self.columns, self.output_column)]
         # Not appended to a selection: a table that loses its last column forgets how many rows it has.
         return pa.Table.from_arrays([*map(table.column, kept), merged], names=[*kept, self.output_column])

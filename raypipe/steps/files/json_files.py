@@ -17,7 +17,7 @@ from raypipe.errors import InputError
 from raypipe.security.untrusted_text import load_json
 from raypipe.steps.files.locate import kind_of, opened
 from raypipe.values.byte_bounds import MOST_COLUMNS, READ_BYTES
-from raypipe.values.tabulate import agreed, table_of
+from raypipe.values.tabulate import merge_schemas, to_table
 
 _SAMPLED_ROWS = 100
 _SHOWN = 60
@@ -50,8 +50,8 @@ def tables(path: str, batch_rows: int) -> Iterator[pa.Table]:
     seen: pa.Schema | None = None
     for batch in _batches(_rows(path), batch_rows):
         columns = list(dict.fromkeys(name for row in batch for name in row.values))
-        table = table_of([row.values for row in batch], columns, _places(path, batch))
-        seen = agreed(seen, table.schema, f"file {path!r}, {batch[0].place} and after it")
+        table = to_table([row.values for row in batch], columns, _places(path, batch))
+        seen = merge_schemas(seen, table.schema, f"file {path!r}, {batch[0].place} and after it")
         yield table
 
 

@@ -17,7 +17,7 @@ from typing import IO, cast
 from raypipe.contracts.step import Unit
 from raypipe.errors import InputError, nearest
 from raypipe.security.permissions import Permissions
-from raypipe.security.secrets import shown_address
+from raypipe.security.secrets import redact_address
 
 KINDS = {
     ".parquet": "parquet",
@@ -60,7 +60,7 @@ def locate(paths: Sequence[str], permissions: Permissions | None = None) -> list
     """
     found: dict[str, str] = {}
     for path in paths:
-        asked = None if permissions is None or path in permissions.said else permissions
+        asked = None if permissions is None or path in permissions.trusted else permissions
         for root, file in _files(os.path.expanduser(path)):
             if asked is not None:
                 asked.check_file(file, f"path {path!r}")
@@ -84,7 +84,7 @@ def _files(path: str) -> Iterator[tuple[str, str]]:
     """Root and path of each file."""
     if "://" in path:
         raise InputError(
-            f"path {shown_address(path, every=True)!r} is an address; download the files and name their folder"
+            f"path {redact_address(path, every=True)!r} is an address; download the files and name their folder"
         )
     if os.path.isdir(path):
         yield from _in_folder(path)

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, get_type_hints
 from pydantic import create_model
 
 from raypipe.contracts.imports import is_importable
-from raypipe.errors import SpecError, Violation
+from raypipe.errors import SpecError
 from raypipe.steps.functions.batch_steps import GeneratorStep, GlobalStep, Step, StepColumns, StepInput
 from raypipe.steps.functions.signatures import unsound
 
@@ -41,7 +41,7 @@ def batch_step(
     """A step class of a function. Raises SpecError for an unsound function or an unknown type of step."""
     if step_type not in _KINDS:
         problem = f"step_type is {step_type!r}; it is one of {', '.join(map(repr, _KINDS))}"
-        raise SpecError(violations=[Violation(f"@step {function.__qualname__}", problem)])
+        raise SpecError.of(f"@step {function.__qualname__}", problem)
     rows = _inputs_of(function)
     if len(rows) != (step_type != "generator"):
         said = "none" if not rows else ", ".join(one.name for one in rows)

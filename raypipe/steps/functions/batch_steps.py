@@ -242,7 +242,7 @@ class GeneratorStep(Source):
         return [Unit("")]
 
     def read(self, unit: Unit) -> Iterator[pa.Table]:
-        from raypipe.values.tabulate import table_of
+        from raypipe.values.tabulate import to_table
 
         self.load()
         self._is_loaded = True
@@ -252,7 +252,7 @@ class GeneratorStep(Source):
             names = tuple(name for name in dict.fromkeys(name for row in rows for name in row) if name not in RESERVED)
             if rows:
                 start = number
-                yield table_of(rows, names, lambda index, start=start: f"row {start + index + 1}")
+                yield to_table(rows, names, lambda index, start=start: f"row {start + index + 1}")
                 number += len(rows)
             if is_last:
                 return

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
 from raypipe.contracts.llm import LLM
-from raypipe.errors import SpecError, Violation
+from raypipe.errors import SpecError
 
 Function = Callable[..., Any]
 OutputNames = Sequence[str] | Mapping[str, Any]
@@ -84,7 +84,7 @@ def _type_name(kind: Any) -> str:
 def unsound(function: Any, problem: str) -> SpecError:
     """The error of a function that cannot become a step."""
     name = getattr(function, "__qualname__", repr(function))
-    return SpecError(violations=[Violation(f"@step {name}", problem)])
+    return SpecError.of(f"@step {name}", problem)
 
 
 def call_problem(method: Callable[..., Any], form: str, *given: Any, **named: Any) -> str | None:

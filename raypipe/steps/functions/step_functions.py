@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, TypedDict, Unpack, cast, overload
 from raypipe.contracts.imports import is_importable
 from raypipe.contracts.llm import LLM, Caller
 from raypipe.contracts.step import Columns, Output, Runs, Shape, Step
-from raypipe.errors import RowError, SpecError, Violation
+from raypipe.errors import RowError, SpecError
 from raypipe.row import Values
 from raypipe.steps.functions.batch_functions import batch_step, takes_rows
 from raypipe.steps.functions.signatures import (
@@ -42,7 +42,7 @@ class FunctionStep(Step):
         if declared.asks and given["llm"] is None:
             called = type(self).__name__
             problem = f'asks a model but has none; write {called}(llm=LLM("provider/model"))'
-            raise SpecError(violations=[Violation(f"step {name or called!r}", problem)])
+            raise SpecError.of(f"step {name or called!r}", problem)
         super().__init__(name, **given)
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import yaml
 from pydantic import PrivateAttr
 
-from raypipe.concurrency.user_code import BesideLoop
+from raypipe.concurrency.user_code import UserCodeThread
 from raypipe.contracts.imports import is_importable
 from raypipe.contracts.llm import Caller, Message, Request
 from raypipe.contracts.step import Columns
@@ -38,7 +38,7 @@ class Task(LLMStep):
     Both are called in a thread of the task, one call after the other, so that a slow one holds up no other step.
     """
 
-    _beside: BesideLoop = PrivateAttr(default_factory=lambda: BesideLoop("task"))
+    _beside: UserCodeThread = PrivateAttr(default_factory=lambda: UserCodeThread("task"))
 
     @property
     def inputs(self) -> StepColumns:

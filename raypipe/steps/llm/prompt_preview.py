@@ -15,7 +15,7 @@ import orjson
 
 from raypipe.contracts.llm import AskOptions, Caller, Completion, Message, Request
 from raypipe.contracts.step import Step, collecting
-from raypipe.errors import RowError, SpecError, Violation
+from raypipe.errors import RowError, SpecError
 from raypipe.row import Values
 from raypipe.steps.llm.conversation import ask
 
@@ -65,7 +65,7 @@ class PromptedStep(Step):
         if problem is not None:
             needed = ", ".join(f"{name!r}: …" for name in self.reads())
             said = f"cannot show its prompt: {problem}; give it a row to show it with, print({{{needed}}})"
-            raise SpecError(violations=[Violation(f"step {self.name or type(self).__name__!r}", said)])
+            raise SpecError.of(f"step {self.name or type(self).__name__!r}", said)
         return asking.request
 
     def print(self, sample_input: Mapping[str, Any] | None = None) -> None:

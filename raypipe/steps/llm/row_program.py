@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from raypipe.concurrency.user_code import LONG, BesideLoop
+from raypipe.concurrency.user_code import LONG, UserCodeThread
 from raypipe.contracts.llm import Caller, Request
 from raypipe.contracts.step import Output
 from raypipe.errors import RowError
@@ -56,7 +56,7 @@ class RowProgram:
     parse: Parser
     outputs: Outputs
     ending: Ending
-    beside: BesideLoop = field(default_factory=lambda: BesideLoop("parser"))
+    beside: UserCodeThread = field(default_factory=lambda: UserCodeThread("parser"))
     """Where a parser works that may take long."""
 
     async def run(self, row: Values, llm: Caller) -> Output:

@@ -148,9 +148,7 @@ class TextGeneration(PromptedStep):
             try:
                 schema = orjson.loads(self._file_text("structured_output", schema))
             except orjson.JSONDecodeError as error:
-                raise SpecError(
-                    violations=[Violation("structured_output", f"{schema!r} is no JSON: {error}")]
-                ) from None
+                raise SpecError.of("structured_output", f"{schema!r} is no JSON: {error}") from None
         self._structure = None if schema is None else expected(schema)
 
     def _file_text(self, option: str, name: str) -> str:
@@ -162,7 +160,7 @@ class TextGeneration(PromptedStep):
             said = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             base = str(Path(self.base_dir or ".").resolve())
             problem = f"cannot read {str(path)!r} ({said}); relative paths start at {base!r}"
-            raise SpecError(violations=[Violation(option, problem)]) from None
+            raise SpecError.of(option, problem) from None
 
     def _wanted_outputs(self) -> Outputs:
         wanted = Wanted(self.output, None if self.outputs is None else tuple(self.outputs), self.scattered)
@@ -245,7 +243,7 @@ def _in_format(kind: Any, schema: Any) -> Any:
         return schema
     if kind not in FORMS:
         problem = f"format {kind!r} is unknown{nearest(str(kind), ['json', *FORMS])}"
-        raise SpecError(violations=[Violation("structured_output", problem)])
+        raise SpecError.of("structured_output", problem)
     return {kind: schema}
 
 

@@ -17,7 +17,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raypipe.concurrency.background import TaskScope, start_thread
-from raypipe.concurrency.user_code import Held
+from raypipe.concurrency.user_code import CapturedResult
 from raypipe.contracts.llm import Caller, Completion, Message, Request
 from raypipe.errors import CallError, RaypipeError, RowError, nearest
 from raypipe.steps.answers.parsing import read_json
@@ -229,10 +229,10 @@ async def _in_thread(work: Callable[[], Any], named: str) -> Any:
     context = contextvars.copy_context()
 
     def run() -> None:
-        held = Held()
+        held = CapturedResult()
         with held:
             held.result = context.run(work)
-        held.tell(loop, working)
+        held.deliver(loop, working)
 
     start_thread(run, named, None)
     return await working

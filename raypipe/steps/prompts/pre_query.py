@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from raypipe.contracts.llm import Message
-from raypipe.errors import RowError, SpecError, Violation, nearest
+from raypipe.errors import RowError, SpecError, nearest
 from raypipe.steps.prompts.templates import Template, compile_template
 
 _NAME = re.compile(r"[\w.-]+")
@@ -110,5 +110,5 @@ def pre_query(template: str) -> PreQuery:
     if _NAME.fullmatch(template):
         hint = nearest(template, list(PRE_QUERIES))
         problem = f"{template!r} is no known template{hint}; write the text that begins a user's turn"
-        raise SpecError(violations=[Violation("magpie_pre_query_template", problem)])
+        raise SpecError.of("magpie_pre_query_template", problem)
     return Beginning(template)

@@ -14,7 +14,7 @@ import jinja2
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.runtime import Context
 
-from raypipe.errors import RowError, SpecError, Violation, shortened
+from raypipe.errors import RowError, SpecError, shorten
 from raypipe.row import Values
 from raypipe.steps.prompts.sandbox import MOST_CHARACTERS, check_length, environment, joined, undeclared
 from raypipe.steps.prompts.template_costs import begin
@@ -138,13 +138,13 @@ def _compiled(what: str, compile_text: Callable[[str], Any], text: str) -> Any:
         check_length(text)
         return compile_text(text)
     except TemplateSyntaxError as error:
-        problem = f"line {error.lineno}: {shortened((error.message or 'cannot be read').rstrip('.'))}"
+        problem = f"line {error.lineno}: {shorten((error.message or 'cannot be read').rstrip('.'))}"
     except (RecursionError, MemoryError):
         problem = "is nested too deeply"
     except (SyntaxError, ValueError, OverflowError) as error:
         # Python, into which Jinja compiles, knows at most 20 loops inside each other and numbers of 4,300 digits.
-        problem = f"cannot be compiled: {shortened(str(error))}"
-    raise SpecError(violations=[Violation(what, problem)])
+        problem = f"cannot be compiled: {shorten(str(error))}"
+    raise SpecError.of(what, problem)
 
 
 def _put_together(texts: list[str], row: Values) -> str:
@@ -156,4 +156,4 @@ def _put_together(texts: list[str], row: Values) -> str:
 def _row_error(error: Exception, row: Values) -> RowError:
     listed = ", ".join(repr(name) for name in row)
     said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error) or type(error).__name__
-    return RowError(f"{shortened(said)} (the row has {shortened(listed) or 'no columns'})", kind="template")
+    return RowError(f"{shorten(said)} (the row has {shorten(listed) or 'no columns'})", kind="template")

@@ -40,10 +40,10 @@ class DataSampler(LoadDataFromDicts):
     def read(self, unit: Unit) -> Iterator[pa.Table]:
         import pyarrow as pa
 
-        from raypipe.values.tabulate import table_of
+        from raypipe.values.tabulate import to_table
 
         drawn = random.Random(self.seed)
-        table = table_of(self.data, self.columns() or (), lambda index: f"row {index + 1}")
+        table = to_table(self.data, self.columns() or (), lambda index: f"row {index + 1}")
         for start in range(0, self.samples, BATCH_ROWS):
             count = min(BATCH_ROWS, self.samples - start)
             picked = table.take(drawn.choices(range(table.num_rows), k=count * self.size))

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from raypipe.errors import InputError, nearest
-from raypipe.security.secrets import shown_address
+from raypipe.security.secrets import redact_address
 from raypipe.steps.files.formats import user_columns
 
 
@@ -78,7 +78,7 @@ def check_of_hub(place: Place, files: Sequence[str]) -> None:
     """Raises InputError where a dataset on the Hub is made of files of this machine, or of other hosts."""
     for file in files:
         if not file.startswith(f"hf://datasets/{place.path}@"):
-            problem = f"says that its rows are in {shown_address(file)}, which is not in it"
+            problem = f"says that its rows are in {redact_address(file)}, which is not in it"
             raise InputError(f"{place} {problem}; download it, look at its README, and name its folder")
 
 

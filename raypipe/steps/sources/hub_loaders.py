@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from raypipe.contracts.step import Columns, Source, Unit
 from raypipe.errors import InputError
 from raypipe.security.dataset_notes import is_name
-from raypipe.security.permissions import HUB, current, is_path
+from raypipe.security.permissions import HUB, current_permissions, is_path
 from raypipe.steps.late_options import missing_option
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class DatasetSource(Source):
     @field_validator("storage_options")
     @classmethod
     def _are_allowed(cls, options: dict[str, Any] | None) -> dict[str, Any] | None:
-        if options is not None and (permissions := current()) is not None:
-            permissions.check_said(options, "storage_options")
+        if options is not None and (permissions := current_permissions()) is not None:
+            permissions.check_trusted(options, "storage_options")
         return options
 
     def place(self) -> tuple[Place, str]:
@@ -118,11 +118,11 @@ class LoadDataFromHub(DatasetSource):
     @field_validator("repo_id")
     @classmethod
     def _is_allowed(cls, name: str | None) -> str | None:
-        permissions = current()
+        permissions = current_permissions()
         if name is not None and permissions is not None:
             if is_path(name):
                 permissions.check_folder(name, "repo_id")
-            elif name not in permissions.said:
+            elif name not in permissions.trusted:
                 permissions.check_host(HUB, "repo_id")
         return name
 
@@ -165,7 +165,7 @@ class LoadDataFromDisk(DatasetSource):
     @field_validator("dataset_path")
     @classmethod
     def _is_allowed(cls, path: str | None) -> str | None:
-        if path is not None and (permissions := current()) is not None:
+        if path is not None and (permissions := current_permissions()) is not None:
             permissions.check_folder(path, "dataset_path")
         return path
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import Field
 
 from raypipe.contracts.step import Columns, Source, Unit
-from raypipe.errors import InputError, SpecError, Violation
+from raypipe.errors import InputError, SpecError
 from raypipe.row import RESERVED
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def make_generator_step(
         problem = (
             f"is a {type(dataset).__name__} that is no table of one type a column ({said}); mend it, or write files"
         )
-        raise SpecError(violations=[Violation("dataset", problem)]) from None
+        raise SpecError.of("dataset", problem) from None
 
 
 def _table(dataset: Any) -> pa.Table:
@@ -93,9 +93,9 @@ def _table(dataset: Any) -> pa.Table:
         if isinstance(dataset.column_names, Mapping):
             splits = ", ".join(repr(split) for split in dataset)
             problem = f"holds several splits ({splits}); choose one, for example dataset[{next(iter(dataset))!r}]"
-            raise SpecError(violations=[Violation("dataset", problem)])
+            raise SpecError.of("dataset", problem)
         return dataset.with_format("arrow")[:].replace_schema_metadata(None)
     if hasattr(dataset, "to_dict") and hasattr(dataset, "iloc"):  # pandas
         return pa.Table.from_pandas(dataset, preserve_index=False).replace_schema_metadata(None)
     problem = f"is a {type(dataset).__name__}; give a list of mappings, a path, or a pandas, Arrow, datasets or Ray one"
-    raise SpecError(violations=[Violation("dataset", problem)])
+    raise SpecError.of("dataset", problem)

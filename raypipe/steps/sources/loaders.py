@@ -65,11 +65,11 @@ class LoadDataFromDicts(Source):
         return len(self.data)
 
     def read(self, unit: Unit) -> Iterator[pa.Table]:
-        from raypipe.values.tabulate import table_of
+        from raypipe.values.tabulate import to_table
 
         if not self.data:
             return
-        table = table_of(self.data, self.columns() or (), lambda index: f"row {index + 1}")
+        table = to_table(self.data, self.columns() or (), lambda index: f"row {index + 1}")
         for start in range(0, len(self.data), BATCH_ROWS):
             yield table.slice(start, min(BATCH_ROWS, len(self.data) - start))
 
