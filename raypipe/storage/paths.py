@@ -69,15 +69,11 @@ class RemotePath:
         return RemotePath(self.scheme, self.path.rpartition("/")[0])
 
     @property
-    def bucket(self) -> str:
-        return self.path.partition("/")[0]
-
-    @property
     def store(self) -> Any:
         """The file system of pyarrow that it is in."""
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
-        return _store(self.scheme, self.bucket, endpoint, region)
+        return _store(self.scheme, self.path.partition("/")[0], endpoint, region)
 
     def with_name(self, name: str) -> RemotePath:
         return self.parent / name
@@ -96,19 +92,17 @@ class RemotePath:
         """Whether there is a file with this name, or anything under it."""
         return bool(self.store.get_file_info([self.path])[0].type)
 
-    def glob(self, pattern: str) -> Iterator[Self]:
-        """The files directly in this folder whose names match."""
-        return (found for found in self._files(is_deep=False) if fnmatchcase(found.name, pattern))
+    def glob(self, pattern: str, *, is_deep: bool = False) -> Iterator[Self]:
+        """The files directly in this folder whose names match; `is_deep`: also those in folders under it."""
+        from pyarrow import fs
+
+        infos = self.store.get_file_info(fs.FileSelector(self.path, allow_not_found=True, recursive=is_deep))
+        files = sorted(type(self)(self.scheme, info.path) for info in infos if info.is_file)
+        return (file for file in files if fnmatchcase(file.name, pattern))
 
     def rglob(self, pattern: str) -> Iterator[Self]:
         """The files in this folder and in those under it whose names match."""
-        return (found for found in self._files(is_deep=True) if fnmatchcase(found.name, pattern))
-
-    def _files(self, is_deep: bool) -> list[Self]:
-        from pyarrow import fs
-
-        found = self.store.get_file_info(fs.FileSelector(self.path, allow_not_found=True, recursive=is_deep))
-        return sorted(type(self)(self.scheme, one.path) for one in found if one.is_file)
+        return self.glob(pattern, is_deep=True)
 
     def relative_to(self, folder: RemotePath) -> PurePosixPath:
         return PurePosixPath(self.path).relative_to(folder.path)
@@ -217,10 +211,11 @@ def check_reachable(place: AnyPath) -> None:
     if isinstance(place, Path):
         return
     answers: list[OSError | bool] = []
+    bucket = place.path.partition("/")[0]
 
     def ask() -> None:
         try:
-            answers.append(bool(place.store.get_file_info([place.bucket])[0].type))
+            answers.append(bool(place.store.get_file_info([bucket])[0].type))
         except OSError as error:
             answers.append(error)
 
@@ -231,7 +226,7 @@ def check_reachable(place: AnyPath) -> None:
         checkpoint()
     answer = answers[0] if answers else TimeoutError(f"no answer within {_REACH_S:.0f} s")
     if answer is False:
-        raise OutputError(f"{place} cannot be used: there is no bucket {place.bucket!r}; make it, or name another one")
+        raise OutputError(f"{place} cannot be used: there is no bucket {bucket!r}; make it, or name another one")
     if isinstance(answer, OSError):
         kind = InfrastructureError if "NETWORK" in str(answer) or isinstance(answer, TimeoutError) else OutputError
         raise kind(f"{place} cannot be used: {explain_os_error(answer)}")
