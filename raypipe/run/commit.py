@@ -16,7 +16,7 @@ from raypipe.run.leaf_schema import leaf_schema
 from raypipe.run.merge import rows_of, rows_with
 from raypipe.storage.paths import parse_path
 from raypipe.storage.remote_run_folder import AnyRunFolder
-from raypipe.storage.tables import read_common_schema, to_output_columns, write_dataset
+from raypipe.storage.tables import to_output_columns, unify_file_schemas, write_dataset
 from raypipe.values.byte_bounds import Bounds
 
 
@@ -69,7 +69,7 @@ class Commit:
         parts = [part for result in outcome.results for part in result.parts if part.sink == sink]
         before = [] if self._retried is None else list(self.folder.files(name))
         paths = [*before, *(parse_path(part.path) for part in parts)]
-        schema = read_common_schema(paths) if paths else empty()
+        schema = unify_file_schemas(paths) if paths else empty()
         rows = rows_of(parts, schema, self.folder.work / "merged" / name)
         if self._retried is not None:
             rows = rows_with(before, rows, self._retried, schema)

@@ -218,7 +218,7 @@ def sort_by_source(table: pa.Table) -> pa.Table:
     return table if order == list(range(table.num_rows)) else take_rows(table, order)
 
 
-def read_common_schema(paths: Sequence[AnyPath]) -> pa.Schema:
+def unify_file_schemas(paths: Sequence[AnyPath]) -> pa.Schema:
     """The schema that rows of all files fit."""
     return unify_schemas([open_parquet_at(path).schema_arrow for path in paths])
 

@@ -20,11 +20,11 @@ from raypipe.storage.tables import (
     LINEAGE_SCHEMA,
     concat,
     conform,
-    read_common_schema,
     read_tables,
     settle_types,
     sort_by_source,
     to_output_columns,
+    unify_file_schemas,
     unify_schemas,
     write_dataset,
     write_part,
@@ -119,7 +119,7 @@ def test_a_dataset_has_one_schema_and_every_value(
     parts = [folder / f"{number}.parquet" for number in range(len(columns))]
     for path, values in zip(parts, columns, strict=True):
         write_part(path, pa.table({"x": to_array(values)}))
-    schema = read_common_schema(parts)
+    schema = unify_file_schemas(parts)
     count = write_dataset([table for path in parts for table in read_tables(path, schema)], folder / "data", schema)
     given = [value for values in columns for value in values]
     found = [pq.read_table(path) for path in sorted((folder / "data").glob("part-*.parquet"))]
