@@ -111,7 +111,7 @@ class Figures:
     def in_flight(self, pool: str | None = None) -> int:
         """Calls that the workers of a pool, or of all pools with a model, wait for."""
         pools = [pool] if pool else [name for name, one in self._plan.pools.items() if one.llm is not None]
-        return sum(status.in_flight for worker, status in self._workers.items() if worker.rpartition(":")[0] in pools)
+        return sum(status.in_flight for status in self._workers.values() if status.pool in pools)
 
     def engines(self) -> Mapping[str, EngineReport]:
         """What the engines do that run in workers, by worker."""
@@ -132,13 +132,12 @@ class Figures:
         waits = sorted({status.waits_for for status in self._workers.values() if status.waits_for})
         if waits:
             return " and ".join(waits)
-        name, slowest = max(self._workers.items(), key=lambda item: item[1].oldest_s + now - self._moved_at)
-        pool = name.rpartition(":")[0]
+        slowest = max(self._workers.values(), key=lambda status: status.oldest_s)
         if self.in_flight():
-            return f"{number(self.in_flight())} answers of {pool}, the oldest for {_oldest(slowest)}"
+            return f"{number(self.in_flight())} answers of {slowest.pool}, the oldest for {_oldest(slowest)}"
         held = sum(status.held for status in self._workers.values())
         if held:
-            return f"{number(held)} rows in {pool}, the oldest for {_oldest(slowest)}"
+            return f"{number(held)} rows in {slowest.pool}, the oldest for {_oldest(slowest)}"
         return "rows from upstream" if not any(self._waiting.values()) else "workers that take rows"
 
     def _rate(self, value: Callable[[Mapping[str, Counts]], int]) -> float:

@@ -20,6 +20,7 @@ from raypipe.execution.wire import WorkerStatus
 class EngineReport:
     """What one worker's engine did so far."""
 
+    pool: str = ""
     now: EngineFigures = field(default_factory=EngineFigures)
     began: float = 0.0
     ended: float = 0.0
@@ -72,7 +73,7 @@ class EngineStats:
                 if status.engines and status.output_tokens >= latest.get(worker, status).output_tokens:
                     latest[worker] = status
         for worker, status in latest.items():
-            report = self.reports.setdefault(worker, EngineReport())
+            report = self.reports.setdefault(worker, EngineReport(status.pool))
             report.note(status.engines[0], status.output_tokens, self._clock())
 
     def beside(self, watch: Callable[[Sequence[Snapshot]], None]) -> Callable[[Sequence[Snapshot]], None]:
@@ -101,5 +102,5 @@ class EngineStats:
                 "load_s": round(report.now.load_s, 1),
             }
             for worker, report in sorted(self.reports.items())
-            if worker.rpartition(":")[0] == pool
+            if report.pool == pool
         }

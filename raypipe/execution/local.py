@@ -32,7 +32,7 @@ from raypipe.execution.wire import WorkerStatus
 from raypipe.execution.worker.replica import Replica, ReplicaSetup
 from raypipe.limits import Authority
 from raypipe.plan.load_groups import ALL, kept
-from raypipe.plan.plan import Plan, Stage, inbox
+from raypipe.plan.plan import Plan, Sink, Stage
 from raypipe.plan.resources import made_fit, of_this_process
 
 _WATCH_EVERY_S = 0.5
@@ -206,8 +206,8 @@ class _Run:
         self, stage: Stage, phase: frozenset[str], pools: dict[str, LocalPool], spilled: Sequence[str] | None
     ) -> list[str]:
         """Carry the batches of a stage, or those put away by the phase before; the ones that are put away now."""
-        run, leaves = self._setup.run, self._setup.leaves
-        setup = ConductorSetup("local", stage, run.parts, leaves, DRAIN_S, phase=phase, bounds=run.options.bounds)
+        run = self._setup.run
+        setup = ConductorSetup("local", stage, run.parts, DRAIN_S, phase=phase, bounds=run.options.bounds)
         conductor = self.conductor = Conductor(setup, {name: pools[name] for name in stage.pools_of(phase)})
         conductor.open()
         if self.halted_for:
@@ -229,7 +229,7 @@ class _Run:
             await conductor.close()
             seen, self.conductor = conductor.snapshot(), None
             engines = {
-                name: WorkerStatus(output_tokens=one.output_tokens, engines=one.engines)
+                name: WorkerStatus(output_tokens=one.output_tokens, engines=one.engines, pool=one.pool)
                 for name, one in seen.workers.items()
             }
             self._before.append(
@@ -270,7 +270,7 @@ class _Run:
 
     def _end(self, spilled: Sequence[str]) -> None:
         """Batches that are not gone on with."""
-        self.results += [ended(path, self._setup.run.parts, self._setup.leaves, self.halted_for) for path in spilled]
+        self.results += [ended(path, self._setup.run.parts, self.halted_for) for path in spilled]
 
     def snapshots(self) -> list[Snapshot]:
         """What the conductors saw that are through, and what the one at work sees."""
@@ -288,7 +288,7 @@ class _Run:
             options, artifacts = setup.run.options, setup.run.artifacts
             return source_batches(entry, options.source_rows, setup.only, artifacts, options.bounds.batch_bytes)
         assert isinstance(entry, Aggregate)
-        return grouped_batches(paths_for(inbox(stage.entry), self.results), stage.entry, entry)
+        return grouped_batches(paths_for(Sink("barrier", stage.entry), self.results), stage.entry, entry)
 
 
 def _forget(reading: asyncio.Future[Any]) -> None:
@@ -297,6 +297,6 @@ def _forget(reading: asyncio.Future[Any]) -> None:
         reading.exception()
 
 
-def paths_for(sink: str, results: Sequence[BatchResult]) -> list[str]:
+def paths_for(sink: Sink, results: Sequence[BatchResult]) -> list[str]:
     """The part files written for `sink`."""
     return [part.path for result in results for part in result.parts if part.sink == sink]

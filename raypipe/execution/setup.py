@@ -24,8 +24,8 @@ def calls_in_flight(plan: Plan, snapshots: Sequence[Snapshot], is_overdue: bool)
     With `is_overdue`, workers that should have heard of a stop and have not count no more: a step blocks them.
     """
     asking = {name for name, pool in plan.pools.items() if pool.llm is not None}
-    seen = [one for snapshot in snapshots for one in snapshot.workers.items() if one[0].rpartition(":")[0] in asking]
-    return sum(status.in_flight for _, status in seen if status.halted_for or not is_overdue)
+    workers = [one for snapshot in snapshots for one in snapshot.workers.values() if one.pool in asking]
+    return sum(status.in_flight for status in workers if status.halted_for or not is_overdue)
 
 
 MOST_REPLACEMENTS = 20
@@ -73,10 +73,6 @@ class RunSetup:
     """What earlier runs into the same folder took, as far as there are caps."""
     only: frozenset[bytes] | None = None
     """Work only on source rows with these identities."""
-
-    @property
-    def leaves(self) -> frozenset[str]:
-        return frozenset(self.plan.graph.leaves)
 
     def replicas(self, stage: Stage, phase: frozenset[str] = frozenset()) -> dict[str, list[ReplicaSetup]]:
         """The workers that a stage, or one of its phases, may have, by pool; the first `Pool.replicas` are started."""

@@ -60,6 +60,15 @@ def _unpacked(kind: type[Any], values: list[Any]) -> Any:
 
 
 @dataclass(frozen=True)
+class Sender:
+    """A conductor, as its workers know it."""
+
+    stage: int
+    """A second conductor of a stage comes in place of the first, which is gone."""
+    name: str
+
+
+@dataclass(frozen=True)
 class Chunk(_Shipped):
     """Rows of one step, sent to one worker. `number` is the sender's."""
 
@@ -105,6 +114,8 @@ class WorkerStatus:
     """How the engines are doing that it holds."""
     oldest_step: str = ""
     """The step that works on the oldest row."""
+    pool: str = ""
+    """The pool that it is of; conductors fill it in."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,7 @@ class Worker(Protocol):
     @property
     def concurrency(self) -> int: ...
 
-    async def exchange(self, sender: str, chunks: list[Chunk], flush_s: float) -> Reply:
+    async def exchange(self, sender: Sender, chunks: list[Chunk], flush_s: float) -> Reply:
         """Take new rows; come back when there is something to tell, at most `flush_s` after the first of it.
 
         Raises `ReplicaLostError` when the worker is gone, `RaypipeError` when the run cannot go on.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from raypipe.contracts.llm import LLM
 from raypipe.contracts.step import Aggregate, Columns, Runs, Step
@@ -22,14 +23,23 @@ THREADS = "python"
 THREADS_CONCURRENCY = 8
 
 
-def inbox(barrier: str) -> str:
-    """Name of the sink for rows that the aggregate `barrier` takes in; no step can have this name."""
-    return f"~{barrier}"
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """Where rows are written that leave a stage."""
+
+    kind: Literal["leaf", "barrier", "failures", "spilled"]
+    """The dataset of a leaf, the input of an aggregate of a later stage, failed rows, or batches between two phases."""
+    step: str = ""
+    """The leaf, or the aggregate; empty for what all steps share."""
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder for its part files; no two sinks share one, since no step's name begins with `~`."""
+        names = {"leaf": self.step, "barrier": f"~{self.step}", "failures": "~failures~", "spilled": "~parked~"}
+        return names[self.kind]
 
 
-def barrier_of(sink: str) -> str:
-    """The aggregate whose inbox a sink is; of another sink its own name."""
-    return sink.removeprefix("~")
+FAILURES, SPILLED = Sink("failures"), Sink("spilled")
 
 
 @dataclass(frozen=True)
@@ -106,8 +116,8 @@ class PlannedStep:
     """`None`: the conductor does it."""
     successors: tuple[str, ...]
     """Names of steps of the same stage."""
-    sinks: tuple[str, ...]
-    """Where rows are written: the step's own name when it is a leaf, and the inboxes of barriers that it feeds."""
+    sinks: tuple[Sink, ...]
+    """Where its rows are written: its own dataset when it is a leaf, and the inputs of barriers that it feeds."""
     shown: str = ""
     """The step as part of which it is shown and counted; empty: itself."""
     gather: Gather | None = None
@@ -135,7 +145,7 @@ class Stage:
     phases: tuple[frozenset[str], ...] = ()
     """Steps whose workers are there at the same time, one group after the other; empty when all are."""
     grouped_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    """For each inbox that rows are written to for an aggregate that groups by columns, these columns."""
+    """The columns of each aggregate of a later stage that takes in rows of this one and groups them by columns."""
 
     def pools_of(self, phase: frozenset[str]) -> tuple[str, ...]:
         """The pools that a phase works with; those of the whole stage where it has no phases."""
@@ -254,13 +264,13 @@ def _stage(graph: Graph, entry: str, index: dict[str, int], names: list[str], po
     steps: dict[str, PlannedStep] = {}
     for name in names:
         after = graph.successors[name]
-        barriers = tuple(inbox(other) for other in after if other not in inside)
+        barriers = tuple(Sink("barrier", other) for other in after if other not in inside)
         steps[name] = PlannedStep(
             name=name,
             step=graph.steps[name],
             pool=pool_of.get(name),
             successors=tuple(other for other in after if other in inside),
-            sinks=barriers if after else (name,),
+            sinks=barriers if after else (Sink("leaf", name),),
             shown=graph.shown(name),
             gather=_gather(graph, name) if name != entry and graph.steps[name].runs is Runs.GATHER else None,
             is_routed=isinstance(graph.steps[name], Route),
@@ -272,11 +282,11 @@ def _stage(graph: Graph, entry: str, index: dict[str, int], names: list[str], po
 
 
 def _grouped_by(graph: Graph, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The inboxes of groups that steps feed, and what those are grouped by."""
+    """The aggregates behind steps that group by columns, and these columns."""
     after = dict.fromkeys(other for name in names for other in graph.successors[name])
     barriers = {other: graph.steps[other] for other in after if other not in names}
     return {
-        inbox(other): tuple(step.by)
+        other: tuple(step.by)
         for other, step in barriers.items()
         if isinstance(step, Aggregate) and isinstance(step.by, list)
     }

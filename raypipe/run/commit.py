@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from raypipe.errors import InputError
-from raypipe.execution.conductor.batches import FAILURES, failure_table
+from raypipe.execution.conductor.batches import failure_table
 from raypipe.execution.setup import Outcome
-from raypipe.plan.plan import Plan
+from raypipe.plan.plan import FAILURES, Plan, Sink
 from raypipe.run.leaf_schema import leaf_schema
 from raypipe.run.merge import rows_of, rows_with
 from raypipe.storage.paths import parse_path
@@ -55,7 +55,9 @@ class Commit:
         self._check_sources(manifest)
         (folder.work / "data").mkdir()
         for leaf in self._plan.graph.leaves:
-            rows = self._write(outcome, leaf, f"data/{leaf}", partial(leaf_schema, self._plan.graph, leaf))
+            rows = self._write(
+                outcome, Sink("leaf", leaf), f"data/{leaf}", partial(leaf_schema, self._plan.graph, leaf)
+            )
             manifest["leaves"][leaf] = {"rows": rows, "path": f"data/{leaf}"}
         manifest["failures"]["rows"] = self._write(outcome, FAILURES, "failures", _schema_of_failures)
         if outcome.halted_for and _ended(manifest) < _ended(before):
@@ -64,7 +66,7 @@ class Commit:
         folder.commit(self._merged(before, manifest), self._spec, keeps_artifacts=self._retried is not None)
         return True
 
-    def _write(self, outcome: Outcome, sink: str, name: str, empty: Callable[[], pa.Schema]) -> int:
+    def _write(self, outcome: Outcome, sink: Sink, name: str, empty: Callable[[], pa.Schema]) -> int:
         """`empty`: the schema where there is no row. To know it, a source may have to be read."""
         parts = [part for result in outcome.results for part in result.parts if part.sink == sink]
         before = [] if self._retried is None else list(self.folder.files(name))

@@ -27,7 +27,7 @@ from raypipe.limits import Amount, Caps
 from raypipe.models import check_model, check_request, is_held_key, missing_engine
 from raypipe.models.prices import cost_usd, pool_cost_usd
 from raypipe.plan.load_groups import in_groups
-from raypipe.plan.plan import Plan, inbox
+from raypipe.plan.plan import Plan, Sink
 from raypipe.results import Result
 from raypipe.run.commit import Commit
 from raypipe.run.spending_history import Spending
@@ -238,7 +238,8 @@ def _manifest(plan: Plan, outcome: Outcome, options: RunOptions, started: float)
             totals[name].add(counts)
     for stage in plan.stages:
         if stage.reads_stage is not None:
-            taken = sum(part.rows for result in results for part in result.parts if part.sink == inbox(stage.entry))
+            sink = Sink("barrier", stage.entry)
+            taken = sum(part.rows for result in results for part in result.parts if part.sink == sink)
             totals[stage.entry].rows_in = totals[stage.entry].rows_done = taken
     shown = sum_by_shown_step(plan.graph, totals, is_over=True)
     ended = time.time()

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -47,7 +47,8 @@ def planned(uri: str = "offline/a", *, barrier: bool = False) -> Plan:
 def seen(
     status: dict[str, WorkerStatus] | None = None, queued: dict[str, int] | None = None, **counts: Counts
 ) -> Snapshot:
-    return Snapshot(counts, queued or {}, status or {})
+    workers = {name: one and replace(one, pool=name.rpartition(":")[0]) for name, one in (status or {}).items()}
+    return Snapshot(counts, queued or {}, workers)
 
 
 def of(figures: Figures, name: str) -> StepFigures:

@@ -11,7 +11,7 @@ from raypipe.contracts.llm import LLM
 from raypipe.contracts.step import Aggregate, By, Step
 from raypipe.errors import InfrastructureError
 from raypipe.pipeline import Pipeline
-from raypipe.plan.plan import THREADS, Plan, inbox
+from raypipe.plan.plan import THREADS, Plan, Sink
 from raypipe.plan.resources import check_room
 from raypipe.row import Values
 from raypipe.steps import KeepColumns, LoadDataFromDicts, StepResources, TextGeneration, step
@@ -85,8 +85,8 @@ def test_an_aggregate_by_root_goes_back_to_the_source() -> None:
 def test_a_barrier_begins_a_stage(by: By) -> None:
     plan = nested(by)
     assert [(stage.entry, stage.reads_stage) for stage in plan.stages] == [("seed", None), ("gather", 0)]
-    assert plan.stages[0].steps["keep"].sinks == (inbox("gather"),)
-    assert plan.stages[1].steps["gather"].sinks == ("gather",)
+    assert plan.stages[0].steps["keep"].sinks == (Sink("barrier", "gather"),)
+    assert plan.stages[1].steps["gather"].sinks == (Sink("leaf", "gather"),)
 
 
 def test_by_root_behind_a_barrier_goes_back_to_the_group() -> None:
@@ -103,8 +103,8 @@ def test_rows_of_a_fork_go_to_steps_and_to_barriers() -> None:
     with Pipeline("fork") as pipeline:
         seed() >> children("children") >> [Aggregate("all", by="all"), KeepColumns("keep", columns=["a"])]
     steps = pipeline.plan().stages[0].steps
-    assert (steps["children"].successors, steps["children"].sinks) == (("keep",), (inbox("all"),))
-    assert steps["keep"].sinks == ("keep",)
+    assert (steps["children"].successors, steps["children"].sinks) == (("keep",), (Sink("barrier", "all"),))
+    assert steps["keep"].sinks == (Sink("leaf", "keep"),)
 
 
 def test_several_sources_are_several_stages() -> None:

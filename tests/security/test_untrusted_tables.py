@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypipe.errors import InputError, OutputError
-from raypipe.execution.conductor.spill import SPILLED, read_spilled
+from raypipe.execution.conductor.spill import read_spilled
 from raypipe.pipeline import Pipeline
+from raypipe.plan.plan import SPILLED
 from raypipe.results import Result
 from raypipe.row import Values
 from raypipe.security.untrusted_tables import names_extension_types, open_parquet
@@ -192,15 +193,15 @@ def test_an_arrow_stream_that_names_an_extension_type_is_recognised(tmp_path: Pa
 
 def test_a_batch_that_was_put_away_is_read_from_the_folder_of_its_run_alone(tmp_path: Path) -> None:
     bait = tmp_path / "elsewhere" / "1.batch"
-    for path in (str(bait), f"{tmp_path}/{SPILLED}/../elsewhere/1.batch", "s3://bucket/elsewhere/1.batch"):
+    for path in (str(bait), f"{tmp_path}/{SPILLED.folder}/../elsewhere/1.batch", "s3://bucket/elsewhere/1.batch"):
         with pytest.raises(OutputError, match="is no batch of this run"):
             read_spilled(path, tmp_path)
 
 
 def test_a_batch_that_was_put_away_and_holds_anything_else_is_damaged(tmp_path: Path) -> None:
     trace = tmp_path / "executed"
-    (tmp_path / SPILLED).mkdir()
-    path = tmp_path / SPILLED / "1.batch"
+    (tmp_path / SPILLED.folder).mkdir()
+    path = tmp_path / SPILLED.folder / "1.batch"
     for content in (pickle.dumps(Bomb(trace)), b"", b"\x02" + bytes(7) + b"{}", b"\x02" + bytes(7) + b"[]"):
         path.write_bytes(content)
         with pytest.raises(OutputError, match=r"1\.batch is damaged"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 from uuid import uuid4
@@ -19,15 +19,13 @@ import pyarrow as pa
 
 from raypipe.errors import OutputError, RaypipeError
 from raypipe.execution.counts import add_counts
+from raypipe.plan.plan import FAILURES, Sink
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, LINEAGE, PATH, POSITION, ROW_ID, Failure
 from raypipe.storage.paths import AnyPath, explain_os_error
 from raypipe.storage.tables import concat, settle_types, sort_by_source, to_output_columns, write_part
 from raypipe.values.arrays import to_rows, to_text
 from raypipe.values.byte_bounds import MOST_VALUE_BYTES
 from raypipe.values.selection import size_bytes
-
-FAILURES = "~failures~"
-"""Name of the sink for failed rows; no step can have this name."""
 
 
 @dataclass
@@ -63,7 +61,7 @@ _NUMBERS = tuple(item.name for item in fields(Counts) if item.type == "int")
 class Part:
     """A file of rows of one sink."""
 
-    sink: str
+    sink: Sink
     path: str
     rows: int
     position: int
@@ -88,7 +86,8 @@ class BatchResult:
     def from_json(text: bytes) -> BatchResult:
         plain = orjson.loads(text)
         counts = {step: Counts(**values) for step, values in plain["counts"].items()}
-        return BatchResult(tuple(Part(**part) for part in plain["parts"]), counts, plain["halted_for"])
+        parts = tuple(Part(**part | {"sink": Sink(**part["sink"])}) for part in plain["parts"])
+        return BatchResult(parts, counts, plain["halted_for"])
 
 
 @dataclass
@@ -101,7 +100,7 @@ class Batch:
     held: defaultdict[str, list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
     """Rows, on the way too, that wait for a step that is not loaded yet."""
     held_rows: int = 0
-    ended: defaultdict[str, list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
+    ended: defaultdict[Sink, list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
     """Rows that are through, by sink."""
     failed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """Rows of `FAILURE_SCHEMA`."""
@@ -110,7 +109,7 @@ class Batch:
     """What is written already."""
     writing: int = 0
     """Part files that are being written."""
-    _bytes: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    _bytes: defaultdict[Sink, int] = field(default_factory=lambda: defaultdict(int))
     """Of the rows that are not written, by sink."""
 
     @property
@@ -118,11 +117,11 @@ class Batch:
         """Of all rows that are done and not written."""
         return sum(self._bytes.values())
 
-    def finished(self) -> dict[str, int]:
+    def finished(self) -> dict[Sink, int]:
         """The same, by sink."""
         return {sink: size for sink, size in self._bytes.items() if size}
 
-    def collect(self, sink: str, rows: pa.Table) -> None:
+    def collect(self, sink: Sink, rows: pa.Table) -> None:
         self.ended[sink].append(rows)
         self._bytes[sink] += size_bytes(rows)
 
@@ -145,7 +144,7 @@ class Batch:
         self._bytes[FAILURES] += len(row["row"] or "") + len(row["message"] or "")
         self.failed.append(row)
 
-    def take_finished(self, sink: str) -> Finished:
+    def take_finished(self, sink: Sink) -> Finished:
         """Rows that are to be written now; `written` is called once they are."""
         size = self._bytes.pop(sink, 0)
         self.writing += 1
@@ -159,11 +158,10 @@ class Batch:
         self.writing -= 1
         self.parts.append(part)
 
-    def write(self, folder: AnyPath, leaves: Iterable[str]) -> BatchResult:
+    def write(self, folder: AnyPath) -> BatchResult:
         """Write the part files that are left. Raises OSError."""
-        written = frozenset(leaves)
         for sink in [*self.ended, *([FAILURES] if self.failed else [])]:
-            self.written(self.take_finished(sink).write(folder, written))
+            self.written(self.take_finished(sink).write(folder))
         return BatchResult(tuple(self.parts), dict(self.counts))
 
 
@@ -172,17 +170,17 @@ class Finished:
     """Rows of one sink that are done."""
 
     batch: Batch
-    sink: str
+    sink: Sink
     tables: list[pa.Table]
     size_bytes: int
 
-    def write(self, folder: AnyPath, leaves: frozenset[str]) -> Part:
+    def write(self, folder: AnyPath) -> Part:
         """Write them as a part. Raises OSError."""
         passing = [name for name in (BATCH, ATTEMPT) if name in self.tables[0].column_names]
         rows = sort_by_source(settle_types(concat([table.drop_columns(passing) for table in self.tables])))
-        if self.sink in leaves or self.sink == FAILURES:
+        if self.sink.kind in ("leaf", "failures"):
             rows = to_output_columns(rows)
-        path = folder / self.sink / f"{uuid4().hex}.parquet"
+        path = folder / self.sink.folder / f"{uuid4().hex}.parquet"
         write_part(path, rows)
         first, last = (rows.column(POSITION)[at].as_py() for at in (0, -1))
         return Part(self.sink, str(path), rows.num_rows, first, last)

@@ -28,7 +28,7 @@ from raypipe.execution.conductor.scaling import Scaler, ScalingPool
 from raypipe.execution.conductor.spill import SpilledBatch, ended, read_spilled
 from raypipe.execution.conductor.watchdog import Watch
 from raypipe.execution.conductor.worker_slots import WorkerSlot
-from raypipe.execution.wire import FED_FLUSH_S, FLUSH_S, Chunk, Reply, Worker, WorkerStatus
+from raypipe.execution.wire import FED_FLUSH_S, FLUSH_S, Chunk, Reply, Sender, Worker, WorkerStatus
 from raypipe.plan.plan import Stage
 from raypipe.storage.paths import AnyPath
 from raypipe.values.byte_bounds import Bounds
@@ -50,10 +50,10 @@ class ConductorSetup:
     """What a conductor is made from; plain data that travels to its worker."""
 
     name: str
+    """Unlike that of any other conductor whose rows the same workers have."""
     stage: Stage
     parts: AnyPath
     """Folder for part files."""
-    leaves: frozenset[str]
     drain_s: float = 60.0
     """How long calls in flight are waited for when the run is stopped."""
     share: float = 1.0
@@ -78,10 +78,10 @@ class Conductor:
 
     def __init__(self, setup: ConductorSetup, pools: Mapping[str, Pool]) -> None:
         self._setup = setup
+        self._sender = Sender(setup.stage.index, setup.name)
         self._pools = pools
         self._router = Router(setup.stage, setup.phase, homes_of(setup.stage, pools), setup.bounds)
         self._results: dict[int, asyncio.Future[BatchResult]] = {}
-        self._workers: dict[str, WorkerStatus] = {}
         self._slots: list[WorkerSlot] = []
         self._tasks = TaskOwner(self.stop_for)
         self._room, self._wanted = asyncio.Event(), asyncio.Event()
@@ -90,7 +90,7 @@ class Conductor:
         self._recovery = Recovery(pools, self._router, self._settle, self._wanted)
         self._watch = Watch(self._slots, self._awaited, self.stop_for)
         asking = {step.pool for step in setup.stage.steps.values() if step.step.llm is not None}
-        self._drain = Drain(self._router, self._slots, self._workers, asking)
+        self._drain = Drain(self._router, self._slots, asking)
         self._lag = LoopLag()
         self._has_left = False
         self.halted_for = ""
@@ -121,7 +121,6 @@ class Conductor:
     def _end(self, slot: WorkerSlot) -> None:
         """Feed a worker no more that has no rows."""
         self._slots.remove(slot)
-        self._workers.pop(slot.worker.name, None)
         if slot.serving is not None:
             self._tasks.dismiss(slot.serving)
 
@@ -134,13 +133,10 @@ class Conductor:
 
     def snapshot(self) -> Snapshot:
         """Any thread may ask."""
-        queues, status = self._router.queues.items(), dict(self._workers)
         held_up = self._lag.described("this process")
-        for slot in list(self._slots):
-            if waits_for := slot.held_up or held_up:
-                said = status.get(slot.worker.name) or WorkerStatus(held=slot.window.rows)
-                status[slot.worker.name] = replace(said, waits_for=waits_for)
-        return Snapshot(self._router.totals, {name: queue.rows for name, queue in queues}, status)
+        workers = {slot.worker.name: slot.seen(held_up) for slot in list(self._slots)}
+        queued = {name: queue.rows for name, queue in self._router.queues.items()}
+        return Snapshot(self._router.totals, queued, {name: one for name, one in workers.items() if one is not None})
 
     async def room(self) -> None:
         """Wait while the first queues are long: until rows have ended, or the run ends."""
@@ -167,7 +163,7 @@ class Conductor:
         if self._fatal is not None:
             raise self._fatal
         if self.halted_for:
-            return await asyncio.to_thread(ended, path, self._setup.parts, self._setup.leaves, self.halted_for)
+            return await asyncio.to_thread(ended, path, self._setup.parts, self.halted_for)
         spilled = await asyncio.to_thread(read_spilled, path, self._setup.parts)
         return await self._carried(self._router.resume_spilled(spilled))
 
@@ -241,7 +237,7 @@ class Conductor:
                     await asyncio.sleep(_SETTLE_S)
 
     async def _exchange(self, slot: WorkerSlot, chunks: list[Chunk]) -> Reply:
-        return await slot.worker.exchange(self._setup.name, chunks, self._flush_s(slot))
+        return await slot.worker.exchange(self._sender, chunks, self._flush_s(slot))
 
     async def _lose(self, slot: WorkerSlot, lost: ReplicaLostError) -> None:
         """A worker is gone: its rows go to others, another worker comes in its place."""
@@ -250,8 +246,8 @@ class Conductor:
             self._recovery.leave(slot)
             self._settle()
             return
+        slot.status = None
         self._recovery.requeue(slot, lost)
-        self._workers.pop(slot.worker.name, None)
         try:
             await self._recovery.replace(slot, lost)
         except RaypipeError as error:
@@ -284,7 +280,7 @@ class Conductor:
                 result.set_exception(error)
 
     def _take(self, slot: WorkerSlot, reply: Reply) -> None:
-        self._workers[slot.worker.name] = reply.status
+        slot.status = reply.status
         if self._has_left:
             return
         if reply.status.halted_for:
@@ -314,7 +310,7 @@ class Conductor:
     async def _written(self, batch: Batch | SpilledBatch) -> BatchResult:
         number = batch.number
         with Writing(self._setup.parts):
-            written = await asyncio.to_thread(batch.write, self._setup.parts, self._setup.leaves)
+            written = await asyncio.to_thread(batch.write, self._setup.parts)
         self._router.forget(number)
         if not self._router.is_full:
             self._room.set()
@@ -326,6 +322,6 @@ class Conductor:
     async def _flush(self, finished: Finished) -> None:
         """Write rows of a batch that is not complete."""
         with Writing(self._setup.parts):
-            part = await asyncio.to_thread(finished.write, self._setup.parts, self._setup.leaves)
+            part = await asyncio.to_thread(finished.write, self._setup.parts)
         self._router.written(finished, part)
         self._settle()

@@ -6,12 +6,11 @@ Knows nothing of why the run stops.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from raypipe.execution.conductor.row_flow import Router
 from raypipe.execution.conductor.worker_slots import WorkerSlot
-from raypipe.execution.wire import WorkerStatus
 
 _LOOK_EVERY_S, _GRACE_S = 0.05, 1.0
 
@@ -22,7 +21,6 @@ class Drain:
 
     router: Router
     slots: Sequence[WorkerSlot]
-    status: Mapping[str, WorkerStatus]
     asking: Set[str | None]
 
     async def calls(self, most_s: float) -> None:
@@ -38,7 +36,7 @@ class Drain:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _calls_in_flight(self) -> int:
-        return sum(status.in_flight for name, status in self.status.items() if name.rpartition(":")[0] in self.asking)
+        return sum(slot.status.in_flight for slot in self.slots if slot.status is not None and slot.pool in self.asking)
 
     def leave_all(self) -> None:
         """Rows that have not ended, wherever they are, are left as they are."""

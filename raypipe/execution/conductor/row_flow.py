@@ -24,13 +24,13 @@ from raypipe.execution.conductor.queues import StepQueue
 from raypipe.execution.conductor.spill import SpilledBatch
 from raypipe.execution.wire import DONE, FAILED, FILTERED, UNFINISHED, Answer
 from raypipe.graph.repeat import CANDIDATE, Until
-from raypipe.plan.plan import PlannedStep, Stage, barrier_of
+from raypipe.plan.plan import PlannedStep, Sink, Stage
 from raypipe.row import ATTEMPT, BATCH, MEMBERS, ROUTE, Failure
 from raypipe.storage.tables import concat
 from raypipe.values.byte_bounds import Bounds
 from raypipe.values.selection import filter_rows, size_bytes, split
 
-Routes = dict[str, pa.Table]
+Routes = dict[str | Sink, pa.Table]
 """Rows by the step or sink that they go to."""
 
 
@@ -302,11 +302,13 @@ class Router:
             routes = _routed(made, routes)
         self._balance(planned.name, inputs, made, routes)
         for target, rows in routes.items():
-            if rows.num_rows and target in self._steps and target not in planned.sinks:
+            if not rows.num_rows:
+                continue
+            if isinstance(target, str):
                 self._arrive(self._steps[target], rows, planned.name)
-            elif rows.num_rows:
-                columns = self._grouped_by.get(target)
-                kept = rows if columns is None else with_group(rows, barrier_of(target), columns)
+            else:
+                columns = self._grouped_by.get(target.step)
+                kept = rows if columns is None else with_group(rows, target.step, columns)
                 for number, part in by_batch(kept):
                     self._batches[number].collect(target, part)
 
@@ -386,7 +388,8 @@ def _routed(made: pa.Table, targets: Routes) -> Routes:
     """The rows for each target, by the column that says where each goes."""
     chosen = made.column(ROUTE).to_pylist()
     rows = made.drop_columns([ROUTE])
-    return {target: filter_rows(rows, [barrier_of(target) in names for names in chosen]) for target in targets}
+    names = {target: target if isinstance(target, str) else target.step for target in targets}
+    return {target: filter_rows(rows, [name in those for those in chosen]) for target, name in names.items()}
 
 
 _ORIGIN = ["chunk", "index"]

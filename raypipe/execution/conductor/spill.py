@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -20,11 +20,9 @@ from raypipe.errors import OutputError
 from raypipe.execution.conductor.batches import FAILURE_SCHEMA, Batch, BatchResult, Counts, Part, unwritable
 from raypipe.execution.conductor.compound_rows import weight
 from raypipe.execution.conductor.families import OpenFamilies
+from raypipe.plan.plan import SPILLED, Sink
 from raypipe.storage.paths import AnyPath, explain_os_error, parse_path
 from raypipe.storage.tables import from_ipc, to_ipc
-
-SPILLED = "~parked~"
-"""Name of the sink for batches that are put away; no step can have this name."""
 
 
 @dataclass
@@ -41,10 +39,10 @@ class SpilledBatch:
     def number(self) -> int:
         return self.batch.number
 
-    def write(self, folder: AnyPath, leaves: Iterable[str]) -> BatchResult:
+    def write(self, folder: AnyPath) -> BatchResult:
         """Put it away; what it counted so far is in the result. Raises OSError."""
         counts, self.batch.counts = dict(self.batch.counts), defaultdict(Counts)
-        path = folder / SPILLED / f"{uuid4().hex}.batch"
+        path = folder / SPILLED.folder / f"{uuid4().hex}.batch"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             for part in self._parts():
@@ -56,7 +54,7 @@ class SpilledBatch:
         tables = _Tables()
         said = {
             "number": self.batch.number,
-            "ended": {sink: [tables.add(one) for one in rows] for sink, rows in self.batch.ended.items()},
+            "ended": [[asdict(sink), [tables.add(one) for one in rows]] for sink, rows in self.batch.ended.items()],
             "failed": tables.add(pa.Table.from_pylist(self.batch.failed, schema=FAILURE_SCHEMA)),
             "parts": [asdict(part) | {"path": parse_path(part.path).name} for part in self.batch.parts],
             "held": {step: tables.add(rows) for step, rows in self.held.items()},
@@ -88,8 +86,8 @@ def _families(left: OpenFamilies, tables: _Tables) -> dict[str, Any]:
 def read_spilled(path: str, folder: AnyPath) -> SpilledBatch:
     """What was put away below `folder`. Raises OutputError when it cannot be read."""
     place = parse_path(path)
-    if place.parent != folder / SPILLED:
-        raise OutputError(f"{path} is no batch of this run, whose are in {folder / SPILLED}; it is not opened")
+    if place.parent != folder / SPILLED.folder:
+        raise OutputError(f"{path} is no batch of this run, whose are in {folder / SPILLED.folder}; it is not opened")
     try:
         return _parked(place.read_bytes(), folder)
     except OSError as error:
@@ -110,19 +108,19 @@ def _parked(content: bytes, folder: AnyPath) -> SpilledBatch:
     for row in tables[said["failed"]].to_pylist():
         batch.put_failure(row)
     batch.parts += [_part(one, folder) for one in said["parts"]]
-    for sink, rows in said["ended"].items():
+    for sink, rows in said["ended"]:
         for number in rows:
-            batch.collect(sink, tables[number])
+            batch.collect(Sink(**sink), tables[number])
     held = {step: tables[number] for step, number in said["held"].items()}
     return SpilledBatch(batch, held, {name: _open_families(one, tables) for name, one in said["families"].items()})
 
 
 def _part(said: dict[str, Any], folder: AnyPath) -> Part:
     """A part that was written before; it is one of this run's, by its name."""
-    name = str(said["path"])
-    if "/" in name or "/" in said["sink"]:
+    name, sink = str(said["path"]), Sink(**said["sink"])
+    if "/" in name or "/" in sink.folder:
         raise ValueError(f"the part {name!r} is no file of this run")
-    made: dict[str, Any] = said | {"path": str(folder / said["sink"] / name)}
+    made: dict[str, Any] = said | {"sink": sink, "path": str(folder / sink.folder / name)}
     return Part(**made)
 
 
@@ -144,13 +142,13 @@ def spilled_in(results: Sequence[BatchResult]) -> list[str]:
     return [part.path for result in results for part in result.parts if part.sink == SPILLED]
 
 
-def ended(path: str, folder: AnyPath, leaves: Iterable[str], reason: str) -> BatchResult:
+def ended(path: str, folder: AnyPath, reason: str) -> BatchResult:
     """A batch that was put away and is not gone on with: what it waits for is left as it is. Raises OutputError."""
     spilled = read_spilled(path, folder)
     for step, rows in spilled.held.items():
         left = weight(rows)
         spilled.batch.counts[step].add(Counts(rows_in=left, rows_unfinished=left))
     try:
-        return replace(spilled.batch.write(folder, leaves), halted_for=reason)
+        return replace(spilled.batch.write(folder), halted_for=reason)
     except OSError as error:
         raise unwritable(folder, error) from None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from raypipe.errors import ReplicaLostError
 from raypipe.execution.conductor.in_flight_window import InFlightWindow
-from raypipe.execution.wire import Worker
+from raypipe.execution.wire import Worker, WorkerStatus
 
 _TWICE = 2
 
@@ -26,6 +26,8 @@ class WorkerSlot:
     serving: asyncio.Task[None] | None = None
     """What feeds the worker."""
     bell: asyncio.Event = field(default_factory=asyncio.Event)
+    status: WorkerStatus | None = None
+    """What this worker said of itself last."""
     replies: int = 0
     """How often this worker has answered."""
     lost: ReplicaLostError | None = None
@@ -40,6 +42,13 @@ class WorkerSlot:
     def has_room(self) -> bool:
         """Whether its worker takes rows soon."""
         return not self.is_away and not self.window.is_full
+
+    def seen(self, held_up: str) -> WorkerStatus | None:
+        """The worker's state for progress; `held_up`: what keeps this process from hearing of any worker."""
+        waits_for = self.held_up or held_up
+        if not waits_for:
+            return self.status and replace(self.status, pool=self.pool)
+        return replace(self.status or WorkerStatus(held=self.window.rows), pool=self.pool, waits_for=waits_for)
 
     def asks(self, is_alone: bool) -> None:
         """An exchange begins; `is_alone`: no other is on its way."""

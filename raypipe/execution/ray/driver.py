@@ -45,7 +45,7 @@ from raypipe.execution.setup import Outcome, RunSetup, Watch, calls_in_flight
 from raypipe.execution.source import identified
 from raypipe.execution.stopping import ASKED, DRAIN_S, Phase, Stop
 from raypipe.plan.load_groups import ALL, fitted, kept
-from raypipe.plan.plan import Stage, inbox
+from raypipe.plan.plan import Sink, Stage
 from raypipe.plan.resources import beside_servers, made_fit, room_in
 from raypipe.storage.paths import AnyPath
 
@@ -252,8 +252,7 @@ class _Driver:
             with self._stop.phase(Phase.UNLOAD):
                 self._close_pools(next(stay))
             if reason := self._halted_for():
-                leaves = self._setup.leaves
-                self._results += [ended(path, self._setup.run.parts, leaves, reason) for path in spilled]
+                self._results += [ended(path, self._setup.run.parts, reason) for path in spilled]
                 return
 
     def _open_pools(self, stage: Stage, phase: frozenset[str]) -> None:
@@ -262,8 +261,8 @@ class _Driver:
 
     def _run_phase(self, stage: Stage, phase: frozenset[str], rows: ray.data.Dataset) -> list[str]:
         pools = {name: self._pools[name] for name in stage.pools_of(phase)}
-        parts, leaves, options = self._setup.run.parts, self._setup.leaves, self._setup.run.options
-        setup = ConductorSetup(f"stage{stage.index}", stage, parts, leaves, DRAIN_S, phase=phase, bounds=options.bounds)
+        parts, options = self._setup.run.parts, self._setup.run.options
+        setup = ConductorSetup(f"stage{stage.index}", stage, parts, DRAIN_S, phase=phase, bounds=options.bounds)
         references = rows.map_batches(
             ConductorUDF,
             fn_constructor_args=(setup, pools, self._run, options.is_shared),
@@ -302,7 +301,7 @@ class _Driver:
             readers = min(len(units), _most_readers())
             return ray.data.read_datasource(Units(entry, units, readers, self._setup), override_num_blocks=readers)
         assert isinstance(entry, Aggregate)
-        paths = paths_for(inbox(stage.entry), self._results)
+        paths = paths_for(Sink("barrier", stage.entry), self._results)
         return groups_of(paths, stage.entry, entry, _most_readers()) if paths else None
 
     def _close_pools(self, stay: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ from raypipe.execution.ray.replicas import (
     start_replica,
 )
 from raypipe.execution.setup import MOST_REPLACEMENTS, PoolBase
-from raypipe.execution.wire import Chunk, Reply
+from raypipe.execution.wire import Chunk, Reply, Sender
 from raypipe.execution.worker.replica import ReplicaSetup
 
 _START_TIMEOUT_S = 1800.0
@@ -106,7 +106,7 @@ class RemoteWorker:
     async def open(self) -> None:
         await self.actor.open.remote()
 
-    async def exchange(self, sender: str, chunks: list[Chunk], flush_s: float) -> Reply:
+    async def exchange(self, sender: Sender, chunks: list[Chunk], flush_s: float) -> Reply:
         """Without a bound: whoever feeds it takes its pulse while it is silent."""
         try:
             return await self.actor.exchange.remote(sender, chunks, flush_s)

@@ -31,7 +31,7 @@ from raypipe.errors import InfrastructureError
 from raypipe.execution.gc_tuning import collect_rarely
 from raypipe.execution.ray.gauges import Gauges
 from raypipe.execution.ray.nodes import largest_gpus, nodes_at_work
-from raypipe.execution.wire import Chunk, Reply, WorkerStatus
+from raypipe.execution.wire import Chunk, Reply, Sender, WorkerStatus
 from raypipe.execution.worker.replica import Replica, ReplicaSetup
 from raypipe.limits import Authority, Caps, Lease, Report
 from raypipe.models import SPREAD_ENGINE, takes_gpus_from_ray
@@ -76,7 +76,7 @@ class ReplicaActor:
         self._replica = Replica(setup, index, self._log, grants)
         self._opens = TaskScope()
         self._opening: asyncio.Task[None] | None = None
-        self._waiting: dict[str, list[Chunk]] = {}
+        self._waiting: dict[Sender, list[Chunk]] = {}
         """Rows that came before it was ready, by sender."""
         self._gauges = Gauges(setup.name) if setup.pool.llm is not None else None
         self._lag = LoopLag()
@@ -94,7 +94,7 @@ class ReplicaActor:
             self._opening = self._opens.start(self._replica.open())
         await asyncio.shield(self._opening)
 
-    async def exchange(self, sender: str, chunks: list[Chunk], flush_s: float) -> Reply:
+    async def exchange(self, sender: Sender, chunks: list[Chunk], flush_s: float) -> Reply:
         """As `Replica.exchange`; while it gets ready, which takes an engine minutes, it says that it lives."""
         waiting = self._waiting.setdefault(sender, [])
         waiting.extend(chunks)

@@ -21,7 +21,7 @@ from raypipe.contracts.step import Output, Runs, Step
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
 from raypipe.execution.context import RunContext
 from raypipe.execution.counts import CallCounts
-from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, WorkerStatus
+from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, Sender, WorkerStatus
 from raypipe.execution.worker.backlog import Backlog, Item
 from raypipe.execution.worker.boundary import Boundary, close_step, is_cancelled, named, process_rows, said
 from raypipe.execution.worker.caller import NoModel, RowCaller
@@ -69,6 +69,8 @@ class Replica:
         self._opened: dict[str, Step] = {}
         self._backlog = Backlog(setup.steps)
         self._mailboxes: dict[str, Mailbox] = {}
+        self._stages: set[int] = set()
+        """Of the conductors that have sent rows."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._rested = asyncio.Event()
         """Nothing is worked on and there is much to tell: no use in gathering more."""
@@ -141,27 +143,27 @@ class Replica:
         while self._opened:
             close_step(*self._opened.popitem())
 
-    async def exchange(self, sender: str, chunks: list[Chunk], flush_s: float = FLUSH_S) -> Reply:
+    async def exchange(self, sender: Sender, chunks: list[Chunk], flush_s: float = FLUSH_S) -> Reply:
         """Take new rows of `sender`; come back when some of its rows ended, at the latest after 5 s.
 
         Answers are gathered for `flush_s`, if there are rows to work on meanwhile.
         A later exchange of the same sender ends an earlier one that still waits.
         """
-        mailbox = self._mailboxes.get(sender)
+        mailbox = self._mailboxes.get(sender.name)
         if mailbox is None:
-            self._forget_predecessor(sender)
-            mailbox = self._mailboxes[sender] = Mailbox(self._steps, self.setup.run.options.bounds.batch_bytes)
+            self._forget_predecessor(sender.stage)
+            mailbox = self._mailboxes[sender.name] = Mailbox(self._steps, self.setup.run.options.bounds.batch_bytes)
         self._look_back(max([self._known_epoch, *(chunk.epoch for chunk in chunks)]))
         for chunk in chunks:
-            self._backlog.add(sender, chunk)
+            self._backlog.add(sender.name, chunk)
             self._begin(1)
         if not await mailbox.wait():
-            return self._reply(sender, [])
+            return self._reply(sender.name, [])
         if self._tasks and self._fatal is None:
             await self._gather(flush_s)
         if self._fatal is not None:
             raise self._fatal
-        return self._reply(sender, mailbox.take())
+        return self._reply(sender.name, mailbox.take())
 
     def _reply(self, sender: str, answers: list[Answer]) -> Reply:
         """What is told now, and how many rows of the sender are still here."""
@@ -178,10 +180,10 @@ class Replica:
             if self._fatal is not None or not (self._backlog.next_step() or self._backlog.begun > self.concurrency):
                 return
 
-    def _forget_predecessor(self, sender: str) -> None:
+    def _forget_predecessor(self, stage: int) -> None:
         """A second conductor of one stage redoes what the first, which is gone, had here."""
-        stage = sender.partition("-")[0]
-        if not any(other.partition("-")[0] == stage for other in self._mailboxes):
+        if stage not in self._stages:
+            self._stages.add(stage)
             return
         self._backlog.clear()
         self._look_back(self._known_epoch + 1)

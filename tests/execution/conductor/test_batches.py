@@ -24,7 +24,7 @@ class Unwritable(Batch):
 
     error: BaseException
 
-    def write(self, folder: Any, leaves: Any) -> Any:
+    def write(self, folder: Any) -> Any:
         raise self.error
 
 
@@ -52,7 +52,7 @@ def test_whatever_a_batch_ends_with_is_told(
     [stage] = plan_graph(pipeline.graph()).stages
 
     async def carried() -> None:
-        conductor = Conductor(ConductorSetup("local", stage, tmp_path, frozenset()), {})
+        conductor = Conductor(ConductorSetup("local", stage, tmp_path), {})
         batch = Unwritable(1)
         batch.error = error
         result = conductor._results[1] = asyncio.get_running_loop().create_future()

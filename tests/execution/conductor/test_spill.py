@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from raypipe.errors import OutputError
-from raypipe.execution.conductor.spill import SPILLED, ended, read_spilled
+from raypipe.execution.conductor.spill import ended, read_spilled
 from raypipe.pipeline import Pipeline
+from raypipe.plan.plan import SPILLED
 from raypipe.steps import LoadDataFromDicts, Step, StepInput
 
 
@@ -45,7 +46,7 @@ def test_what_is_put_away_when_a_run_stops_and_cannot_be_written_is_said_in_a_se
 
 
 def test_what_was_put_away_and_is_gone_is_said_in_a_sentence(tmp_path: Path) -> None:
-    path = str(tmp_path / SPILLED / "1.batch")
-    for read in (lambda: read_spilled(path, tmp_path), lambda: ended(path, tmp_path, ["leaf"], "stopped")):
+    path = str(tmp_path / SPILLED.folder / "1.batch")
+    for read in (lambda: read_spilled(path, tmp_path), lambda: ended(path, tmp_path, "stopped")):
         with pytest.raises(OutputError, match=r"^what was put away in .*1\.batch cannot be read \(No such file"):
             read()

@@ -12,7 +12,7 @@ import pytest
 from raypipe.calls.index import load_index
 from raypipe.calls.writer import Scribe
 from raypipe.execution.context import RunContext, RunOptions
-from raypipe.execution.wire import DONE, Chunk, Reply
+from raypipe.execution.wire import DONE, Chunk, Reply, Sender
 from raypipe.execution.worker import replica
 from raypipe.execution.worker.replica import Replica, ReplicaSetup
 from raypipe.limits import Authority, Caps
@@ -42,7 +42,7 @@ def test_many_rows_that_have_ended_are_told_when_no_other_is_worked_on(
         worker = Replica(setup, load_index(tmp_path), Scribe(tmp_path, "run"), Authority(Caps()))
         await worker.open()
         async with asyncio.timeout(30.0):
-            reply = await worker.exchange("local", [Chunk(0, "nothing", table)], 60.0)
+            reply = await worker.exchange(Sender(0, "local"), [Chunk(0, "nothing", table)], 60.0)
         await worker.close()
         return reply
 
