@@ -136,8 +136,12 @@ class CallReader:
                 self._files[number] = open_parquet_at(self._index.files[number])
             names = ["text", "finish_reason", "input_tokens", "output_tokens", "model", "key"]
             columns = self._files[number].read_row_group(group, columns=names).select(names).columns
-            rows = list(zip(*(column.to_pylist() for column in columns), strict=True))
-            self._near.update((row[-1], row) for row in rows if int.from_bytes(row[-1][:8]) not in self._several)
+            values = [column.to_pylist() for column in columns]
+            rows = list(zip(*values, strict=True))
+            near = zip(values[-1], rows, strict=True)
+            if self._several:
+                near = ((key, row) for key, row in near if int.from_bytes(key[:8]) not in self._several)
+            self._near.update(near)
         self._groups[place] = rows
         if len(self._groups) > _CACHED_GROUPS:
             for row in self._groups.pop(next(iter(self._groups))):

@@ -33,6 +33,11 @@ class CallCounts:
         if member.is_one_of_several:
             self.of(member, what, amount)
 
+    def count_cached(self, member: Countable) -> None:
+        self.cached += 1
+        if member.is_one_of_several:
+            self.of(member, "cached")
+
     def count_sent(self, member: Countable) -> None:
         self.sent += 1
         if member.is_one_of_several:

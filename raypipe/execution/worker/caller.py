@@ -157,10 +157,10 @@ class RowCaller:
         return found, ordinal
 
     def _taken(self, label: str, completion: Completion, one: Chance) -> Completion:
-        for counts in (self.tally, self._desk.total):
-            counts.count(one.member, "cached")
+        self.tally.count_cached(one.member)
+        self._desk.total.count_cached(one.member)
         self._answered_by = label
-        return completion._replace(answered_by=label)
+        return Completion(*completion[:-1], answered_by=label)
 
     async def _made(self, key: bytes, call: Asked, make: Callable[[], Awaitable[Completion]]) -> Completion:
         """What `make` gives, which others that want the same meanwhile are given too."""
