@@ -325,14 +325,12 @@ class Router:
             for families in self._around(planned.name):
                 families.moved(rows, -1)
         elif planned.step.runs is Runs.TABLE:
-            made = concat([planned.step.process_table(part) for part in self._split(rows)])
+            pieces = list(split(rows, rows.num_rows, self._bounds.batch_bytes))
+            made = concat([planned.step.process_table(part) for part in pieces or [rows]])
             if planned.step.copies > 1:
                 made = copied(made, planned, np.zeros(made.num_rows, np.int64))
             self._count_passed(planned, rows, made)
             self._passed(planned, Ended.of(rows), made)
-
-    def _split(self, rows: pa.Table) -> list[pa.Table]:
-        return list(split(rows, rows.num_rows, self._bounds.batch_bytes)) or [rows]
 
     def _wait(self, step: str, rows: pa.Table) -> None:
         """Rows wait for a step: in its queue, or in their batch while it is not loaded."""
@@ -386,8 +384,7 @@ class Router:
 
 def _routed(made: pa.Table, targets: Routes) -> Routes:
     """The rows for each target, by the column that says where each goes."""
-    chosen = made.column(ROUTE).to_pylist()
-    rows = made.drop_columns([ROUTE])
+    chosen, rows = made.column(ROUTE).to_pylist(), made.drop_columns([ROUTE])
     names = {target: target if isinstance(target, str) else target.step for target in targets}
     return {target: filter_rows(rows, [name in those for those in chosen]) for target, name in names.items()}
 

@@ -70,7 +70,6 @@ class Replica:
         self._backlog = Backlog(setup.steps)
         self._mailboxes: dict[str, Mailbox] = {}
         self._stages: set[int] = set()
-        """Of the conductors that have sent rows."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._rested = asyncio.Event()
         """Nothing is worked on and there is much to tell: no use in gathering more."""
@@ -182,11 +181,10 @@ class Replica:
 
     def _forget_predecessor(self, stage: int) -> None:
         """A second conductor of one stage redoes what the first, which is gone, had here."""
-        if stage not in self._stages:
-            self._stages.add(stage)
-            return
-        self._backlog.clear()
-        self._look_back(self._known_epoch + 1)
+        if stage in self._stages:
+            self._backlog.clear()
+            self._look_back(self._known_epoch + 1)
+        self._stages.add(stage)
 
     def _look_back(self, epoch: int) -> None:
         """Rows are redone: what this run's workers have logged so far, lost ones too, is known from now on."""
