@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raypipe.calls.segments import Asked
+from raypipe.concurrency.deadlines import LOOK_EVERY_S
 from raypipe.limits import Caps
 from raypipe.plan.load_groups import LoadGroups
 from raypipe.storage.artifacts import ARTIFACTS
@@ -45,6 +46,8 @@ class RunOptions:
     """Searches and other requests of tools are played instead of sent."""
     bounds: Bounds = field(default_factory=read_bounds)
     """Bytes of rows that travel together, wait, and stand in one file."""
+    look_every_s: float = LOOK_EVERY_S
+    """How often the run looks whether its workers live: seven looks without a sign of life are a frozen worker."""
     env: tuple[str, ...] = ()
     """Environment variables that every node of a cluster must have, beside those that hold the keys of models."""
     is_shared: bool = False

@@ -22,7 +22,7 @@ from raypipe.concurrency.threads import DaemonThreads
 from raypipe.contracts.step import Aggregate, Source
 from raypipe.errors import InfrastructureError, InputError, StoppedError
 from raypipe.execution.conductor.batches import BatchResult
-from raypipe.execution.conductor.conductor import Conductor, ConductorSetup, Snapshot
+from raypipe.execution.conductor.conductor import Conductor, Snapshot
 from raypipe.execution.conductor.spill import ended, spilled_in
 from raypipe.execution.gc_tuning import rare_collection
 from raypipe.execution.setup import MOST_REPLACEMENTS, Outcome, PoolBase, RunSetup, Watch, calls_in_flight
@@ -206,8 +206,7 @@ class _Run:
         self, stage: Stage, phase: frozenset[str], pools: dict[str, LocalPool], spilled: Sequence[str] | None
     ) -> list[str]:
         """Carry the batches of a stage, or those put away by the phase before; the ones that are put away now."""
-        run = self._setup.run
-        setup = ConductorSetup("local", stage, run.parts, DRAIN_S, phase=phase, bounds=run.options.bounds)
+        setup = self._setup.conductor("local", stage, phase)
         conductor = self.conductor = Conductor(setup, {name: pools[name] for name in stage.pools_of(phase)})
         conductor.open()
         if self.halted_for:

@@ -8,8 +8,9 @@ from typing import Any
 
 from raypipe.calls.index import CallIndex
 from raypipe.execution.conductor.batches import BatchResult
-from raypipe.execution.conductor.conductor import Snapshot
+from raypipe.execution.conductor.conductor import ConductorSetup, Snapshot
 from raypipe.execution.context import RunContext
+from raypipe.execution.stopping import DRAIN_S
 from raypipe.execution.worker.replica import ReplicaSetup
 from raypipe.limits import Amount
 from raypipe.plan.plan import Plan, Stage
@@ -73,6 +74,14 @@ class RunSetup:
     """What earlier runs into the same folder took, as far as there are caps."""
     only: frozenset[bytes] | None = None
     """Work only on source rows with these identities."""
+
+    def conductor(self, name: str, stage: Stage, phase: frozenset[str]) -> ConductorSetup:
+        """What a conductor of a stage, or of one of its phases, is made from."""
+        options = self.run.options
+        bounds, look_every_s = options.bounds, options.look_every_s
+        return ConductorSetup(
+            name, stage, self.run.parts, DRAIN_S, phase=phase, bounds=bounds, look_every_s=look_every_s
+        )
 
     def replicas(self, stage: Stage, phase: frozenset[str] = frozenset()) -> dict[str, list[ReplicaSetup]]:
         """The workers that a stage, or one of its phases, may have, by pool; the first `Pool.replicas` are started."""

@@ -121,6 +121,8 @@ def test_the_manifest_says_what_the_engines_did(watched: Watched) -> None:
     assert engine["output_tokens"] == judge["output_tokens"]
 
 
+# Two engines are loaded only to compare; both executors are compared by tests/execution/test_contract.py.
+@pytest.mark.full
 def test_an_undisturbed_run_makes_the_same_rows(watched: Watched, models: tuple[Path, Path], tmp_path: Path) -> None:
     command = _command(models, tmp_path / "out", "local")
     ended = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=400)

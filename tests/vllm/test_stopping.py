@@ -38,14 +38,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("engine", "phase", "kind"),
+    ("engine", "phase", "kind", "times"),
     [
-        ("local", "LOAD", "vllm"),
-        pytest.param("ray", "RUN", "vllm", marks=pytest.mark.ray),
-        pytest.param("ray", "SERVE", "vllm-server", marks=pytest.mark.ray),
+        # What a second signal does does not depend on what loads: tests/acceptance/test_phases.py.
+        pytest.param("local", "LOAD", "vllm", 1, marks=pytest.mark.full),
+        ("local", "LOAD", "vllm", 2),
+        pytest.param("ray", "RUN", "vllm", 1, marks=pytest.mark.ray),
+        pytest.param("ray", "RUN", "vllm", 2, marks=[pytest.mark.ray, pytest.mark.full]),
+        pytest.param("ray", "SERVE", "vllm-server", 1, marks=pytest.mark.ray),
+        pytest.param("ray", "SERVE", "vllm-server", 2, marks=[pytest.mark.ray, pytest.mark.full]),
     ],
 )
-@pytest.mark.parametrize("times", [1, 2])
 def test_an_engine_that_loads_holds_up_no_end(
     engine: str, phase: str, kind: str, times: int, model: Path, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from raypipe.concurrency.background import TaskOwner, TaskScope
+from raypipe.concurrency.deadlines import LOOK_EVERY_S
 from raypipe.concurrency.loop_lag import LoopLag
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.conductor.batches import Batch, BatchResult, Counts, Finished, Writing, resolve, unwritable
@@ -61,6 +62,8 @@ class ConductorSetup:
     phase: frozenset[str] = frozenset()
     """Steps whose workers are there; all unless some are named."""
     bounds: Bounds = field(default_factory=Bounds)
+    look_every_s: float = LOOK_EVERY_S
+    """How often the watch over the workers looks."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Conductor:
         changes = (self._begin, self._end, self._start, self.stop_for)
         self._scaler = Scaler(pools, self._router.queues, self._slots, *changes)
         self._recovery = Recovery(pools, self._router, self._settle, self._wanted)
-        self._watch = Watch(self._slots, self._awaited, self.stop_for)
+        self._watch = Watch(self._slots, self._awaited, self.stop_for, setup.look_every_s)
         asking = {step.pool for step in setup.stage.steps.values() if step.step.llm is not None}
         self._drain = Drain(self._router, self._slots, asking)
         self._lag = LoopLag()

@@ -23,7 +23,6 @@ from raypipe.concurrency.threads import ThreadedIterator
 from raypipe.contracts.step import Aggregate, Source, Unit
 from raypipe.errors import InfrastructureError, RaypipeError
 from raypipe.execution.conductor.batches import BatchResult
-from raypipe.execution.conductor.conductor import ConductorSetup
 from raypipe.execution.conductor.spill import ended, spilled_in
 from raypipe.execution.local import paths_for
 from raypipe.execution.ray import blocks
@@ -261,11 +260,10 @@ class _Driver:
 
     def _run_phase(self, stage: Stage, phase: frozenset[str], rows: ray.data.Dataset) -> list[str]:
         pools = {name: self._pools[name] for name in stage.pools_of(phase)}
-        parts, options = self._setup.run.parts, self._setup.run.options
-        setup = ConductorSetup(f"stage{stage.index}", stage, parts, DRAIN_S, phase=phase, bounds=options.bounds)
+        setup = self._setup.conductor(f"stage{stage.index}", stage, phase)
         references = rows.map_batches(
             ConductorUDF,
-            fn_constructor_args=(setup, pools, self._run, options.is_shared),
+            fn_constructor_args=(setup, pools, self._run, self._setup.run.options.is_shared),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,

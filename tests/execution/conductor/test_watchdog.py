@@ -35,6 +35,8 @@ from tests.acceptance.processes import ROOT
 from tests.loopback import serve
 
 LOOK_S = 0.1
+LOOK_OF_RUNS_S = 1.0
+"""What runs of these tests look at is seen five times as often as by default."""
 
 
 @dataclass(eq=False)
@@ -251,7 +253,7 @@ async def doubled(row: Values) -> dict[str, Any]:
 async def blocking(row: Values) -> dict[str, Any]:
     """Holds the event loop for one row, longer than nothing may move: its worker has just said that it has no rows."""
     if row["double"] == 2:
-        time.sleep(45)  # noqa: ASYNC251
+        time.sleep(9)  # noqa: ASYNC251
     return {"again": 2 * row["double"]}
 
 
@@ -264,7 +266,7 @@ def test_an_event_loop_that_is_held_up_loses_no_row(engine: Any, tmp_path: Path)
     def watch(snapshots: Sequence[Snapshot]) -> None:
         said.update(status.waits_for for snapshot in snapshots for status in snapshot.workers.values())
 
-    result = pipeline.run_with(RunOptions(tmp_path / "out", engine=engine), watch)
+    result = pipeline.run_with(RunOptions(tmp_path / "out", engine=engine, look_every_s=LOOK_OF_RUNS_S), watch)
     assert sorted(result["blocking"].to_arrow().column("again").to_pylist()) == [0, 4]
     assert any(re.search(r"step 'blocking' \(test_watchdog.py:\d+\), which has not let", words) for words in said), said
 
@@ -285,7 +287,8 @@ def frozen_run(tmp_path: Path, always: bool) -> Result:
     with Pipeline("frozen") as pipeline:
         rows = [{"number": number, "folder": str(tmp_path), "always": always} for number in range(40)]
         LoadDataFromDicts(rows, name="seed") >> freezing("freezing")
-    return pipeline.run(tmp_path / "out", engine="ray", max_failed_rows=1)
+    options = RunOptions(tmp_path / "out", engine="ray", max_failed_rows=1, look_every_s=LOOK_OF_RUNS_S)
+    return pipeline.run_with(options)
 
 
 @pytest.mark.ray
@@ -295,7 +298,7 @@ def test_the_rows_of_a_frozen_worker_go_to_another(tmp_path: Path) -> None:
     result = frozen_run(tmp_path, always=False)
     assert len(result["freezing"]) == 40
     assert (tmp_path / "frozen").exists()
-    assert time.monotonic() - began < 300  # much less than the 900 s after which any silent worker is given up
+    assert time.monotonic() - began < 90  # much less than the 180 s after which any silent worker is given up
 
 
 @step(outputs=["double"])
@@ -358,19 +361,22 @@ def test_a_row_that_freezes_its_workers_fails_alone(tmp_path: Path) -> None:
 
 _SLOW = """
 import asyncio, sys
+from pathlib import Path
 from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
+from raypipe.execution.context import RunOptions
 from raypipe.steps import LoadDataFromDicts, step
 
 @step(outputs=["double"])
 async def doubled(row):
-    await asyncio.sleep(5)
+    await asyncio.sleep(3)
     return {"double": 2 * row["number"]}
 
 with Pipeline("stopped") as pipeline:
     LoadDataFromDicts([{"number": number} for number in range(40)]) >> doubled("doubled")
 print("begun", flush=True)
-print(len(pipeline.run(sys.argv[1], engine="local")["doubled"]), flush=True)
+options = RunOptions(Path(sys.argv[1]), engine="local", look_every_s=1.0)
+print(len(pipeline.run_with(options)["doubled"]), flush=True)
 """
 
 
@@ -379,9 +385,9 @@ def test_a_run_whose_machine_slept_goes_on(tmp_path: Path) -> None:
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None and process.stdout.readline() == "begun\n"
-        time.sleep(3)
+        time.sleep(2)
         os.kill(process.pid, signal.SIGSTOP)
-        time.sleep(38)
+        time.sleep(10)
         os.kill(process.pid, signal.SIGCONT)
         said, _ = process.communicate(timeout=120)
     finally:
