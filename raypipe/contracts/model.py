@@ -1,13 +1,12 @@
-"""I say what an adapter of a model promises: payload, complete, what is known of its endpoint and its engine.
+"""Says what an adapter of a model promises: payload, complete, what is known of its endpoint and its engine.
 
-I do not know which adapters there are; `models` does.
+Knows nothing of which adapters there are; `models` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from raypipe.contracts.llm import Completion, Request
 
@@ -72,14 +71,27 @@ class EngineFigures:
     """How long it took to load, vLLM's own code included, in seconds."""
 
 
+Kind = Literal["chat", "wrapped", "prompt", "embed", "score"]
+"""What a request asks for: the next message of a conversation, or the same as a JSON object that holds its text; how a
+text goes on that has no chat template; an embedding; the numbers of a reward model or classifier."""
+
+
+class Payload(NamedTuple):
+    """A request as it is sent, and what kind it is."""
+
+    body: dict[str, Any]
+    """A plain JSON mapping; its digest identifies the call."""
+    kind: Kind = "chat"
+
+
 class Model(Protocol):
     """Answers one request. Made and used inside one event loop of one process."""
 
-    def payload(self, request: Request) -> dict[str, Any]:
-        """The request as it is sent, a plain JSON mapping; its digest identifies the call."""
+    def payload(self, request: Request) -> Payload:
+        """The request as it is sent. Raises SpecError for what the model cannot be asked."""
         ...
 
-    async def complete(self, payload: Mapping[str, Any], key: bytes = b"") -> Completion:
+    async def complete(self, payload: Payload, key: bytes = b"") -> Completion:
         """Send it once. `key` identifies the call: what samples by itself makes its seed of it.
 
         Raises `CallError`, classified, or `ReplicaLostError` when this worker can answer no more; never retries.

@@ -1,7 +1,7 @@
-"""I ask an endpoint that knows only JSON Schemas for a text of a form: a JSON object with the text in it.
+"""Asks an endpoint that knows only JSON Schemas for a constrained text: a JSON object with the text in it.
 
-I do not know HTTP. An endpoint that pays no heed to the schema answers with the text itself, which is as good; whether
-it has the form is for others to see.
+Knows no HTTP. An endpoint that ignores the schema answers with the text itself, which is as good; whether the text has
+the form is checked elsewhere.
 """
 
 from __future__ import annotations
@@ -24,19 +24,12 @@ def form_schema(form: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         text["enum"] = list(form["choice"])
     elif "regex" in form:
         text["pattern"] = f"^(?:{form['regex']})$"
-    properties = {_PROPERTY: text}
     return _NAME, {
         "type": "object",
-        "properties": properties,
+        "properties": {_PROPERTY: text},
         "required": [_PROPERTY],
         "additionalProperties": False,
     }
-
-
-def is_wrapped(payload: Mapping[str, Any]) -> bool:
-    """Whether the answer is such an object."""
-    asked = (payload.get("response_format") or {}).get("json_schema") or {}
-    return asked.get("name") == _NAME and list(asked.get("schema", {}).get("properties", ())) == [_PROPERTY]
 
 
 def unwrapped(completion: Completion) -> Completion:

@@ -10,23 +10,24 @@ import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_args
 
 import aiohttp
 import orjson
 from yarl import URL
 
 from raypipe.contracts.llm import LLM, Completion, Request
-from raypipe.contracts.model import EngineFigures, Quota, Terms
+from raypipe.contracts.model import EngineFigures, Kind, Payload, Quota, Terms
 from raypipe.errors import CallError, InfrastructureError, Retry, SpecError, Violation
 from raypipe.models import capabilities, presets
 from raypipe.models.answers import completion, counted
-from raypipe.models.constrained_text import form_schema, is_wrapped, unwrapped
+from raypipe.models.constrained_text import form_schema, unwrapped
 from raypipe.models.http_errors import Endpoint
-from raypipe.models.pooling import gives_numbers, is_embedding, numbers_completion, numbers_payload
+from raypipe.models.pooling import numbers_completion
 from raypipe.models.quotas import declared_quota, named_quota
-from raypipe.models.raw_prompts import plain_completion, plain_payload, variant_seed
-from raypipe.models.tool_calls import TOOL_CALLS, calls_text, offered
+from raypipe.models.raw_prompts import plain_completion, plain_payload
+from raypipe.models.request_body import RequestWriter
+from raypipe.models.tool_calls import TOOL_CALLS, calls_text
 from raypipe.storage.http import is_short, proxy_for, read_up_to
 
 # aiohttp warns about larger bodies given as bytes.
@@ -53,7 +54,7 @@ def _beside(endpoint: Endpoint, url: str) -> _Door:
     return _Door(URL(url), replace(endpoint, url=url))
 
 
-class OpenAIModel:
+class OpenAIModel(RequestWriter):
     """A model behind an OpenAI-compatible endpoint; implements `Model`.
 
     Raises SpecError when `llm.options` are not understood.
@@ -62,14 +63,12 @@ class OpenAIModel:
     def __init__(self, llm: LLM) -> None:
         options = presets.options_of(llm)(**llm.options)
         preset = presets.PRESETS[llm.provider]
-        self._llm = llm
-        self._limit = options.completion_limit or preset.completion_limit
+        super().__init__(llm, limit=options.completion_limit or preset.completion_limit, seed=preset.seed)
         self._is_strict = options.strict_schema
-        self._seed = preset.seed
-        self._constant = self._constant_fields(preset.seed)
+        self._wraps_forms = not capabilities.has_forms(llm)
         self._plain_way: presets.PlainWay | None = presets.plain_way(llm)
         unopened = _Door(URL(), Endpoint(llm.label, presets.chat_url(llm), presets.key_env(llm)))
-        self._chat = self._plain = self._embeddings = self._scores = unopened
+        self._doors: dict[Kind, _Door] = dict.fromkeys(get_args(Kind), unopened)
         self._session: aiohttp.ClientSession | None = None
         self._headers: Mapping[str, str] = {}
         self._named: tuple[object, Quota] = (None, Quota())
@@ -86,11 +85,14 @@ class OpenAIModel:
             raise InfrastructureError("\n".join(map(str, violations)))
         key = presets.read_key(self._llm)
         chat = Endpoint(self._llm.label, presets.chat_url(self._llm), presets.key_env(self._llm), key)
-        self._chat = _Door(URL(chat.url), chat)
-        plain_url = presets.plain_url(self._llm)
-        self._plain = self._chat if plain_url is None else _beside(chat, plain_url)
-        self._embeddings = _beside(chat, capabilities.embeddings_url(self._llm))
-        self._scores = _beside(chat, capabilities.scores_url(self._llm))
+        door, plain_url = _Door(URL(chat.url), chat), presets.plain_url(self._llm)
+        self._doors = {
+            "chat": door,
+            "wrapped": door,
+            "prompt": door if plain_url is None else _beside(chat, plain_url),
+            "embed": _beside(chat, capabilities.embeddings_url(self._llm)),
+            "score": _beside(chat, capabilities.scores_url(self._llm)),
+        }
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S),
             timeout=aiohttp.ClientTimeout(
@@ -98,7 +100,7 @@ class OpenAIModel:
             ),
             headers=_headers(key),
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=proxy_for(self._chat.url),
+            proxy=proxy_for(door.url),
         )
 
     async def close(self) -> None:
@@ -113,53 +115,40 @@ class OpenAIModel:
             quota = named_quota(self._headers, self._llm.provider)
             self._named = self._headers, quota
         refuses = not presets.PRESETS[self._llm.provider].queues
-        return Terms(self._chat.endpoint.identity, refuses, declared_quota(self._llm).over(quota))
+        return Terms(self._doors["chat"].endpoint.identity, refuses, declared_quota(self._llm).over(quota))
 
-    def payload(self, request: Request) -> dict[str, Any]:
-        """The request body; what the request leaves open is taken from the `LLM`.
-
-        Raises SpecError for what the endpoint cannot be asked, such as a prompt where it takes conversations only.
-        """
+    def _check(self, request: Request) -> None:
         problem = capabilities.refusal(self._llm, request)
         if problem is not None:
             raise SpecError.of(f"model {self._llm.label!r}", problem)
-        if request.pool is not None:
-            return numbers_payload(self._llm.model, request) | self._llm.extra
-        if request.prompt is not None and self._plain_way is not None:
-            return plain_payload(self._llm, request, self._plain_way, self._seed)
-        body = {**self._constant, "messages": list(request.messages)}
-        if request.temperature is not None:
-            body["temperature"] = request.temperature
-        if request.max_tokens is not None:
-            body[self._limit] = request.max_tokens
-        if request.schema is not None:
-            body["response_format"] = _response_format(request.schema, self._is_strict)
-        if request.form is not None:
-            body |= self._formed(request.form)
-        if request.stop:
-            body["stop"] = [*self._llm.stop, *request.stop]
-        if request.tools:
-            body = offered(request) | body
-        own_seed = variant_seed(self._llm, request)
-        return body if own_seed is None else body | {self._seed: own_seed}
 
-    def _formed(self, form: Mapping[str, Any]) -> dict[str, Any]:
-        if capabilities.has_forms(self._llm):
-            return {"structured_outputs": dict(form)}
+    def _prompt(self, request: Request) -> Payload:
+        assert self._plain_way is not None
+        return plain_payload(self._llm, request, self._plain_way, self._seed)
+
+    def _schema_fields(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        name = re.sub(r"[^A-Za-z0-9_-]+", "_", str(schema.get("title") or ""))[:64] or "answer"
+        described = {"name": name, "schema": schema, "strict": self._is_strict}
+        return {"response_format": {"type": "json_schema", "json_schema": described}}
+
+    def _form_fields(self, form: Mapping[str, Any]) -> dict[str, Any]:
+        if not self._wraps_forms:
+            return super()._form_fields(form)
         name, schema = form_schema(form)
-        return {"response_format": _response_format(schema | {"title": name}, self._is_strict)}
+        return self._schema_fields(schema | {"title": name})
 
     def figures(self) -> EngineFigures | None:
         """It runs elsewhere."""
         return None
 
-    async def complete(self, payload: Mapping[str, Any], key: bytes = b"") -> Completion:
+    async def complete(self, payload: Payload, key: bytes = b"") -> Completion:
         """Send it once. Raises CallError, classified; never retries."""
         session = self._session
         if session is None:
             raise InfrastructureError(f"model {self._llm.label!r} is not open")
-        body = orjson.dumps(payload, default=dict)
-        door = self._door(payload)
+        content, kind = payload
+        body = orjson.dumps(content, default=dict)
+        door = self._doors[kind]
         try:
             async with session.post(
                 door.url, data=body if len(body) < _LARGE_BYTES else io.BytesIO(body), allow_redirects=False
@@ -167,39 +156,24 @@ class OpenAIModel:
                 if is_short(response, _LEAST_BYTES):
                     answer = await response.read()
                 else:
-                    answer = await read_up_to(response, _most_bytes(payload))
+                    answer = await read_up_to(response, _most_bytes(content))
                 self._headers = response.headers
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, EOFError) as error:
             raise self._broken(door.endpoint, error) from None
         if answer is None:
-            problem = f"answered with more than {_most_bytes(payload):,} bytes, which is no completion of this length"
+            problem = f"answered with more than {_most_bytes(content):,} bytes, which is no completion of this length"
             raise door.endpoint.error(f"{problem}; check base_url", "broken_answer", Retry.NEVER)
         answer = door.endpoint.without_long_key(answer)
         if response.status != _OK:
             raise door.endpoint.refusal(response.status, response.headers, answer)
-        if door is not self._chat:
-            read = numbers_completion if gives_numbers(payload) else plain_completion
-            return door.endpoint.without_long_key_in(self._completion_of(answer, read, door))
-        found = door.endpoint.without_long_key_in(self._completion(answer, "tools" in payload))
-        return unwrapped(found) if is_wrapped(payload) else found
+        if kind in ("chat", "wrapped"):
+            found = self._completion(door.endpoint, answer, "tools" in content)
+            found = door.endpoint.without_long_key_in(found)
+            return found if kind == "chat" else unwrapped(found)
+        read = plain_completion if kind == "prompt" else numbers_completion
+        return door.endpoint.without_long_key_in(self._completion_of(answer, read, door))
 
-    def _door(self, payload: Mapping[str, Any]) -> _Door:
-        if not gives_numbers(payload):
-            return self._plain if "prompt" in payload else self._chat
-        return self._embeddings if is_embedding(payload) else self._scores
-
-    def _constant_fields(self, seed: str) -> dict[str, Any]:
-        llm = self._llm
-        fields: dict[str, Any] = {
-            "temperature": llm.temperature,
-            "top_p": llm.top_p,
-            self._limit: llm.max_tokens,
-            seed: llm.seed,
-            "stop": list(llm.stop) or None,
-        }
-        return {"model": llm.model} | {name: value for name, value in fields.items() if value is not None} | llm.extra
-
-    def _completion(self, answer: bytes, may_call: bool) -> Completion:
+    def _completion(self, endpoint: Endpoint, answer: bytes, may_call: bool) -> Completion:
         try:
             content = orjson.loads(answer)
             choice = content["choices"][0]
@@ -210,10 +184,10 @@ class OpenAIModel:
                 text = calls_text(message["tool_calls"])
                 finish_reason = "length" if finish_reason == "length" else TOOL_CALLS
             if type(text) is not str:
-                text = self._unusual_text(message, finish_reason)
+                text = _unusual_text(endpoint, message, finish_reason)
             usage, model = counted(content.get("usage")), content.get("model")
         except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
-            raise _without_choice(self._chat.endpoint, answer) from None
+            raise _without_choice(endpoint, answer) from None
         return completion(text, finish_reason, usage, model, self._llm.model)
 
     def _completion_of(self, answer: bytes, read: Callable[[Any, str], Completion], door: _Door) -> Completion:
@@ -221,18 +195,6 @@ class OpenAIModel:
             return read(orjson.loads(answer), self._llm.model)
         except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
             raise _without_choice(door.endpoint, answer) from None
-
-    def _unusual_text(self, message: dict[str, Any], finish_reason: Any) -> str:
-        refusal, content = message.get("refusal"), message.get("content")
-        if refusal or finish_reason == "content_filter":
-            reason = (
-                f"refused to answer: {str(refusal)[:300]}" if refusal else "answered nothing: its filter stopped it"
-            )
-            raise self._chat.endpoint.error(reason, "refused", Retry.NEVER)
-        if isinstance(content, list):
-            parts = cast("list[dict[str, Any]]", content)
-            return "".join(str(part.get("text") or "") for part in parts)
-        return ""
 
     def _broken(self, endpoint: Endpoint, error: Exception) -> CallError:
         said = type(error).__name__
@@ -250,6 +212,17 @@ class OpenAIModel:
             problem = f"cannot be reached ({said}: {error}); check base_url and that the server runs"
             return endpoint.error(problem, "unreachable")
         return endpoint.error(f"broke off its answer ({said})", "broken_answer")
+
+
+def _unusual_text(endpoint: Endpoint, message: dict[str, Any], finish_reason: Any) -> str:
+    refusal, content = message.get("refusal"), message.get("content")
+    if refusal or finish_reason == "content_filter":
+        reason = f"refused to answer: {str(refusal)[:300]}" if refusal else "answered nothing: its filter stopped it"
+        raise endpoint.error(reason, "refused", Retry.NEVER)
+    if isinstance(content, list):
+        parts = cast("list[dict[str, Any]]", content)
+        return "".join(str(part.get("text") or "") for part in parts)
+    return ""
 
 
 def _most_bytes(payload: Mapping[str, Any]) -> int:
@@ -278,8 +251,3 @@ def _headers(key: str) -> dict[str, str]:
     # Answers are short: unpacking them would cost more than reading them.
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "raypipe"}
     return headers | {"Authorization": f"Bearer {key}"} if key else headers
-
-
-def _response_format(schema: Mapping[str, Any], is_strict: bool) -> dict[str, Any]:
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", str(schema.get("title") or ""))[:64] or "answer"
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": is_strict}}

@@ -1,7 +1,7 @@
-"""I write requests for numbers as they are sent, and numbers as the text of a completion.
+"""Writes requests for numbers as they are sent, and numbers as the text of a completion.
 
-I do not know which models can give them, nor what they are for. The words are those of OpenAI's `/embeddings` and of
-vLLM's `/classify`.
+Knows nothing of which models can give them, nor of what they are for. The fields are those of OpenAI's `/embeddings`
+and of vLLM's `/classify`.
 """
 
 from __future__ import annotations
@@ -11,29 +11,21 @@ from typing import Any
 
 import orjson
 
-from raypipe.contracts.llm import Completion, Request
+from raypipe.contracts.llm import LLM, Completion, Request
+from raypipe.contracts.model import Payload
 from raypipe.models.answers import completion, counted
 
 
-def numbers_payload(model: str, request: Request) -> dict[str, Any]:
-    """The body of a request that has `pool`."""
-    said = {"messages": list(request.messages)} if request.prompt is None else {"input": request.prompt}
+def numbers_payload(llm: LLM, request: Request, fields: Mapping[str, Any]) -> Payload:
+    """A request that has `pool`; `fields` are those that the adapter adds."""
+    asked = {"messages": list(request.messages)} if request.prompt is None else {"input": request.prompt}
     if request.pool == "embed":
         size = {} if request.numbers is None else {"dimensions": request.numbers}
-        return {"model": model, **said, "encoding_format": "float", **size}
+        return Payload({"model": llm.model, **asked, "encoding_format": "float", **size, **fields}, "embed")
     # A conversation that is judged is over: no turn is begun behind it.
     over = {"add_generation_prompt": False} if request.prompt is None else {}
-    return {"model": model, **said, **over, "use_activation": request.pool == "classify"}
-
-
-def gives_numbers(payload: Mapping[str, Any]) -> bool:
-    """Whether a body asks for numbers, not for text."""
-    return is_embedding(payload) or "use_activation" in payload
-
-
-def is_embedding(payload: Mapping[str, Any]) -> bool:
-    """Whether a body asks for an embedding."""
-    return "encoding_format" in payload
+    body = {"model": llm.model, **asked, **over, "use_activation": request.pool == "classify", **fields}
+    return Payload(body, "score")
 
 
 def numbers_text(numbers: Any) -> str:

@@ -25,7 +25,7 @@ def asked(llm: LLM, form: dict[str, Any]) -> Completion:
 @pytest.mark.parametrize("uri", ["vllm/x", "vllm-server/x", "offline/x"])
 @pytest.mark.parametrize("form", [REGEX, CHOICE, GRAMMAR])
 def test_who_knows_forms_is_sent_the_form(uri: str, form: dict[str, Any]) -> None:
-    payload = open_model(LLM(uri)).payload(Request(ASKED, form=form))
+    payload = open_model(LLM(uri)).payload(Request(ASKED, form=form)).body
     assert payload["structured_outputs"] == form
     assert "response_format" not in payload
 

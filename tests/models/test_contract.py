@@ -81,7 +81,7 @@ def test_schema_is_satisfied(declared: Any) -> None:
 
 def test_payload_is_plain_and_needs_no_open(declared: Any) -> None:
     with declared(temperature=0.5, max_tokens=99, seed=7, stop=("END",), extra={"user": "me"}) as llm:
-        payload = open_model(llm).payload(Request(ASKED, schema=SCHEMA))
+        payload = open_model(llm).payload(Request(ASKED, schema=SCHEMA)).body
     assert payload == orjson.loads(canonical_json(payload))
     assert payload["messages"] == list(ASKED)
     assert payload["model"] == llm.model
@@ -92,7 +92,9 @@ def test_payload_is_plain_and_needs_no_open(declared: Any) -> None:
 def test_request_overrides_the_declaration(declared: Any) -> None:
     with declared(temperature=0.5, max_tokens=99) as llm:
         model = open_model(llm)
-        plain, own = model.payload(Request(ASKED)), model.payload(Request(ASKED, temperature=0.0, max_tokens=5))
+        plain, own = (
+            model.payload(one).body for one in (Request(ASKED), Request(ASKED, temperature=0.0, max_tokens=5))
+        )
     assert {99, 0.5} <= set(_scalars(plain)) and 5 not in _scalars(plain)
     assert {5, 0.0} <= set(_scalars(own)) and 99 not in _scalars(own)
 

@@ -44,7 +44,7 @@ def request(number: int) -> Request:
 def test_log_counts_by_the_digest_of_the_request() -> None:
     with serve(latency_s=0.05, script=[500, CUT]) as server:
         assert send(server.base_url, 5) == {"ok": 3, "server": 1, "broken_answer": 1}
-        payload = open_model(LLM("vllm-server/m")).payload(request(3))
+        payload = open_model(LLM("vllm-server/m")).payload(request(3)).body
         assert server.counts()[digest(canonical_json(payload)).hex()] == 1
         assert server.statuses() == {200: 3, 500: 1, 0: 1}
         assert (server.in_flight, server.max_in_flight) == (0, 5)

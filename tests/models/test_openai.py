@@ -259,26 +259,27 @@ def test_words_of_the_endpoint_are_found(body: bytes, said: str) -> None:
 
 
 def test_completion_limit_has_the_name_of_the_provider() -> None:
-    openai = open_model(LLM("openai/m", max_tokens=5)).payload(REQUEST)
+    openai = open_model(LLM("openai/m", max_tokens=5)).payload(REQUEST).body
     assert openai["max_completion_tokens"] == 5 and "max_tokens" not in openai
-    assert open_model(LLM("groq/m", max_tokens=5)).payload(REQUEST)["max_tokens"] == 5
+    assert open_model(LLM("groq/m", max_tokens=5)).payload(REQUEST).body["max_tokens"] == 5
     chosen = LLM("openai/m", max_tokens=5, options={"completion_limit": "max_tokens"})
-    assert open_model(chosen).payload(REQUEST)["max_tokens"] == 5
+    assert open_model(chosen).payload(REQUEST).body["max_tokens"] == 5
 
 
 def test_seed_has_the_name_of_the_provider() -> None:
-    assert open_model(LLM("openai/m", seed=3)).payload(REQUEST)["seed"] == 3
-    mistral = open_model(LLM("mistral/m", seed=3)).payload(REQUEST)
+    assert open_model(LLM("openai/m", seed=3)).payload(REQUEST).body["seed"] == 3
+    mistral = open_model(LLM("mistral/m", seed=3)).payload(REQUEST).body
     assert mistral["random_seed"] == 3 and "seed" not in mistral
 
 
 def test_schema_is_named_and_strict() -> None:
     schema = {"type": "object", "title": "My answer!"}
-    sent = open_model(LLM("openai/m")).payload(Request(REQUEST.messages, schema=schema))["response_format"]
+    sent = open_model(LLM("openai/m")).payload(Request(REQUEST.messages, schema=schema)).body["response_format"]
     named = {"name": "My_answer_", "schema": schema, "strict": True}
     assert sent == {"type": "json_schema", "json_schema": named}
     loose = open_model(LLM("openai/m", options={"strict_schema": False}))
-    assert loose.payload(Request(REQUEST.messages, schema={}))["response_format"]["json_schema"]["strict"] is False
+    sent = loose.payload(Request(REQUEST.messages, schema={})).body["response_format"]
+    assert sent["json_schema"]["strict"] is False
 
 
 def test_large_bodies_are_sent() -> None:

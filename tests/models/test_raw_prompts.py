@@ -47,7 +47,7 @@ def test_the_prompt_is_sent_as_it_stands(provider: str, path: str) -> None:
 
 
 def body(llm: LLM, request: Request) -> dict[str, Any]:
-    return open_model(llm).payload(request)
+    return open_model(llm).payload(request).body
 
 
 def test_a_body_of_openai_has_the_fields_of_the_model() -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from raypipe.contracts.llm import LLM, Usage
+from raypipe.contracts.model import Payload
 from raypipe.identity import canonical_json
 from raypipe.limits import Amount, Caps
-from raypipe.models.pooling import gives_numbers
 from raypipe.models.prices import cost_usd
 
 ASSUMED_OUTPUT = 8192
@@ -26,14 +23,15 @@ class WorstCase:
         self._counts_tokens = self._counts_usd or caps.tokens is not None or limits != (None, None, None)
         self._one = Amount(1)
 
-    def of(self, payload: Mapping[str, Any]) -> Amount:
+    def of(self, payload: Payload) -> Amount:
         """The most that the call can take."""
         if not self._counts_tokens:
             return self._one
-        if gives_numbers(payload):
-            return self._amount(len(canonical_json(payload)), 0)
-        output = next((payload[name] for name in _LIMITS if name in payload), self._llm.max_tokens or ASSUMED_OUTPUT)
-        return self._amount(len(canonical_json(payload)), int(output))
+        body = payload.body
+        if payload.kind in ("embed", "score"):
+            return self._amount(len(canonical_json(body)), 0)
+        output = next((body[name] for name in _LIMITS if name in body), self._llm.max_tokens or ASSUMED_OUTPUT)
+        return self._amount(len(canonical_json(body)), int(output))
 
     def taken(self, usage: Usage, most: Amount) -> Amount:
         """What the call took; `most`, which was kept for it, where nobody counted."""

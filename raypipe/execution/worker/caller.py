@@ -150,7 +150,7 @@ class RowCaller:
         ordinal = 0
         for member in self._desk.asked_by(self._step):
             payload = member.model.payload(request)
-            asked = request_identity(member.label, payload)
+            asked = request_identity(member.label, payload.body)
             if not found:
                 ordinal = self._ordinal(asked, sample)
             found.append(Chance(member, payload, call_key(self._step, self._row, ordinal, sample, asked)))

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 from raypipe.calls.index import CallReader
 from raypipe.calls.segments import Asked
 from raypipe.contracts.llm import LLM, Completion, Usage
-from raypipe.contracts.model import EngineFigures, Model
+from raypipe.contracts.model import EngineFigures, Model, Payload
 from raypipe.errors import CallError, HaltedError, InfrastructureError, Retry, halt_reason
 from raypipe.execution.context import RunContext
 from raypipe.execution.counts import CallCounts
@@ -54,8 +54,8 @@ class Member:
     model: Model
     limiter: Limiter
     max_tries: int
-    worst: Callable[[Mapping[str, Any]], Amount]
-    """The most that a call with this payload can take."""
+    worst: Callable[[Payload], Amount]
+    """The most that a call can take."""
     cost_of: Callable[[Usage, Amount], Amount]
     """What an answered call took for which so much was reserved."""
     max_wait_s: float = LONGEST_WAIT_S
@@ -163,7 +163,7 @@ class Chance:
     """A call as one member would be sent it."""
 
     member: Member
-    payload: Mapping[str, Any]
+    payload: Payload
     key: bytes
     need: Amount = field(init=False)
     _patience: Patience | None = None

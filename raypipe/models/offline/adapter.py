@@ -1,7 +1,7 @@
-"""I play a model: its delay, its failures, its token counts.
+"""Plays a model: its delay, its failures, its token counts.
 
-I do not know what makes an answer plausible; `wording` and `schema` do. Everything I do follows from the digest
-of the request, except that a request which fails at first passes later.
+Knows nothing of what makes an answer plausible; `free_text` and `schema` do. Everything follows from the digest of the
+request, except that a request which fails at first passes later.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import Field
 
 from raypipe.contracts.declaration import Spec
 from raypipe.contracts.llm import LLM, Completion, Request, Usage
-from raypipe.contracts.model import EngineFigures, Terms
+from raypipe.contracts.model import EngineFigures, Payload, Terms
 from raypipe.errors import CallError, Retry, Violation
 from raypipe.identity import canonical_json, digest
 from raypipe.models.offline import free_text
@@ -25,9 +25,10 @@ from raypipe.models.offline.pattern import text_for
 from raypipe.models.offline.prompt import Prompt
 from raypipe.models.offline.schema import value_for
 from raypipe.models.offline.vectors import embedding, scores
-from raypipe.models.pooling import gives_numbers, is_embedding, numbers_payload
+from raypipe.models.pooling import numbers_payload
 from raypipe.models.presets import check_options
-from raypipe.models.tool_calls import TOOL_CALLS, offered
+from raypipe.models.request_body import RequestWriter
+from raypipe.models.tool_calls import TOOL_CALLS
 
 _CHARS_PER_TOKEN = 4
 _MOST_FAILING_TRIES = 2
@@ -51,16 +52,19 @@ class OfflineOptions(Spec):
     """Answers to choose from, or the answer by a text that stands in the prompt. What is no text is sent as JSON."""
 
 
-class OfflineModel:
+class OfflineModel(RequestWriter):
     """A deterministic stand-in; implements `Model`.
 
     Raises SpecError when `llm.options` are not understood.
     """
 
     def __init__(self, llm: LLM) -> None:
-        self._llm = llm
         self._options = OfflineOptions(**llm.options)
-        self._constant = _constant_fields(llm, self._options)
+        deciding = [self._options.output_tokens, self._options.answers]
+        # Other answers are another model: a recorded call must not stand for them.
+        is_another = any(option is not None for option in deciding)
+        self._stand_in = {"stand_in": digest(canonical_json(deciding)).hex()} if is_another else {}
+        super().__init__(llm, self._stand_in)
         self._failures: dict[bytes, int] = {}
 
     @staticmethod
@@ -78,40 +82,30 @@ class OfflineModel:
     async def close(self) -> None:
         """Nothing to give back."""
 
-    def payload(self, request: Request) -> dict[str, Any]:
-        """The request as an OpenAI body; what the request leaves open is taken from the `LLM`."""
-        if request.pool is not None:
-            wanted = {} if request.numbers is None else {"numbers": request.numbers}
-            stand_in = {name: self._constant[name] for name in ("stand_in",) if name in self._constant}
-            return numbers_payload(self._llm.model, request) | wanted | stand_in
-        said = {"messages": list(request.messages)} if request.prompt is None else {"prompt": request.prompt}
-        body = {**(offered(request) if request.tools else {}), **self._constant, **said}
-        if request.stop:
-            body["stop"] = [*self._llm.stop, *request.stop]
-        if request.variant is not None:
-            body["seed"] = (self._llm.seed or 0) + request.variant
-        if request.temperature is not None:
-            body["temperature"] = request.temperature
-        if request.max_tokens is not None:
-            body["max_tokens"] = request.max_tokens
-        if request.schema is not None:
-            body["response_format"] = {"type": "json_schema", "json_schema": {"schema": request.schema}}
-        if request.form is not None:
-            body["structured_outputs"] = dict(request.form)
-        return body
+    def _numbers(self, request: Request) -> Payload:
+        wanted = {} if request.numbers is None else {"numbers": request.numbers}
+        return numbers_payload(self._llm, request, wanted | self._stand_in)
+
+    def _schema_fields(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        return {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
+
+    def _varied_seed(self, variant: int) -> int:
+        return (self._llm.seed or 0) + variant
 
     def figures(self) -> EngineFigures | None:
         """It has no engine."""
         return None
 
-    async def complete(self, payload: Mapping[str, Any], key: bytes = b"") -> Completion:
+    async def complete(self, payload: Payload, key: bytes = b"") -> Completion:
         """Answer it. Raises CallError as `options` and an impossible schema demand."""
-        key = digest(canonical_json(payload))
+        body, key = payload.body, digest(canonical_json(payload.body))
         await self._wait(key)
         self._fail(key)
-        text = payload.get("prompt") or payload.get("input") or ""
-        prompt = Prompt.of(payload["messages"]) if "messages" in payload else Prompt.of_text(text)
-        return self._completion(payload, prompt, self._answer(payload, prompt, int.from_bytes(key[12:])))
+        text = body.get("prompt") or body.get("input") or ""
+        prompt = Prompt.of(body["messages"]) if "messages" in body else Prompt.of_text(text)
+        turn = int.from_bytes(key[12:])
+        answer = _fixed_answer(self._options.answers, prompt, turn)
+        return self._completion(payload, prompt, self._invented(payload, prompt, turn) if answer is None else answer)
 
     async def _wait(self, key: bytes) -> None:
         options = self._options
@@ -136,21 +130,19 @@ class OfflineModel:
     def _error(self, problem: str, kind: str, retry: Retry, status: int) -> CallError:
         return CallError(f"model {self._llm.label!r} {problem}", kind, retry, None, status)
 
-    def _answer(self, payload: Mapping[str, Any], prompt: Prompt, turn: int) -> Any:
+    def _invented(self, payload: Payload, prompt: Prompt, turn: int) -> Any:
         """A text, or a value that is sent as JSON."""
-        answer = _fixed_answer(self._options.answers, prompt, turn)
-        return self._invented(payload, prompt, turn) if answer is None else answer
-
-    def _invented(self, payload: Mapping[str, Any], prompt: Prompt, turn: int) -> Any:
-        if payload.get("tools") and (_must_call(payload) or not _has_results(payload.get("messages", ()))):
-            tool = payload["tools"][turn % len(payload["tools"])]["function"]
+        body = payload.body
+        if body.get("tools") and (_must_call(body) or not _has_results(body.get("messages", ()))):
+            tool = body["tools"][turn % len(body["tools"])]["function"]
             return [{"name": tool["name"], "arguments": value_for(tool["parameters"], prompt, turn)}]
-        if gives_numbers(payload):
-            count = payload.get("numbers")
-            return embedding(prompt.all_text, count) if is_embedding(payload) else scores(payload, count)
-        if "structured_outputs" in payload:
-            return _text_of_form(payload["structured_outputs"], prompt, turn)
-        response_format = payload.get("response_format") or {}
+        if payload.kind == "embed":
+            return embedding(prompt.all_text, body.get("numbers"))
+        if payload.kind == "score":
+            return scores(body, body.get("numbers"))
+        if "structured_outputs" in body:
+            return _text_of_form(body["structured_outputs"], prompt, turn)
+        response_format = body.get("response_format") or {}
         kind = response_format.get("type")
         if kind == "json_schema":
             return value_for(response_format["json_schema"]["schema"], prompt, turn)
@@ -160,30 +152,17 @@ class OfflineModel:
             return free_text.prose_of(prompt, turn, self._options.output_tokens * _CHARS_PER_TOKEN)
         return free_text.answer(prompt, turn)
 
-    def _completion(self, payload: Mapping[str, Any], prompt: Prompt, answer: Any) -> Completion:
-        calls = payload.get("tools") and (_must_call(payload) or _is_calls(answer))
+    def _completion(self, payload: Payload, prompt: Prompt, answer: Any) -> Completion:
+        body, gives_numbers = payload.body, payload.kind in ("embed", "score")
+        calls = body.get("tools") and (_must_call(body) or _is_calls(answer))
         text = answer if isinstance(answer, str) else orjson.dumps(answer).decode()
-        for mark in payload.get("stop") or ():
+        for mark in body.get("stop") or ():
             text = text.partition(mark)[0]
-        finish_reason, longest = TOOL_CALLS if calls else "stop", payload.get("max_tokens")
+        finish_reason, longest = TOOL_CALLS if calls else "stop", body.get("max_tokens")
         if longest is not None and _tokens(text) > longest:
             text, finish_reason = text[: longest * _CHARS_PER_TOKEN], "length"
-        usage = Usage(_tokens(prompt.all_text), 0 if gives_numbers(payload) else _tokens(text))
+        usage = Usage(_tokens(prompt.all_text), 0 if gives_numbers else _tokens(text))
         return Completion(text, finish_reason, usage, self._llm.model)
-
-
-def _constant_fields(llm: LLM, options: OfflineOptions) -> dict[str, Any]:
-    fields: dict[str, Any] = {"model": llm.model}
-    for name in ("temperature", "top_p", "seed", "max_tokens"):
-        if getattr(llm, name) is not None:
-            fields[name] = getattr(llm, name)
-    if llm.stop:
-        fields["stop"] = list(llm.stop)
-    deciding = [options.output_tokens, options.answers]
-    if any(option is not None for option in deciding):
-        # Other answers are another model: a recorded call must not stand for them.
-        fields["stand_in"] = digest(canonical_json(deciding)).hex()
-    return fields | llm.extra
 
 
 def _fixed_answer(answers: list[Any] | dict[str, Any] | None, prompt: Prompt, turn: int) -> Any:
@@ -200,8 +179,8 @@ def _text_of_form(form: Mapping[str, Any], prompt: Prompt, turn: int) -> str:
     return free_text.answer(prompt, turn) if found is None else found
 
 
-def _must_call(payload: Mapping[str, Any]) -> bool:
-    return payload["tool_choice"] == "required"
+def _must_call(body: Mapping[str, Any]) -> bool:
+    return body["tool_choice"] == "required"
 
 
 def _has_results(messages: Sequence[Mapping[str, Any]]) -> bool:

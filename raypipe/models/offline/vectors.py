@@ -1,6 +1,6 @@
-"""I play an embedding model and a reward model: numbers that follow from the text alone.
+"""Plays an embedding model and a reward model: numbers that follow from the text alone.
 
-I do not know what the text says. Texts that share words have embeddings that are close.
+Knows nothing of what the text says. Texts that share words have embeddings that are close.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def embedding(text: str, size: int | None) -> list[float]:
     return [round(one / length, _DIGITS) for one in total]
 
 
-def scores(payload: Mapping[str, Any], count: int | None) -> list[float]:
-    """What a reward model says of a conversation, or what its activation makes of that."""
-    raw = _normal(digest(canonical_json(payload.get("messages") or payload.get("input"))), count or 1)
-    if not payload["use_activation"]:
+def scores(body: Mapping[str, Any], count: int | None) -> list[float]:
+    """The scores of a reward model for a conversation, or what its activation makes of them."""
+    raw = _normal(digest(canonical_json(body.get("messages") or body.get("input"))), count or 1)
+    if not body["use_activation"]:
         return [round(2 * one, _DIGITS) for one in raw]
     if len(raw) == 1:
         return [round(1 / (1 + math.exp(-raw[0])), _DIGITS)]

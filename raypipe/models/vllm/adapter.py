@@ -1,13 +1,13 @@
-"""I get completions from an engine of vLLM in this process, with the words of OpenAI's chat API.
+"""Gets completions from an engine of vLLM in this process, asked in the words of OpenAI's chat API.
 
-I do not know rows or limits, nor how an engine is loaded (`engine` does). The engine takes as many requests as it is
-given and batches them itself; a request leaves it as soon as it is finished.
+Knows nothing of rows or limits, nor of how an engine is loaded (`engine` does). The engine takes as many requests as it
+is given and batches them itself; a request leaves it as soon as it is finished.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -16,10 +16,10 @@ import orjson
 
 from raypipe.concurrency.background import TaskScope, start_thread
 from raypipe.contracts.llm import LLM, Completion, Request, Usage
-from raypipe.contracts.model import EngineFigures, Terms
+from raypipe.contracts.model import EngineFigures, Payload, Terms
 from raypipe.errors import CallError, InfrastructureError, RaypipeError, Retry, SpecError, Violation
-from raypipe.models.pooling import gives_numbers, is_embedding, numbers_payload, numbers_text
-from raypipe.models.raw_prompts import variant_seed
+from raypipe.models.pooling import numbers_payload, numbers_text
+from raypipe.models.request_body import RequestWriter
 from raypipe.models.tool_calls import TOOL_CALLS
 from raypipe.models.vllm import options
 from raypipe.models.vllm.engine import Engine
@@ -73,21 +73,18 @@ async def _in_thread(work: Callable[[], _T]) -> _T:
     return await asyncio.wrap_future(done)
 
 
-class VLLMModel:
+class VLLMModel(RequestWriter):
     """A model that runs here; implements `Model`. Raises SpecError when `llm.options` are not understood."""
 
     def __init__(self, llm: LLM, loaded: _Loaded | None = None) -> None:
-        self._llm = llm
+        self._lora = {"lora": llm.lora} if llm.lora else {}
+        super().__init__(llm, self._lora)
         self._loaded = loaded or _Loaded(llm)
         self._options = options.VLLMOptions(**llm.options)
         self._template = self._options.chat_template
         self._rendered: dict[bytes, asyncio.Task[Any]] = {}
         self._rendering = TaskScope()
         self._adapter: str | None = None
-        fields = {"temperature": llm.temperature, "top_p": llm.top_p, "max_tokens": llm.max_tokens, "seed": llm.seed}
-        named = {name: value for name, value in fields.items() if value is not None}
-        self._constant: dict[str, Any] = {"model": llm.model, **({"lora": llm.lora} if llm.lora else {}), **named}
-        self._constant |= llm.extra
 
     @staticmethod
     def check(llm: LLM) -> list[Violation]:
@@ -117,32 +114,17 @@ class VLLMModel:
         engine = self._loaded.engine
         return None if engine is None else engine.figures
 
-    def payload(self, request: Request) -> dict[str, Any]:
-        """The request, in the words of OpenAI's API and vLLM's. Raises SpecError for tools that it may call or not."""
-        if request.pool is not None:
-            adapted = {"lora": self._llm.lora} if self._llm.lora else {}
-            return numbers_payload(self._llm.model, request) | adapted
-        body = dict(self._constant)
-        if request.prompt is None:
-            body["messages"] = list(request.messages)
-        else:
-            body["prompt"] = request.prompt
-        for name in ("temperature", "max_tokens"):
-            if getattr(request, name) is not None:
-                body[name] = getattr(request, name)
-        stops = list(dict.fromkeys([*self._llm.stop, *request.stop]))
-        if stops:
-            body["stop"] = stops
-        if request.schema is not None:
-            body["structured_outputs"] = {"json": request.schema}
-        if request.form is not None:
-            body["structured_outputs"] = dict(request.form)
-        if request.tools:
-            body |= self._offered(request)
-        own_seed = variant_seed(self._llm, request)
-        return body if own_seed is None else body | {"seed": own_seed}
+    def _numbers(self, request: Request) -> Payload:
+        return numbers_payload(self._llm, request, self._lora)
 
-    def _offered(self, request: Request) -> dict[str, Any]:
+    def _schema_fields(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        return {"structured_outputs": {"json": schema}}
+
+    def _stops(self, more: Sequence[str]) -> list[str]:
+        return list(dict.fromkeys([*self._llm.stop, *more]))
+
+    def _tool_fields(self, request: Request) -> dict[str, Any]:
+        """Raises SpecError for tools that the model may call or not."""
         if not request.must_call:
             problem = (
                 "runs here and answers in words or calls tools, not one or the other; run it as a server with "
@@ -153,7 +135,7 @@ class VLLMModel:
         schema = {"type": "array", "minItems": 1, "items": calls[0] if len(calls) == 1 else {"anyOf": calls}}
         return {"tools": [dict(tool) for tool in request.tools], "structured_outputs": {"json": schema}}
 
-    async def complete(self, payload: Mapping[str, Any], key: bytes = b"") -> Completion:
+    async def complete(self, payload: Payload, key: bytes = b"") -> Completion:
         """Send it once. Raises CallError, or ReplicaLostError when the engine is dead."""
         engine = self._loaded.engine
         if engine is None:
@@ -165,30 +147,34 @@ class VLLMModel:
             problem = f"gave no answer within {self._llm.timeout_s:g} s; raise timeout_s if answers take that long"
             raise CallError(f"model {self._llm.label!r} {problem}", "timeout", Retry.LATER) from None
 
-    async def _completion(self, engine: Engine, payload: Mapping[str, Any], key: bytes) -> Completion:
-        if gives_numbers(payload):
-            return await self._numbers(engine, payload)
+    async def _completion(self, engine: Engine, payload: Payload, key: bytes) -> Completion:
+        body, kind = payload
+        if kind in ("embed", "score"):
+            return await self._pooled(engine, body, ("embed",) if kind == "embed" else _SCORING)
         self._check_task("generate")
-        prompt = await self._prompt(engine, payload)
-        output = await engine.generated(prompt, self._sampling(engine, payload, key), self._adapter)
+        if kind == "prompt":
+            prompt = await engine.tokenized(body["prompt"], is_begun=True)
+        else:
+            prompt = await self._rendered_chat(engine, body)
+        output = await engine.generated(prompt, self._sampling(engine, body, key), self._adapter)
         answer = output.outputs[0]
         usage = Usage(len(output.prompt_token_ids or ()), len(answer.token_ids))
         reason = answer.finish_reason or "stop"
-        if "tools" in payload and reason == "stop":
+        if "tools" in body and reason == "stop":
             reason = TOOL_CALLS
         return Completion(answer.text, reason, usage, self._llm.model)
 
-    async def _numbers(self, engine: Engine, payload: Mapping[str, Any]) -> Completion:
-        task = self._check_task(*(("embed",) if is_embedding(payload) else _SCORING))
-        if "input" in payload:
-            prompt = await engine.tokenized(payload["input"], is_begun=False)
+    async def _pooled(self, engine: Engine, body: Mapping[str, Any], tasks: Sequence[str]) -> Completion:
+        task = self._check_task(*tasks)
+        if "input" in body:
+            prompt = await engine.tokenized(body["input"], is_begun=False)
         else:
-            told = self._options.chat_template_kwargs | {"add_generation_prompt": payload["add_generation_prompt"]}
-            prompt = await engine.rendered(payload["messages"], self._template, told)
-        fields = {name: payload[name] for name in ("dimensions", "use_activation") if name in payload}
+            arguments = self._options.chat_template_kwargs | {"add_generation_prompt": body["add_generation_prompt"]}
+            prompt = await engine.rendered(body["messages"], self._template, arguments)
+        fields = {name: body[name] for name in ("dimensions", "use_activation") if name in body}
         output = await engine.pooled(prompt, task, fields, self._adapter)
         numbers = output.outputs.data.float().numpy()
-        # Of what is said of each token, the last one's is said of the whole.
+        # A model that scores each token scores the whole text at the last one.
         text = numbers_text(numbers[-1] if task == _OF_TOKENS else numbers)
         return Completion(text, "stop", Usage(len(output.prompt_token_ids)), self._llm.model)
 
@@ -202,23 +188,21 @@ class VLLMModel:
             raise SpecError.of(f"model {self._llm.label!r}", problem)
         return found
 
-    def _sampling(self, engine: Engine, payload: Mapping[str, Any], key: bytes) -> dict[str, Any]:
-        """What the model says of sampling, what was asked for, and a seed that is the call's own."""
-        fields = {name: value for name, value in payload.items() if name not in _NO_SAMPLING}
+    def _sampling(self, engine: Engine, body: Mapping[str, Any], key: bytes) -> dict[str, Any]:
+        """The model's own sampling parameters, those of the request over them, and a seed that is the call's own."""
+        fields = {name: value for name, value in body.items() if name not in _NO_SAMPLING}
         sampling = {"max_tokens": None, **engine.defaults, **fields}
         if self._options.seeds and key and sampling.get("temperature") != 0:
             sampling["seed"] = int.from_bytes(key[:8]) % _SEEDS
         return sampling
 
-    async def _prompt(self, engine: Engine, payload: Mapping[str, Any]) -> Any:
-        if "prompt" in payload:
-            return await engine.tokenized(payload["prompt"], is_begun=True)
-        told = self._options.chat_template_kwargs | {"tools": payload.get("tools")}
-        rendering = orjson.dumps((payload["messages"], payload.get("tools")), default=dict)
-        found = self._rendered.get(rendering)
+    async def _rendered_chat(self, engine: Engine, body: Mapping[str, Any]) -> Any:
+        arguments = self._options.chat_template_kwargs | {"tools": body.get("tools")}
+        conversation = orjson.dumps((body["messages"], body.get("tools")), default=dict)
+        found = self._rendered.get(conversation)
         if found is None:
-            work = engine.rendered(payload["messages"], self._template, told)
-            found = self._rendered[rendering] = self._rendering.start(work)
+            work = engine.rendered(body["messages"], self._template, arguments)
+            found = self._rendered[conversation] = self._rendering.start(work)
             if len(self._rendered) > _MOST_RENDERED:
                 del self._rendered[next(iter(self._rendered))]
         return await asyncio.shield(found)

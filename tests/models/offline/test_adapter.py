@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from raypipe.contracts.llm import LLM, Completion, Request
+from raypipe.contracts.model import Payload
 from raypipe.errors import CallError, Retry
 from raypipe.models.offline import OfflineModel
 from raypipe.models.offline.phrases import ASPECTS
@@ -186,7 +187,7 @@ def test_other_answers_are_another_call() -> None:
     models = [
         OfflineModel(LLM("offline/m", options=options)) for options in ({}, {"answers": ["a"]}, {"answers": ["b"]})
     ]
-    payloads = [model.payload(Request(({"role": "user", "content": "hi"},))) for model in models]
+    payloads = [model.payload(Request(({"role": "user", "content": "hi"},))).body for model in models]
     assert len({orjson.dumps(payload) for payload in payloads}) == 3
 
 
@@ -198,7 +199,7 @@ def outcomes(options: dict[str, Any], tries: int) -> list[list[str]]:
         payload = model.payload(Request(({"role": "user", "content": f"Say {number}."},)))
         return [await once(payload) for _ in range(tries)]
 
-    async def once(payload: dict[str, Any]) -> str:
+    async def once(payload: Payload) -> str:
         try:
             await model.complete(payload)
         except CallError as error:

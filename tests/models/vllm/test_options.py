@@ -225,7 +225,7 @@ def test_an_engine_offers_tools_that_it_must_call_and_no_others() -> None:
 
     tool = {"name": "look", "parameters": {"type": "object", "properties": {"at": {"type": "string"}}}}
     model = open_model(LLM("vllm/m"))
-    payload = model.payload(Request(({"role": "user", "content": "x"},), tools=(tool,)))
+    payload = model.payload(Request(({"role": "user", "content": "x"},), tools=(tool,))).body
     assert payload["structured_outputs"]["json"]["items"]["properties"]["name"] == {"const": "look"}
     with pytest.raises(SpecError, match="name it vllm-server"):
         model.payload(Request(({"role": "user", "content": "x"},), tools=(tool,), must_call=False))

@@ -160,7 +160,8 @@ def test_an_endpoint_is_offered_tools(uri: str) -> None:
         try:
             offering = model.payload(Request(asked, tools=tools))
             free = model.payload(Request(asked, tools=tools, must_call=False))
-            return model.payload(Request(asked)), offering, free, await model.complete(offering)
+            plain = model.payload(Request(asked))
+            return plain.body, offering.body, free.body, await model.complete(offering)
         finally:
             await model.close()
 
