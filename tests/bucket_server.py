@@ -1,31 +1,54 @@
-"""I am an S3 store on this machine, with one bucket.
+"""An S3 store on this machine, with one bucket.
 
-I run in a thread of whoever starts me; a process that is started with the environment I need finds me too.
+Runs in a thread of whoever starts it; a process that is started with the environment it needs finds it too. Like S3, it
+takes or refuses a conditional write as a whole: moto compares and writes in two steps, so only one request is let in at
+a time where one is conditional.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+import threading
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from typing import Any
 
-from moto.server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from pyarrow import fs
+from werkzeug.serving import make_server
 
 BUCKET = "bucket"
+_CONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH")
+
+App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 @contextmanager
-def serve_bucket() -> Generator[str]:
-    """The address that it listens at."""
+def serve_bucket(conditions: str = "obeyed") -> Generator[str]:
+    """The address that it listens at. In other stores conditional writes are `ignored` or `refused`."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
+    app: App = DomainDispatcherApplication(create_backend_app)
+    guard = threading.Lock()
+
+    def answer(request: dict[str, Any], start: Any) -> Iterable[bytes]:
+        if request["REQUEST_METHOD"] != "PUT":
+            return app(request, start)
+        if conditions == "ignored":
+            request = {name: value for name, value in request.items() if name not in _CONDITIONS}
+        if conditions == "refused" and any(name in request for name in _CONDITIONS):
+            start("501 Not Implemented", [("Content-Type", "application/xml")])
+            return [b'<?xml version="1.0"?><Error><Code>NotImplemented</Code></Error>']
+        with guard:
+            return list(app(request, start))
+
+    server = make_server("127.0.0.1", 0, answer, threaded=True, request_handler=MotoRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
     try:
-        host, port = server.get_host_and_port()
-        address = f"http://{host}:{port}"
+        address = f"http://127.0.0.1:{server.server_port}"
         options = {"endpoint_override": address, "region": "us-east-1", "allow_bucket_creation": True}
         fs.S3FileSystem(access_key="key", secret_key="secret", **options).create_dir(BUCKET)
         yield address
     finally:
-        server.stop()
+        server.shutdown()
+        thread.join()

@@ -71,9 +71,8 @@ class RemotePath:
     @property
     def store(self) -> Any:
         """The file system of pyarrow that it is in."""
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
-        return _store(self.scheme, self.path.partition("/")[0], endpoint, region)
+        return _store(self.scheme, self.path.partition("/")[0], s3_endpoint(), region)
 
     def with_name(self, name: str) -> RemotePath:
         return self.parent / name
@@ -196,8 +195,12 @@ def _store(scheme: str, bucket: str, endpoint: str, region: str) -> Any:
 
 def address_identity(place: RemotePath) -> str:
     """Stands for a place: the same on every machine, another one for another endpoint."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    return f"{place} {endpoint if place.scheme == 's3' else ''}"
+    return f"{place} {s3_endpoint() if place.scheme == 's3' else ''}"
+
+
+def s3_endpoint() -> str:
+    """The address of an S3 store that is not Amazon's, from the environment; empty for Amazon's."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
 # Whether a store is there, and what is wrong with it.
