@@ -61,7 +61,7 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CallOrigin:
     """Where a call was asked: step, row identity, ordinal within the row, sample index."""
 
     step: str
@@ -91,7 +91,7 @@ class SegmentWriter:
         self._active = 0
         self._has_news = False
 
-    def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None:
+    def append(self, key: bytes, asked: CallOrigin, completion: Completion, latency_s: float) -> None:
         """Write one completion through. Raises OutputError when the disk does not take it."""
         self.write(frame_of(key, asked, completion, latency_s))
 
@@ -137,7 +137,7 @@ class SegmentWriter:
             os.close(file)
 
 
-def frame_of(key: bytes, asked: Asked, completion: Completion, latency_s: float) -> bytes:
+def frame_of(key: bytes, asked: CallOrigin, completion: Completion, latency_s: float) -> bytes:
     """One completion as it stands in a segment."""
     content = key + orjson.dumps(
         (

@@ -14,7 +14,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 
 from raypipe.calls.remote import folder_here, send, send_left
-from raypipe.calls.segments import Asked, SegmentWriter, frame_of
+from raypipe.calls.segments import CallOrigin, SegmentWriter, frame_of
 from raypipe.concurrency.background import start_thread
 from raypipe.contracts.llm import Completion
 from raypipe.errors import OutputError, RaypipeError
@@ -29,7 +29,7 @@ _MOST_SILENCE_S = 60.0
 _Waiting = tuple[bytes, asyncio.Future[None]]
 
 
-class Scribe:
+class CallLogWriter:
     """The log of one worker, for use inside one event loop."""
 
     def __init__(self, folder: AnyPath, owner: str) -> None:
@@ -76,7 +76,7 @@ class Scribe:
         """Whether the disk is full and there is room for calls in flight only."""
         return self._writer is not None and self._writer.is_full
 
-    async def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None:
+    async def append(self, key: bytes, asked: CallOrigin, completion: Completion, latency_s: float) -> None:
         """Write one completion through. Raises OutputError when the disk does not take it."""
         if self._is_broken and self._problem is not None:
             raise self._problem

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from raypipe.cli.layout import duration, number
 from raypipe.contracts.step import Runs, Shape
-from raypipe.execution.conductor.batches import Counts
 from raypipe.execution.conductor.conductor import Snapshot
+from raypipe.execution.counts import StepCounts
 from raypipe.execution.engine_stats import EngineReport, EngineStats
 from raypipe.execution.step_counts import sum_by_shown_step
 from raypipe.execution.wire import WorkerStatus
@@ -32,7 +32,7 @@ class StepFigures:
     """What is known of one step."""
 
     name: str
-    counts: Counts
+    counts: StepCounts
     waiting: int
     """Rows that no worker has taken yet."""
     in_flight: int
@@ -56,11 +56,11 @@ class Figures:
         self._began = self._moved_at = clock()
         self._pools = {step.name: step.pool for stage in plan.stages for step in stage.steps.values()}
         self._entries = {stage.entry for stage in plan.stages}
-        self._counts = {name: Counts() for name in plan.graph.order}
+        self._counts = {name: StepCounts() for name in plan.graph.order}
         self._waiting: dict[str, int] = {}
         self._workers: dict[str, WorkerStatus] = {}
         self._meters = EngineStats(clock)
-        self._history: deque[tuple[float, dict[str, Counts]]] = deque()
+        self._history: deque[tuple[float, dict[str, StepCounts]]] = deque()
         self.is_asked = False
         """Whether the executor is up and has said anything, be it nothing."""
         self.is_working = False
@@ -70,11 +70,11 @@ class Figures:
         """Note what the conductors see now."""
         self.is_asked = True
         self.is_working = self.is_working or bool(snapshots)
-        totals: dict[str, Counts] = {}
+        totals: dict[str, StepCounts] = {}
         waiting: dict[str, int] = {}
         for snapshot in snapshots:
             for name, counts in snapshot.counts.items():
-                totals.setdefault(name, Counts()).add(counts)
+                totals.setdefault(name, StepCounts()).add(counts)
             for name, queued in snapshot.queued.items():
                 waiting[name] = waiting.get(name, 0) + queued
             for worker, status in snapshot.workers.items():
@@ -97,7 +97,7 @@ class Figures:
         shown = sum_by_shown_step(self._plan.graph, self._counts)
         return [self._step(name, counts) for name, counts in shown.items()]
 
-    def _step(self, name: str, counts: Counts) -> StepFigures:
+    def _step(self, name: str, counts: StepCounts) -> StepFigures:
         llm, pool = self._plan.graph.steps[name].llm, self._pools[name]
         waiting = sum(self._waiting.get(part, 0) for part in self._plan.graph.parts[name])
         if llm is None or pool is None:
@@ -140,7 +140,7 @@ class Figures:
             return f"{number(held)} rows in {slowest.pool}, the oldest for {_oldest(slowest)}"
         return "rows from upstream" if not any(self._waiting.values()) else "workers that take rows"
 
-    def _rate(self, value: Callable[[Mapping[str, Counts]], int]) -> float:
+    def _rate(self, value: Callable[[Mapping[str, StepCounts]], int]) -> float:
         """How much `value` grows in a second."""
         if len(self._history) < 2:
             return 0.0
@@ -196,4 +196,4 @@ def _oldest(status: WorkerStatus) -> str:
 
 
 def _answered(status: WorkerStatus) -> int:
-    return status.sent + status.cached
+    return status.calls_sent + status.calls_cached

@@ -39,7 +39,7 @@ def _first(one: float | None, other: float | None) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class EndpointLimits:
     """An endpoint with one key, and what is known of its limits."""
 
     endpoint: str = ""
@@ -102,7 +102,7 @@ class Model(Protocol):
         """How its engine is doing; `None` for a model that is not in this process."""
         ...
 
-    def terms(self) -> Terms:
+    def endpoint_limits(self) -> EndpointLimits:
         """The endpoint, and what it allows as far as is known by now."""
         ...
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from raypipe.calls.segments import Asked
+from raypipe.calls.segments import CallOrigin
 from raypipe.concurrency.deadlines import LOOK_EVERY_S
 from raypipe.limits import Caps
 from raypipe.plan.load_groups import LoadGroups
@@ -72,7 +72,7 @@ class RunContext:
     """Stands for the run folder in the names of call log segments."""
     servers: Mapping[str, str] = field(default_factory=dict[str, str])
     """Addresses of the servers that were started for models, by their keys."""
-    unsent: Callable[[Asked], None] | None = None
+    unsent: Callable[[CallOrigin], None] | None = None
     """Called for each call instead of sending it, in this process only; stages after unfinished rows are skipped."""
 
     @property

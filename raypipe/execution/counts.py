@@ -1,9 +1,12 @@
-"""Counts calls and tokens: of one row, of a worker, of each model of a pool. Knows nothing of who calls."""
+"""Counts calls, tokens and rows: of one row, of a worker, of a step, and of each model of a pool.
+
+Each number has one name, from the worker that counts it to the manifest. Knows nothing of who calls or why.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from raypipe.contracts.llm import Usage
@@ -18,47 +21,70 @@ class Countable(Protocol):
 
 @dataclass(slots=True)
 class CallCounts:
-    """Calls and tokens, counted."""
+    """Calls and tokens of one row, or of all rows of a worker."""
 
-    sent: int = 0
-    cached: int = 0
-    tries: int = 0
+    calls_sent: int = 0
+    calls_cached: int = 0
+    """Calls answered from the call log."""
+    calls_unanswered: int = 0
+    """Of those sent, the ones that got no answer."""
     input_tokens: int = 0
     output_tokens: int = 0
-    by_model: dict[str, dict[str, int]] = field(default_factory=lambda: {})
-    """What each member of a pool of models did, by its name; empty for one model."""
+    by_model: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    """Calls, tokens and failovers of each model of a pool of models, by its name; empty for one model."""
 
-    def count(self, member: Countable, what: str, amount: int = 1) -> None:
-        setattr(self, what, getattr(self, what) + amount)
-        if member.is_one_of_several:
-            self.of(member, what, amount)
+    def count_sent(self, model: Countable) -> None:
+        self.calls_sent += 1
+        if model.is_one_of_several:
+            self.count_for(model, "calls_sent")
 
-    def count_cached(self, member: Countable) -> None:
-        self.cached += 1
-        if member.is_one_of_several:
-            self.of(member, "cached")
+    def count_cached(self, model: Countable) -> None:
+        self.calls_cached += 1
+        if model.is_one_of_several:
+            self.count_for(model, "calls_cached")
 
-    def count_sent(self, member: Countable) -> None:
-        self.sent += 1
-        if member.is_one_of_several:
-            self.of(member, "sent")
+    def count_unanswered(self, model: Countable) -> None:
+        self.calls_unanswered += 1
+        if model.is_one_of_several:
+            self.count_for(model, "calls_unanswered")
 
-    def count_tokens(self, member: Countable, usage: Usage) -> None:
+    def count_tokens(self, model: Countable, usage: Usage) -> None:
         self.input_tokens += usage.input_tokens
         self.output_tokens += usage.output_tokens
-        if member.is_one_of_several:
-            self.of(member, "input_tokens", usage.input_tokens)
-            self.of(member, "output_tokens", usage.output_tokens)
+        if model.is_one_of_several:
+            self.count_for(model, "input_tokens", usage.input_tokens)
+            self.count_for(model, "output_tokens", usage.output_tokens)
 
-    def of(self, member: Countable, what: str, amount: int = 1) -> None:
-        """Count for one member only."""
-        counts = self.by_model.setdefault(member.name, {})
-        counts[what] = counts.get(what, 0) + amount
+    def count_for(self, model: Countable, name: str, amount: int = 1) -> None:
+        """Count for one model of a pool only."""
+        counts = self.by_model.setdefault(model.name, {})
+        counts[name] = counts.get(name, 0) + amount
 
 
-def add_counts(counts: dict[str, dict[str, int]], more: Mapping[str, Mapping[str, int]]) -> None:
-    """Add what is counted by name."""
-    for name, numbers in more.items():
-        mine = counts.setdefault(name, {})
-        for what, number in numbers.items():
-            mine[what] = mine.get(what, 0) + number
+@dataclass(slots=True)
+class StepCounts(CallCounts):
+    """What one step did. rows_in = rows_done + rows_failed + rows_filtered + rows_unfinished; rows_out leave it."""
+
+    rows_in: int = 0
+    rows_done: int = 0
+    rows_failed: int = 0
+    rows_filtered: int = 0
+    rows_unfinished: int = 0
+    """Left as they were, since the run was stopped."""
+    rows_out: int = 0
+
+    def add(self, other: StepCounts) -> None:
+        for name in _NUMBERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        add_by_model(self.by_model, other.by_model)
+
+
+_NUMBERS = tuple(item.name for item in fields(StepCounts) if item.type == "int")
+
+
+def add_by_model(counts: dict[str, dict[str, int]], more: Mapping[str, Mapping[str, int]]) -> None:
+    """Add to `counts`, which are by model and name, those of `more`."""
+    for model, numbers in more.items():
+        mine = counts.setdefault(model, {})
+        for name, number in numbers.items():
+            mine[name] = mine.get(name, 0) + number

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import uvloop
 
-from raypipe.calls.writer import Scribe
+from raypipe.calls.writer import CallLogWriter
 from raypipe.concurrency.background import start_thread
 from raypipe.concurrency.threads import DaemonThreads
 from raypipe.contracts.step import Aggregate, Source
@@ -30,7 +30,7 @@ from raypipe.execution.source import grouped_batches, source_batches
 from raypipe.execution.stopping import ASKED, DRAIN_S, Phase, Stop
 from raypipe.execution.wire import WorkerStatus
 from raypipe.execution.worker.replica import Replica, ReplicaSetup
-from raypipe.limits import Authority
+from raypipe.limits import RateCoordinator
 from raypipe.plan.load_groups import ALL, kept
 from raypipe.plan.plan import Plan, Sink, Stage
 from raypipe.plan.resources import made_fit, of_this_process
@@ -157,8 +157,8 @@ class _Run:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         self._loop.set_default_executor(DaemonThreads())
         pools: dict[str, LocalPool] = {}
-        log = Scribe(self._setup.run.calls, self._setup.run.owner)
-        authority = Authority(self._setup.run.options.caps, self._setup.spent)
+        log = CallLogWriter(self._setup.run.calls, self._setup.run.owner)
+        coordinator = RateCoordinator(self._setup.run.options.caps, self._setup.spent)
         try:
             stay = iter(kept(self._setup.plan))
             for stage in self._setup.plan.stages:
@@ -167,7 +167,7 @@ class _Run:
                 spilled: list[str] | None = None
                 for phase in stage.phases or (ALL,):
                     with self._stop.phase(Phase.LOAD):
-                        await self._open_pools(pools, stage, phase, (log, authority))
+                        await self._open_pools(pools, stage, phase, (log, coordinator))
                     with self._stop.phase(Phase.RUN):
                         spilled = await self._phase(stage, phase, pools, spilled)
                     with self._stop.phase(Phase.UNLOAD):
@@ -185,7 +185,11 @@ class _Run:
         return self._setup.run.unsent is not None and any(count.rows_unfinished for count in counts)
 
     async def _open_pools(
-        self, pools: dict[str, LocalPool], stage: Stage, phase: frozenset[str], shared: tuple[Scribe, Authority]
+        self,
+        pools: dict[str, LocalPool],
+        stage: Stage,
+        phase: frozenset[str],
+        shared: tuple[CallLogWriter, RateCoordinator],
     ) -> None:
         for name, replicas in self._setup.replicas(stage, phase).items():
             if name not in pools:
@@ -193,9 +197,9 @@ class _Run:
                 for _ in range(pool.fewest):
                     await pool.grow()
 
-    def _replica(self, log: Scribe, authority: Authority, setup: ReplicaSetup) -> Replica:
+    def _replica(self, log: CallLogWriter, coordinator: RateCoordinator, setup: ReplicaSetup) -> Replica:
         """A worker; one in place of another finds in the call log what that one left."""
-        return Replica(setup, self._setup.index, log, authority)
+        return Replica(setup, self._setup.index, log, coordinator)
 
     async def _close_pools(self, pools: dict[str, LocalPool], stay: Sequence[str]) -> None:
         for name in [name for name in pools if name not in stay]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from raypipe.execution.conductor.batches import Counts
+from raypipe.execution.counts import StepCounts
 from raypipe.graph.callback import Collected
 from raypipe.graph.graph import Graph
 
 _LOST = ("rows_failed", "rows_filtered", "rows_unfinished")
 
 
-def sum_by_shown_step(graph: Graph, counted: Mapping[str, Counts], *, is_over: bool = False) -> dict[str, Counts]:
+def sum_by_shown_step(
+    graph: Graph, counted: Mapping[str, StepCounts], *, is_over: bool = False
+) -> dict[str, StepCounts]:
     """Counts by step as shown; rows_in = rows_done + rows_failed + rows_filtered + rows_unfinished in each.
 
     `is_over`: no row moves any more, so those that were collected for a step and that it was not given are unfinished.
@@ -23,9 +25,9 @@ def sum_by_shown_step(graph: Graph, counted: Mapping[str, Counts], *, is_over: b
     return {name: _of_step(graph, parts, counted, is_over) for name, parts in graph.parts.items()}
 
 
-def _of_step(graph: Graph, parts: list[str], counted: Mapping[str, Counts], is_over: bool) -> Counts:
+def _of_step(graph: Graph, parts: list[str], counted: Mapping[str, StepCounts], is_over: bool) -> StepCounts:
     *before, name = parts
-    made = Counts()
+    made = StepCounts()
     made.add(counted[name])
     for one in before:
         for lost in _LOST:

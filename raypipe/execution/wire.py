@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from raypipe.contracts.model import EngineFigures
-from raypipe.execution.counts import CallCounts, add_counts
+from raypipe.execution.counts import CallCounts, add_by_model
 from raypipe.row import Failure, Values
 from raypipe.storage.tables import from_ipc, to_ipc
 from raypipe.values.arrays import to_lossless_array, to_text
@@ -28,15 +28,14 @@ ENDED = pa.schema(
         ("status", pa.int8()),
         ("kind", pa.string()),
         ("message", pa.string()),
-        ("tries", pa.int32()),
-        ("sent", pa.int32()),
-        ("cached", pa.int32()),
-        ("unanswered", pa.int32()),
+        ("calls_sent", pa.int32()),
+        ("calls_cached", pa.int32()),
+        ("calls_unanswered", pa.int32()),
         ("input_tokens", pa.int64()),
         ("output_tokens", pa.int64()),
     ]
 )
-"""One row for each row that ended; `kind`, `message` and `tries` only where it failed."""
+"""One row for each row that ended; `kind` and `message` only where it failed."""
 
 PLACES = pa.schema([("chunk", pa.int32()), ("index", pa.int32()), ("child", pa.int32())])
 
@@ -98,8 +97,8 @@ class WorkerStatus:
     """The state of a worker, for progress."""
 
     in_flight: int = 0
-    sent: int = 0
-    cached: int = 0
+    calls_sent: int = 0
+    calls_cached: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     held: int = 0
@@ -174,7 +173,7 @@ class Results:
     def __len__(self) -> int:
         return len(self._ended)
 
-    def done(self, place: tuple[int, int], rows: Sequence[Values], tally: CallCounts) -> None:
+    def done(self, place: tuple[int, int], rows: Sequence[Values], counts: CallCounts) -> None:
         count = len(rows)
         if count == 1:
             size = 0
@@ -185,9 +184,9 @@ class Results:
             sizes = [size_of(row) for row in rows]
             largest, size = max(sizes, default=0), sum(sizes)
         if largest > MOST_VALUE_BYTES:
-            self.failed(place, _too_large(largest), tally)
+            self.failed(place, _too_large(largest), counts)
             return
-        self._end(place, DONE, tally, became=(count, size))
+        self._end(place, DONE, counts, became=(count, size))
         if count == 1:
             self._places.append((*place, 0))
         else:
@@ -195,28 +194,29 @@ class Results:
         self._made += rows
         self.size_bytes += size
 
-    def filtered(self, place: tuple[int, int], tally: CallCounts) -> None:
-        self._end(place, FILTERED, tally)
+    def filtered(self, place: tuple[int, int], counts: CallCounts) -> None:
+        self._end(place, FILTERED, counts)
 
-    def unfinished(self, place: tuple[int, int], tally: CallCounts) -> None:
-        self._end(place, UNFINISHED, tally)
+    def unfinished(self, place: tuple[int, int], counts: CallCounts) -> None:
+        self._end(place, UNFINISHED, counts)
 
-    def failed(self, place: tuple[int, int], failure: Failure, tally: CallCounts) -> None:
-        self._end(place, FAILED, tally, (failure.kind, to_text(failure.message), tally.sent + tally.cached))
+    def failed(self, place: tuple[int, int], failure: Failure, counts: CallCounts) -> None:
+        self._end(place, FAILED, counts, failure.kind, to_text(failure.message))
 
     def _end(
         self,
         place: tuple[int, int],
         status: int,
-        tally: CallCounts,
-        failure: tuple[str | None, str | None, int] = (None, None, 0),
+        counts: CallCounts,
+        kind: str | None = None,
+        message: str | None = None,
         became: tuple[int, int] = (0, 0),
     ) -> None:
-        counts = (tally.sent, tally.cached, tally.tries, tally.input_tokens, tally.output_tokens)
-        self._ended.append((*place, status, *failure, *counts))
+        calls = (counts.calls_sent, counts.calls_cached, counts.calls_unanswered)
+        self._ended.append((*place, status, kind, message, *calls, counts.input_tokens, counts.output_tokens))
         self._sizes.append(became)
-        if tally.by_model:
-            add_counts(self._by_model, tally.by_model)
+        if counts.by_model:
+            add_by_model(self._by_model, counts.by_model)
 
     def take(self, step: str, most_bytes: int) -> Answer:
         """The rows that ended first, of no more bytes; but one in any case, with all that it became."""

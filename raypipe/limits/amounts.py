@@ -1,4 +1,4 @@
-"""What workers and the authority tell each other: amounts, limits, reports and leases.
+"""What workers and the coordinator tell each other: amounts, limits, reports and leases.
 
 What a worker holds and has spent is told as it stands, not as it has changed: a report or a lease that is lost costs
 nothing, since the next report puts it right.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raypipe.contracts.model import Terms
+from raypipe.contracts.model import EndpointLimits
 
 
 @dataclass(frozen=True, slots=True)
-class Amount:
+class Cost:
     """What calls take: their number, tokens, US dollars."""
 
     calls: int = 0
@@ -24,8 +24,8 @@ class Amount:
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
-    def __add__(self, other: Amount) -> Amount:
-        return Amount(
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
             self.calls + other.calls,
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
@@ -33,8 +33,8 @@ class Amount:
         )
 
 
-NOTHING = Amount()
-ONE_CALL = Amount(1)
+NOTHING = Cost()
+ONE_CALL = Cost(1)
 
 
 class Total:
@@ -46,14 +46,14 @@ class Total:
         self._count = self._calls = self._input = self._output = 0
         self._usd = 0.0
 
-    def add(self, amount: Amount) -> None:
+    def add(self, amount: Cost) -> None:
         self._count += 1
         self._calls += amount.calls
         self._input += amount.input_tokens
         self._output += amount.output_tokens
         self._usd += amount.usd
 
-    def remove(self, amount: Amount) -> None:
+    def remove(self, amount: Cost) -> None:
         """Take one away that was added; without any the sum is exactly nothing."""
         self._count -= 1
         self._calls -= amount.calls
@@ -62,8 +62,8 @@ class Total:
         self._usd = self._usd - amount.usd if self._count else 0.0
 
     @property
-    def amount(self) -> Amount:
-        return Amount(self._calls, self._input, self._output, self._usd)
+    def amount(self) -> Cost:
+        return Cost(self._calls, self._input, self._output, self._usd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,27 +80,27 @@ class Caps:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one worker tells the authority. Counts are those since its last report, unless they say otherwise."""
+    """What one worker tells the coordinator. Counts are those since its last report, unless they say otherwise."""
 
     client: str
     life: str
     """Another one when the worker was replaced: what its predecessor had reserved counts as spent."""
-    terms: Terms
+    limits: EndpointLimits
     number: int = 0
     """Reports of one life are numbered: an older one that comes late says nothing."""
     is_last: bool = False
     """The worker asks no more: it holds nothing from now on."""
-    held: Amount = NOTHING
+    held: Cost = NOTHING
     """The most that the calls can take which are in flight now."""
-    spent_so_far: Amount = NOTHING
+    spent_so_far: Cost = NOTHING
     """What all calls of this life took that have ended."""
-    needs: tuple[Amount, ...] = ()
+    needs: tuple[Cost, ...] = ()
     """The most that each call which waits to be sent can take."""
     sent: int = 0
     """Calls sent without a permit."""
-    ended: Amount = NOTHING
+    ended: Cost = NOTHING
     """Permits of calls that have ended."""
-    spent: Amount = NOTHING
+    spent: Cost = NOTHING
     """What those calls really took."""
     refused: int = 0
     """Calls answered with a request to slow down."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raypipe.limits.amounts import NOTHING, Amount, Caps, Report
+from raypipe.limits.amounts import NOTHING, Caps, Cost, Report
 
 SILENT_S = 60.0
 """A worker reports at least once a second. After so long a silence it may be gone, and what it holds counts as spent
@@ -23,20 +23,20 @@ class _Account:
     life: str
     number: int = -1
     heard: float = 0.0
-    held: Amount = NOTHING
-    granted: Amount = NOTHING
+    held: Cost = NOTHING
+    granted: Cost = NOTHING
     """Since its last report."""
-    spent: Amount = NOTHING
+    spent: Cost = NOTHING
 
     @property
-    def reserved(self) -> Amount:
+    def reserved(self) -> Cost:
         return self.held + self.granted
 
 
 class Budget:
     """Money, tokens and calls of one run. `spent`: what runs into the same folder took before."""
 
-    def __init__(self, caps: Caps, spent: Amount = NOTHING) -> None:
+    def __init__(self, caps: Caps, spent: Cost = NOTHING) -> None:
         self._caps = caps
         self._accounts: dict[str, _Account] = {}
         self._ended: set[str] = set()
@@ -47,7 +47,7 @@ class Budget:
         self.exhausted = ""
         """Why no call will ever be sent again; empty while one may be."""
 
-    def reserve(self, client: str, need: Amount) -> bool:
+    def reserve(self, client: str, need: Cost) -> bool:
         """Whether a call that takes at most `need` may be sent; if so, `need` is reserved.
 
         If not, `exhausted` says whether it may be once others have ended. `client` has reported before.
@@ -96,7 +96,7 @@ class Budget:
                 self._held += account.held
                 self._reserved += account.reserved
 
-    def _lacks(self, wanted: Amount) -> str:
+    def _lacks(self, wanted: Cost) -> str:
         caps = self._caps
         if caps.calls is not None and wanted.calls > caps.calls:
             return "calls"
@@ -104,7 +104,7 @@ class Budget:
             return "tokens"
         return "usd" if caps.usd is not None and wanted.usd > caps.usd else ""
 
-    def _sentence(self, what: str, need: Amount) -> str:
+    def _sentence(self, what: str, need: Cost) -> str:
         caps, spent = self._caps, self.spent
         if what == "calls":
             return f"max_calls={caps.calls} is reached"

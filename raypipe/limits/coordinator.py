@@ -1,4 +1,4 @@
-"""Grants permits to the workers of a whole run: one governor for each endpoint and key, one budget for all."""
+"""Grants permits to the workers of a whole run: one controller for each endpoint and key, one budget for all."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from raypipe.limits.amounts import NOTHING, Amount, Caps, Lease, Report
+from raypipe.limits.amounts import NOTHING, Caps, Cost, Lease, Report
 from raypipe.limits.budget import SILENT_S, Budget
-from raypipe.limits.rate_controller import Governor
+from raypipe.limits.rate_controller import RateController
 
 _SOONEST_S, _LATEST_S = 0.01, 0.25
 _CALM_AFTER_S, _CALM_S = 5.0, 1.0
@@ -18,7 +18,7 @@ _CALM_AFTER_S, _CALM_S = 5.0, 1.0
 
 @dataclass
 class _Endpoint:
-    governor: Governor
+    controller: RateController
     began: float
     reports: dict[str, Report] = field(default_factory=dict[str, Report])
     heard: dict[str, float] = field(default_factory=dict[str, float])
@@ -43,10 +43,10 @@ class _Endpoint:
         return sum(report.slots for report in self.reports.values())
 
 
-class Authority:
+class RateCoordinator:
     """Lives in this process or in an actor of its own. `clock` gives seconds that never go back."""
 
-    def __init__(self, caps: Caps, spent: Amount = NOTHING, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, caps: Caps, spent: Cost = NOTHING, clock: Callable[[], float] = time.monotonic) -> None:
         self._budget = Budget(caps, spent) if caps else None
         self._endpoints: dict[str, _Endpoint] = {}
         self._clock = clock
@@ -56,49 +56,49 @@ class Authority:
         now = self._clock()
         if self._budget is not None and not self._budget.settle(report, now):
             return Lease()
-        endpoint = self._endpoints.get(report.terms.endpoint)
+        endpoint = self._endpoints.get(report.limits.endpoint)
         if endpoint is None:
-            endpoint = self._endpoints[report.terms.endpoint] = _Endpoint(Governor(report.terms.refuses), now)
+            endpoint = self._endpoints[report.limits.endpoint] = _Endpoint(RateController(report.limits.refuses), now)
         self._learn(endpoint, report, now)
         return Lease() if report.is_last else self._answer(endpoint, report, now)
 
     def _learn(self, endpoint: _Endpoint, report: Report, now: float) -> None:
-        governor = endpoint.governor
+        controller = endpoint.controller
         endpoint.note(report, now)
-        governor.learn(report.terms.quota, now)
-        governor.sent(report.sent, now)
-        governor.settled(report.ended, report.spent)
-        governor.succeeded(report.succeeded, endpoint.slots, now)
-        governor.pause(report.pause_s, now)
+        controller.learn(report.limits.quota, now)
+        controller.sent(report.sent, now)
+        controller.settled(report.ended, report.spent)
+        controller.succeeded(report.succeeded, endpoint.slots, now)
+        controller.pause(report.pause_s, now)
         if report.refused:
-            governor.refused(report.refused, endpoint.in_flight, now)
+            controller.refused(report.refused, endpoint.in_flight, now)
 
     def _answer(self, endpoint: _Endpoint, report: Report, now: float) -> Lease:
-        governor = endpoint.governor
-        if self._budget is None and governor.is_free and not governor.pause_s(now):
+        controller = endpoint.controller
+        if self._budget is None and controller.is_free and not controller.pause_s(now):
             again_s = _CALM_S if now > endpoint.began + _CALM_AFTER_S else _LATEST_S
             return Lease(len(report.needs), is_free=True, again_s=again_s)
         window = self._window(endpoint, report)
         room = len(report.needs) if window is None else max(0, window - report.in_flight)
         granted, wait_s, waits_for = 0, 0.0, ""
         for need in report.needs[:room]:
-            wait_s = governor.wait_s(now)
+            wait_s = controller.wait_s(now)
             if wait_s > 0:
                 break
             if self._budget is not None and not self._budget.reserve(report.client, need):
                 waits_for = "room under a cap, which calls in flight may leave"
                 break
-            governor.take(need, now)
+            controller.take(need, now)
             granted += 1
-        governor.grow(wait_s > 0, now)
+        controller.grow(wait_s > 0, now)
         is_short = granted < len(report.needs)
         again_s = min(max(wait_s, _SOONEST_S), _LATEST_S) if is_short else _LATEST_S
         exhausted = "" if self._budget is None else self._budget.exhausted
-        return Lease(granted, False, window, governor.pause_s(now), again_s, waits_for, exhausted)
+        return Lease(granted, False, window, controller.pause_s(now), again_s, waits_for, exhausted)
 
     def _window(self, endpoint: _Endpoint, report: Report) -> int | None:
         """This worker's share of the calls in flight, by what each could use."""
-        size = endpoint.governor.window
+        size = endpoint.controller.window
         if size is None:
             return None
         wanted = {name: other.in_flight + len(other.needs) for name, other in endpoint.reports.items()}

@@ -1,7 +1,7 @@
 """Holds the calls of one worker until they may leave: `async with limiter.permit(need) as permit: …`.
 
 A permit is held from the moment a call may leave until its answer is logged, never while a row waits to try again.
-As long as the authority says that calls are free, a permit costs no message. Whatever ends the asking ends the run: a
+As long as the coordinator says that calls are free, a permit costs no message. Whatever ends the asking ends the run: a
 call that waits for a permit is granted one or told why there will be none.
 """
 
@@ -19,24 +19,24 @@ from typing import Protocol
 from uuid import uuid4
 
 from raypipe.concurrency.background import TaskOwner, TaskScope
-from raypipe.contracts.model import Terms
+from raypipe.contracts.model import EndpointLimits
 from raypipe.errors import HaltedError, InfrastructureError, RaypipeError, halt_reason
-from raypipe.limits.amounts import NOTHING, ONE_CALL, Amount, Lease, Report, Total
-from raypipe.limits.coordinator import Authority
+from raypipe.limits.amounts import NOTHING, ONE_CALL, Cost, Lease, Report, Total
+from raypipe.limits.coordinator import RateCoordinator
 
 _MOST_NEEDS = 512
 """Waiting calls in one report."""
 _SOONEST_S = 0.002
 _SAID_AFTER_S = 5.0
-"""An authority that has not answered for so long is spoken of."""
+"""Progress tells of a coordinator that has not answered for so long."""
 MOST_SILENCE_S, _LOOKS = 45.0, 9
 """The same, before the run ends."""
 _LAST_WORD_S = 2.0
 _WORTH_A_TIME_S, _SPOKEN_S = 60.0, 1e10
 
 
-class Grants(Protocol):
-    """The authority, wherever it lives."""
+class LeaseSource(Protocol):
+    """The coordinator, wherever it lives."""
 
     async def lease(self, report: Report) -> Lease: ...
 
@@ -46,8 +46,8 @@ class _Counted:
     """What the next report says."""
 
     sent: int = 0
-    ended: Amount = NOTHING
-    spent: Amount = NOTHING
+    ended: Cost = NOTHING
+    spent: Cost = NOTHING
     refused: int = 0
     pause_s: float = 0.0
     succeeded: int = 0
@@ -58,10 +58,10 @@ class Permit:
 
     __slots__ = ("_limiter", "_need", "spent")
 
-    def __init__(self, limiter: Limiter, need: Amount) -> None:
+    def __init__(self, limiter: Limiter, need: Cost) -> None:
         self._limiter = limiter
         self._need = need
-        self.spent: Amount | None = None
+        self.spent: Cost | None = None
 
     async def __aenter__(self) -> Permit:
         await self._limiter.enter(self._need)
@@ -76,17 +76,17 @@ class Permit:
 class Limiter:
     """Permits for the calls of one worker, inside one event loop."""
 
-    def __init__(self, name: str, slots: int, authority: Grants, terms: Callable[[], Terms]) -> None:
+    def __init__(self, name: str, slots: int, coordinator: LeaseSource, limits: Callable[[], EndpointLimits]) -> None:
         self._name = name
         self._life = uuid4().hex
         self._slots = slots
         self._window = slots
-        self._authority = authority
-        self._terms = terms
+        self._coordinator = coordinator
+        self._limits = limits
         self._is_free = False
         self._paused_until = 0.0
-        self._for_slot: deque[tuple[Amount, asyncio.Future[Limiter]]] = deque()
-        self._for_grant: deque[tuple[Amount, asyncio.Future[Limiter]]] = deque()
+        self._for_slot: deque[tuple[Cost, asyncio.Future[Limiter]]] = deque()
+        self._for_grant: deque[tuple[Cost, asyncio.Future[Limiter]]] = deque()
         self._counted = _Counted()
         self._asked = 0
         self._news = asyncio.Event()
@@ -97,14 +97,14 @@ class Limiter:
         self._waits_for = ""
         self._held, self._spent = Total(), Total()
         self._is_lost = False
-        """Whether the authority can be asked no more."""
+        """Whether the coordinator can be asked no more."""
         self._is_closed = False
         self._halted = asyncio.Event()
         self.in_flight = 0
         self.halted_for = ""
         """Why no call is sent any more; empty while calls are."""
 
-    def permit(self, need: Amount = ONE_CALL) -> Permit:
+    def permit(self, need: Cost = ONE_CALL) -> Permit:
         """The right to send a call that takes at most `need`. Entering raises HaltedError once no call may be sent."""
         return Permit(self, need)
 
@@ -138,11 +138,11 @@ class Limiter:
 
     # Calls.
 
-    async def enter(self, need: Amount) -> None:
+    async def enter(self, need: Cost) -> None:
         if not self.enter_now(need):
             await enter_first([(self, need)])
 
-    def enter_now(self, need: Amount) -> bool:
+    def enter_now(self, need: Cost) -> bool:
         """Whether a call may leave at once; if so, it does. Raises HaltedError."""
         if self.halted_for:
             raise HaltedError(self.halted_for)
@@ -152,14 +152,14 @@ class Limiter:
         self._counted.sent += 1
         return True
 
-    def line_up(self, need: Amount, granted: asyncio.Future[Limiter]) -> None:
+    def line_up(self, need: Cost, granted: asyncio.Future[Limiter]) -> None:
         """A call waits here, perhaps elsewhere too: the first that lets it leave says so in `granted`."""
         while self._for_slot and self._for_slot[0][1].done():
             self._for_slot.popleft()
         self._for_slot.append((need, granted))
         self._move()
 
-    def leave(self, need: Amount, spent: Amount | None) -> None:
+    def leave(self, need: Cost, spent: Cost | None) -> None:
         """A call that was sent has ended; `spent` is what it took, `None` where it was not answered."""
         counted = self._counted
         if spent is not None:
@@ -170,17 +170,17 @@ class Limiter:
             counted.spent += spent or ONE_CALL
         self._let_go(need)
 
-    def give_back(self, need: Amount) -> None:
+    def give_back(self, need: Cost) -> None:
         """A call that was let leave is not sent."""
         if not self._is_free:
             self._counted.ended += need
         self._let_go(need)
 
-    def _hold(self, need: Amount) -> None:
+    def _hold(self, need: Cost) -> None:
         self.in_flight += 1
         self._held.add(need)
 
-    def _let_go(self, need: Amount) -> None:
+    def _let_go(self, need: Cost) -> None:
         self.in_flight -= 1
         self._held.remove(need)
         if self._for_slot:
@@ -231,7 +231,7 @@ class Limiter:
         if self._number and not self._is_lost:
             with suppress(RaypipeError, TimeoutError):  # then it counts as spent once nothing is heard any more
                 async with asyncio.timeout(_LAST_WORD_S):
-                    await self._authority.lease(self._report(is_last=True))
+                    await self._coordinator.lease(self._report(is_last=True))
 
     # Permits.
 
@@ -249,7 +249,7 @@ class Limiter:
         if self._for_grant:
             self._ask()
 
-    def _go(self, need: Amount, granted: asyncio.Future[Limiter]) -> None:
+    def _go(self, need: Cost, granted: asyncio.Future[Limiter]) -> None:
         self._hold(need)
         granted.set_result(self)
 
@@ -273,15 +273,15 @@ class Limiter:
                         await self._news.wait()
 
     async def _leased(self) -> Lease:
-        """What the authority answers. Raises InfrastructureError when it does not."""
-        if isinstance(self._authority, Authority):
+        """What the coordinator answers. Raises InfrastructureError when it does not."""
+        if isinstance(self._coordinator, RateCoordinator):
             # In this process it answers at once: with a task between, calls that may go to several endpoints would all
             # be lined up before the first one is let go, and all go there.
-            return await self._authority.lease(self._report())
+            return await self._coordinator.lease(self._report())
         self._asked_at = asyncio.get_running_loop().time()
         try:
             async with TaskScope() as scope:
-                asking = scope.start(self._authority.lease(self._report()))
+                asking = scope.start(self._coordinator.lease(self._report()))
                 for _ in range(_LOOKS):  # time in which this loop did not turn does not count
                     await asyncio.wait({asking}, timeout=MOST_SILENCE_S / _LOOKS)
                     if asking.done():
@@ -300,7 +300,7 @@ class Limiter:
         return Report(
             client=self._name,
             life=self._life,
-            terms=self._terms(),
+            limits=self._limits(),
             number=self._number,
             is_last=is_last,
             held=self._held.amount,
@@ -328,7 +328,7 @@ class Limiter:
         for _ in range(min(lease.granted, len(self._for_grant))):
             need, granted = self._for_grant.popleft()
             if granted.done():
-                # It was given up while the authority was asked.
+                # It was given up while the coordinator was asked.
                 self._counted.ended += need
                 continue
             self._go(need, granted)
@@ -338,7 +338,7 @@ class Limiter:
             self._move()
 
 
-async def enter_first(choices: Sequence[tuple[Limiter, Amount]]) -> int:
+async def enter_first(choices: Sequence[tuple[Limiter, Cost]]) -> int:
     """Enter the first limiter that lets a call leave, in this order where several do; gives its index.
 
     Raises HaltedError once one of them lets none leave any more.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from raypipe.contracts.model import Quota
-from raypipe.limits.amounts import Amount
+from raypipe.limits.amounts import Cost
 
 _SHARE = 0.995
 """Of a known rate: a little less, since clocks differ."""
@@ -169,7 +169,7 @@ class _Window:
             self.size = None
 
 
-class Governor:
+class RateController:
     """One endpoint under one key, seen by the whole run."""
 
     def __init__(self, refuses: bool) -> None:
@@ -224,7 +224,7 @@ class Governor:
         self._pace.succeeded(count)
         self._window.succeeded(count, slots, now)
 
-    def settled(self, reserved: Amount, spent: Amount) -> None:
+    def settled(self, reserved: Cost, spent: Cost) -> None:
         """Calls ended: what they really took corrects what was taken for them, and the next estimates."""
         if not self._quota.counts_tokens or not spent.calls or not spent.tokens:
             return
@@ -235,7 +235,7 @@ class Governor:
         self._input_share += 0.1 * (spent.input_tokens / max(1, reserved.input_tokens) - self._input_share)
         self._output_share += 0.1 * (spent.output_tokens / max(1, reserved.output_tokens) - self._output_share)
 
-    def _expected(self, need: Amount) -> tuple[float, float]:
+    def _expected(self, need: Cost) -> tuple[float, float]:
         return need.input_tokens * self._input_share, need.output_tokens * self._output_share
 
     # What is allowed.
@@ -273,7 +273,7 @@ class Governor:
         self._is_ramping = self._ramp_allows < _RAMP_UP_TO
         return 0.0
 
-    def take(self, need: Amount, now: float) -> None:
+    def take(self, need: Cost, now: float) -> None:
         """A call leaves."""
         if not self._ramped:
             self._ramp_since = now

@@ -13,7 +13,7 @@ LONGEST_WAIT_S = 900.0
 SHORTEST_SLOW_DOWN_S = 0.1
 
 
-class Patience:
+class RetryPolicy:
     """How often and how long one call is tried: bounded tries, exponential pauses with jitter.
 
     A request to slow down does not count as a try, but the time spent on such requests is bounded too. A pause beyond

@@ -17,7 +17,7 @@ import orjson
 from yarl import URL
 
 from raypipe.contracts.llm import LLM, Completion, Request
-from raypipe.contracts.model import EngineFigures, Kind, Payload, Quota, Terms
+from raypipe.contracts.model import EndpointLimits, EngineFigures, Kind, Payload, Quota
 from raypipe.errors import CallError, InfrastructureError, Retry, SpecError, Violation
 from raypipe.models import capabilities, presets
 from raypipe.models.answers import completion, counted
@@ -108,14 +108,14 @@ class OpenAIModel(RequestWriter):
             session, self._session = self._session, None
             await session.close()
 
-    def terms(self) -> Terms:
+    def endpoint_limits(self) -> EndpointLimits:
         """The endpoint and key; rates as declared, or as the last answer's headers named them."""
         headers, quota = self._named
         if headers is not self._headers:
             quota = named_quota(self._headers, self._llm.provider)
             self._named = self._headers, quota
         refuses = not presets.PRESETS[self._llm.provider].queues
-        return Terms(self._doors["chat"].endpoint.identity, refuses, declared_quota(self._llm).over(quota))
+        return EndpointLimits(self._doors["chat"].endpoint.identity, refuses, declared_quota(self._llm).over(quota))
 
     def _check(self, request: Request) -> None:
         problem = capabilities.refusal(self._llm, request)

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from raypipe.calls.index import index_with_segments, load_index
 from raypipe.calls.remote import segments
-from raypipe.calls.segments import Asked, read_segment
+from raypipe.calls.segments import CallOrigin, read_segment
 from raypipe.execution import local
-from raypipe.execution.conductor.batches import Counts
 from raypipe.execution.context import RunContext, RunOptions
+from raypipe.execution.counts import StepCounts
 from raypipe.execution.setup import RunSetup
 from raypipe.execution.stopping import Stop
-from raypipe.limits import Amount
+from raypipe.limits import Cost
 from raypipe.plan.plan import Plan
 from raypipe.storage.paths import AnyPath, check_reachable, open_parquet_at
 from raypipe.storage.remote_run_folder import run_folder_at
@@ -71,7 +71,7 @@ def forecast(plan: Plan, out: AnyPath, calls: AnyPath | None = None) -> Forecast
     known = _rows_asked(log)
     found: defaultdict[str, StepForecast] = defaultdict(StepForecast)
 
-    def unsent(asked: Asked) -> None:
+    def unsent(asked: CallOrigin) -> None:
         found[asked.step].to_send[_reason(plan, known, asked)] += 1
 
     check_reachable(log)
@@ -79,9 +79,9 @@ def forecast(plan: Plan, out: AnyPath, calls: AnyPath | None = None) -> Forecast
     with tempfile.TemporaryDirectory(prefix="raypipe-") as nowhere:
         place = Path(nowhere)
         run = RunContext(RunOptions(place), place / "parts", place / "calls", "forecast", unsent=unsent)
-        setup = RunSetup(run, plan, index, Amount())
+        setup = RunSetup(run, plan, index, Cost())
         outcome = local.execute(setup, lambda _: None, Stop())
-    totals: defaultdict[str, Counts] = defaultdict(Counts)
+    totals: defaultdict[str, StepCounts] = defaultdict(StepCounts)
     for result in outcome.results:
         for name, counts in result.counts.items():
             totals[name].add(counts)
@@ -93,7 +93,7 @@ def forecast(plan: Plan, out: AnyPath, calls: AnyPath | None = None) -> Forecast
     return Forecast(log, {name: found[name] for name in asking}, after)
 
 
-def _reason(plan: Plan, known: Mapping[str, set[str]], asked: Asked) -> str:
+def _reason(plan: Plan, known: Mapping[str, set[str]], asked: CallOrigin) -> str:
     if not plan.graph.steps[asked.step].use_cache:
         return NOT_CACHED
     if asked.step not in known:

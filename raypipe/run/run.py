@@ -16,14 +16,14 @@ from raypipe.calls.remote import compact, forget
 from raypipe.contracts.llm import LLM
 from raypipe.errors import OutputError, SpecError, StepFailedError, StoppedError, Violation, stop_error
 from raypipe.execution import local
-from raypipe.execution.conductor.batches import Counts
 from raypipe.execution.conductor.conductor import Snapshot
 from raypipe.execution.context import RunContext, RunOptions
+from raypipe.execution.counts import StepCounts
 from raypipe.execution.engine_stats import EngineStats
 from raypipe.execution.setup import Outcome, RunSetup, Watch
 from raypipe.execution.step_counts import sum_by_shown_step
 from raypipe.execution.stopping import ASKED, Phase, Stop
-from raypipe.limits import Amount, Caps
+from raypipe.limits import Caps, Cost
 from raypipe.models import check_model, check_request, is_held_key, missing_engine
 from raypipe.models.prices import cost_usd, pool_cost_usd
 from raypipe.plan.load_groups import in_groups
@@ -159,7 +159,7 @@ def _prepared(plan: Plan, options: RunOptions, commit: Commit, calls: AnyPath, s
     with stop.phase(Phase.INDEX):
         index = load_index(calls, known=not options.fresh)
         spending = Spending(folder, calls, plan)
-        spent = spending.before(options.fresh) if options.caps else Amount()
+        spent = spending.before(options.fresh) if options.caps else Cost()
     options = replace(options, is_shared=are_files_shared(options.is_shared))
     run = RunContext(options, folder.parts, calls, folder.owner)
     return RunSetup(run, plan, index, spent, commit.only), spending
@@ -232,7 +232,7 @@ def _execute(setup: RunSetup, options: RunOptions, watch: Watch, stop: Stop) -> 
 
 def _manifest(plan: Plan, outcome: Outcome, options: RunOptions, started: float) -> dict[str, Any]:
     results = outcome.results
-    totals = {name: Counts() for name in plan.graph.order}
+    totals = {name: StepCounts() for name in plan.graph.order}
     for result in results:
         for name, counts in result.counts.items():
             totals[name].add(counts)
@@ -261,26 +261,35 @@ def _manifest(plan: Plan, outcome: Outcome, options: RunOptions, started: float)
     }
 
 
-def _step_figures(plan: Plan, name: str, counts: Counts) -> dict[str, Any]:
+_OLD_NAMES = {"calls_sent": "sent", "calls_cached": "cached", "calls_unanswered": "tries"}
+"""How manifests name the calls of each model under `steps`."""
+
+
+def _step_figures(plan: Plan, name: str, counts: StepCounts) -> dict[str, Any]:
     step = plan.graph.steps[name]
     figures = asdict(counts)
-    if not counts.by_model:
+    if counts.by_model:
+        figures["by_model"] = {
+            model: {_OLD_NAMES.get(name, name): number for name, number in did.items()}
+            for model, did in counts.by_model.items()
+        }
+    else:
         del figures["by_model"]
     return figures | {"model": step.llm.label if step.llm else None, "cost_usd": _cost_usd(step.llm, counts)}
 
 
-def _cost_usd(llm: LLM | None, counts: Counts) -> float | None:
+def _cost_usd(llm: LLM | None, counts: StepCounts) -> float | None:
     if llm is None:
         return None
     return pool_cost_usd(llm, counts.input_tokens, counts.output_tokens, counts.by_model)
 
 
-def _model_figures(plan: Plan, totals: dict[str, Counts]) -> dict[str, Any]:
+def _model_figures(plan: Plan, totals: dict[str, StepCounts]) -> dict[str, Any]:
     models: dict[str, Any] = {}
     for pool in plan.pools.values():
         if pool.llm is None:
             continue
-        mine = Counts()
+        mine = StepCounts()
         for name, counts in totals.items():
             if plan.graph.steps[name].llm in pool.llms:
                 mine.add(counts)
@@ -297,13 +306,13 @@ def _model_figures(plan: Plan, totals: dict[str, Counts]) -> dict[str, Any]:
     return models
 
 
-def _member_figures(llm: LLM, counts: Counts) -> dict[str, Any]:
+def _member_figures(llm: LLM, counts: StepCounts) -> dict[str, Any]:
     """For each member of a pool: calls and tokens, its share of all answers, and calls that another answered for it."""
     answers = max(1, counts.calls_sent - counts.calls_unanswered + counts.calls_cached)
     found: dict[str, Any] = {}
     for name, member in llm.named_members.items():
         did = counts.by_model.get(name, {})
-        sent, cached, unanswered = did.get("sent", 0), did.get("cached", 0), did.get("tries", 0)
+        sent, cached, unanswered = (did.get(name, 0) for name in _OLD_NAMES)
         tokens = did.get("input_tokens", 0), did.get("output_tokens", 0)
         found[name] = {
             "calls_sent": sent,

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from raypipe.contracts.llm import TOOL
-from raypipe.limits import Amount
+from raypipe.limits import Cost
 from raypipe.models.prices import cost_usd
 from raypipe.plan.plan import Plan
 from raypipe.storage.paths import AnyPath, open_parquet_at, write_atomically
@@ -30,15 +30,15 @@ class Spending:
         self._note = folder.own / "spent.json"
         self._plan = plan
 
-    def before(self, fresh: bool) -> Amount:
+    def before(self, fresh: bool) -> Cost:
         """What earlier runs took; with `fresh`, nothing."""
         if fresh:
             self._note.unlink(missing_ok=True)
-            return Amount()
+            return Cost()
         noted = self._noted()
         if self._calls is None:
-            return Amount(**noted["all"])
-        return self._logged() + Amount(noted["unanswered"])
+            return Cost(**noted["all"])
+        return self._logged() + Cost(noted["unanswered"])
 
     def note(self, manifest: dict[str, Any]) -> None:
         """A run ended: add what it took."""
@@ -46,7 +46,7 @@ class Spending:
         models = list(manifest["models"].values())
         usd = sum(model["cost_usd"] or 0.0 for model in models)
         calls, asked, written = (sum(model[name] for model in models) for name in _SUMMED)
-        total = Amount(**noted["all"]) + Amount(calls, asked, written, usd)
+        total = Cost(**noted["all"]) + Cost(calls, asked, written, usd)
         unanswered = noted["unanswered"] + sum(model["calls_unanswered"] for model in models)
         fields = {"calls": total.calls, "input_tokens": total.input_tokens, "output_tokens": total.output_tokens}
         write_atomically(self._note, orjson.dumps({"all": fields | {"usd": total.usd}, "unanswered": unanswered}))
@@ -55,12 +55,12 @@ class Spending:
         """What is noted; nothing where the note is not as a run writes it."""
         try:
             noted: Any = orjson.loads(self._note.read_bytes())
-            return {"all": asdict(Amount(**noted["all"]) + Amount()), "unanswered": 0 + noted["unanswered"]}
+            return {"all": asdict(Cost(**noted["all"]) + Cost()), "unanswered": 0 + noted["unanswered"]}
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return {"all": {}, "unanswered": 0}
 
-    def _logged(self) -> Amount:
-        total = Amount()
+    def _logged(self) -> Cost:
+        total = Cost()
         for path in sorted(self._calls.glob("calls-*.parquet")) if self._calls is not None else ():
             table = open_parquet_at(path).read(_COLUMNS)
             sums = table.group_by(["step", "model"]).aggregate(
@@ -71,11 +71,11 @@ class Spending:
                     total += self._amount(row)
         return total
 
-    def _amount(self, row: dict[str, Any]) -> Amount:
+    def _amount(self, row: dict[str, Any]) -> Cost:
         step = self._plan.graph.steps.get(row["step"])
         tokens = row["input_tokens_sum"] or 0, row["output_tokens_sum"] or 0
         members = step.llm.members if step is not None and step.llm is not None else ()
         # What a provider calls its model may not be what it was asked as: then the dearest is taken.
         named = [llm for llm in members if llm.model == row["model"]]
         usd = max((cost_usd(llm, *tokens) or 0.0 for llm in named or members), default=0.0)
-        return Amount(row["step_count"], *tokens, usd)
+        return Cost(row["step_count"], *tokens, usd)

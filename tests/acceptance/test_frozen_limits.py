@@ -25,7 +25,9 @@ def limits_actors() -> set[int]:
     """Processes that keep the limits of runs on the Ray of these tests."""
     own = psutil.Process().children(recursive=True)
     return {
-        one.pid for one in own if one.is_running() and one.cmdline() and one.cmdline()[0].startswith("ray::Authority")
+        one.pid
+        for one in own
+        if one.is_running() and one.cmdline() and one.cmdline()[0].startswith("ray::RateCoordinator")
     }
 
 

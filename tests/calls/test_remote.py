@@ -11,8 +11,8 @@ import pytest
 
 from raypipe.calls.index import CallReader, index_with_segments, load_index
 from raypipe.calls.remote import compact, folder_here, forget, segments, send, send_left
-from raypipe.calls.segments import Asked, SegmentWriter, sides
-from raypipe.calls.writer import Scribe
+from raypipe.calls.segments import CallOrigin, SegmentWriter, sides
+from raypipe.calls.writer import CallLogWriter
 from raypipe.contracts.llm import Completion, Usage
 from raypipe.errors import OutputError
 from raypipe.identity import digest
@@ -43,7 +43,7 @@ def opened(calls: RemotePath, owner: str = OWNER) -> SegmentWriter:
 
 def append(writer: SegmentWriter, *numbers: int) -> None:
     for number in numbers:
-        writer.append(key(number), Asked("step", key(number), 0, 0), completion(number), 0.25)
+        writer.append(key(number), CallOrigin("step", key(number), 0, 0), completion(number), 0.25)
 
 
 def die(writer: SegmentWriter) -> None:
@@ -181,12 +181,12 @@ def test_a_worker_that_closes_has_sent_everything(calls: RemotePath) -> None:
 
 
 async def written_by_scribe(calls: RemotePath, before_end: Callable[[], object] = lambda: None) -> None:
-    scribe = Scribe(calls, OWNER)
-    scribe.open()
+    log_writer = CallLogWriter(calls, OWNER)
+    log_writer.open()
     for number in (1, 2):
-        await scribe.append(key(number), Asked("step", key(number), 0, 0), completion(number), 0.25)
+        await log_writer.append(key(number), CallOrigin("step", key(number), 0, 0), completion(number), 0.25)
     before_end()
-    await asyncio.to_thread(scribe.close)
+    await asyncio.to_thread(log_writer.close)
 
 
 def test_a_store_that_is_away_at_the_end_loses_nothing(calls: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:

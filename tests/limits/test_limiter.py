@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.contracts.model import Terms
+from raypipe.contracts.model import EndpointLimits
 from raypipe.errors import CallError, HaltedError, InfrastructureError, Retry
-from raypipe.limits import Amount, Authority, Caps, Lease, Limiter, Patience
+from raypipe.limits import Caps, Cost, Lease, Limiter, RateCoordinator, RetryPolicy
 from raypipe.limits.retry import FIRST_PAUSE_S, LONGEST_PAUSE_S, LONGEST_WAIT_S
 
-CAPS, TERMS = Caps(), Terms("somewhere")
+CAPS, LIMITS = Caps(), EndpointLimits("somewhere")
 
 
 class _NoWaiting(selectors.SelectSelector):
@@ -49,9 +49,11 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
         return runner.run(work)
 
 
-def limiter_of(slots: int, caps: Caps = CAPS, terms: Terms = TERMS, authority: Authority | None = None) -> Limiter:
+def limiter_of(
+    slots: int, caps: Caps = CAPS, limits: EndpointLimits = LIMITS, coordinator: RateCoordinator | None = None
+) -> Limiter:
     clock = asyncio.get_running_loop().time
-    return Limiter("worker", slots, authority or Authority(caps, clock=clock), lambda: terms)
+    return Limiter("worker", slots, coordinator or RateCoordinator(caps, clock=clock), lambda: limits)
 
 
 @settings(max_examples=30)
@@ -157,7 +159,7 @@ def test_an_authority_that_is_gone_ends_every_wait() -> None:
             raise InfrastructureError("gone")
 
     async def work() -> list[Any]:
-        limiter = Limiter("worker", 2, Gone(), lambda: TERMS)
+        limiter = Limiter("worker", 2, Gone(), lambda: LIMITS)
         return await asyncio.gather(*(limiter.permit().__aenter__() for _ in range(3)), return_exceptions=True)
 
     assert [str(error) for error in run(work())] == ["the run cannot go on: gone"] * 3
@@ -165,7 +167,7 @@ def test_an_authority_that_is_gone_ends_every_wait() -> None:
 
 # Budgets.
 
-NEEDS = st.builds(Amount, st.just(1), st.integers(0, 50), st.integers(0, 50), st.floats(0, 2))
+NEEDS = st.builds(Cost, st.just(1), st.integers(0, 50), st.integers(0, 50), st.floats(0, 2))
 
 
 @settings(max_examples=50, deadline=None)
@@ -175,24 +177,24 @@ NEEDS = st.builds(Amount, st.just(1), st.integers(0, 50), st.integers(0, 50), st
     caps=st.builds(Caps, st.none() | st.integers(0, 30), st.none() | st.integers(0, 900), st.none() | st.floats(0, 20)),
     workers=st.integers(1, 3),
 )
-def test_no_cap_is_ever_passed_and_every_call_ends(needs: list[Amount], share: float, caps: Caps, workers: int) -> None:
-    spent: list[Amount] = []
+def test_no_cap_is_ever_passed_and_every_call_ends(needs: list[Cost], share: float, caps: Caps, workers: int) -> None:
+    spent: list[Cost] = []
 
-    async def call(limiter: Limiter, need: Amount) -> None:
+    async def call(limiter: Limiter, need: Cost) -> None:
         async with limiter.permit(need) as permit:
             await asyncio.sleep(1.0)
-            taken = Amount(1, int(need.input_tokens * share), int(need.output_tokens * share), need.usd * share)
+            taken = Cost(1, int(need.input_tokens * share), int(need.output_tokens * share), need.usd * share)
             permit.spent = taken
             spent.append(taken)
 
     async def work() -> list[Any]:
-        authority = Authority(caps, clock=asyncio.get_running_loop().time)
-        limiters = [Limiter(f"w{number}", 4, authority, lambda: TERMS) for number in range(workers)]
+        coordinator = RateCoordinator(caps, clock=asyncio.get_running_loop().time)
+        limiters = [Limiter(f"w{number}", 4, coordinator, lambda: LIMITS) for number in range(workers)]
         calls = [call(limiters[number % workers], need) for number, need in enumerate(needs)]
         return await asyncio.gather(*calls, return_exceptions=True)
 
     ends = run(work())
-    total = sum(spent, Amount())
+    total = sum(spent, Cost())
     assert len(spent) == ends.count(None)
     assert all(end is None or isinstance(end, HaltedError) for end in ends)
     assert caps.calls is None or total.calls <= caps.calls
@@ -204,8 +206,8 @@ def test_no_cap_is_ever_passed_and_every_call_ends(needs: list[Amount], share: f
 
 def test_what_earlier_runs_spent_counts() -> None:
     async def work() -> list[Any]:
-        authority = Authority(Caps(calls=5), Amount(3), clock=asyncio.get_running_loop().time)
-        limiter = Limiter("worker", 4, authority, lambda: TERMS)
+        coordinator = RateCoordinator(Caps(calls=5), Cost(3), clock=asyncio.get_running_loop().time)
+        limiter = Limiter("worker", 4, coordinator, lambda: LIMITS)
         return await asyncio.gather(*(limiter.permit().__aenter__() for _ in range(4)), return_exceptions=True)
 
     found = run(work())
@@ -214,11 +216,11 @@ def test_what_earlier_runs_spent_counts() -> None:
 
 def test_what_a_lost_worker_had_reserved_counts_as_spent() -> None:
     async def work() -> list[Any]:
-        authority = Authority(Caps(usd=10.0), clock=asyncio.get_running_loop().time)
-        need = Amount(1, usd=4.0)
-        first = Limiter("worker", 4, authority, lambda: TERMS)
+        coordinator = RateCoordinator(Caps(usd=10.0), clock=asyncio.get_running_loop().time)
+        need = Cost(1, usd=4.0)
+        first = Limiter("worker", 4, coordinator, lambda: LIMITS)
         await asyncio.gather(*(first.permit(need).__aenter__() for _ in range(2)))
-        second = Limiter("worker", 4, authority, lambda: TERMS)
+        second = Limiter("worker", 4, coordinator, lambda: LIMITS)
         return await asyncio.gather(second.permit(need).__aenter__(), return_exceptions=True)
 
     [error] = run(work())
@@ -227,7 +229,7 @@ def test_what_a_lost_worker_had_reserved_counts_as_spent() -> None:
 
 def pauses(error: CallError, max_tries: int) -> list[float]:
     """Every pause until patience ends."""
-    patience, found = Patience(max_tries), []
+    patience, found = RetryPolicy(max_tries), []
     while (pause := patience.pause_after(error)) is not None:
         found.append(pause)
         assert len(found) < 10_000
@@ -249,7 +251,7 @@ def test_what_may_pass_is_tried_so_often_with_growing_pauses(max_tries: int) -> 
 
 def test_a_pause_that_was_asked_for_is_kept() -> None:
     assert pauses(CallError("later", retry=Retry.LATER, after_s=90.0), 3) == [90.0, 90.0]
-    patience = Patience(2)
+    patience = RetryPolicy(2)
     assert patience.pause_after(CallError("slow", retry=Retry.SLOW_DOWN, after_s=7.0)) == 7.0
 
 

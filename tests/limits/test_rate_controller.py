@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from raypipe.contracts.model import Quota, Terms
-from raypipe.limits import Amount, Authority, Caps, Limiter
-from raypipe.limits.rate_controller import Governor
+from raypipe.contracts.model import EndpointLimits, Quota
+from raypipe.limits import Caps, Cost, Limiter, RateCoordinator
+from raypipe.limits.rate_controller import RateController
 from tests.limits.test_limiter import run
 
 RUN_S = 40.0
@@ -60,16 +60,16 @@ def play(endpoint: Endpoint, quota: Callable[[float], Quota] = lambda now: Quota
         while loop.time() < RUN_S:
             async with limiter.permit() as permit:
                 pause_s = await endpoint.ask()
-                permit.spent = Amount(1) if pause_s is None else None
+                permit.spent = Cost(1) if pause_s is None else None
             if pause_s is not None:
                 limiter.refused(pause_s or None)
                 await asyncio.sleep(max(pause_s, 0.3))
 
     async def work() -> None:
         loop = asyncio.get_running_loop()
-        authority = Authority(Caps(), clock=loop.time)
+        coordinator = RateCoordinator(Caps(), clock=loop.time)
         limiters = [
-            Limiter(f"w{number}", slots, authority, lambda: Terms("there", True, quota(loop.time())))
+            Limiter(f"w{number}", slots, coordinator, lambda: EndpointLimits("there", True, quota(loop.time())))
             for number in range(2)
         ]
         tasks = [asyncio.create_task(rows(limiter)) for limiter in limiters for _ in range(2 * slots)]
@@ -103,12 +103,12 @@ def test_a_rate_that_is_named_is_used_from_the_start() -> None:
 
 
 def test_a_worker_without_an_answer_does_not_undo_what_another_was_told() -> None:
-    governor = Governor(refuses=True)
-    governor.learn(Quota(requests=60.0), 0.0)
-    governor.learn(Quota(), 0.1)
-    governor.take(Amount(1), 0.2)
-    assert not governor.is_free
-    assert governor.wait_s(0.2) > 0.5
+    controller = RateController(refuses=True)
+    controller.learn(Quota(requests=60.0), 0.0)
+    controller.learn(Quota(), 0.1)
+    controller.take(Cost(1), 0.2)
+    assert not controller.is_free
+    assert controller.wait_s(0.2) > 0.5
 
 
 def test_a_rate_that_is_raised_is_found_again() -> None:

@@ -9,43 +9,43 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.contracts.model import Quota, Terms
+from raypipe.contracts.model import EndpointLimits, Quota
 from raypipe.errors import HaltedError
-from raypipe.limits import Amount, Authority, Caps, Lease, Limiter
+from raypipe.limits import Caps, Cost, Lease, Limiter, RateCoordinator
 from raypipe.limits.amounts import Report
 from raypipe.limits.budget import SILENT_S
 from raypipe.limits.limiter import MOST_SILENCE_S, enter_first
-from raypipe.limits.rate_controller import Governor
-from tests.limits.test_limiter import TERMS, run
+from raypipe.limits.rate_controller import RateController
+from tests.limits.test_limiter import LIMITS, run
 
-NEED = Amount(1, 50, 50, 4.0)
+NEED = Cost(1, 50, 50, 4.0)
 CAPS = [Caps(tokens=150), Caps(usd=6.0)]
 """Room for one call of this size."""
 
 
-def authority_of(caps: Caps) -> Authority:
-    return Authority(caps, clock=asyncio.get_running_loop().time)
+def coordinator_of(caps: Caps) -> RateCoordinator:
+    return RateCoordinator(caps, clock=asyncio.get_running_loop().time)
 
 
-def limiter_of(name: str, authority: Any, slots: int = 4) -> Limiter:
-    return Limiter(name, slots, authority, lambda: TERMS)
+def limiter_of(name: str, coordinator: Any, slots: int = 4) -> Limiter:
+    return Limiter(name, slots, coordinator, lambda: LIMITS)
 
 
-SPENT = Amount(1, 1, 1, 0.1)
+SPENT = Cost(1, 1, 1, 0.1)
 
 
-async def asked(limiter: Limiter, spent: Amount | None = SPENT, need: Amount = NEED) -> None:
+async def asked(limiter: Limiter, spent: Cost | None = SPENT, need: Cost = NEED) -> None:
     async with limiter.permit(need) as permit:
         await asyncio.sleep(0.5)
         permit.spent = spent
 
 
 @pytest.mark.parametrize("caps", [*CAPS, Caps(calls=2)])
-@pytest.mark.parametrize("spent", [None, Amount(1, 1, 1, 0.1)], ids=["unanswered", "answered"])
-def test_a_limiter_that_closes_leaves_nothing_reserved(caps: Caps, spent: Amount | None) -> None:
+@pytest.mark.parametrize("spent", [None, Cost(1, 1, 1, 0.1)], ids=["unanswered", "answered"])
+def test_a_limiter_that_closes_leaves_nothing_reserved(caps: Caps, spent: Cost | None) -> None:
     async def work() -> None:
-        authority = authority_of(caps)
-        first, second = limiter_of("stage 0", authority), limiter_of("stage 1", authority)
+        coordinator = coordinator_of(caps)
+        first, second = limiter_of("stage 0", coordinator), limiter_of("stage 1", coordinator)
         await asked(first, spent)
         await first.close()
         await asyncio.wait_for(asked(second), 5.0)
@@ -58,7 +58,7 @@ def test_a_limiter_that_closes_leaves_nothing_reserved(caps: Caps, spent: Amount
 def test_a_limiter_that_closes_while_it_asks_leaves_nothing_reserved(caps: Caps) -> None:
     """The permit was granted, and nobody is there to take it."""
 
-    class Slow(Authority):
+    class Slow(RateCoordinator):
         async def lease(self, report: Report) -> Lease:
             lease = await super().lease(report)
             await asyncio.sleep(0 if report.is_last else 1.0)
@@ -66,8 +66,8 @@ def test_a_limiter_that_closes_while_it_asks_leaves_nothing_reserved(caps: Caps)
 
     async def work() -> None:
         loop = asyncio.get_running_loop()
-        authority = Slow(caps, clock=loop.time)
-        first, second = limiter_of("stage 0", authority), limiter_of("stage 1", authority)
+        coordinator = Slow(caps, clock=loop.time)
+        first, second = limiter_of("stage 0", coordinator), limiter_of("stage 1", coordinator)
         waiting = asyncio.create_task(asked(first))
         await asyncio.sleep(0.5)
         waiting.cancel()
@@ -81,8 +81,8 @@ def test_a_limiter_that_closes_while_it_asks_leaves_nothing_reserved(caps: Caps)
 @pytest.mark.parametrize("caps", CAPS)
 def test_what_a_worker_held_that_is_not_heard_of_counts_as_spent(caps: Caps) -> None:
     async def work() -> float:
-        authority, loop = authority_of(caps), asyncio.get_running_loop()
-        lost, other = limiter_of("lost", authority), limiter_of("other", authority)
+        coordinator, loop = coordinator_of(caps), asyncio.get_running_loop()
+        lost, other = limiter_of("lost", coordinator), limiter_of("other", coordinator)
         await lost.permit(NEED).__aenter__()
         await lost._owner.close()  # pyright: ignore[reportPrivateUsage]
         with pytest.raises(HaltedError, match="is reached"):
@@ -95,22 +95,22 @@ def test_what_a_worker_held_that_is_not_heard_of_counts_as_spent(caps: Caps) -> 
 @pytest.mark.parametrize("caps", CAPS)
 def test_a_worker_that_is_heard_of_again_holds_what_it_says(caps: Caps) -> None:
     async def work() -> None:
-        authority, loop = authority_of(caps), asyncio.get_running_loop()
-        frozen = limiter_of("frozen", authority)
+        coordinator, loop = coordinator_of(caps), asyncio.get_running_loop()
+        frozen = limiter_of("frozen", coordinator)
         permit = frozen.permit(NEED)
         await permit.__aenter__()
         report = frozen._report()  # pyright: ignore[reportPrivateUsage]
         await frozen._owner.close()  # pyright: ignore[reportPrivateUsage]
         await asyncio.sleep(SILENT_S + 1)
-        other = Report("other", "b", TERMS)
-        await authority.lease(other)
-        assert authority._budget is not None  # pyright: ignore[reportPrivateUsage]
-        assert authority._budget.spent == NEED  # pyright: ignore[reportPrivateUsage]
-        frozen.leave(NEED, Amount(1, 1, 1, 0.1))
-        await authority.lease(frozen._report())  # pyright: ignore[reportPrivateUsage]
-        assert authority._budget.spent == Amount(1, 1, 1, 0.1)  # pyright: ignore[reportPrivateUsage]
-        await authority.lease(report)
-        assert authority._budget.spent == Amount(1, 1, 1, 0.1), "an older word that comes late"  # pyright: ignore[reportPrivateUsage]
+        other = Report("other", "b", LIMITS)
+        await coordinator.lease(other)
+        assert coordinator._budget is not None  # pyright: ignore[reportPrivateUsage]
+        assert coordinator._budget.spent == NEED  # pyright: ignore[reportPrivateUsage]
+        frozen.leave(NEED, Cost(1, 1, 1, 0.1))
+        await coordinator.lease(frozen._report())  # pyright: ignore[reportPrivateUsage]
+        assert coordinator._budget.spent == Cost(1, 1, 1, 0.1)  # pyright: ignore[reportPrivateUsage]
+        await coordinator.lease(report)
+        assert coordinator._budget.spent == Cost(1, 1, 1, 0.1), "an older word that comes late"  # pyright: ignore[reportPrivateUsage]
         assert loop.time() > SILENT_S
 
     run(work())
@@ -120,8 +120,8 @@ def test_a_call_that_does_not_leave_after_all_costs_nothing() -> None:
     """It was granted by two members of a pool of models at once, or its row was given up at that moment."""
 
     async def work() -> None:
-        authority = authority_of(Caps(calls=2))
-        one, two = limiter_of("one", authority), limiter_of("two", authority)
+        coordinator = coordinator_of(Caps(calls=2))
+        one, two = limiter_of("one", coordinator), limiter_of("two", coordinator)
         for _ in range(20):
             waiting = asyncio.create_task(enter_first([(one, NEED), (two, NEED)]))
             await asyncio.sleep(0)
@@ -133,7 +133,7 @@ def test_a_call_that_does_not_leave_after_all_costs_nothing() -> None:
     run(work())
 
 
-NEEDS = st.builds(Amount, st.just(1), st.integers(0, 50), st.integers(0, 50), st.floats(0, 2))
+NEEDS = st.builds(Cost, st.just(1), st.integers(0, 50), st.integers(0, 50), st.floats(0, 2))
 LIFE = st.tuples(st.floats(0, 20), st.sampled_from(["close", "kill", "replace"]))
 
 
@@ -144,20 +144,20 @@ LIFE = st.tuples(st.floats(0, 20), st.sampled_from(["close", "kill", "replace"])
     lives=st.lists(LIFE, min_size=1, max_size=4),
 )
 def test_every_call_ends_and_no_cap_is_passed_whatever_becomes_of_workers(
-    needs: list[tuple[Amount, float]], caps: Caps, lives: list[tuple[float, str]]
+    needs: list[tuple[Cost, float]], caps: Caps, lives: list[tuple[float, str]]
 ) -> None:
     """Workers are closed, lost without a word, or replaced while calls wait and are in flight."""
-    begun: list[Amount] = []
+    begun: list[Cost] = []
 
-    async def call(limiter: Limiter, need: Amount, after_s: float) -> None:
+    async def call(limiter: Limiter, need: Cost, after_s: float) -> None:
         await asyncio.sleep(after_s)
         async with limiter.permit(need) as permit:
             begun.append(need)
             await asyncio.sleep(1.0)
             permit.spent = need
 
-    async def worker(name: str, authority: Authority, life: tuple[float, str], share: list[Any]) -> list[Any]:
-        limiter = limiter_of(name, authority, slots=3)
+    async def worker(name: str, coordinator: RateCoordinator, life: tuple[float, str], share: list[Any]) -> list[Any]:
+        limiter = limiter_of(name, coordinator, slots=3)
         tasks = [asyncio.create_task(call(limiter, need, after_s)) for need, after_s in share]
         await asyncio.sleep(life[0])
         if life[1] != "close":  # nothing more is heard of it
@@ -168,45 +168,45 @@ def test_every_call_ends_and_no_cap_is_passed_whatever_becomes_of_workers(
         if life[1] == "close":
             await limiter.close()
         if life[1] == "replace":
-            after = limiter_of(name, authority)
+            after = limiter_of(name, coordinator)
             return await asyncio.gather(*(call(after, need, 0) for need, _ in share), return_exceptions=True)
         return []
 
     async def work() -> list[Any]:
-        authority = authority_of(caps)
+        coordinator = coordinator_of(caps)
         parts = [needs[number :: len(lives) + 1] for number in range(len(lives) + 1)]
-        workers = [worker(f"w{n}", authority, life, parts[n]) for n, life in enumerate(lives)]
-        survivor = limiter_of("survivor", authority)
+        workers = [worker(f"w{n}", coordinator, life, parts[n]) for n, life in enumerate(lives)]
+        survivor = limiter_of("survivor", coordinator)
         calls = [call(survivor, need, after_s) for need, after_s in parts[-1]]
         found = await asyncio.wait_for(asyncio.gather(*workers, *calls, return_exceptions=True), 10 * SILENT_S)
         return [end for one in found for end in (one if isinstance(one, list) else [one])]
 
     for end in run(work()):
         assert end is None or isinstance(end, HaltedError), end
-    total = sum(begun, Amount())
+    total = sum(begun, Cost())
     assert caps.calls is None or total.calls <= caps.calls
     assert caps.tokens is None or total.tokens <= caps.tokens
     assert caps.usd is None or total.usd <= caps.usd * (1 + 1e-9)
 
 
-# An authority that does not answer.
+# A coordinator that does not answer.
 
 
 class Frozen:
     """Answers nothing until it thaws."""
 
-    def __init__(self, authority: Authority, until_s: float) -> None:
-        self._authority, self._until_s = authority, until_s
+    def __init__(self, coordinator: RateCoordinator, until_s: float) -> None:
+        self._coordinator, self._until_s = coordinator, until_s
 
     async def lease(self, report: Report) -> Lease:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._until_s - loop.time()))
-        return await self._authority.lease(report)
+        return await self._coordinator.lease(report)
 
 
 def test_an_authority_that_is_frozen_is_spoken_of_and_ends_every_wait() -> None:
     async def work() -> tuple[str, float]:
-        limiter, loop = limiter_of("worker", Frozen(authority_of(Caps()), 1e6)), asyncio.get_running_loop()
+        limiter, loop = limiter_of("worker", Frozen(coordinator_of(Caps()), 1e6)), asyncio.get_running_loop()
         calls = [asyncio.create_task(asked(limiter)) for _ in range(3)]
         await asyncio.sleep(10.0)
         said = limiter.waits_for
@@ -222,7 +222,7 @@ def test_an_authority_that_is_frozen_is_spoken_of_and_ends_every_wait() -> None:
 
 def test_an_authority_that_thaws_is_asked_on() -> None:
     async def work() -> None:
-        limiter = limiter_of("worker", Frozen(authority_of(Caps(calls=3)), MOST_SILENCE_S - 5))
+        limiter = limiter_of("worker", Frozen(coordinator_of(Caps(calls=3)), MOST_SILENCE_S - 5))
         await asyncio.gather(*(asked(limiter) for _ in range(3)))
         assert limiter.waits_for == ""
 
@@ -231,13 +231,13 @@ def test_an_authority_that_thaws_is_asked_on() -> None:
 
 @pytest.mark.parametrize("error", [ValueError("odd"), RecursionError(), OverflowError()])
 def test_whatever_breaks_the_asking_ends_every_wait(error: Exception) -> None:
-    """A defect, or a library's exception: here in what an endpoint's terms are read from."""
+    """A defect, or a library's exception: here in what an endpoint's limits are read from."""
 
     async def work() -> list[Any]:
-        def terms() -> Terms:
+        def limits() -> EndpointLimits:
             raise error
 
-        limiter = Limiter("worker", 2, authority_of(Caps()), terms)
+        limiter = Limiter("worker", 2, coordinator_of(Caps()), limits)
         return await asyncio.wait_for(asyncio.gather(*(asked(limiter) for _ in range(3)), return_exceptions=True), 5.0)
 
     for end in run(work()):
@@ -250,11 +250,11 @@ def test_whatever_breaks_the_asking_ends_every_wait(error: Exception) -> None:
 
 @pytest.mark.parametrize("quota", [Quota(tokens=1.0), Quota(input_tokens=0.5), Quota(requests=1.0), Quota(1, 1, 1, 1)])
 def test_one_call_a_minute_leaves_whatever_rate_is_named(quota: Quota) -> None:
-    governor, now = Governor(refuses=True), 0.0
-    governor.learn(quota, now)
+    controller, now = RateController(refuses=True), 0.0
+    controller.learn(quota, now)
     for _ in range(5):
-        wait_s = governor.wait_s(now)
+        wait_s = controller.wait_s(now)
         assert wait_s <= 130.0
         now += wait_s + 0.01
-        governor.take(Amount(1, 5000, 5000), now)
-        governor.settled(Amount(1, 5000, 5000), Amount(1, 10**9, 10**9))
+        controller.take(Cost(1, 5000, 5000), now)
+        controller.settled(Cost(1, 5000, 5000), Cost(1, 10**9, 10**9))

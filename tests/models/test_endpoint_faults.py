@@ -117,7 +117,7 @@ async def completed(fault: Fault) -> list[Any]:
                 found.append(await asyncio.wait_for(model.complete(model.payload(request)), 20))
             except CallError as error:
                 found.append(error)
-        model.terms()
+        model.endpoint_limits()
         await model.close()
     return found
 

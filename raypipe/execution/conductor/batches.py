@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +18,7 @@ import orjson
 import pyarrow as pa
 
 from raypipe.errors import OutputError, RaypipeError
-from raypipe.execution.counts import add_counts
+from raypipe.execution.counts import StepCounts
 from raypipe.plan.plan import FAILURES, Sink
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, LINEAGE, PATH, POSITION, ROW_ID, Failure
 from raypipe.storage.paths import AnyPath, explain_os_error
@@ -26,35 +26,6 @@ from raypipe.storage.tables import concat, settle_types, sort_by_source, to_outp
 from raypipe.values.arrays import to_rows, to_text
 from raypipe.values.byte_bounds import MOST_VALUE_BYTES
 from raypipe.values.selection import size_bytes
-
-
-@dataclass
-class Counts:
-    """What one step did. rows_in = rows_done + rows_failed + rows_filtered + rows_unfinished; rows_out leave it."""
-
-    rows_in: int = 0
-    rows_done: int = 0
-    rows_failed: int = 0
-    rows_filtered: int = 0
-    rows_unfinished: int = 0
-    """Left as they were, since the run was stopped."""
-    rows_out: int = 0
-    calls_sent: int = 0
-    calls_cached: int = 0
-    calls_unanswered: int = 0
-    """Of those sent, the ones that got no answer."""
-    input_tokens: int = 0
-    output_tokens: int = 0
-    by_model: dict[str, dict[str, int]] = field(default_factory=lambda: {})
-    """Calls, tokens and failovers of each member of a pool of models; empty for one model."""
-
-    def add(self, other: Counts) -> None:
-        for name in _NUMBERS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        add_counts(self.by_model, other.by_model)
-
-
-_NUMBERS = tuple(item.name for item in fields(Counts) if item.type == "int")
 
 
 @dataclass(frozen=True)
@@ -75,7 +46,7 @@ class BatchResult:
     """All that the driver needs to know of a batch."""
 
     parts: tuple[Part, ...]
-    counts: Mapping[str, Counts]
+    counts: Mapping[str, StepCounts]
     halted_for: str = ""
     """Why not all of its rows were carried to their ends; empty when they were."""
 
@@ -85,7 +56,7 @@ class BatchResult:
     @staticmethod
     def from_json(text: bytes) -> BatchResult:
         plain = orjson.loads(text)
-        counts = {step: Counts(**values) for step, values in plain["counts"].items()}
+        counts = {step: StepCounts(**values) for step, values in plain["counts"].items()}
         parts = tuple(Part(**part | {"sink": Sink(**part["sink"])}) for part in plain["parts"])
         return BatchResult(parts, counts, plain["halted_for"])
 
@@ -96,7 +67,7 @@ class Batch:
 
     number: int
     on_the_way: int = 0
-    counts: defaultdict[str, Counts] = field(default_factory=lambda: defaultdict(Counts))
+    counts: defaultdict[str, StepCounts] = field(default_factory=lambda: defaultdict(StepCounts))
     held: defaultdict[str, list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
     """Rows, on the way too, that wait for a step that is not loaded yet."""
     held_rows: int = 0

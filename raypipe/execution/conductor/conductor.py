@@ -19,7 +19,7 @@ from raypipe.concurrency.background import TaskOwner, TaskScope
 from raypipe.concurrency.deadlines import LOOK_EVERY_S
 from raypipe.concurrency.loop_lag import LoopLag
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
-from raypipe.execution.conductor.batches import Batch, BatchResult, Counts, Finished, Writing, resolve, unwritable
+from raypipe.execution.conductor.batches import Batch, BatchResult, Finished, Writing, resolve, unwritable
 from raypipe.execution.conductor.draining import Drain
 from raypipe.execution.conductor.in_flight_window import InFlightWindow
 from raypipe.execution.conductor.queues import StepQueue, homes_of
@@ -29,6 +29,7 @@ from raypipe.execution.conductor.scaling import Scaler, ScalingPool
 from raypipe.execution.conductor.spill import SpilledBatch, ended, read_spilled
 from raypipe.execution.conductor.watchdog import Watch
 from raypipe.execution.conductor.worker_slots import WorkerSlot
+from raypipe.execution.counts import StepCounts
 from raypipe.execution.wire import FED_FLUSH_S, FLUSH_S, Chunk, Reply, Sender, Worker, WorkerStatus
 from raypipe.plan.plan import Stage
 from raypipe.storage.paths import AnyPath
@@ -70,7 +71,7 @@ class ConductorSetup:
 class Snapshot:
     """What a conductor sees, for progress."""
 
-    counts: Mapping[str, Counts]
+    counts: Mapping[str, StepCounts]
     queued: Mapping[str, int]
     workers: Mapping[str, WorkerStatus]
     """By worker name."""

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from raypipe.contracts.step import Runs, Shape
-from raypipe.execution.conductor.batches import Batch, Counts, Finished, Part
+from raypipe.execution.conductor.batches import Batch, Finished, Part
 from raypipe.execution.conductor.compound_rows import unfolded, weight, weights
 from raypipe.execution.conductor.families import Families, Repeated, families_of, numbered
 from raypipe.execution.conductor.group_keys import with_group
@@ -22,6 +22,7 @@ from raypipe.execution.conductor.in_flight_window import InFlightWindow
 from raypipe.execution.conductor.lineage import as_children, by_batch, by_number, copied, with_column
 from raypipe.execution.conductor.queues import StepQueue
 from raypipe.execution.conductor.spill import SpilledBatch
+from raypipe.execution.counts import StepCounts
 from raypipe.execution.wire import DONE, FAILED, FILTERED, UNFINISHED, Answer
 from raypipe.graph.repeat import CANDIDATE, Until
 from raypipe.plan.plan import PlannedStep, Sink, Stage
@@ -74,7 +75,7 @@ class Router:
         self._batches: dict[int, Batch] = {}
         self._last_batch = 0
         self._families = {name: families_of(step) for name, step in stage.steps.items() if step.gather is not None}
-        self.totals: Mapping[str, Counts] = {name: Counts() for name in stage.steps}
+        self.totals: Mapping[str, StepCounts] = {name: StepCounts() for name in stage.steps}
         self.queues = {
             name: StepQueue(step, homes.get(step.pool, 1), self._bounds)
             for name, step in stage.steps.items()
@@ -106,7 +107,7 @@ class Router:
         self._flight[number] = size_bytes(rows)
         rows = rows.append_column(BATCH, pa.array(np.full(rows.num_rows, number, np.int32)))
         rows = rows.append_column(ATTEMPT, pa.array(np.zeros(rows.num_rows, np.int8)))
-        count = Counts(rows_in=rows.num_rows, rows_done=rows.num_rows, rows_out=rows.num_rows)
+        count = StepCounts(rows_in=rows.num_rows, rows_done=rows.num_rows, rows_out=rows.num_rows)
         self._count(number, self._entry.name, count)
         self._passed(self._entry, Ended.of(rows), rows)
         return number
@@ -187,11 +188,11 @@ class Router:
         made = self._made(window, planned, answer, inputs)
         self._book(planned, inputs, answer.ended, made)
         if answer.by_model and inputs.num_rows:
-            counts = Counts(by_model={name: dict(did) for name, did in answer.by_model.items()})
+            counts = StepCounts(by_model={name: dict(did) for name, did in answer.by_model.items()})
             self._count(inputs.column(BATCH)[0].as_py(), planned.name, counts)
         for index in np.flatnonzero(status == FAILED).tolist():
-            ended = {name: answer.ended.column(name)[index].as_py() for name in ("kind", "message", "tries")}
-            self._put_in_failures(planned, inputs.slice(index, 1), Failure(**ended))
+            kind, message, sent, cached = (answer.ended.column(name)[index].as_py() for name in _FAILED_WITH)
+            self._put_in_failures(planned, inputs.slice(index, 1), Failure(kind, message, sent + cached))
         self._passed(planned, Ended.by_status(inputs, status), made)
         window.release()
 
@@ -224,15 +225,15 @@ class Router:
         sums = {name: np.bincount(which, weights=ended.column(name).to_numpy()) for name in _SUMMED}
         out = dict(by_number(made))
         for at, number in enumerate(numbers.tolist()):
-            counts = Counts(rows_in=int(ends[at].sum()), rows_out=out.get(number, 0))
+            counts = StepCounts(rows_in=int(ends[at].sum()), rows_out=out.get(number, 0))
             for end, name in _ENDS.items():
                 setattr(counts, name, int(ends[at, end]))
             for name, total in sums.items():
-                setattr(counts, _SUMMED[name], int(total[at]))
+                setattr(counts, name, int(total[at]))
             self._count(number, planned.name, counts)
             self._batches[number].on_the_way -= here[at]
 
-    def _count(self, batch: int, step: str, counts: Counts) -> None:
+    def _count(self, batch: int, step: str, counts: StepCounts) -> None:
         self._batches[batch].counts[step].add(counts)
         self.totals[step].add(counts)
 
@@ -268,7 +269,7 @@ class Router:
         """Rows that wait for a step or are with its worker are left as they are; they can be resumed."""
         for number, part in by_batch(rows):
             left = weight(part)
-            self._count(number, step, Counts(rows_in=left, rows_unfinished=left))
+            self._count(number, step, StepCounts(rows_in=left, rows_unfinished=left))
             self._batches[number].on_the_way -= part.num_rows
         for families in self._around(step):
             families.spoil(rows)
@@ -279,7 +280,7 @@ class Router:
         planned = self._steps[step]
         batch = row.column(BATCH)[0].as_py()
         failed = max(1, weight(row))
-        self._count(batch, planned.name, Counts(rows_in=failed, rows_failed=failed))
+        self._count(batch, planned.name, StepCounts(rows_in=failed, rows_failed=failed))
         self._batches[batch].on_the_way -= 1
         for families in self._around(planned.name):
             families.moved(row, -1)
@@ -287,7 +288,7 @@ class Router:
 
     def _fail_done(self, planned: PlannedStep, row: pa.Table, failure: Failure) -> None:
         """A row (a table of one) that was counted as done becomes a failure after all."""
-        self._count(row.column(BATCH)[0].as_py(), planned.name, Counts(rows_done=-1, rows_failed=1))
+        self._count(row.column(BATCH)[0].as_py(), planned.name, StepCounts(rows_done=-1, rows_failed=1))
         self._put_in_failures(planned, row, failure)
 
     def _put_in_failures(self, planned: PlannedStep, row: pa.Table, failure: Failure) -> None:
@@ -346,7 +347,7 @@ class Router:
     def _count_passed(self, planned: PlannedStep, rows: pa.Table, made: pa.Table | None) -> None:
         for number, count in by_number(rows):
             out = count * planned.step.copies if made is not None and made.num_rows else 0
-            self._count(number, planned.name, Counts(rows_in=count, rows_done=count, rows_out=out))
+            self._count(number, planned.name, StepCounts(rows_in=count, rows_done=count, rows_out=out))
 
     def _fire(self, name: str) -> bool:
         families, planned = self._families[name], self._steps[name]
@@ -362,7 +363,7 @@ class Router:
         for row, problem in families.take_refused():
             self._fail_done(planned, row, Failure("size", problem))
         for number, count in by_number(made):
-            self._count(number, name, Counts(rows_out=count))
+            self._count(number, name, StepCounts(rows_out=count))
         self._passed(planned, Ended.of(parents), made)
         return True
 
@@ -377,7 +378,7 @@ class Router:
         rows, numbers = wanted
         made = as_children(with_column(rows, CANDIDATE, pa.array(numbers)), planned.name, numbers)
         for number, count in by_number(made):
-            self._count(number, planned.name, Counts(rows_out=count))
+            self._count(number, planned.name, StepCounts(rows_out=count))
         self._passed(planned, Ended.of(made.slice(0, 0)), made)
         return True
 
@@ -391,10 +392,5 @@ def _routed(made: pa.Table, targets: Routes) -> Routes:
 
 _ORIGIN = ["chunk", "index"]
 _ENDS = {DONE: "rows_done", FAILED: "rows_failed", FILTERED: "rows_filtered", UNFINISHED: "rows_unfinished"}
-_SUMMED = {
-    "sent": "calls_sent",
-    "cached": "calls_cached",
-    "unanswered": "calls_unanswered",
-    "input_tokens": "input_tokens",
-    "output_tokens": "output_tokens",
-}
+_FAILED_WITH = ("kind", "message", "calls_sent", "calls_cached")
+_SUMMED = ("calls_sent", "calls_cached", "calls_unanswered", "input_tokens", "output_tokens")

@@ -17,9 +17,10 @@ from uuid import uuid4
 import pyarrow as pa
 
 from raypipe.errors import OutputError
-from raypipe.execution.conductor.batches import FAILURE_SCHEMA, Batch, BatchResult, Counts, Part, unwritable
+from raypipe.execution.conductor.batches import FAILURE_SCHEMA, Batch, BatchResult, Part, unwritable
 from raypipe.execution.conductor.compound_rows import weight
 from raypipe.execution.conductor.families import OpenFamilies
+from raypipe.execution.counts import StepCounts
 from raypipe.plan.plan import SPILLED, Sink
 from raypipe.storage.paths import AnyPath, explain_os_error, parse_path
 from raypipe.storage.tables import from_ipc, to_ipc
@@ -41,7 +42,7 @@ class SpilledBatch:
 
     def write(self, folder: AnyPath) -> BatchResult:
         """Put it away; what it counted so far is in the result. Raises OSError."""
-        counts, self.batch.counts = dict(self.batch.counts), defaultdict(Counts)
+        counts, self.batch.counts = dict(self.batch.counts), defaultdict(StepCounts)
         path = folder / SPILLED.folder / f"{uuid4().hex}.batch"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
@@ -147,7 +148,7 @@ def ended(path: str, folder: AnyPath, reason: str) -> BatchResult:
     spilled = read_spilled(path, folder)
     for step, rows in spilled.held.items():
         left = weight(rows)
-        spilled.batch.counts[step].add(Counts(rows_in=left, rows_unfinished=left))
+        spilled.batch.counts[step].add(StepCounts(rows_in=left, rows_unfinished=left))
     try:
         return replace(spilled.batch.write(folder), halted_for=reason)
     except OSError as error:

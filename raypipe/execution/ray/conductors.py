@@ -28,7 +28,7 @@ from raypipe.execution.ray.liveness import Reporter
 from raypipe.execution.ray.pools import RemotePool
 from raypipe.execution.ray.replicas import end_with_node
 from raypipe.execution.source import sliced
-from raypipe.limits import Amount, Authority, Caps
+from raypipe.limits import Caps, Cost, RateCoordinator
 from raypipe.security.file_modes import keep_private
 
 _BOARD_EVERY_S, _BOARD_TIMEOUT_S = 0.5, 10.0
@@ -79,11 +79,11 @@ def _has_board(run: str) -> bool:
     return False
 
 
-def start_authority(run: str, caps: Caps, spent: Amount) -> Any:
-    """The one authority of a run, on this node, whose end is the run's."""
+def start_coordinator(run: str, caps: Caps, spent: Cost) -> Any:
+    """The one coordinator of a run, on this node, whose end is the run's."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"name": f"raypipe-{run}-limits", "num_cpus": 0, "scheduling_strategy": here}
-    return ray.remote(Authority).options(**options).remote(caps, spent)
+    return ray.remote(RateCoordinator).options(**options).remote(caps, spent)
 
 
 class ConductorUDF:

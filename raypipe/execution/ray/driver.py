@@ -30,7 +30,7 @@ from raypipe.execution.ray.conductors import (
     BOARD_AFTER_S,
     ConductorUDF,
     board_of,
-    start_authority,
+    start_coordinator,
 )
 from raypipe.execution.ray.groups import groups_of
 from raypipe.execution.ray.head import watched_head
@@ -137,7 +137,7 @@ class _Driver:
         self._is_own_ray = is_own_ray
         self._stop = stop
         self._index = ray.put(setup.index)
-        self._authority: Any = None
+        self._coordinator: Any = None
         self._pools: dict[str, RemotePool] = {}
         self._run = uuid4().hex[:12]
         self._results: list[BatchResult] = []
@@ -150,7 +150,7 @@ class _Driver:
             with self._stop.phase(Phase.JOIN):
                 self._join_cluster()
                 self._make_fit(ray.cluster_resources())
-                self._start_authority()
+                self._start_coordinator()
             self._run_beside_servers()
         except RayTaskError as error:
             raise unwrapped(error) from None
@@ -203,12 +203,12 @@ class _Driver:
         found = next((result.halted_for for result in self._results if result.halted_for), "")
         return found or (ASKED if self._stop.is_asked else "")
 
-    def _start_authority(self) -> None:
+    def _start_coordinator(self) -> None:
         """Where one worker alone asks an endpoint, it keeps the limits itself."""
         asking = [pool for pool in self._setup.plan.pools.values() if pool.llm is not None]
         caps = self._setup.run.options.caps
         if caps or sum(pool.most for pool in asking) > 1:
-            self._authority = start_authority(self._run, caps, self._setup.spent)
+            self._coordinator = start_coordinator(self._run, caps, self._setup.spent)
 
     def _watch(self, watch: Watch, stopped: threading.Event) -> None:
         for _ in range(round(BOARD_AFTER_S / _WATCH_EVERY_S)):
@@ -256,7 +256,7 @@ class _Driver:
 
     def _open_pools(self, stage: Stage, phase: frozenset[str]) -> None:
         made = {name: one for name, one in self._setup.replicas(stage, phase).items() if name not in self._pools}
-        self._pools |= started_pools(made, self._index, self._authority)
+        self._pools |= started_pools(made, self._index, self._coordinator)
 
     def _run_phase(self, stage: Stage, phase: frozenset[str], rows: ray.data.Dataset) -> list[str]:
         pools = {name: self._pools[name] for name in stage.pools_of(phase)}
@@ -311,6 +311,6 @@ class _Driver:
         """What a run that broke has left; its workers get a moment to put away what their steps loaded."""
         with suppress(RayError):
             end_pools(self._pools.values(), _LEAVE_S)
-        if self._authority is not None:
+        if self._coordinator is not None:
             with suppress(RayError):
-                ray.kill(self._authority)
+                ray.kill(self._coordinator)

@@ -36,15 +36,15 @@ _START_TIMEOUT_S = 1800.0
 _CLOSE_TIMEOUT_S = 5.0
 
 
-def started_pools(made: Mapping[str, list[ReplicaSetup]], index: Any, authority: Any) -> dict[str, RemotePool]:
+def started_pools(made: Mapping[str, list[ReplicaSetup]], index: Any, coordinator: Any) -> dict[str, RemotePool]:
     """The pools by name, each with as many workers as it prefixes with; they are being opened."""
     first = {name: setups[: setups[0].pool.replicas] for name, setups in made.items()}
     places = iter(places_of([one for setups in first.values() for one in setups]))
     pools: dict[str, RemotePool] = {}
     for name, setups in first.items():
         placed = [(one, next(places)) for one in setups]
-        workers = [RemoteWorker(one, start_replica(one, index, authority, place), place) for one, place in placed]
-        pools[name] = RemotePool(workers, made[name], index, authority)
+        workers = [RemoteWorker(one, start_replica(one, index, coordinator, place), place) for one, place in placed]
+        pools[name] = RemotePool(workers, made[name], index, coordinator)
         for worker in workers:
             worker.actor.open.remote()
     return pools
@@ -147,7 +147,7 @@ class RemotePool(PoolBase):
     workers: list[RemoteWorker]
     setups: list[ReplicaSetup]
     index: Any
-    authority: Any = None
+    coordinator: Any = None
     replaced: int = 0
 
     async def grow(self) -> RemoteWorker:
@@ -168,7 +168,7 @@ class RemotePool(PoolBase):
 
     async def _started(self, setup: ReplicaSetup, place: Any) -> RemoteWorker:
         """One that is ready, and named, so that the driver finds it, too."""
-        actor = start_replica(setup, self.index, self.authority, place, new_name(setup))
+        actor = start_replica(setup, self.index, self.coordinator, place, new_name(setup))
         worker = RemoteWorker(setup, actor, place)
         try:
             await self._ready(worker)

@@ -24,7 +24,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from raypipe.calls.index import CallIndex, index_with_segments
-from raypipe.calls.writer import Scribe
+from raypipe.calls.writer import CallLogWriter
 from raypipe.concurrency.background import TaskOwner, TaskScope, start_thread
 from raypipe.concurrency.loop_lag import LoopLag
 from raypipe.errors import InfrastructureError
@@ -33,7 +33,7 @@ from raypipe.execution.ray.gauges import Gauges
 from raypipe.execution.ray.nodes import largest_gpus, nodes_at_work
 from raypipe.execution.wire import Chunk, Reply, Sender, WorkerStatus
 from raypipe.execution.worker.replica import Replica, ReplicaSetup
-from raypipe.limits import Authority, Caps, Lease, Report
+from raypipe.limits import Caps, Lease, RateCoordinator, Report
 from raypipe.models import SPREAD_ENGINE, takes_gpus_from_ray
 from raypipe.security.file_modes import keep_private
 
@@ -62,7 +62,7 @@ def end_with_node() -> None:
 class ReplicaActor:
     """A replica in an actor of its own."""
 
-    def __init__(self, setup: ReplicaSetup, index: CallIndex, authority: Any, is_substitute: bool = False) -> None:
+    def __init__(self, setup: ReplicaSetup, index: CallIndex, coordinator: Any, is_substitute: bool = False) -> None:
         end_with_node()
         keep_private(setup.run.options.is_shared)
         collect_rarely()
@@ -71,9 +71,9 @@ class ReplicaActor:
         if is_substitute:
             # Its rows may have been answered before: by the worker that was lost, or for a conductor that was.
             index = index_with_segments(index, setup.run.calls, setup.run.owner)
-        self._log = Scribe(setup.run.calls, setup.run.owner)
-        grants = Authority(Caps()) if authority is None else RemoteGrants(authority)
-        self._replica = Replica(setup, index, self._log, grants)
+        self._log = CallLogWriter(setup.run.calls, setup.run.owner)
+        coordinator = RateCoordinator(Caps()) if coordinator is None else RemoteCoordinator(coordinator)
+        self._replica = Replica(setup, index, self._log, coordinator)
         self._opens = TaskScope()
         self._opening: asyncio.Task[None] | None = None
         self._waiting: dict[Sender, list[Chunk]] = {}
@@ -121,8 +121,8 @@ class ReplicaActor:
 
 
 @dataclass
-class RemoteGrants:
-    """The authority of the run, in an actor of its own."""
+class RemoteCoordinator:
+    """The coordinator of the run, in an actor of its own."""
 
     actor: Any
 
@@ -206,7 +206,7 @@ def remove_groups(prefixes: Set[str]) -> None:
             remove_placement_group(get_placement_group(name))
 
 
-def start_replica(setup: ReplicaSetup, index: Any, authority: Any, place: Any, name: str = "") -> Any:
+def start_replica(setup: ReplicaSetup, index: Any, coordinator: Any, place: Any, name: str = "") -> Any:
     """A new replica actor; it is not opened yet. `index` is a reference to a `CallIndex`.
 
     One that takes the place of another, or comes later, has a name.
@@ -219,4 +219,4 @@ def start_replica(setup: ReplicaSetup, index: Any, authority: Any, place: Any, n
     ours |= {"name": name} if name else {}
     grouped: Any = {"concurrency_groups": {_PULSE: 1}}
     actor: Any = ray.remote(**grouped)(ReplicaActor)
-    return actor.options(**kept, **ours).remote(setup, index, authority, is_substitute=bool(name))
+    return actor.options(**kept, **ours).remote(setup, index, coordinator, is_substitute=bool(name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from raypipe.contracts.llm import LLM, Usage
 from raypipe.contracts.model import Payload
 from raypipe.identity import canonical_json
-from raypipe.limits import Amount, Caps
+from raypipe.limits import Caps, Cost
 from raypipe.models.prices import cost_usd
 
 ASSUMED_OUTPUT = 8192
@@ -21,9 +21,9 @@ class WorstCase:
         self._counts_usd = caps.usd is not None
         limits = (llm.tokens_per_minute, llm.input_tokens_per_minute, llm.output_tokens_per_minute)
         self._counts_tokens = self._counts_usd or caps.tokens is not None or limits != (None, None, None)
-        self._one = Amount(1)
+        self._one = Cost(1)
 
-    def of(self, payload: Payload) -> Amount:
+    def of(self, payload: Payload) -> Cost:
         """The most that the call can take."""
         if not self._counts_tokens:
             return self._one
@@ -33,12 +33,12 @@ class WorstCase:
         output = next((body[name] for name in _LIMITS if name in body), self._llm.max_tokens or ASSUMED_OUTPUT)
         return self._amount(len(canonical_json(body)), int(output))
 
-    def taken(self, usage: Usage, most: Amount) -> Amount:
+    def taken(self, usage: Usage, most: Cost) -> Cost:
         """What the call took; `most`, which was kept for it, where nobody counted."""
         if not usage.is_counted:
             return most
         return self._amount(usage.input_tokens, usage.output_tokens)
 
-    def _amount(self, input_tokens: int, output_tokens: int) -> Amount:
+    def _amount(self, input_tokens: int, output_tokens: int) -> Cost:
         usd = (cost_usd(self._llm, input_tokens, output_tokens) or 0.0) if self._counts_usd else 0.0
-        return Amount(1, input_tokens, output_tokens, usd)
+        return Cost(1, input_tokens, output_tokens, usd)

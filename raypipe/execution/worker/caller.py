@@ -11,14 +11,14 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Unpack
 
-from raypipe.calls.segments import Asked
+from raypipe.calls.segments import CallOrigin
 from raypipe.concurrency.background import TaskScope
 from raypipe.contracts.llm import TOOL, AskOptions, Completion, Message, Request
 from raypipe.errors import CallError, HaltedError, InfrastructureError, RaypipeError, Retry, RowError
 from raypipe.execution.counts import CallCounts
-from raypipe.execution.worker.model_selection import Chance, Desk, Member
+from raypipe.execution.worker.model_selection import Attempt, Backend, Desk
 from raypipe.identity import call_key, request_identity
-from raypipe.limits import LONGEST_WAIT_S, Patience
+from raypipe.limits import LONGEST_WAIT_S, RetryPolicy
 from raypipe.steps.llm.conversation import ask
 
 _MOST_TRIES = 4
@@ -40,8 +40,8 @@ class RowCaller:
         "_step",
         "_waited_s",
         "_waiting_since",
+        "counts",
         "is_halted",
-        "tally",
     )
 
     def __init__(self, desk: Desk, step: str, row: bytes) -> None:
@@ -50,7 +50,7 @@ class RowCaller:
         self._row = row
         self._answered_by = ""
         self._asked: dict[tuple[bytes, int], int] = {}
-        self.tally = CallCounts()
+        self.counts = CallCounts()
         self.is_halted = False
         """Whether a call of this row was not sent because no call is sent any more."""
         self._waited_s = 0.0
@@ -77,7 +77,7 @@ class RowCaller:
             found = desk.found(self._step, one.key)
             if found is not None:
                 return self._taken(one.member.label, found, one)
-        key, call = chances[0].key, Asked(self._step, self._row, ordinal, sample)
+        key, call = chances[0].key, CallOrigin(self._step, self._row, ordinal, sample)
         on_the_way = await self._on_the_way(key)
         if on_the_way is not None:
             return self._taken(on_the_way.answered_by, on_the_way, chances[0])
@@ -93,7 +93,7 @@ class RowCaller:
             return played
         asked = request_identity(label, payload)
         ordinal = self._ordinal(asked, 0)
-        key, call = call_key(self._step, self._row, ordinal, 0, asked), Asked(self._step, self._row, ordinal, 0)
+        key, call = call_key(self._step, self._row, ordinal, 0, asked), CallOrigin(self._step, self._row, ordinal, 0)
         found = desk.found(self._step, key) or await self._on_the_way(key)
 
         async def worked() -> Completion:
@@ -109,7 +109,7 @@ class RowCaller:
 
         Raises HaltedError, and RowError for what has failed.
         """
-        patience = Patience(_MOST_TRIES)
+        patience = RetryPolicy(_MOST_TRIES)
         while True:
             if self._desk.halted_for:
                 raise HaltedError(self._desk.halted_for)
@@ -144,25 +144,25 @@ class RowCaller:
             self.is_halted = True
             raise
 
-    def _chances(self, request: Request, sample: int) -> tuple[list[Chance], int]:
+    def _chances(self, request: Request, sample: int) -> tuple[list[Attempt], int]:
         """The call as each member would be sent it, and its ordinal."""
-        found: list[Chance] = []
+        found: list[Attempt] = []
         ordinal = 0
         for member in self._desk.asked_by(self._step):
             payload = member.model.payload(request)
             asked = request_identity(member.label, payload.body)
             if not found:
                 ordinal = self._ordinal(asked, sample)
-            found.append(Chance(member, payload, call_key(self._step, self._row, ordinal, sample, asked)))
+            found.append(Attempt(member, payload, call_key(self._step, self._row, ordinal, sample, asked)))
         return found, ordinal
 
-    def _taken(self, label: str, completion: Completion, one: Chance) -> Completion:
-        self.tally.count_cached(one.member)
+    def _taken(self, label: str, completion: Completion, one: Attempt) -> Completion:
+        self.counts.count_cached(one.member)
         self._desk.total.count_cached(one.member)
         self._answered_by = label
         return Completion(*completion[:-1], answered_by=label)
 
-    async def _made(self, key: bytes, call: Asked, make: Callable[[], Awaitable[Completion]]) -> Completion:
+    async def _made(self, key: bytes, call: CallOrigin, make: Callable[[], Awaitable[Completion]]) -> Completion:
         """What `make` gives, which others that want the same meanwhile are given too."""
         desk = self._desk
         if desk.run.unsent is not None:
@@ -183,7 +183,7 @@ class RowCaller:
         answer.set_result(completion)
         return completion
 
-    async def _answered(self, chances: Sequence[Chance], asked: Asked) -> Completion:
+    async def _answered(self, chances: Sequence[Attempt], asked: CallOrigin) -> Completion:
         """The answer of the first that gives one.
 
         Members that fail are tried again like a model that is alone, but others are asked meanwhile.
@@ -202,12 +202,12 @@ class RowCaller:
             else:
                 for other in chances:
                     if other.error is not None and other is not one:
-                        self.tally.of(other.member, "failovers")
+                        self.counts.count_for(other.member, "failovers")
                 return completion
         raise self._desk.give_up(chances)
 
-    def _failed(self, one: Chance, error: CallError, began: float, left: list[Chance]) -> None:
-        self.tally.count(one.member, "tries")
+    def _failed(self, one: Attempt, error: CallError, began: float, left: list[Attempt]) -> None:
+        self.counts.count_unanswered(one.member)
         one.error = error
         one.member.failed(error)
         pause = one.pause_after(error)
@@ -224,7 +224,7 @@ class RowCaller:
         else:
             one.not_before = time.monotonic() + pause
 
-    async def _logged(self, one: Chance, asked: Asked) -> Completion:
+    async def _logged(self, one: Attempt, asked: CallOrigin) -> Completion:
         """The answer, logged. The permit is kept until then, so that no more calls are at risk than permits exist."""
         member, spent = one.member, None
         try:
@@ -236,20 +236,20 @@ class RowCaller:
             await self._log(one.key, asked, completion, sent)
         finally:
             member.limiter.leave(one.need, spent)
-        self.tally.count_tokens(member, completion.usage)
+        self.counts.count_tokens(member, completion.usage)
         self._desk.total.count_tokens(member, completion.usage)
         return Completion(*completion[:-1], answered_by=member.label)
 
-    async def _log(self, key: bytes, asked: Asked, completion: Completion, began: float) -> None:
+    async def _log(self, key: bytes, asked: CallOrigin, completion: Completion, began: float) -> None:
         await self._desk.log.append(key, asked, completion, time.monotonic() - began)
         if self._desk.log.is_full:
             self._desk.halt("the disk of the call log is full")
 
-    def _count_sent(self, member: Member) -> None:
-        self.tally.count_sent(member)
+    def _count_sent(self, member: Backend) -> None:
+        self.counts.count_sent(member)
         self._desk.total.count_sent(member)
 
-    async def _completion(self, one: Chance) -> Completion:
+    async def _completion(self, one: Attempt) -> Completion:
         """Of a call that is hedged, the first answer."""
         model, after_s = one.member.model, one.member.hedge_after_s
         if after_s is None:
@@ -268,14 +268,14 @@ class RowCaller:
                     return (answered or list(done))[0].result()
                 calls = pending
 
-    async def _second(self, one: Chance, has_begun: asyncio.Event) -> Completion:
+    async def _second(self, one: Attempt, has_begun: asyncio.Event) -> Completion:
         member = one.member
         async with member.limiter.permit(one.need) as permit:
             has_begun.set()
             permit.spent = one.need  # unless its answer says less: it is paid for whether that is waited for or not
             self._count_sent(member)
-            for counts in (self.tally, self._desk.total):
-                counts.count(member, "tries")  # one of the two answers is not waited for
+            for counts in (self.counts, self._desk.total):
+                counts.count_unanswered(member)  # one of the two answers is not waited for
             completion = await member.model.complete(one.payload, one.key)
             permit.spent = member.cost_of(completion.usage, one.need)
             return completion

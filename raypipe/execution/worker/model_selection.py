@@ -16,15 +16,15 @@ from functools import cached_property
 from typing import Protocol
 
 from raypipe.calls.index import CallReader
-from raypipe.calls.segments import Asked
+from raypipe.calls.segments import CallOrigin
 from raypipe.contracts.llm import LLM, Completion, Usage
 from raypipe.contracts.model import EngineFigures, Model, Payload
 from raypipe.errors import CallError, HaltedError, InfrastructureError, Retry, halt_reason
 from raypipe.execution.context import RunContext
 from raypipe.execution.counts import CallCounts
 from raypipe.execution.worker.call_costs import WorstCase
-from raypipe.limits import LONGEST_WAIT_S, Amount, Caps, Limiter, Patience, enter_first
-from raypipe.limits.limiter import Grants
+from raypipe.limits import LONGEST_WAIT_S, Caps, Cost, Limiter, RetryPolicy, enter_first
+from raypipe.limits.limiter import LeaseSource
 from raypipe.models import open_model
 
 _HOPELESS = frozenset({"auth", "not_found", "quota"})
@@ -41,11 +41,11 @@ class Log(Protocol):
     @property
     def is_full(self) -> bool: ...
 
-    async def append(self, key: bytes, asked: Asked, completion: Completion, latency_s: float) -> None: ...
+    async def append(self, key: bytes, asked: CallOrigin, completion: Completion, latency_s: float) -> None: ...
 
 
 @dataclass(eq=False)
-class Member:
+class Backend:
     """One model, and what is known of how it does."""
 
     name: str
@@ -54,9 +54,9 @@ class Member:
     model: Model
     limiter: Limiter
     max_tries: int
-    worst: Callable[[Payload], Amount]
+    worst: Callable[[Payload], Cost]
     """The most that a call can take."""
-    cost_of: Callable[[Usage, Amount], Amount]
+    cost_of: Callable[[Usage, Cost], Cost]
     """What an answered call took for which so much was reserved."""
     max_wait_s: float = LONGEST_WAIT_S
     hedge_after_s: float | None = None
@@ -127,23 +127,23 @@ class Member:
         return self.limiter.in_flight, self.share
 
 
-def members_of(
-    llm: LLM, worker: str, replicas: int, authority: Grants, caps: Caps, beside: Member | None = None
-) -> list[Member]:
+def make_backends(
+    llm: LLM, worker: str, replicas: int, coordinator: LeaseSource, caps: Caps, beside: Backend | None = None
+) -> list[Backend]:
     """The members of a pool of models, or the one model, as one of `replicas` workers asks them.
 
     `beside`: one whose engine, and whose place in it, they share.
     """
-    found: list[Member] = []
+    found: list[Backend] = []
     for name, one in llm.named_members.items():
         model, worst = open_model(one, beside and beside.model), WorstCase(one, caps)
         client = f"{worker} {name}" if llm.also else worker
         found.append(
-            Member(
+            Backend(
                 name=name,
                 label=one.label,
                 model=model,
-                limiter=Limiter(client, one.in_flight(replicas), authority, model.terms)
+                limiter=Limiter(client, one.in_flight(replicas), coordinator, model.endpoint_limits)
                 if beside is None
                 else beside.limiter,
                 max_tries=one.max_tries,
@@ -159,14 +159,14 @@ def members_of(
 
 
 @dataclass(slots=True, eq=False)
-class Chance:
+class Attempt:
     """A call as one member would be sent it."""
 
-    member: Member
+    member: Backend
     payload: Payload
     key: bytes
-    need: Amount = field(init=False)
-    _patience: Patience | None = None
+    need: Cost = field(init=False)
+    _patience: RetryPolicy | None = None
     not_before: float = 0.0
     error: CallError | None = None
     refused_at: float | None = None
@@ -179,7 +179,7 @@ class Chance:
     def pause_after(self, error: CallError) -> float | None:
         """Seconds to wait before the next try; none where there is none."""
         if self._patience is None:
-            self._patience = Patience(self.member.max_tries, self.member.max_wait_s)
+            self._patience = RetryPolicy(self.member.max_tries, self.member.max_wait_s)
         return self._patience.pause_after(error)
 
     @property
@@ -196,7 +196,7 @@ class Chance:
 class Desk:
     """What all rows of one worker share when they ask."""
 
-    members: Sequence[Member]
+    members: Sequence[Backend]
     """All that are asked by any step."""
     log: Log
     known: CallReader
@@ -208,7 +208,7 @@ class Desk:
     """What this run has logged, once rows are redone."""
     on_the_way: dict[bytes, asyncio.Future[Completion]] = field(default_factory=lambda: {})
     """Calls being made, by key: a row that is redone meanwhile takes their answer."""
-    of_step: Mapping[str, Sequence[Member]] = field(default_factory=lambda: {})
+    of_step: Mapping[str, Sequence[Backend]] = field(default_factory=lambda: {})
     """Whom a step asks, where not all ask the same."""
     _turn: float = 0.0
     """The share of the member whose turn it was last."""
@@ -238,7 +238,7 @@ class Desk:
         for member in self.members:
             member.limiter.halt(reason)
 
-    def asked_by(self, step: str) -> Sequence[Member]:
+    def asked_by(self, step: str) -> Sequence[Backend]:
         """The members that a step asks."""
         return self.of_step.get(step, self.members)
 
@@ -266,7 +266,7 @@ class Desk:
         known = self.known_of_this_run if step in self.forgotten else self.known
         return known.find(key) if known is not None else None
 
-    async def enter(self, chances: Sequence[Chance]) -> Chance:
+    async def enter(self, chances: Sequence[Attempt]) -> Attempt:
         """Wait until one of them may be sent; its limiter is to be left again. Raises HaltedError.
 
         Members of unlike weights wait for their turn, as long as no limit holds them up; others take what they can.
@@ -283,7 +283,7 @@ class Desk:
             soonest = min(likely, key=lambda one: one.not_before)
             await soonest.member.limiter.sleep(soonest.not_before - now)
 
-    async def _enter_one_of(self, ready: list[Chance]) -> Chance:
+    async def _enter_one_of(self, ready: list[Attempt]) -> Attempt:
         if self._is_weighted:
             turn = min(ready, key=lambda one: one.member.share)
             if turn.member.limiter.is_free:
@@ -296,7 +296,7 @@ class Desk:
         first.member.choose()
         return first
 
-    def give_up(self, chances: Sequence[Chance]) -> CallError:
+    def give_up(self, chances: Sequence[Attempt]) -> CallError:
         """The error of a call that none answered. Raises HaltedError when all the rest will fail alike."""
         if all(one.is_lost for one in chances):
             raise self.stop(InfrastructureError("; ".join(_said_of(one) for one in chances)))
@@ -305,7 +305,7 @@ class Desk:
         return last
 
 
-def _said_of(one: Chance) -> str:
+def _said_of(one: Attempt) -> str:
     """Why a member answers no more, and from when on it may."""
     error, most = one.error, f"max_wait_s={one.member.max_wait_s:g}"
     if error is None or (error.retry is not Retry.SLOW_DOWN and not one.member.asks_too_long(error)):

@@ -116,11 +116,11 @@ def accepted(name: str, step: Step, output: Any) -> Rows | Exception | None:
     return RowError(f"{where} a {accepting.kind} that cannot be read ({named(error)}); {_ADVICE}", kind="output")
 
 
-def failure_of(error: Exception, tries: int) -> Failure:
+def failure_of(error: Exception) -> Failure:
     if isinstance(error, RowError):
-        return Failure(error.kind if type(error.kind) is str else "step", said(error), tries)
+        return Failure(error.kind if type(error.kind) is str else "step", said(error))
     place = ""
     with Boundary():
         frames = traceback.extract_tb(error.__traceback__)
         place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return Failure("exception", f"{named(error)}{place}", tries)
+    return Failure("exception", f"{named(error)}{place}")

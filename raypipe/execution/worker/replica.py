@@ -26,9 +26,9 @@ from raypipe.execution.worker.backlog import Backlog, Item
 from raypipe.execution.worker.boundary import Boundary, close_step, is_cancelled, named, process_rows, said
 from raypipe.execution.worker.caller import NoModel, RowCaller
 from raypipe.execution.worker.mailbox import Mailbox
-from raypipe.execution.worker.model_selection import Desk, Log, Member, members_of
+from raypipe.execution.worker.model_selection import Backend, Desk, Log, make_backends
 from raypipe.execution.worker.outcomes import Rows, accepted, failure_of
-from raypipe.limits.limiter import Grants
+from raypipe.limits.limiter import LeaseSource
 from raypipe.plan.plan import Pool
 from raypipe.row import Values
 
@@ -61,7 +61,7 @@ class ReplicaSetup:
 class Replica:
     """One worker of a pool, bound to one model."""
 
-    def __init__(self, setup: ReplicaSetup, index: CallIndex, log: Log, authority: Grants) -> None:
+    def __init__(self, setup: ReplicaSetup, index: CallIndex, log: Log, coordinator: LeaseSource) -> None:
         self.name = setup.name
         self.concurrency = setup.pool.rows
         self.setup = setup
@@ -81,15 +81,15 @@ class Replica:
         self._index = index
         self._known_epoch = 0
         self._threads = DaemonThreads(setup.pool.concurrency) if setup.pool.llm is None else None
-        self._desk = None if setup.pool.llm is None else self._open_desk(log, authority)
+        self._desk = None if setup.pool.llm is None else self._open_desk(log, coordinator)
 
-    def _open_desk(self, log: Log, authority: Grants) -> Desk:
+    def _open_desk(self, log: Log, coordinator: LeaseSource) -> Desk:
         setup = self.setup
-        asked: list[tuple[LLM, list[Member]]] = []
+        asked: list[tuple[LLM, list[Backend]]] = []
         for llm in setup.pool.llms:
             beside = asked[0][1][0] if asked else None
-            here = setup.reached(llm)
-            asked.append((llm, members_of(here, self.name, setup.pool.most, authority, setup.run.options.caps, beside)))
+            options = (self.name, setup.pool.most, coordinator, setup.run.options.caps, beside)
+            asked.append((llm, make_backends(setup.reached(llm), *options)))
         forgotten = frozenset(name for name, step in self._steps.items() if not step.use_cache)
         return Desk(
             [member for _, members in asked for member in members],
@@ -206,8 +206,8 @@ class Replica:
         desk, total = self._desk, self._desk.total
         return WorkerStatus(
             desk.in_flight,
-            total.sent,
-            total.cached,
+            total.calls_sent,
+            total.calls_cached,
             total.input_tokens,
             total.output_tokens,
             held,
@@ -280,46 +280,46 @@ class Replica:
     async def _run_row(self, name: str, step: Step, item: Item) -> None:
         caller = RowCaller(self._desk, name, item.row_id) if self._desk is not None else None
         llm: Caller = caller or NoModel(name)
-        tally = caller.tally if caller is not None else CallCounts()
+        counts = caller.counts if caller is not None else CallCounts()
         output: Output = None
         with Boundary() as boundary:
             output = await step.process_row(item.row, llm)
         self._backlog.end_one(item)
         if caller is not None and caller.is_halted:
             mailbox = self._mailboxes[item.sender]
-            mailbox.results[name].unfinished(item.place, tally)
+            mailbox.results[name].unfinished(item.place, counts)
             mailbox.tell()
         else:
             made = accepted(name, step, output) if boundary.error is None else boundary.error
-            self._ended(name, item, made, tally)
+            self._ended(name, item, made, counts)
 
     async def _run_in_thread(self, name: str, step: Step, items: list[Item]) -> None:
         outputs = await asyncio.get_running_loop().run_in_executor(
             self._threads, _processed, name, step, [item.row for item in items]
         )
         self._backlog.end(items)
-        tally = CallCounts()
+        counts = CallCounts()
         for item, output in zip(items, outputs, strict=True):
-            self._ended(name, item, output, tally)
+            self._ended(name, item, output, counts)
 
-    def _ended(self, name: str, item: Item, made: Rows | Exception | None, tally: CallCounts) -> None:
+    def _ended(self, name: str, item: Item, made: Rows | Exception | None, counts: CallCounts) -> None:
         mailbox = self._mailboxes[item.sender]
         if isinstance(made, Exception):
-            self._failed(name, item, made, tally)
+            self._failed(name, item, made, counts)
         elif made is None:
-            mailbox.results[name].filtered(item.place, tally)
+            mailbox.results[name].filtered(item.place, counts)
         else:
-            mailbox.results[name].done(item.place, made, tally)
+            mailbox.results[name].done(item.place, made, counts)
         mailbox.tell()
 
-    def _failed(self, name: str, item: Item, error: Exception, tally: CallCounts) -> None:
+    def _failed(self, name: str, item: Item, error: Exception, counts: CallCounts) -> None:
         if isinstance(error, RaypipeError) and not isinstance(error, RowError):
             raise error
         step, mailbox = self._steps[name], self._mailboxes[item.sender]
         if step.on_error == "null":
-            mailbox.results[name].done(item.place, (dict.fromkeys(step.writes()),), tally)
+            mailbox.results[name].done(item.place, (dict.fromkeys(step.writes()),), counts)
         else:
-            mailbox.results[name].failed(item.place, failure_of(error, tally.sent), tally)
+            mailbox.results[name].failed(item.place, failure_of(error), counts)
         if step.on_error == "stop":
             self._halted_for = f"step {name!r} stops the run for a row that failed: {said(error)}"
             if self._desk is not None:

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from raypipe.contracts.declaration import Spec
 from raypipe.contracts.llm import LLM, Completion, Request, Usage
-from raypipe.contracts.model import EngineFigures, Payload, Terms
+from raypipe.contracts.model import EndpointLimits, EngineFigures, Payload
 from raypipe.errors import CallError, Retry, Violation
 from raypipe.identity import canonical_json, digest
 from raypipe.models.offline import free_text
@@ -72,9 +72,9 @@ class OfflineModel(RequestWriter):
         """What is wrong with `llm`."""
         return check_options(llm, OfflineOptions)
 
-    def terms(self) -> Terms:
+    def endpoint_limits(self) -> EndpointLimits:
         """It has no endpoint and no limits."""
-        return Terms()
+        return EndpointLimits()
 
     async def open(self) -> None:
         """Nothing to get ready."""

@@ -16,7 +16,7 @@ import orjson
 
 from raypipe.concurrency.background import TaskScope, start_thread
 from raypipe.contracts.llm import LLM, Completion, Request, Usage
-from raypipe.contracts.model import EngineFigures, Payload, Terms
+from raypipe.contracts.model import EndpointLimits, EngineFigures, Payload
 from raypipe.errors import CallError, InfrastructureError, RaypipeError, Retry, SpecError, Violation
 from raypipe.models.pooling import numbers_payload, numbers_text
 from raypipe.models.request_body import RequestWriter
@@ -105,9 +105,9 @@ class VLLMModel(RequestWriter):
         """The same engine, asked as `llm` says."""
         return VLLMModel(llm, self._loaded)
 
-    def terms(self) -> Terms:
+    def endpoint_limits(self) -> EndpointLimits:
         """It has no endpoint, and no limits but its own."""
-        return Terms()
+        return EndpointLimits()
 
     def figures(self) -> EngineFigures | None:
         """How the engine is doing."""

@@ -344,7 +344,7 @@ def test_a_frozen_keeper_of_limits_ends_the_run_with_a_sentence(tmp_path: Path) 
             seed = LoadDataFromDicts([{"n": number} for number in range(4000)])
             seed >> TextGeneration("ask", llm=model, template="say {{ n }}")
         said = "keeps the run's limits (has given no answer|is gone)"
-        with stopped_later("Authority"), pytest.raises(InfrastructureError, match=said):
+        with stopped_later("RateCoordinator"), pytest.raises(InfrastructureError, match=said):
             pipeline.run(tmp_path / "out", engine="ray", max_calls=3000)
 
 

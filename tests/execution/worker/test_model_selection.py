@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from raypipe.calls.index import CallReader, load_index
-from raypipe.calls.writer import Scribe
+from raypipe.calls.writer import CallLogWriter
 from raypipe.errors import CallError, InfrastructureError, Retry, SpecError
 from raypipe.execution.context import RunContext, RunOptions
 from raypipe.execution.worker import model_selection
-from raypipe.execution.worker.model_selection import members_of
-from raypipe.limits import Authority, Caps
+from raypipe.execution.worker.model_selection import make_backends
+from raypipe.limits import Caps, RateCoordinator
 from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
@@ -196,14 +196,14 @@ def test_who_comes_back_does_not_catch_up(tmp_path: Path, monkeypatch: pytest.Mo
 
     async def chosen() -> tuple[Counter[str], Counter[str]]:
         llm = LLM.pool([LLM("offline/one", weight=2.0), LLM("offline/other")])
-        members = members_of(llm, "worker", 1, Authority(Caps()), Caps())
+        members = make_backends(llm, "worker", 1, RateCoordinator(Caps()), Caps())
         run = RunContext(RunOptions(tmp_path), tmp_path / "parts", tmp_path, "run")
-        pool = model_selection.Desk(members, Scribe(tmp_path, "run"), CallReader(load_index(tmp_path)), run)
+        pool = model_selection.Desk(members, CallLogWriter(tmp_path, "run"), CallReader(load_index(tmp_path)), run)
 
         async def turns(count: int) -> Counter[str]:
             found: Counter[str] = Counter()
             for _ in range(count):
-                chances = [model_selection.Chance(member, {}, b"") for member in members]
+                chances = [model_selection.Attempt(member, {}, b"") for member in members]
                 for one in chances:
                     one.begin()
                 entered = await pool.enter(chances)

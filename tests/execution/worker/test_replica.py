@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 
 from raypipe.calls.index import load_index
-from raypipe.calls.writer import Scribe
+from raypipe.calls.writer import CallLogWriter
 from raypipe.execution.context import RunContext, RunOptions
 from raypipe.execution.wire import DONE, Chunk, Reply, Sender
 from raypipe.execution.worker import replica
 from raypipe.execution.worker.replica import Replica, ReplicaSetup
-from raypipe.limits import Authority, Caps
+from raypipe.limits import Caps, RateCoordinator
 from raypipe.plan.plan import Pool
 from raypipe.row import ROW_ID
 from raypipe.steps import StepInput, step
@@ -39,7 +39,7 @@ def test_many_rows_that_have_ended_are_told_when_no_other_is_worked_on(
     table = pa.table({ROW_ID: ids, "n": range(ROWS)})
 
     async def told() -> Reply:
-        worker = Replica(setup, load_index(tmp_path), Scribe(tmp_path, "run"), Authority(Caps()))
+        worker = Replica(setup, load_index(tmp_path), CallLogWriter(tmp_path, "run"), RateCoordinator(Caps()))
         await worker.open()
         async with asyncio.timeout(30.0):
             reply = await worker.exchange(Sender(0, "local"), [Chunk(0, "nothing", table)], 60.0)
