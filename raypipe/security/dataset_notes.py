@@ -1,13 +1,12 @@
-"""Finds what the notes in a dataset's folder lead to. Knows nothing of who may read what.
+"""Finds what the notes in a dataset's folder refer to outside of it. Knows nothing of who may read what.
 
-A README may say which files are the dataset's, and a saved dataset notes its own and its splits: the library that reads
-them follows whatever stands there, upwards and to other hosts as well. So they are read here as the library reads them.
+A README may name the files of the dataset, and a saved dataset notes its files and splits. The library that reads a
+dataset follows these names anywhere, to parent folders and other hosts. So the notes are read here as the library does.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -24,31 +23,28 @@ _NAMING = frozenset(("data_files", "data_dir"))
 
 
 def find_outside_reference(path: str) -> str | None:
-    """What a note says that its folder alone does not decide, or why it is not read; `None` where it is harmless."""
+    """What in a note leads out of its folder, or why the note is not read; `None` where it is harmless."""
     with open(path, encoding="utf-8", errors="replace") as file:
         text = file.read(_MOST_BYTES + 1)
     if len(text) > _MOST_BYTES:
-        return "is too long to be looked through"
+        return "is too long to be checked"
     try:
-        said = _said(os.path.basename(path), text)
-        return next(_leading(said), None)
+        if path.endswith(".json"):
+            note = json.loads(text)
+        elif path.endswith(".yaml"):
+            note = yaml.load(text, Loader=PlainLoader)
+        else:
+            front = _FRONT.match(text)
+            note = None if front is None else yaml.load(front[1], Loader=PlainLoader)
+        return next(_outside_references(note), None)
     except (yaml.YAMLError, ValueError, RecursionError):
         return "cannot be read"
 
 
-def _said(name: str, text: str) -> Any:
-    if name.endswith(".json"):
-        return json.loads(text)
-    if name.endswith(".yaml"):
-        return yaml.load(text, Loader=PlainLoader)
-    front = _FRONT.match(text)
-    return None if front is None else yaml.load(front[1], Loader=PlainLoader)
-
-
-def _leading(value: Any) -> Iterator[str]:
+def _outside_references(value: Any) -> Iterator[str]:
     if isinstance(value, list):
         for item in cast("list[Any]", value):
-            yield from _leading(item)
+            yield from _outside_references(item)
     elif isinstance(value, Mapping):
         for key, item in cast("Mapping[Any, Any]", value).items():
             if key in _NAMING:
@@ -56,14 +52,9 @@ def _leading(value: Any) -> Iterator[str]:
             if key == "filename" and not is_name(item):
                 yield f"names the file {item!r}, which is not in its folder"
             if key == "splits" and isinstance(item, list):
-                yield from _leading_splits(cast("list[Any]", item))
-            yield from _leading(item)
-
-
-def _leading_splits(splits: list[Any]) -> Iterator[str]:
-    for split in splits:
-        if not isinstance(split, Mapping) and not is_name(split):
-            yield f"names the split {split!r}, which is not in its folder"
+                names = (one for one in cast("list[Any]", item) if not isinstance(one, Mapping))
+                yield from (f"names the split {one!r}, which is not in its folder" for one in names if not is_name(one))
+            yield from _outside_references(item)
 
 
 def is_name(value: Any) -> bool:

@@ -1,7 +1,7 @@
-"""Keeps what a run writes readable by its owner alone: rows, prompts and answers are nobody else's business.
+"""Keeps what a run writes readable by its owner alone: rows, prompts and answers are private.
 
 New folders get the mode 0700 and files 0600, whatever the umask and whoever writes them: libraries and steps open files
-by themselves, so it is the umask of the process that changes. Where a run is shared, the umask stays as it is.
+themselves, so the umask of the process is changed. Where a run is shared, the umask stays as it is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SHARED = "RAYPIPE_SHARED"
@@ -18,13 +19,14 @@ _OTHERS = 0o077
 _FOLDER = 0o700
 
 
+@dataclass
 class _Blocks:
     """The blocks of this process whose files are private; they may overlap, each in a thread of its own."""
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.count = 0
-        self.before = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    count: int = 0
+    before: int = 0
+    """The umask outside of all blocks."""
 
 
 _blocks = _Blocks()
@@ -41,7 +43,7 @@ def owner_only(shared: bool = False) -> Generator[None]:
     if are_files_shared(shared):
         yield
         return
-    _enter()
+    keep_private(shared=False)
     try:
         yield
     finally:
@@ -53,11 +55,8 @@ def owner_only(shared: bool = False) -> Generator[None]:
 
 def keep_private(shared: bool) -> None:
     """From now on, files that this process makes are its user's alone: for a worker, which does nothing else."""
-    if not shared:
-        _enter()
-
-
-def _enter() -> None:
+    if shared:
+        return
     with _blocks.lock:
         if not _blocks.count:
             _blocks.before = os.umask(_OTHERS)

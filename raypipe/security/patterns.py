@@ -55,6 +55,10 @@ class Pattern:
         self.groups = known.groups
         self.groupindex = dict(known.groupindex)
 
+    # Compiled when they are first needed; `None` where RE2 would mean something else.
+    _for_ascii: Any = cached_property(lambda self: _compile_re2(self.pattern, is_ascii=True))
+    _for_any: Any = cached_property(lambda self: _compile_re2(self.pattern, is_ascii=False))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return compile_pattern, (self.pattern,)
 
@@ -69,29 +73,26 @@ class Pattern:
         """Whether most texts are searched in linear time, and not until a deadline."""
         return self._for_ascii is not None
 
-    def search(self, text: str) -> Match | None:
+    def search(self, text: str, *, method: str = "search") -> Match | None:
         """The first place that matches. Raises RowError (`pattern`) when that takes too long."""
-        return self._found("search", text)
-
-    def fullmatch(self, text: str) -> Match | None:
-        """The text, if all of it matches. Raises RowError (`pattern`) when that takes too long."""
-        return self._found("fullmatch", text)
-
-    def _found(self, how: str, text: str) -> Match | None:
         linear = self._for_ascii if text.isascii() else self._for_any
         # RE2 knows no `$` that stands before a last line break, and no half of a surrogate pair.
         is_odd = "$" in self.pattern and text.endswith("\n")
         if linear is None or is_odd or len(text) * linear.programsize > _MOST_WORK:
-            return self._until_deadline(how, text)
+            return self._search_until_deadline(method, text)
         try:
-            found = getattr(linear, how)(text)
+            found = getattr(linear, method)(text)
         except UnicodeEncodeError:
-            return self._until_deadline(how, text)
+            return self._search_until_deadline(method, text)
         return None if found is None else Match(found[0], found.groups())
 
-    def _until_deadline(self, how: str, text: str) -> Match | None:
+    def fullmatch(self, text: str) -> Match | None:
+        """The text, if all of it matches. Raises RowError (`pattern`) when that takes too long."""
+        return self.search(text, method="fullmatch")
+
+    def _search_until_deadline(self, method: str, text: str) -> Match | None:
         try:
-            found = getattr(self._tried, how)(text, timeout=DEADLINE_S, concurrent=True)
+            found = getattr(self._backtracking, method)(text, timeout=DEADLINE_S, concurrent=True)
         except TimeoutError:
             problem = f"the pattern {shorten(repr(self.pattern))} took longer than {DEADLINE_S:g} s on a text of"
             advice = "write it without repetitions inside repetitions, look-around and back references"
@@ -99,15 +100,7 @@ class Pattern:
         return None if found is None else Match(found[0], found.groups())
 
     @cached_property
-    def _for_ascii(self) -> Any:
-        return _linear(self.pattern, is_ascii=True)
-
-    @cached_property
-    def _for_any(self) -> Any:
-        return _linear(self.pattern, is_ascii=False)
-
-    @cached_property
-    def _tried(self) -> Any:
+    def _backtracking(self) -> Any:
         import regex
 
         try:
@@ -123,7 +116,7 @@ def compile_pattern(text: str) -> Pattern:
     return Pattern(text)
 
 
-def _linear(text: str, *, is_ascii: bool) -> Any:
+def _compile_re2(text: str, *, is_ascii: bool) -> Any:
     """What RE2 makes of the pattern; `None` where it would mean something else or be too large."""
     import re2
 

@@ -1,7 +1,7 @@
 """Decides what a pipeline file may reach: modules, files, hosts and keys. Knows no steps and no models.
 
-Whoever wrote a file would otherwise choose what is executed, read and sent. What stands on this command line, and what
-a program in Python says, may name anything: outside of `permitted` nothing is asked.
+Otherwise whoever wrote a file would choose what is executed, read and sent. The command line and Python programs may
+name anything: nothing is checked outside of `permitted`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ HUB = "https://huggingface.co"
 OF_ENGINE = "vllm:"
 """Begins the names of options of vLLM's engine among the imports that are allowed."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Names of this machine that no resolver decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Permissions:
     """Texts that stand on the command line."""
 
     def trusting(self, *values: Any) -> Permissions:
-        """The same where these values are the user's own."""
+        """The same permissions, and these values of the user's own."""
         return replace(self, trusted=self.trusted | frozenset(text for value in values for text in _texts(value)))
 
     def check_import(self, path: str) -> None:
@@ -53,7 +54,7 @@ class Permissions:
         module = path.partition(":")[0] if ":" in path else path.rpartition(".")[0]
         if not any(module == one or module.startswith(f"{one}.") for one in self.imports):
             way = f"if you trust it, allow {module!r} with --allow-import {module}"
-            raise _refused(f"dotted path {path!r}", f"a file may not import what it likes; {way}")
+            raise SpecError.of(f"dotted path {path!r}", f"a file may not import what it likes; {way}")
 
     def check_file(self, named: str | os.PathLike[str], where: str, base: str | None = None) -> None:
         """Raises SpecError when a file, a folder or a pattern of files may not be read; relative ones are of `base`."""
@@ -67,7 +68,7 @@ class Permissions:
             kept = "its own folder" if self.hosts is None else "its own folder (one from a URL has none)"
             leads = "" if is_address(text) or real == os.path.abspath(text) else f", which leads to {real!r},"
             problem = f"a file may only name what lies in {kept}, and {redact_address(text)!r}{leads} does not"
-            raise _refused(where, f"{problem}; if you trust it, add --allow-files {redact_address(folder)}")
+            raise SpecError.of(where, f"{problem}; if you trust it, add --allow-files {redact_address(folder)}")
 
     def check_folder(self, named: str, where: str) -> None:
         """Raises SpecError when a folder, or what is in it and what that leads to, may not be read.
@@ -84,7 +85,7 @@ class Permissions:
                 problem = find_outside_reference(os.path.join(parent, name))
                 if problem is not None:
                     said = f"{os.path.join(parent, name)!r} {problem}"
-                    raise _refused(where, f"{said}; name the files with LoadDataFromFiles")
+                    raise SpecError.of(where, f"{said}; name the files with LoadDataFromFiles")
 
     def check_host(self, address: str, where: str) -> None:
         """Raises SpecError when nothing may be fetched from an address, or sent to it."""
@@ -92,7 +93,7 @@ class Permissions:
         if self.hosts is None or address in self.trusted or host in self.hosts:
             return
         problem = f"a file that is not your own may not name the host {host!r}"
-        raise _refused(where, f"{problem}; if you trust it, add --allow-host {host}")
+        raise SpecError.of(where, f"{problem}; if you trust it, add --allow-host {host}")
 
     def check_key(self, name: str, address: str, own: Sequence[str], where: str) -> None:
         """Raises SpecError when the value of the environment variable `name` may not be sent to an address.
@@ -100,24 +101,26 @@ class Permissions:
         `own`: hosts of the provider that the key is for, or patterns such as `*.host`.
         """
         host = host_of(address)
-        if is_loopback(host) or address in self.trusted or any(fnmatchcase(host, one) for one in own):
+        if host in LOOPBACK or address in self.trusted or any(fnmatchcase(host, one) for one in own):
             return
         if (name, host) in (*self.keys, *parse_key_pairs(os.environ.get(ALLOWED_KEYS, "").split(","))):
             return
         problem = f"a file may not send the value of {name} to the host {host!r}"
         way = f"add --allow-key {name}={host}, or set {ALLOWED_KEYS}={name}={host}"
-        raise _refused(where, f"{problem}; if that is where it belongs, {way}")
+        raise SpecError.of(where, f"{problem}; if that is where it belongs, {way}")
 
     def check_trusted(self, value: Any, where: str) -> None:
         """Raises SpecError unless all texts in a value stand on the command line."""
         if not set(_texts(value)) <= self.trusted:
-            raise _refused(where, "a file may not say how a store is reached; give it on the command line with --set")
+            raise SpecError.of(
+                where, "a file may not say how a store is reached; give it on the command line with --set"
+            )
 
     def check_engine_option(self, name: str, where: str) -> None:
         """Raises SpecError when an option of vLLM's engine may not be set that runs code or opens doors."""
         if f"{OF_ENGINE}{name}" not in self.imports:
             problem = f"a file may not set {name!r}, which makes vLLM run code, read files or open connections"
-            raise _refused(where, f"{problem}; if you trust it, add --allow-import {OF_ENGINE}{name}")
+            raise SpecError.of(where, f"{problem}; if you trust it, add --allow-import {OF_ENGINE}{name}")
 
 
 class Allowances(TypedDict, total=False):
@@ -136,9 +139,9 @@ def check_allowances(allowed: Mapping[str, object]) -> None:
     known = ("allow_import", *Allowances.__annotations__)
     for name, said in allowed.items():
         if name not in known:
-            raise _refused(f"option {name!r}", f"is unknown{nearest(name, known)}")
+            raise SpecError.of(f"option {name!r}", f"is unknown{nearest(name, known)}")
         if isinstance(said, str | os.PathLike):
-            raise _refused(
+            raise SpecError.of(
                 f"option {name!r}", f"is a list, got {os.fspath(said)!r}; write {name}=[{os.fspath(said)!r}]"
             )
 
@@ -161,17 +164,11 @@ def current_permissions() -> Permissions | None:
     return _current.get()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Reach:
-    """What a thing may reach later, as it was when it was made. It does not tell one thing from another."""
+    """What a thing may reach later, as it was when it was made. Things that differ in it alone are equal."""
 
-    permissions: Permissions | None = field(default_factory=current_permissions)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Reach)
-
-    def __hash__(self) -> int:
-        return 0
+    permissions: Permissions | None = field(default_factory=current_permissions, compare=False)
 
 
 def permissions_of(thing: object) -> Permissions | None:
@@ -206,7 +203,7 @@ def parse_key_pairs(said: Iterable[str]) -> tuple[tuple[str, str], ...]:
         name, equals, host = text.partition("=")
         host = host_of(host) if "//" in host else host.lower()
         if not (equals and name.isidentifier() and host and "/" not in host):
-            raise _refused("--allow-key", "is not written NAME=HOST, such as MY_KEY=llm.example.com")
+            raise SpecError.of("--allow-key", "is not written NAME=HOST, such as MY_KEY=llm.example.com")
         pairs.append((name, host))
     return tuple(pairs)
 
@@ -229,11 +226,6 @@ def host_of(address: str) -> str:
         return ""
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine under a name that no resolver decides."""
-    return host in LOOPBACK
-
-
 def _fixed(path: str) -> str:
     """The part of a path before the first sign of a pattern; all of it where such a file is there."""
     if not glob.has_magic(path) or os.path.lexists(path):
@@ -253,7 +245,3 @@ def _texts(value: Any) -> Iterable[str]:
     elif isinstance(value, Sequence):
         for item in cast("Sequence[Any]", value):
             yield from _texts(item)
-
-
-def _refused(where: str, problem: str) -> SpecError:
-    return SpecError.of(where, problem)

@@ -7,7 +7,7 @@ resolved. RE2's classes are ASCII, Python's Unicode: for texts beyond ASCII they
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 _MOST_REPEATS = 1000
@@ -29,132 +29,110 @@ _ANY_CLASSES = {
 _SEEN_FLAGS = re.IGNORECASE | re.MULTILINE | re.DOTALL | re.ASCII | re.VERBOSE | re.UNICODE
 
 
+_ENDS = {"AT_BEGINNING": r"\A", "AT_BEGINNING_STRING": r"\A", "AT_END": r"\z", "AT_END_STRING": r"\z"}
+_parse: Any = cast("Any", re)._parser.parse
+
+
 class Untranslatable(Exception):
-    """RE2 has no words for it, or others."""
+    """RE2 has no syntax for it, or means something else by it."""
 
 
 def to_re2(pattern: str, *, is_ascii: bool) -> str:
     """The pattern for RE2, for texts of ASCII or for any. Raises Untranslatable."""
     try:
-        tree = _tree(pattern)
+        tree = _parse(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         raise Untranslatable from error
     flags = int(tree.state.flags)
     if flags & ~_SEEN_FLAGS:
         raise Untranslatable
     try:
-        return _Writer(is_ascii).sequence(tree, flags)
+        return _write(tree, flags, is_ascii)
     except RecursionError:
         raise Untranslatable from None
 
 
 def expanded_size(pattern: str) -> int:
     """How many parts a sound pattern has once its counts are written out, as engines do that try alternatives."""
-    return _size(_tree(pattern))
+
+    def size(found: Any) -> int:
+        """Of a node or of nodes: trees hold both, side by side."""
+        if not isinstance(found, tuple | list) and not hasattr(found, "data"):
+            return 1
+        if isinstance(found, tuple) and len(found) == 2 and str(found[0]).endswith("_REPEAT"):
+            fewest, _, nodes = found[1]
+            return 1 + max(1, fewest) * size(nodes)
+        return sum(map(size, getattr(found, "data", found)))
+
+    return size(_parse(pattern))
 
 
-def _tree(pattern: str) -> Any:
-    return cast("Any", re)._parser.parse(pattern)
+def _write(nodes: Any, flags: int, is_ascii: bool) -> str:
+    """Nodes one after the other, each of which stands for itself."""
+    return "".join(_write_node(str(kind), value, flags, is_ascii) for kind, value in nodes)
 
 
-def _size(found: Any) -> int:
-    """Of a node or of nodes: trees hold both, side by side."""
-    if not isinstance(found, tuple | list) and not hasattr(found, "data"):
-        return 1
-    if isinstance(found, tuple) and len(found) == 2 and str(found[0]).endswith("_REPEAT"):
-        fewest, _, nodes = found[1]
-        return 1 + max(1, fewest) * _size(nodes)
-    return sum(map(_size, getattr(found, "data", found)))
-
-
-class _Writer:
-    """Writes one tree; each kind of node has a method of its name."""
-
-    def __init__(self, is_ascii: bool) -> None:
-        self._is_ascii = is_ascii
-
-    def sequence(self, nodes: Any, flags: int) -> str:
-        """Nodes one after the other, each of which stands for itself."""
-        return "".join(self._node(str(kind), value, flags) for kind, value in nodes)
-
-    def _node(self, kind: str, value: Any, flags: int) -> str:
-        write: Callable[[Any, int], str] | None = getattr(self, f"_{kind.lower()}", None)
-        if write is None:
+def _write_node(kind: str, value: Any, flags: int, is_ascii: bool) -> str:
+    match kind:
+        case "LITERAL" | "NOT_LITERAL":
+            text = _escape(value) if kind == "LITERAL" else f"[^{_escape(value)}]"
+        case "IN":
+            text = _write_class(value, is_ascii or bool(flags & re.ASCII))
+        case "ANY":
+            return r"(?s:.)" if flags & re.DOTALL else r"[^\n]"
+        case "BRANCH":
+            return f"(?:{'|'.join(_write(branch, flags, is_ascii) for branch in value[1])})"
+        case "SUBPATTERN":
+            group, added, removed, nodes = value
+            inner = _write(nodes, (flags | added) & ~removed, is_ascii)
+            return f"(?:{inner})" if group is None else f"({inner})"
+        case "MAX_REPEAT" | "MIN_REPEAT":
+            fewest, most, nodes = value
+            has_end = str(most) != "MAXREPEAT"
+            if max(fewest, most if has_end else 0) > _MOST_REPEATS:
+                raise Untranslatable
+            repeated = f"(?:{_write(nodes, flags, is_ascii)}){{{fewest},{most if has_end else ''}}}"
+            return repeated if kind == "MAX_REPEAT" else repeated + "?"
+        case "AT":
+            return _write_position(str(value), flags, is_ascii)
+        case _:
             raise Untranslatable
-        return write(value, flags)
-
-    def _literal(self, code: int, flags: int) -> str:
-        return _cased(_sign(code), flags)
-
-    def _not_literal(self, code: int, flags: int) -> str:
-        return _cased(f"[^{_sign(code)}]", flags)
-
-    def _any(self, _: Any, flags: int) -> str:
-        return r"(?s:.)" if flags & re.DOTALL else r"[^\n]"
-
-    def _in(self, parts: Sequence[tuple[Any, Any]], flags: int) -> str:
-        negated = "^" if str(parts[0][0]) == "NEGATE" else ""
-        rest = parts[len(negated) :]
-        if len(rest) == 1 and str(rest[0][1]).startswith("CATEGORY_NOT_"):
-            negated = "" if negated else "^"
-            rest = [(rest[0][0], str(rest[0][1]).replace("_NOT_", "_"))]
-        inner = "".join(self._class_part(str(kind), value, flags) for kind, value in rest)
-        return _cased(f"[{negated}{inner}]", flags)
-
-    def _class_part(self, kind: str, value: Any, flags: int) -> str:
-        if kind == "LITERAL":
-            return _sign(value)
-        if kind == "RANGE":
-            return f"{_sign(value[0])}-{_sign(value[1])}"
-        if kind == "CATEGORY":
-            return self._category(value, flags)
-        raise Untranslatable
-
-    def _category(self, category: Any, flags: int) -> str:
-        classes = _ASCII_CLASSES if self._is_narrow(flags) else _ANY_CLASSES
-        inner = classes.get(str(category).removeprefix("CATEGORY_"))
-        if inner is None:
-            raise Untranslatable
-        return inner
-
-    def _is_narrow(self, flags: int) -> bool:
-        return self._is_ascii or bool(flags & re.ASCII)
-
-    def _branch(self, value: Any, flags: int) -> str:
-        return f"(?:{'|'.join(self.sequence(branch, flags) for branch in value[1])})"
-
-    def _subpattern(self, value: Any, flags: int) -> str:
-        group, added, removed, nodes = value
-        inner = self.sequence(nodes, (flags | added) & ~removed)
-        return f"(?:{inner})" if group is None else f"({inner})"
-
-    def _max_repeat(self, value: Any, flags: int) -> str:
-        fewest, most, nodes = value
-        has_end = str(most) != "MAXREPEAT"
-        if max(fewest, most if has_end else 0) > _MOST_REPEATS:
-            raise Untranslatable
-        return f"(?:{self.sequence(nodes, flags)}){{{fewest},{most if has_end else ''}}}"
-
-    def _min_repeat(self, value: Any, flags: int) -> str:
-        return self._max_repeat(value, flags) + "?"
-
-    def _at(self, place: Any, flags: int) -> str:
-        name = str(place)
-        if name in ("AT_BEGINNING", "AT_END") and flags & re.MULTILINE:
-            return "(?m:^)" if name == "AT_BEGINNING" else "(?m:$)"
-        if name in ("AT_BOUNDARY", "AT_NON_BOUNDARY") and self._is_narrow(flags):
-            return r"\b" if name == "AT_BOUNDARY" else r"\B"
-        ends = {"AT_BEGINNING": r"\A", "AT_BEGINNING_STRING": r"\A", "AT_END": r"\z", "AT_END_STRING": r"\z"}
-        if name not in ends:
-            raise Untranslatable
-        return ends[name]
-
-
-def _cased(text: str, flags: int) -> str:
     return f"(?i:{text})" if flags & re.IGNORECASE else text
 
 
-def _sign(code: int) -> str:
+def _write_class(parts: Sequence[tuple[Any, Any]], is_ascii: bool) -> str:
+    """What stands in brackets. A class that is negated twice is written without."""
+    classes = _ASCII_CLASSES if is_ascii else _ANY_CLASSES
+    negated = "^" if str(parts[0][0]) == "NEGATE" else ""
+    rest: list[tuple[str, Any]] = [(str(kind), value) for kind, value in parts[len(negated) :]]
+    if len(rest) == 1 and str(rest[0][1]).startswith("CATEGORY_NOT_"):
+        negated = "" if negated else "^"
+        rest = [("CATEGORY", str(rest[0][1]).replace("_NOT_", "_"))]
+    inner = ""
+    for kind, value in rest:
+        name = str(value).removeprefix("CATEGORY_")
+        if kind == "LITERAL":
+            inner += _escape(value)
+        elif kind == "RANGE":
+            inner += f"{_escape(value[0])}-{_escape(value[1])}"
+        elif kind == "CATEGORY" and name in classes:
+            inner += classes[name]
+        else:
+            raise Untranslatable
+    return f"[{negated}{inner}]"
+
+
+def _write_position(name: str, flags: int, is_ascii: bool) -> str:
+    if name in ("AT_BEGINNING", "AT_END") and flags & re.MULTILINE:
+        return "(?m:^)" if name == "AT_BEGINNING" else "(?m:$)"
+    if name in ("AT_BOUNDARY", "AT_NON_BOUNDARY") and (is_ascii or flags & re.ASCII):
+        return r"\b" if name == "AT_BOUNDARY" else r"\B"
+    if name not in _ENDS:
+        raise Untranslatable
+    return _ENDS[name]
+
+
+def _escape(code: int) -> str:
     if 0xD800 <= code <= 0xDFFF:
         raise Untranslatable
     return chr(code) if chr(code).isalnum() and code < 128 else f"\\x{{{code:x}}}"

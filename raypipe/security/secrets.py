@@ -1,4 +1,4 @@
-"""Keeps secrets out of what is written and said. Knows the names under which they are given, and none of them."""
+"""Keeps secrets out of files, logs and messages. Knows the names under which they are given, and no secret."""
 
 from __future__ import annotations
 
@@ -48,30 +48,29 @@ def redact_address(address: str, every: bool = False) -> str:
     """An address without user, password, and what looks like a secret in its query (`every`: all that is in it)."""
     if "://" not in address:
         return address
-    return "".join(_shown(one, every) if "://" in one else one for one in _INNER.split(address))
+    return "".join(_redact_one(one, every) if "://" in one else one for one in _INNER.split(address))
 
 
-def _shown(address: str, every: bool) -> str:
+def _redact_one(address: str, every: bool) -> str:
     try:
-        parts, pairs = _parts(address)
+        parts, pairs = _split(address)
     except ValueError:
         return f"{address.partition('://')[0]}://{REDACTED}"
     host = f"{REDACTED}@{parts.netloc.rpartition('@')[2]}" if "@" in parts.netloc else parts.netloc
-    shown = [(name, REDACTED if every or is_secret_name(name) else _shown_value(value)) for name, value in pairs]
+    shown = [
+        (name, REDACTED if every or is_secret_name(name) or _secrets_of_address(value) else value)
+        for name, value in pairs
+    ]
     query = parts.query if shown == pairs else "&".join(f"{name}={value}" for name, value in shown)
-    path, query = _PARAMETER.sub(_shown_parameter, parts.path), _PARAMETER.sub(_shown_parameter, query)
+    path, query = _PARAMETER.sub(_redact_parameter, parts.path), _PARAMETER.sub(_redact_parameter, query)
     return urlunsplit(parts._replace(netloc=host, path=path, query=query, fragment=REDACTED if parts.fragment else ""))
 
 
-def _shown_value(value: str) -> str:
-    return REDACTED if _secrets_of_address(value) else value
-
-
-def _shown_parameter(found: re.Match[str]) -> str:
+def _redact_parameter(found: re.Match[str]) -> str:
     return f";{found[1]}={REDACTED}" if is_secret_name(unquote(found[1])) else found[0]
 
 
-def _parts(address: str) -> tuple[SplitResult, list[tuple[str, str]]]:
+def _split(address: str) -> tuple[SplitResult, list[tuple[str, str]]]:
     """An address taken apart, with its query. Raises ValueError where a password may stand in any of its parts."""
     parts = urlsplit(address)
     if "@" in address and "@" not in parts.netloc:
@@ -79,27 +78,29 @@ def _parts(address: str) -> tuple[SplitResult, list[tuple[str, str]]]:
     return parts, parse_qsl(parts.query, keep_blank_values=True)
 
 
-def redact(value: Any) -> Any:
+def redact(value: Any, _seen: dict[int, Any] | None = None) -> Any:
     """Plain data with what is given under the name of a secret, and what addresses carry, taken out.
 
     What stands in several places is looked through once, so that a few references do not become billions of values.
     """
-    return _hidden(value, {})
-
-
-def _hidden(value: Any, seen: dict[int, Any]) -> Any:
+    seen = {} if _seen is None else _seen
     if id(value) in seen:
         return seen[id(value)]
     if isinstance(value, Mapping):
         names = seen[id(value)] = dict[Any, Any]()
         for name, item in cast("Mapping[Any, Any]", value).items():
-            names[name] = REDACTED if _is_kept(name, item) else _hidden(item, seen)
+            names[name] = REDACTED if _is_secret(name, item) else redact(item, seen)
         return names
     if isinstance(value, list | tuple):
         items = seen[id(value)] = list[Any]()
-        items += [_hidden(item, seen) for item in cast("list[Any]", value)]
+        items += [redact(item, seen) for item in cast("list[Any]", value)]
         return items
     return redact_address(value) if isinstance(value, str) and _ADDRESS.match(value) else value
+
+
+def _is_secret(name: Any, value: Any) -> bool:
+    """Whether a value is to be kept out, given under this name."""
+    return isinstance(name, str) and isinstance(value, str) and value != "" and is_secret_name(name)
 
 
 def redact_option(name: str, value: Any) -> Any:
@@ -113,32 +114,27 @@ def redact_option(name: str, value: Any) -> Any:
     return redact(value) if isinstance(value, str | Mapping) else value
 
 
-def is_redacted(value: Any) -> bool:
+def is_redacted(value: Any, _seen: set[int] | None = None) -> bool:
     """Whether a secret was taken out of plain data, or out of an address in it."""
-    return _holds_hidden(value, set())
-
-
-def _holds_hidden(value: Any, seen: set[int]) -> bool:
+    seen = set[int]() if _seen is None else _seen
     if isinstance(value, Mapping | list | tuple):
         if id(value) in seen:
             return False
         seen.add(id(value))
         items: Any = cast("Mapping[Any, Any]", value).values() if isinstance(value, Mapping) else value
-        return any(_holds_hidden(item, seen) for item in items)
+        return any(is_redacted(item, seen) for item in items)
     return isinstance(value, str) and (
         value == REDACTED or ("://" in value and REDACTED in value and "\n" not in value)
     )
-
-
-def _is_kept(name: Any, value: Any) -> bool:
-    return isinstance(name, str) and isinstance(value, str) and value != "" and is_secret_name(name)
 
 
 def find_secrets(value: Any) -> list[str]:
     """What `hidden` takes out."""
     if isinstance(value, Mapping):
         plain = cast("Mapping[Any, Any]", value)
-        return [one for name, item in plain.items() for one in ([item] if _is_kept(name, item) else find_secrets(item))]
+        return [
+            one for name, item in plain.items() for one in ([item] if _is_secret(name, item) else find_secrets(item))
+        ]
     if isinstance(value, list | tuple):
         return [one for item in cast("list[Any]", value) for one in find_secrets(item)]
     return _secrets_of_address(value) if isinstance(value, str) and "://" in value else []
@@ -148,7 +144,7 @@ def _secrets_of_address(address: str, levels: int = _MOST_LEVELS) -> list[str]:
     found: list[str | None] = []
     for one in (one for one in _INNER.split(address) if "://" in one):
         try:
-            parts, pairs = _parts(one)
+            parts, pairs = _split(one)
         except ValueError:
             found += [one]
             continue
@@ -165,12 +161,8 @@ def remove_secrets(text: str, secrets: Iterable[str], shown: str = REDACTED) -> 
     for secret in secrets:
         if len(secret) < _SHORTEST:
             continue
-        forms = {secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1], json_form(secret)}
+        in_json = secret.replace("\\", "\\\\").replace('"', '\\"')
+        forms = {secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1], in_json}
         for form in sorted(forms, key=len, reverse=True):
             text = text.replace(form, shown)
     return text
-
-
-def json_form(text: str) -> str:
-    """A text as it stands between the quotes of JSON."""
-    return text.replace("\\", "\\\\").replace('"', '\\"')

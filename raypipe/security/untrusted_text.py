@@ -42,7 +42,7 @@ class PlainLoader(yaml.SafeLoader):
             self._repeat(event)
             return super().compose_node(parent, index)
         if self._depth >= DEEPEST:
-            raise _refused(f"is nested deeper than {DEEPEST} levels", event)
+            raise ComposerError(None, None, f"is nested deeper than {DEEPEST} levels", event.start_mark)
         self._depth += 1
         before = self._values
         self._values += 1
@@ -55,15 +55,13 @@ class PlainLoader(yaml.SafeLoader):
     def _repeat(self, event: Any) -> None:
         size = self._sizes.get(event.anchor, 0)
         if not size and event.anchor in cast("Any", self).anchors:
-            raise _refused(f"alias {event.anchor[:60]!r} stands inside itself", event)
+            raise ComposerError(None, None, f"alias {event.anchor[:60]!r} stands inside itself", event.start_mark)
         self._values += size
         self._repeated += size
         if self._repeated > _MOST_REPEATED:
-            raise _refused(f"aliases stand for more than {_MOST_REPEATED} values; write fewer", event)
-
-
-def _refused(problem: str, event: Any) -> yaml.YAMLError:
-    return ComposerError(None, None, problem, event.start_mark)
+            raise ComposerError(
+                None, None, f"aliases stand for more than {_MOST_REPEATED} values; write fewer", event.start_mark
+            )
 
 
 def _number(loader: PlainLoader, node: yaml.ScalarNode) -> int | float:
