@@ -5,14 +5,25 @@ Knows nothing of how the values are made, nor of the steps before and after.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 Columns = tuple[str, ...] | None
 """Column names, or `None` where they cannot be known before the run."""
 
 
 class ColumnContract:
-    """What a step declares of its columns. A subclass overrides what differs: most only `reads` and `writes`."""
+    """What a step declares of its columns.
+
+    A step whose columns do not depend on its options declares them as class variables; others override the methods.
+    """
+
+    read_columns: ClassVar[tuple[str, ...]] = ()
+    """What `reads` gives."""
+    written_columns: ClassVar[Mapping[str, str]] = {}
+    """What `writes` gives."""
+    needs_whole_row: ClassVar[bool] = False
+    """Whether the step's method is given all columns, and not only those that it reads."""
 
     if TYPE_CHECKING:
         input_mappings: dict[str, str]
@@ -20,11 +31,11 @@ class ColumnContract:
 
     def reads(self) -> tuple[str, ...]:
         """Columns that must be there."""
-        return ()
+        return self.read_columns
 
     def needs(self) -> Columns:
         """Columns that the step's method is given; `None` means the whole row."""
-        return self.reads()
+        return None if self.needs_whole_row else self.reads()
 
     def begins_with(self) -> tuple[str, ...]:
         """Columns that stand first in what its model is asked: rows that have them in common share a prefix."""
@@ -32,7 +43,7 @@ class ColumnContract:
 
     def writes(self) -> dict[str, str]:
         """New columns and their Arrow type by name; `""` where it is found from the values."""
-        return {}
+        return dict(self.written_columns)
 
     def takes(self) -> tuple[str, ...]:
         """Columns that must be there, by the names that they have in the pipeline."""

@@ -162,6 +162,8 @@ class Step(GraphNode, ColumnContract, ArtifactWriter):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
 
     runs: ClassVar[Runs] = Runs.ROW
+    output_shape: ClassVar[Shape] = Shape.MAP
+    """How many rows come out for one, unless `scatter` makes more of them."""
     is_told_identity: ClassVar[bool] = False
     """Whether a row comes with its identity, as the column `_row_id`."""
     is_given_batches: ClassVar[bool] = False
@@ -208,7 +210,8 @@ class Step(GraphNode, ColumnContract, ArtifactWriter):
 
     @property
     def shape(self) -> Shape:
-        return Shape.SCATTER if self.scattered else Shape.MAP
+        """How many rows come out for one."""
+        return Shape.SCATTER if self.scattered and self.output_shape is Shape.MAP else self.output_shape
 
     def own_source(self) -> Source | None:
         """What makes the rows of a step that begins a pipeline though it reads none; most steps have none."""
@@ -280,8 +283,8 @@ class Source(Step):
     _reach: Reach = PrivateAttr(default_factory=Reach)
 
     def units(self) -> list[Unit]:
-        """The parts, in order. Raises InputError when there is nothing to read."""
-        raise NotImplementedError
+        """The parts, in order; by default one. Raises InputError when there is nothing to read."""
+        return [Unit("")]
 
     def read(self, unit: Unit) -> Iterator[pa.Table]:
         """The rows of one part in order. Raises InputError for what is no table of rows."""

@@ -1,7 +1,7 @@
 """Turns rows into rows: the steps by type name, loaded when they are first asked for.
 
-Knows nothing of how steps are joined or run. Importing the package loads no step, so a pipeline pays only for
-the steps it names.
+Knows nothing of how steps are joined or run. Importing the package loads no step, so that a pipeline loads only the
+steps that it names.
 """
 
 from __future__ import annotations
@@ -98,6 +98,8 @@ def resolve(type_name: str) -> type[AnyStep]:
         raise SpecError.of(where, f"is not in raypipe; {instead}" if instead else hint)
     found = found_at(REGISTRY[type_name]) if type_name in REGISTRY else imported(type_name)
     if not (isinstance(found, type) and issubclass(found, AnyStep)):
-        problem = f"is no step but a {type(found).__name__}; name a subclass of Step or a function decorated with @step"
+        problem = (
+            f"is not a step but a {type(found).__name__}; name a subclass of Step or a function decorated with @step"
+        )
         raise SpecError.of(where, problem)
     return found

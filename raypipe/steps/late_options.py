@@ -1,6 +1,6 @@
-"""I say which option a step still lacks that may be given when the pipeline is run.
+"""Names the option that a step still lacks and that may be given when the pipeline is run.
 
-I do not know how it is given then.
+Knows nothing of how it is given then.
 """
 
 from __future__ import annotations

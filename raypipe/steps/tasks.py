@@ -1,7 +1,4 @@
-"""I name the steps that ask a model.
-
-I do not know how they do it; each stands in a module of its own, loaded when it is first asked for.
-"""
+"""Names the steps that ask a model, as distilabel groups them; each is loaded when it is first used."""
 
 from __future__ import annotations
 

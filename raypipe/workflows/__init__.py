@@ -1,6 +1,6 @@
-"""Says in Dria's words what one row does: a small graph of tasks with a memory, each task a question to the model.
+"""Several calls for one row, in Dria's words: a small graph of tasks with a memory, each task a question to the model.
 
-I do not know how rows are run. `WorkflowStep` makes a step of a pipeline of me.
+Knows nothing of how rows are run. `WorkflowStep` makes a workflow a step of a pipeline.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""I build a workflow in Dria's words.
+"""Builds a workflow in Dria's words.
 
-I do not know how it is run. What is wrong is said when it is built, all at once; building changes nothing, so it
-can be done again.
+Knows nothing of how it is run. `build` reports everything that is wrong at once, and changes nothing, so it can be
+called again.
 """
 
 from __future__ import annotations
@@ -29,30 +29,31 @@ _FORMS: dict[type[Any], str] = {
     Output: "Write.new(key)",
     Mapping: '{"role": …, "content": …}',
 }
-"""How what is listed is written."""
+"""How an item of a list is written, for messages."""
 
 
 class TaskOptions(TypedDict, total=False):
-    """What else a task may be told."""
+    """Further options of a task."""
 
     path: str | Path | None
-    """Instead of a prompt, the `.md` file with it, relative to the folder of the program that calls."""
+    """Instead of a prompt, a `.md` file that holds it, relative to the folder of the program that calls."""
     msg_history: Sequence[Message] | None
     """Messages before the prompt."""
     id: str | None
-    """What edges call it; by default its number, from "0"."""
+    """Its name in edges; by default its number, from "0"."""
     schema: Schema | str | None
     """What the answer must satisfy: a pydantic class, a JSON Schema, or the dotted path of either."""
     inputs: Sequence[Input] | None
-    """Inputs besides those that the placeholders stand for."""
+    """Inputs besides those that its placeholders name."""
     outputs: Sequence[Output] | None
+    """Where its answer is stored."""
 
 
 class WorkflowBuilder:
     """Builds a workflow: `WorkflowBuilder(topic="tea").generative_step(prompt="About {{topic}}", …).build()`.
 
-    The memory begins with `memory` and the other arguments: text, numbers and booleans are read, lists are stacks,
-    and a key with `None` must be given by the row.
+    The memory begins with `memory` and the other arguments: text, numbers and booleans are texts, lists are stacks, and
+    a key with `None` must be given by the row. What is wrong is reported by `build`.
     """
 
     def __init__(self, memory: Mapping[str, Any] | None = None, **more: Any) -> None:
@@ -60,7 +61,7 @@ class WorkflowBuilder:
         if memory is not None and not isinstance(memory, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             self._note("memory", f"is a mapping of names to values, got {memory!r}; write WorkflowBuilder(name=value)")
             memory = {}
-        self._memory = {key: self._initial(key, value) for key, value in ({**(memory or {}), **more}).items()}
+        self._memory = {key: self._check_value(key, value) for key, value in ({**(memory or {}), **more}).items()}
         self._tasks: list[Task] = []
         self._edges: list[Edge] = []
         self._limits = Limits()
@@ -74,22 +75,25 @@ class WorkflowBuilder:
         operator: Operator | str = Operator.GENERATION,
         **options: Unpack[TaskOptions],
     ) -> Self:
-        """Add a task that asks the model; `{{name}}` in a prompt stands for what the memory holds under that name."""
+        """Add a task that asks the model; `{{name}}` in a prompt stands for the value of the memory under that name.
+
+        With the operators FUNCTION_CALLING and FUNCTION_CALLING_RAW the model may call the workflow's tools.
+        """
         name = options.get("id")
         name = str(len(self._tasks)) if name is None else name
         where = f"task {name!r}"
         for option in options.keys() - TaskOptions.__annotations__.keys():
             self._note(where, f"unknown option {option!r}{nearest(option, sorted(TaskOptions.__annotations__))}")
-        text = self._prompt(where, prompt, options.get("path"))
-        history = self._listed(where, "msg_history", deepcopy(options.get("msg_history")), Mapping)
+        text = self._read_prompt(where, prompt, options.get("path"))
+        history = self._check_list(where, "msg_history", deepcopy(options.get("msg_history")), Mapping)
         self._tasks.append(
             Task(
                 name,
                 (*map(dict, history), {"role": "user", "content": text}),
-                self._operator(where, operator),
-                self._listed(where, "inputs", options.get("inputs"), Input),
-                self._listed(where, "outputs", options.get("outputs"), Output),
-                self._schema(where, options.get("schema")),
+                self._check_operator(where, operator),
+                self._check_list(where, "inputs", options.get("inputs"), Input),
+                self._check_list(where, "outputs", options.get("outputs"), Output),
+                self._read_schema(where, options.get("schema")),
             )
         )
         return self
@@ -102,56 +106,58 @@ class WorkflowBuilder:
         n_results: int = 5,
         **options: Unpack[TaskOptions],
     ) -> Self:
-        """Add a task that searches the web: `"search"`, `"news"` or `"scholar"`; the query may have placeholders.
+        """Add a task that searches the web; the query may have placeholders.
 
-        Its result is a JSON list of `{"title", "link", "snippet"}`. See `set_search`.
+        `search_type` is `"search"`, `"news"` or `"scholar"`, `lang` the language of the results, `n_results` the most
+        that are returned (1 to 100). The result is a JSON list of `{"title", "link", "snippet"}`. See `set_search`.
         """
         self.generative_step(search_query, Operator.SEARCH, **options)
         self._tasks[-1] = replace(self._tasks[-1], search=Search(search_type, lang, n_results))
         return self
 
     def set_search(self, base_url: str | None = None, api_key_env: str | None = None) -> Self:
-        """Where searches are sent, by default https://google.serper.dev, and the environment variable with the key.
+        """Choose where searches are sent, and the environment variable that holds the key.
 
-        Another service must speak the interface of serper.dev.
+        The defaults are https://google.serper.dev and SERPER_API_KEY; another service must have the interface of
+        serper.dev.
         """
-        chosen = {"base_url": base_url, "api_key_env": api_key_env}
-        given = {name: value for name, value in chosen.items() if value is not None}
+        options = {"base_url": base_url, "api_key_env": api_key_env}
+        given = {name: value for name, value in options.items() if value is not None}
         self._search_service = replace(self._search_service, **given)
         return self
 
     def flow(self, edges: Sequence[Edge]) -> Self:
-        """How tasks follow each other; the first edge begins, and a last task without edges leads to `_end`."""
-        self._edges = list(self._listed("flow", "edges", edges, Edge))
+        """Set the edges between tasks; the first edge begins, and a last task without edges leads to `_end`."""
+        self._edges = list(self._check_list("flow", "edges", edges, Edge))
         return self
 
     def set_max_time(self, seconds: float) -> Self:
-        """Most seconds of work on a row, by default 200; waiting until a call may be sent is not counted."""
+        """Limit the seconds of work on a row, by default 200; waiting until a call may be sent is not counted."""
         self._limits = replace(self._limits, max_time=seconds)
         return self
 
     def set_max_steps(self, n: int) -> Self:
-        """Most tasks run for a row, by default 50."""
+        """Limit the tasks that are run for a row, by default to 50."""
         self._limits = replace(self._limits, max_steps=n)
         return self
 
     def set_max_tokens(self, n: int | None) -> Self:
-        """Most tokens that all answers for a row have together; by default no limit."""
+        """Limit the tokens of all answers for a row together; by default there is no limit."""
         self._limits = replace(self._limits, max_tokens=n)
         return self
 
     def set_return_value(self, key: str | Sequence[str]) -> Self:
-        """What a row gets: the value under a key, or of several keys a mapping."""
+        """Set what a row gets: the value under a key, or a mapping of several keys to their values."""
         self._return_value = key if isinstance(key, str) else tuple(key) or None
         return self
 
     def set_tools(self, tools: Sequence[str]) -> Self:
-        """Dria's tools, which are not here: the workflow is refused when it is built."""
-        problem = f"set_tools({list(tools)!r}): a node's tools are not here; add your own with add_custom_tool"
+        """Dria's own tools, which raypipe does not have: `build` refuses the workflow."""
+        problem = f"set_tools({list(tools)!r}): raypipe does not have a node's tools; add your own with add_custom_tool"
         return self._note("workflow", problem)
 
     def add_custom_tool(self, tool: CustomTool | type[CustomTool] | Sequence[CustomTool]) -> Self:
-        """A function of yours, or several, that tasks with FUNCTION_CALLING or FUNCTION_CALLING_RAW may call."""
+        """Add a tool, or several, that tasks with FUNCTION_CALLING or FUNCTION_CALLING_RAW may call."""
         given: list[Any] = list(tool) if isinstance(tool, list | tuple) else [tool]
         for one in given:
             made = as_tool(one)
@@ -166,14 +172,14 @@ class WorkflowBuilder:
         """The workflow. Raises SpecError with all that is wrong with it."""
         draft = Workflow(
             tuple(self._tasks),
-            self._flow(),
+            self._complete_flow(),
             deepcopy(self._memory),
             self._return_value,
             self._limits,
             tuple(self._tools),
             self._search_service,
         )
-        workflow = replace(draft, tasks=tuple(_bound(task, draft) for task in draft.tasks))
+        workflow = replace(draft, tasks=tuple(_bind_placeholders(task, draft) for task in draft.tasks))
         check(workflow, self._problems)
         return workflow
 
@@ -181,8 +187,8 @@ class WorkflowBuilder:
         """The workflow as plain data. Raises SpecError with all that is wrong with it."""
         return self.build().to_dict()
 
-    def _flow(self) -> tuple[Edge, ...]:
-        """The edges, and one that ends the workflow behind a last task that has none."""
+    def _complete_flow(self) -> tuple[Edge, ...]:
+        """The edges, and one that ends the workflow after a last task that has none."""
         last = self._tasks[-1].id if self._tasks else None
         if last is None or any(edge.source == last for edge in self._edges):
             return tuple(self._edges)
@@ -192,7 +198,8 @@ class WorkflowBuilder:
         self._problems.append(Violation(where, problem))
         return self
 
-    def _initial(self, key: str, value: Any) -> Any:
+    def _check_value(self, key: str, value: Any) -> Any:
+        """An initial value of the memory, if it is one that a file can hold."""
         if value is None or isinstance(value, str | bool | int | float):
             return value
         if isinstance(value, list | tuple):
@@ -201,11 +208,11 @@ class WorkflowBuilder:
         self._note(f"memory key {key!r}", f"holds text, a number, a boolean or a list, not a {kind}; write it as text")
         return ""
 
-    def _prompt(self, where: str, prompt: str | None, path: str | Path | None) -> str:
+    def _read_prompt(self, where: str, prompt: str | None, path: str | Path | None) -> str:
         if isinstance(prompt, Operator):
             self._note(where, f"the prompt is {prompt!r}; write operator={prompt!s}")
         if prompt and path:
-            self._note(where, "has both a prompt and a path; leave one")
+            self._note(where, "has both a prompt and a path; leave one of them out")
         if prompt:
             return prompt
         if not isinstance(path, str | Path) or not path:
@@ -217,23 +224,23 @@ class WorkflowBuilder:
             self._problems += [Violation(where, violation.problem) for violation in error.violations]
             return ""
 
-    def _operator(self, where: str, operator: Operator | str) -> Operator:
+    def _check_operator(self, where: str, operator: Operator | str) -> Operator:
         try:
             return Operator(operator)
         except ValueError:
-            self._note(
-                where, f"there is no operator {operator!r}{nearest(str(operator), [one.value for one in Operator])}"
-            )
+            hint = nearest(str(operator), [one.value for one in Operator])
+            self._note(where, f"there is no operator {operator!r}{hint}")
             return Operator.GENERATION
 
-    def _schema(self, where: str, schema: Schema | str | None) -> Structure | None:
+    def _read_schema(self, where: str, schema: Schema | str | None) -> Structure | None:
         try:
             return None if schema is None else structure_of(schema)
         except SpecError as error:
             self._problems += [Violation(where, f"schema: {violation.problem}") for violation in error.violations]
             return None
 
-    def _listed(self, where: str, what: str, given: Any, kind: type[Any]) -> tuple[Any, ...]:
+    def _check_list(self, where: str, what: str, given: Any, kind: type[Any]) -> tuple[Any, ...]:
+        """The items of a list that are of a kind; one item alone is a list of it."""
         form = _FORMS[kind]
         listed: list[Any] = list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
         for one in listed:
@@ -242,8 +249,8 @@ class WorkflowBuilder:
         return tuple(one for one in listed if isinstance(one, kind))
 
 
-def _bound(task: Task, draft: Workflow) -> Task:
-    """The task with an input for each placeholder that has none: all of a stack, otherwise the text."""
+def _bind_placeholders(task: Task, draft: Workflow) -> Task:
+    """The task with an input for each placeholder that has none: all values of a stack, or the text."""
     given = {wanted.key for wanted in task.inputs}
     stacks, known = draft.stacks, draft.keys
     found = [name for name in task.placeholders() if name not in given and name in known]

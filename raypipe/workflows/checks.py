@@ -1,6 +1,6 @@
-"""I say everything that is wrong with a workflow, before anything is spent on it.
+"""Finds everything that is wrong with a workflow, before anything is spent on it.
 
-I do not know how it was made: by a builder or from a file.
+Knows nothing of how it was made: by a builder or from a file.
 """
 
 from __future__ import annotations
@@ -12,65 +12,59 @@ from typing import Any
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.workflows.definition import Definition
 from raypipe.workflows.memory import OF_STACKS, Input, Reading, Writing
-from raypipe.workflows.prompts import computed
+from raypipe.workflows.prompts import find_computed
 from raypipe.workflows.tasks import CALLING, END, Edge, Limits, Operator, Task
 
 _ROLES = ("system", "user", "assistant", "tool")
-_WHERE = "workflow"
 
 
 def check(workflow: Definition, known: Iterable[Violation] = ()) -> None:
     """Raises SpecError with `known` and all that is wrong with the workflow."""
-    problems = [*known, *violations(workflow)]
-    if problems:
-        raise SpecError(violations=problems)
-
-
-def violations(workflow: Definition) -> list[Violation]:
-    """All that is wrong with the workflow."""
     own = (*_limits(workflow.limits), *_memory(workflow), *workflow.search_service.unsound())
-    problems = [Violation(_WHERE, problem) for problem in own]
+    problems = [*known, *(Violation("workflow", problem) for problem in own)]
     for task in workflow.tasks:
         where = f"task {task.id!r}"
         problems += [Violation(where, problem) for problem in (*_task(task), *_bindings(task, workflow))]
         if task.operator in CALLING and not workflow.tools:
-            problems.append(
-                Violation(where, f"{task.operator.name} has no tools to call; add one with add_custom_tool")
-            )
-    return [*problems, *_tools(workflow), *_flow(workflow), *_returned(workflow)]
+            problem = f"{task.operator.name} has no tools to call; add one with add_custom_tool"
+            problems.append(Violation(where, problem))
+    problems += [*_tools(workflow), *_flow(workflow)]
+    written = sorted(workflow.written(Writing.WRITE, Writing.PUSH))
+    for key in workflow.returned_keys:
+        if key not in written:
+            problems.append(Violation("return value", f"no task writes {key!r}{nearest(key, written)}"))
+    if problems:
+        raise SpecError(violations=problems)
 
 
 def _limits(limits: Limits) -> Iterator[str]:
-    if not _is_positive(limits.max_time, int | float):
-        yield f"max_time must be a number above 0, got {limits.max_time!r}"
-    if not _is_positive(limits.max_steps, int):
-        yield f"max_steps must be a whole number above 0, got {limits.max_steps!r}"
-    if limits.max_tokens is not None and not _is_positive(limits.max_tokens, int):
-        yield f"max_tokens must be a whole number above 0, or None, got {limits.max_tokens!r}"
-
-
-def _is_positive(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and value > 0
+    allowed: list[tuple[str, Any, str]] = [
+        ("max_time", int | float, "a number above 0"),
+        ("max_steps", int, "a whole number above 0"),
+        ("max_tokens", int, "a whole number above 0, or None"),
+    ]
+    for name, kind, form in allowed:
+        value: Any = getattr(limits, name)
+        if name == "max_tokens" and value is None:
+            continue
+        if not isinstance(value, kind) or isinstance(value, bool) or value <= 0:
+            yield f"{name} must be {form}, got {value!r}"
 
 
 def _memory(workflow: Definition) -> Iterator[str]:
     if not workflow.tasks:
         yield "has no tasks; add one with generative_step"
-    for key in sorted(workflow.stacks & (workflow.written(Writing.WRITE) | _texts(workflow))):
+    texts = {key for key, value in workflow.memory.items() if not isinstance(value, list)}
+    for key in sorted(workflow.stacks & (workflow.written(Writing.WRITE) | texts)):
         yield f"memory key {key!r} is text in one place and a stack in another; give them different names"
     ids = Counter(task.id for task in workflow.tasks)
     for name in (name for name, count in ids.items() if count > 1):
         yield f"has {ids[name]} tasks with the id {name!r}; give each an id of its own"
 
 
-def _texts(workflow: Definition) -> set[str]:
-    """Keys with an initial text."""
-    return {key for key, value in workflow.memory.items() if not isinstance(value, list)}
-
-
 def _task(task: Task) -> Iterator[str]:
     if not isinstance(task.id, str) or not task.id or task.id == END:  # pyright: ignore[reportUnnecessaryIsInstance]
-        yield f"an id is a text other than {END!r}"
+        yield f"an id is text other than {END!r}"
     for message in task.messages:
         if message.get("role") not in _ROLES or not isinstance(message.get("content"), str):
             yield f'msg_history: a message is {{"role": {" | ".join(_ROLES)}, "content": text}}, got {dict(message)!r}'
@@ -79,10 +73,10 @@ def _task(task: Task) -> Iterator[str]:
     if task.operator is Operator.SEARCH:
         yield from _search(task)
     elif task.operator is not Operator.GENERATION and task.operator not in CALLING:
-        yield f"{task.operator.name} is no operator of a task here; use {Operator.GENERATION.name}"
+        yield f"{task.operator.name} is not an operator of a task here; use {Operator.GENERATION.name}"
     for output in task.outputs:
         if output.writing is Writing.INSERT:
-            yield f"inserts into {output.key!r}, but there is no search memory here; use Push and GetAll"
+            yield f"inserts into {output.key!r}, but raypipe has no search memory; use Push and GetAll"
     names = Counter(wanted.key for wanted in task.inputs)
     for name in (name for name, count in names.items() if count > 1):
         yield f"has {names[name]} inputs for {{{{{name}}}}}; leave one"
@@ -91,7 +85,7 @@ def _task(task: Task) -> Iterator[str]:
 def _tools(workflow: Definition) -> Iterator[Violation]:
     names = Counter(tool.called for tool in workflow.tools)
     for name in (name for name, count in names.items() if count > 1):
-        yield Violation(f"tool {name!r}", f"is one of {names[name]} of this name; give each a name of its own")
+        yield Violation(f"tool {name!r}", f"is one of {names[name]} with this name; give each a name of its own")
     for tool in workflow.tools:
         try:
             tool.structure()
@@ -101,14 +95,14 @@ def _tools(workflow: Definition) -> Iterator[Violation]:
 
 def _search(task: Task) -> Iterator[str]:
     if task.schema is not None:
-        yield f"has a schema, which is for {Operator.GENERATION.name}; a search gives a JSON list of what it found"
+        yield f"has a schema, which is for {Operator.GENERATION.name}; a search gives a JSON list of its results"
     if len(task.messages) != 1:
-        yield "msg_history: a search has its query and nothing before it; leave it out"
+        yield "msg_history: a search has a query and no messages before it; leave it out"
     yield from task.search.problems()
 
 
 def _bindings(task: Task, workflow: Definition) -> Iterator[str]:
-    """What a task's inputs say of keys that are not there, or hold something else."""
+    """Inputs and placeholders of a task that the memory cannot fill."""
     known = sorted(workflow.keys)
     bound = {wanted.key for wanted in task.inputs}
     missing = [name for name in task.placeholders() if name not in bound]
@@ -118,9 +112,9 @@ def _bindings(task: Task, workflow: Definition) -> Iterator[str]:
     for wanted in task.inputs:
         yield from _binding(wanted, workflow)
     for message in task.messages:
-        for name, text in computed(str(message.get("content"))).items():
+        for name, text in find_computed(str(message.get("content"))).items():
             if name in known:
-                yield f"{text} computes something, and a placeholder is only a name; write {{{{{name}}}}}"
+                yield f"{text} computes something, but a placeholder is only a name; write {{{{{name}}}}}"
 
 
 def _binding(wanted: Input, workflow: Definition) -> Iterator[str]:
@@ -139,36 +133,30 @@ def _flow(workflow: Definition) -> Iterator[Violation]:
     ids = list(dict.fromkeys(task.id for task in workflow.tasks))
     for edge in workflow.edges:
         where = f"edge {edge.source!r} → {edge.target!r}"
-        yield from (Violation(where, problem) for problem in (*_ends(edge, ids), *_condition(edge, workflow)))
+        yield from (Violation(where, problem) for problem in _edge(edge, ids, workflow))
     sources = {edge.source for edge in workflow.edges}
     for one in ids:
         if one not in sources:
             problem = f"has no outgoing edges; add Edge(source={one!r}, target={END!r}) to the flow"
             yield Violation(f"task {one!r}", problem)
     yield from _never_taken(workflow)
-    reached = _reached(workflow)
+    reached = _reachable(workflow)
     if sources <= set(ids):
         for one in (one for one in ids if one in sources and one not in reached):
             problem = f"is never reached from {workflow.start!r}, where the first edge begins; add an edge to it"
             yield Violation(f"task {one!r}", problem)
 
 
-def _ends(edge: Edge, ids: list[str]) -> Iterator[str]:
+def _edge(edge: Edge, ids: list[str], workflow: Definition) -> Iterator[str]:
     if edge.source not in ids:
         yield f"source: there is no task {edge.source!r}{nearest(edge.source, ids)}"
-    for what, task in edge.ends().items():
+    for option, task in edge.targets().items():
         if task not in ids and task != END:
-            yield f"{what}: there is no task {task!r}{nearest(task, [*ids, END])}"
-
-
-def _condition(edge: Edge, workflow: Definition) -> Iterator[str]:
-    if edge.condition is None:
-        return
-    problem = edge.condition.problem()
-    if problem is not None:
-        yield f"condition: {problem}"
-    for problem in _binding(edge.condition.input, workflow):
-        yield f"condition: {problem}"
+            yield f"{option}: there is no task {task!r}{nearest(task, [*ids, END])}"
+    if edge.condition is not None:
+        own = edge.condition.problem()
+        for problem in (*([] if own is None else [own]), *_binding(edge.condition.input, workflow)):
+            yield f"condition: {problem}"
 
 
 def _never_taken(workflow: Definition) -> Iterator[Violation]:
@@ -177,23 +165,17 @@ def _never_taken(workflow: Definition) -> Iterator[Violation]:
         if edge.source in decided:
             problem = f"is never taken: an edge of {edge.source!r} before it always decides; remove one"
             yield Violation(f"edge {edge.source!r} → {edge.target!r}", problem)
-        if edge.decides:
+        if edge.condition is None or edge.condition.target_if_not is not None:
             decided.add(edge.source)
 
 
-def _reached(workflow: Definition) -> set[str]:
+def _reachable(workflow: Definition) -> set[str]:
+    """Tasks that a way from the start leads to."""
     reached: set[str] = set()
     ahead = [workflow.start] if workflow.edges else []
     while ahead:
         one = ahead.pop()
         if one not in reached:
             reached.add(one)
-            ahead += [task for edge in workflow.edges if edge.source == one for task in edge.ends().values()]
+            ahead += [task for edge in workflow.edges if edge.source == one for task in edge.targets().values()]
     return reached
-
-
-def _returned(workflow: Definition) -> Iterator[Violation]:
-    written = sorted(workflow.written(Writing.WRITE) | workflow.written(Writing.PUSH))
-    for key in workflow.returned():
-        if key not in written:
-            yield Violation("return value", f"no task writes {key!r}{nearest(key, written)}")

@@ -1,6 +1,6 @@
-"""I say whether an edge is taken: a value of the memory compared with what is expected.
+"""Decides whether an edge is taken: compares a value of the memory with an expected one.
 
-I do not know where the edge leads. Texts are compared without the white space around them.
+Knows nothing of where the edge leads. Texts are compared without the white space around them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from raypipe.workflows.memory import Input, Memory
 
 
 class Expression(StrEnum):
-    """How a value is compared with what is expected."""
+    """How a value is compared with the expected one."""
 
     EQUAL = "Equal"
     NOT_EQUAL = "NotEqual"
@@ -28,7 +28,7 @@ class Expression(StrEnum):
     GREATER_THAN_OR_EQUAL = "GreaterThanOrEqual"
     LESS_THAN_OR_EQUAL = "LessThanOrEqual"
     HAVE_SIMILAR = "HaveSimilar"
-    """Dria's search memory, which is not here: a workflow with it is refused when it is built."""
+    """Dria's search memory, which raypipe does not have: a workflow with it is refused when it is built."""
 
 
 _ORDERS: dict[Expression, Callable[[float, float], bool]] = {
@@ -41,51 +41,51 @@ _ORDERS: dict[Expression, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What must hold for an edge to be taken. Make one with `ConditionBuilder.build`."""
+    """The condition of an edge. Make one with `ConditionBuilder.build`."""
 
     input: Input
     expression: Expression
     expected: str
     target_if_not: str | None = None
-    """The task gone to when it does not hold; by default the next edge of the same task is tried."""
+    """The next task when it does not hold; by default the next edge of the same task is tried."""
 
     def holds(self, memory: Memory) -> bool:
-        """Raises RowError (`condition`) for a value that cannot be compared."""
+        """Whether the edge is taken. Raises RowError (`condition`) for a value that cannot be compared."""
         value = memory.take(self.input)
+        expected = self.expected.strip()
         if self.expression in _ORDERS:
-            return _ORDERS[self.expression](self._number(to_text(value)), float(self.expected))
-        negated = self.expression in (Expression.NOT_EQUAL, Expression.NOT_CONTAINS)
-        return self._agrees(value) is not negated
+            number = _parse_number(to_text(value))
+            if number is None:
+                problem = f"{to_text(value)[:80]!r} under {self.input.key!r} is not a number"
+                reason = f"so it cannot be compared with {self.expected} ({self.expression})"
+                raise RowError(f"{problem}, {reason}", "condition")
+            return _ORDERS[self.expression](number, float(expected))
+        if self.expression in (Expression.EQUAL, Expression.NOT_EQUAL):
+            agrees = to_text(value).strip() == expected
+        else:
+            values = cast("list[Any]", value) if isinstance(value, list) else [value]
+            agrees = any(expected in to_text(one) for one in values)
+        return agrees is not (self.expression in (Expression.NOT_EQUAL, Expression.NOT_CONTAINS))
 
     def problem(self) -> str | None:
-        """Why it can never be decided."""
+        """Why it can never be decided, if so."""
         if self.expression is Expression.HAVE_SIMILAR:
             return "HAVE_SIMILAR needs a search memory, which is not here; compare with CONTAINS, or let a task judge"
-        if self.expression in _ORDERS and _number(self.expected) is None:
-            return f"{self.expression} compares numbers, and {self.expected!r} is none; expect a number"
+        if self.expression in _ORDERS and _parse_number(self.expected) is None:
+            return f"{self.expression} compares numbers, and {self.expected!r} is not one; expect a number"
         return None
-
-    def _agrees(self, value: Any) -> bool:
-        expected = self.expected.strip()
-        if self.expression in (Expression.EQUAL, Expression.NOT_EQUAL):
-            return to_text(value).strip() == expected
-        values = cast("list[Any]", value) if isinstance(value, list) else [value]
-        return any(expected in to_text(one) for one in values)
-
-    def _number(self, text: str) -> float:
-        number = _number(text)
-        if number is None:
-            said = f"{text[:80]!r} under {self.input.key!r} is no number"
-            raise RowError(f"{said}, so it cannot be compared with {self.expected} ({self.expression})", "condition")
-        return number
 
 
 class ConditionBuilder:
-    """Makes conditions of edges."""
+    """Makes the conditions of edges."""
 
     @staticmethod
     def build(input: Input, expression: Expression | str, expected: Any, target_if_not: str | None = None) -> Condition:
-        """The edge is taken when `input` compares with `expected` as `expression` says; else on to `target_if_not`."""
+        """A condition that holds when `input` compares with `expected` as `expression` says.
+
+        `target_if_not`: the next task when it does not hold; by default the next edge of the same task is tried. Raises
+        SpecError for an unknown expression.
+        """
         known = [one.value for one in Expression]
         if expression not in known:
             problem = f"there is no expression {expression!r}{nearest(str(expression), known)}"
@@ -93,7 +93,7 @@ class ConditionBuilder:
         return Condition(input, Expression(expression), to_text(expected), target_if_not)
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     try:
         return float(text.strip())
     except ValueError:

@@ -1,4 +1,4 @@
-"""Says what one row does: tasks, the edges between them, and what is remembered at the beginning. Runs nothing."""
+"""A workflow as a value: tasks, the edges between them, and the memory at the beginning. Runs nothing."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from raypipe.workflows.tasks import Edge, Limits, Operator, Task
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What one row does, as a value: equal definitions are equal."""
+    """What is done for one row. Definitions with equal parts are equal."""
 
     tasks: tuple[Task, ...]
     edges: tuple[Edge, ...]
     memory: Mapping[str, Any] = field(default_factory=lambda: {})
-    """What is there at the beginning; a key with `None` must be given by the row."""
+    """Values at the beginning; a key with `None` must be given by the row."""
     return_value: str | tuple[str, ...] | None = None
-    """Keys of what a row gets; by default what the last task that ran was answered."""
+    """Keys of the return value; by default it is the answer to the last task that ran."""
     limits: Limits = field(default_factory=Limits)
     tools: tuple[CustomTool, ...] = ()
-    """What tasks that call functions may call."""
+    """Functions for tasks that call functions."""
     search_service: SearchService = field(default_factory=SearchService)
     """Where tasks that search send their queries."""
 
     @property
     def start(self) -> str:
-        """The task that the first edge leads away from."""
+        """The task that the first edge leaves."""
         return self.edges[0].source
 
     @property
@@ -42,11 +42,11 @@ class Definition:
     @property
     def keys(self) -> frozenset[str]:
         """All keys that the memory can have."""
-        return frozenset(self.memory) | self.written(Writing.WRITE) | self.written(Writing.PUSH)
+        return frozenset(self.memory) | self.written(Writing.WRITE, Writing.PUSH)
 
-    def written(self, writing: Writing) -> frozenset[str]:
-        """Keys that tasks write in this way."""
-        return frozenset(output.key for task in self.tasks for output in task.outputs if output.writing is writing)
+    def written(self, *writings: Writing) -> frozenset[str]:
+        """Keys that tasks write in these ways."""
+        return frozenset(output.key for task in self.tasks for output in task.outputs if output.writing in writings)
 
     @property
     def searches(self) -> bool:
@@ -54,10 +54,11 @@ class Definition:
         return any(task.operator is Operator.SEARCH for task in self.tasks)
 
     def problems(self) -> list[str]:
-        """What its tools and searches lack on this machine."""
+        """What its tools and searches need and this machine lacks, one sentence each."""
         lacking = [f"tool {tool.called!r} {problem}" for tool in self.tools for problem in tool.problems()]
         return lacking + (self.search_service.problems() if self.searches else [])
 
-    def returned(self) -> tuple[str, ...]:
-        """The keys of the return value."""
+    @property
+    def returned_keys(self) -> tuple[str, ...]:
+        """The keys of the return value, as a tuple even where there is one."""
         return (self.return_value,) if isinstance(self.return_value, str) else self.return_value or ()

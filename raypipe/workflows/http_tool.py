@@ -1,7 +1,7 @@
-"""A tool that asks a server over HTTP; a model fills in what is left open.
+"""A tool that sends a request over HTTP; a model fills in its arguments.
 
-Knows nothing of who calls it. Secrets stay in the environment, by the names of variables; one that is given in an
-address or a parameter is sent, and neither written down nor shown.
+Knows nothing of who calls it. Secrets stay in environment variables, which options name; a secret in an address or a
+parameter is sent, but neither saved nor shown.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from raypipe.security.permissions import current_permissions
 from raypipe.security.secrets import find_secrets, is_redacted, redact, redact_address, remove_secrets
 from raypipe.steps.answers.structured import Structure, structure_of
 from raypipe.steps.llm.tools import KIND, CustomTool
-from raypipe.workflows.prompts import filled, placeholders
+from raypipe.workflows.prompts import fill, placeholders
 
 _IN_THE_QUERY = ("GET", "HEAD", "DELETE")
 _METHODS = (*_IN_THE_QUERY, "POST", "PUT", "PATCH")
@@ -30,35 +30,38 @@ _SENT = ("url", "method", "headers", "headers_env", "params", "body", "max_bytes
 
 
 class HttpRequestTool(CustomTool):
-    """A request that a model may have sent: `HttpRequestTool(name="weather", url="https://example.org/v1/{{city}}")`.
+    """A request that a model may send: `HttpRequestTool(name="weather", url="https://example.org/v1/{{city}}")`.
 
     The model's arguments fill the placeholders of `url`; others become query parameters, or with POST, PUT and PATCH
-    fields of the JSON body. What the server answers is the result; a status other than 2xx is a failure.
+    fields of the JSON body. The server's answer is the result; a status other than 2xx is a failure, of which 429, and
+    5xx with a Retry-After header, are tried again. Raises SpecError for an unsound option.
     """
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     url: str = Field(repr=False)
+    """An http or https address; `{{name}}` in its path or query is an argument of the model."""
     method: str = "GET"
+    """GET, HEAD, DELETE, POST, PUT or PATCH."""
     headers: dict[str, str] = Field(default_factory=dict[str, str])
-    """Headers that are no secrets."""
+    """Headers of every request; none of them a secret."""
     headers_env: dict[str, str] = Field(default_factory=dict[str, str])
     """Headers whose values are in environment variables: `{"Authorization": "MY_TOKEN"}`, or `"Bearer MY_TOKEN"`."""
     params: dict[str, Any] = Field(default_factory=dict[str, Any], repr=False)
-    """Query parameters of every request. Like those of `url`, what looks like a key is not saved with the workflow."""
+    """Query parameters of every request. What looks like a key, here or in `url`, is not saved with the workflow."""
     params_env: dict[str, str] = Field(default_factory=dict[str, str])
     """Query parameters whose values are in environment variables: `{"api_key": "MY_KEY"}`."""
     body: dict[str, Any] | None = Field(default=None, repr=False)
     """Fields of the JSON body of every request."""
     arguments: Any = None
-    """What the model fills in: a pydantic class, a JSON Schema, or the dotted path of either. By default the
-    placeholders of `url`, as texts."""
+    """The model's arguments: a pydantic class, a JSON Schema, or the dotted path of either. By default the placeholders
+    of `url`, as text."""
     max_bytes: int = Field(default=100_000, gt=0)
-    """Most that is read of an answer; what was cut says so."""
+    """Most bytes that are read of an answer; a longer answer is cut, and its end says so."""
 
     @field_validator("url")
     @classmethod
-    def _is_web_address(cls, url: str) -> str:
+    def _check_url(cls, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"url begins with http:// or https:// and a host, got {redact_address(url)!r}")
@@ -68,23 +71,23 @@ class HttpRequestTool(CustomTool):
 
     @field_validator("method")
     @classmethod
-    def _is_method(cls, method: str) -> str:
+    def _check_method(cls, method: str) -> str:
         if method.upper() not in _METHODS:
             raise ValueError(f"method is one of {', '.join(_METHODS)}, got {method!r}")
         return method.upper()
 
     @field_validator("headers")
     @classmethod
-    def _are_no_secrets(cls, headers: dict[str, str]) -> dict[str, str]:
+    def _refuse_secrets(cls, headers: dict[str, str]) -> dict[str, str]:
         for name in (name for name in headers if any(word in name.lower() for word in _SECRET)):
             raise ValueError(f'header {name!r} may be a secret; write headers_env={{"{name}": "NAME_OF_A_VARIABLE"}}')
         return headers
 
     @field_validator("headers_env", "params_env")
     @classmethod
-    def _name_variables(cls, given: dict[str, str]) -> dict[str, str]:
-        for name, said in given.items():
-            if not _variable(said).isidentifier():
+    def _check_variables(cls, given: dict[str, str]) -> dict[str, str]:
+        for name, value in given.items():
+            if not _variable_in(value).isidentifier():
                 raise ValueError(f"{name!r} ends with the name of an environment variable, never with the key itself")
         return given
 
@@ -110,7 +113,7 @@ class HttpRequestTool(CustomTool):
         made = cls(**settings)
         where = f"tool {made.called!r}"
         if is_redacted(made.settings()):
-            problem = "was saved without a secret of its address or its parameters; name a variable in params_env"
+            problem = "was saved without a secret in its address or parameters; name a variable in params_env"
             raise SpecError.of(where, problem)
         if (permissions := current_permissions()) is not None:
             permissions.check_host(made.url, where)
@@ -125,7 +128,7 @@ class HttpRequestTool(CustomTool):
     @property
     def variables(self) -> tuple[str, ...]:
         """Environment variables whose values are sent."""
-        return tuple(_variable(said) for said in (*self.headers_env.values(), *self.params_env.values()))
+        return tuple(_variable_in(value) for value in (*self.headers_env.values(), *self.params_env.values()))
 
     def problems(self) -> list[str]:
         unset = [name for name in self.variables if not os.environ.get(name)]
@@ -137,15 +140,16 @@ class HttpRequestTool(CustomTool):
     def bound(self, arguments: Mapping[str, Any]) -> Callable[[], Any]:
         for problem in self.problems():
             raise RowError(problem, kind=KIND)
-        return lambda: self._sent(arguments)
+        return lambda: self._send(arguments)
 
-    async def _sent(self, arguments: Mapping[str, Any]) -> str:
+    async def _send(self, arguments: Mapping[str, Any]) -> str:
+        """The server's answer. Raises RowError, or CallError for a status that the caller may try again."""
         from raypipe.models.http_errors import pause_s
         from raypipe.storage.http import Outgoing, fetch
 
-        url, params, body = self._filled(arguments)
-        headers = self.headers | {name: _with_value(said) for name, said in self.headers_env.items()}
-        params += [(name, _with_value(said)) for name, said in self.params_env.items()]
+        url, params, body = self._fill(arguments)
+        headers = self.headers | {name: _insert_secret(value) for name, value in self.headers_env.items()}
+        params += [(name, _insert_secret(value)) for name, value in self.params_env.items()]
         secrets = [os.environ[name] for name in self.variables]
         secrets += [*find_secrets(self.url), *find_secrets(self.params), *find_secrets(self.body)]
         try:
@@ -154,9 +158,10 @@ class HttpRequestTool(CustomTool):
             raise CallError(remove_secrets(str(error), secrets), error.kind, error.retry, error.after_s) from None
         text = remove_secrets(answer.text, secrets)
         if not answer.is_good:
-            said = " ".join(text.split())[:_SHOWN]
-            said = f": {said}" if said else ""
-            problem = f"{self.method} {url.partition('?')[0]} answered {answer.status}{said}"
+            excerpt = " ".join(text.split())[:_SHOWN]
+            problem = (
+                f"{self.method} {url.partition('?')[0]} answered {answer.status}{f': {excerpt}' if excerpt else ''}"
+            )
             after_s = pause_s(answer.headers)
             if answer.status == _TOO_MANY or (answer.status >= _SERVER_ERROR and after_s):
                 retry = Retry.SLOW_DOWN if answer.status == _TOO_MANY and after_s else Retry.LATER
@@ -164,30 +169,27 @@ class HttpRequestTool(CustomTool):
             raise RowError(problem, kind=KIND)
         return f"{text}\n[cut after {self.max_bytes} bytes]" if answer.is_cut else text
 
-    def _filled(self, arguments: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]], Any]:
+    def _fill(self, arguments: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]], Any]:
         """Address, query parameters and body with the model's arguments."""
         inside = placeholders(self.url)
-        url = filled(self.url, {name: quote(_text(arguments.get(name, "")), safe="") for name in inside})
+        url = fill(self.url, {name: quote(_text(arguments.get(name, "")), safe="") for name in inside})
         given = {name: value for name, value in arguments.items() if name not in inside and value is not None}
         is_query = self.method in _IN_THE_QUERY
         params = {**self.params, **(given if is_query else {})}
         body = self.body if is_query else {**(self.body or {}), **given}
-        return url, [pair for name, value in params.items() for pair in _pairs(name, value)], body
+        lists = {name: value if isinstance(value, list | tuple) else [value] for name, value in params.items()}
+        return url, [(name, _text(one)) for name, values in lists.items() for one in values], body
 
 
-def _variable(said: str) -> str:
+def _variable_in(value: str) -> str:
     """The environment variable in `Bearer MY_TOKEN`."""
-    return said.rpartition(" ")[2]
+    return value.rpartition(" ")[2]
 
 
-def _with_value(said: str) -> str:
-    """`Bearer MY_TOKEN` with the secret in the place of its name."""
-    name = _variable(said)
-    return f"{said.removesuffix(name)}{os.environ[name]}"
-
-
-def _pairs(name: str, value: Any) -> list[tuple[str, str]]:
-    return [(name, _text(one)) for one in (value if isinstance(value, list | tuple) else [value])]
+def _insert_secret(value: str) -> str:
+    """`Bearer MY_TOKEN` with the variable's value in the place of its name."""
+    name = _variable_in(value)
+    return f"{value.removesuffix(name)}{os.environ[name]}"
 
 
 def _text(value: Any) -> str:

@@ -1,6 +1,6 @@
-"""I write a workflow as plain data and read it again, in the form of Dria's files.
+"""Writes a workflow as plain data and reads it again, in the form of Dria's files.
 
-I do not know whether what I read is sound.
+Knows nothing of whether what it reads is sound.
 """
 
 from __future__ import annotations
@@ -23,25 +23,28 @@ from raypipe.workflows.tasks import Edge, Limits, Operator, Task
 
 Plain = dict[str, Any]
 
+_PATH = "{0.__module__}:{0.__qualname__}"
+"""The dotted path of a class."""
+
 _OURS = "raypipe.workflows.http_tool:HttpRequestTool"
-"""The one class of tools that a file may name as it likes: what it may send where is asked when it is made."""
+"""The one class of tools that any file may name: its permissions are checked when the tool is made."""
 
 
 def to_dict(workflow: Definition) -> Plain:
-    """The workflow as plain data; a pydantic class stands there by its dotted path."""
-    plain = described(workflow)
+    """The workflow as plain data, in which a pydantic class is named by its dotted path."""
+    plain = describe(workflow)
     for task in plain["tasks"]:
         if isinstance(task.get("schema"), type):
-            task["schema"] = _path(task["schema"])
+            task["schema"] = _PATH.format(task["schema"])
     return plain
 
 
-def check_found(workflow: Definition) -> None:
-    """Raises SpecError for a pydantic class that whoever reads the workflow cannot import."""
-    hint = "cannot be imported by who reads the file; define it at the top of a module and import it from there"
+def check_importable(workflow: Definition) -> None:
+    """Raises SpecError for a pydantic class that a reader of the saved workflow cannot import."""
+    hint = "cannot be imported by a reader of the file; define it at the top of a module and import it from there"
     schemas = {task.id: task.schema.declared for task in workflow.tasks if task.schema is not None}
     lost = [
-        Violation(f"task {task!r}", f"schema {_path(kind)} {hint}")
+        Violation(f"task {task!r}", f"schema {_PATH.format(kind)} {hint}")
         for task, kind in schemas.items()
         if isinstance(kind, type) and not is_importable(kind)
     ]
@@ -49,12 +52,8 @@ def check_found(workflow: Definition) -> None:
         raise SpecError(violations=lost)
 
 
-def _path(kind: type[Any]) -> str:
-    return f"{kind.__module__}:{kind.__qualname__}"
-
-
-def described(workflow: Definition) -> Plain:
-    """The workflow as plain data, in which pydantic classes stand as themselves."""
+def describe(workflow: Definition) -> Plain:
+    """The workflow as plain data, in which a pydantic class is the class itself."""
     limits, returned = workflow.limits, workflow.return_value
     plain: Plain = {
         "config": {"max_steps": limits.max_steps, "max_time": limits.max_time, "max_tokens": limits.max_tokens},
@@ -65,41 +64,40 @@ def described(workflow: Definition) -> Plain:
     }
     if workflow.searches:
         plain["search_service"] = redact(asdict(workflow.search_service))
-    return plain | {"custom_tools": [_tool(tool) for tool in workflow.tools]} if workflow.tools else plain
+    if workflow.tools:
+        plain["custom_tools"] = [{"class": _PATH.format(type(tool)), **tool.settings()} for tool in workflow.tools]
+    return plain
 
 
-def parts_of(plain: Mapping[str, Any]) -> Plain:
+def read_parts(plain: Mapping[str, Any]) -> Plain:
     """The fields of the workflow that `plain` describes. Raises LookupError, TypeError or ValueError."""
     returned = plain.get("return_value")
     return {
-        "tasks": tuple(_task_of(task) for task in plain["tasks"]),
-        "edges": tuple(_edge_of(edge) for edge in plain["steps"]),
+        "tasks": tuple(_read_task(task) for task in plain["tasks"]),
+        "edges": tuple(_read_edge(edge) for edge in plain["steps"]),
         "memory": dict(plain.get("external_memory") or {}),
         "return_value": tuple(returned) if isinstance(returned, list) else returned,
         "limits": Limits(**plain.get("config", {})),
-        "tools": tuple(_tool_of(tool) for tool in plain.get("custom_tools", ())),
-        "search_service": _service_of(plain.get("search_service", {})),
+        "tools": tuple(_read_tool(tool) for tool in plain.get("custom_tools", ())),
+        "search_service": _read_service(plain.get("search_service", {})),
     }
 
 
-def _service_of(plain: Plain) -> SearchService:
+def _read_service(plain: Plain) -> SearchService:
+    """Raises SpecError where the file may not send a key to the service."""
     service, permissions = SearchService(**plain), current_permissions()
     if plain and permissions is not None:
         permissions.check_host(service.base_url, "search_service")
-        permissions.check_key(
-            service.api_key_env, service.base_url, OWN_HOSTS.get(service.api_key_env, ()), "search_service"
-        )
+        hosts = OWN_HOSTS.get(service.api_key_env, ())
+        permissions.check_key(service.api_key_env, service.base_url, hosts, "search_service")
     return service
 
 
-def _tool(tool: CustomTool) -> Plain:
-    return {"class": _path(type(tool)), **tool.settings()}
-
-
-def _tool_of(plain: Plain) -> CustomTool:
+def _read_tool(plain: Plain) -> CustomTool:
+    """Raises SpecError for a class that cannot or may not be imported."""
     kind = found_at(_OURS) if plain["class"] == _OURS else imported(plain["class"])
     if not (isinstance(kind, type) and issubclass(kind, CustomTool)):
-        raise TypeError(f"{plain['class']!r} is no CustomTool")
+        raise TypeError(f"{plain['class']!r} is not a CustomTool")
     return kind.restored({name: value for name, value in plain.items() if name != "class"})
 
 
@@ -116,12 +114,12 @@ def _task(task: Task) -> Plain:
     return plain if task.schema is None else plain | {"schema": task.schema.declared}
 
 
-def _task_of(plain: Plain) -> Task:
+def _read_task(plain: Plain) -> Task:
     return Task(
         plain["id"],
         tuple(dict(message) for message in plain["messages"]),
         Operator(plain.get("operator", Operator.GENERATION)),
-        tuple(_input_of(one) for one in plain.get("inputs", ())),
+        tuple(_read_input(one) for one in plain.get("inputs", ())),
         tuple(Output(Writing(one["type"]), one["key"]) for one in plain.get("outputs", ())),
         structure_of(plain["schema"]) if plain.get("schema") is not None else None,
         Search(**plain.get("search", {})),
@@ -135,7 +133,7 @@ def _input(wanted: Input) -> Plain:
     return {"name": wanted.key, "value": value, "required": wanted.required}
 
 
-def _input_of(plain: Plain) -> Input:
+def _read_input(plain: Plain) -> Input:
     value = plain["value"]
     return Input(Reading(value["type"]), value["key"], plain.get("required", True), value.get("index", -1))
 
@@ -153,10 +151,10 @@ def _edge(edge: Edge) -> Plain:
     return plain if edge.fallback is None else plain | {"fallback": edge.fallback}
 
 
-def _edge_of(plain: Plain) -> Edge:
-    said = plain.get("condition")
+def _read_edge(plain: Plain) -> Edge:
+    written = plain.get("condition")
     condition = None
-    if said is not None:
-        wanted, expression = _input_of(said["input"]), Expression(said["expression"])
-        condition = Condition(wanted, expression, said["expected"], said.get("target_if_not"))
+    if written is not None:
+        wanted, expression = _read_input(written["input"]), Expression(written["expression"])
+        condition = Condition(wanted, expression, written["expected"], written.get("target_if_not"))
     return Edge(plain["source"], plain["target"], condition, plain.get("fallback"))

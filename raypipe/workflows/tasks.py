@@ -1,7 +1,4 @@
-"""I am the parts of a workflow: what is asked, and where it goes from there.
-
-I do not know how a task is run.
-"""
+"""The parts of a workflow: tasks, edges between them, and limits. Knows nothing of how a task is run."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from raypipe.workflows.prompts import placeholders
 from raypipe.workflows.search_tool import Search
 
 END = "_end"
-"""Where a workflow ends."""
+"""The target of an edge that ends the workflow."""
 
 
 class Operator(StrEnum):
@@ -31,12 +28,12 @@ class Operator(StrEnum):
 
 
 CALLING = frozenset({Operator.FUNCTION_CALLING, Operator.FUNCTION_CALLING_RAW})
-"""They offer the workflow's tools; the first executes what the model calls, the second gives the calls as JSON."""
+"""They offer the model the workflow's tools: the first executes the model's calls, the second returns them as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One question to the model: messages with placeholders, and what becomes of the answer."""
+    """One question to the model: messages with placeholders, and where its answer is stored."""
 
     id: str
     messages: tuple[Message, ...]
@@ -45,34 +42,31 @@ class Task:
     outputs: tuple[Output, ...] = ()
     schema: Structure | None = None
     search: Search = field(default_factory=Search)
-    """How a search is made of what the message says."""
+    """Options of a task that searches; its query is the message."""
 
     def placeholders(self) -> tuple[str, ...]:
-        """What its messages leave open."""
+        """Names of the placeholders in its messages, each once."""
         names = [name for message in self.messages for name in placeholders(str(message["content"]))]
         return tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """From `source` to `target`, a task's id or `_end`.
+    """An edge from the task `source` to the task `target`, or to `_end`.
 
-    The edges of a task are tried in order. `fallback` is the task gone to when the source fails: its model cannot
-    answer, the answer does not fit, or something it needs is not in the memory. Without one the row fails.
+    The edges of a task are tried in order.
     """
 
     source: str
     target: str
     condition: Condition | None = None
+    """Only where it holds is the edge taken."""
     fallback: str | None = None
+    """The next task when the source fails: its model cannot answer, the answer does not fit, or something it needs is
+    not in the memory. Without one the row fails."""
 
-    @property
-    def decides(self) -> bool:
-        """Whether no edge behind it is ever tried."""
-        return self.condition is None or self.condition.target_if_not is not None
-
-    def ends(self) -> dict[str, str]:
-        """All it may lead to, by what leads there."""
+    def targets(self) -> dict[str, str]:
+        """The tasks it may lead to, by the option that names them."""
         if_not = None if self.condition is None else self.condition.target_if_not
         named = {"target": self.target, "target_if_not": if_not, "fallback": self.fallback}
         return {what: task for what, task in named.items() if task is not None}
@@ -80,11 +74,11 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What ends a row whose workflow does not come to its end."""
+    """Limits of a workflow for one row; a row that reaches one fails."""
 
     max_time: float = 200.0
-    """Seconds of work; waiting until a call may be sent or tried again is not counted."""
+    """Most seconds of work; time spent waiting until a call may be sent, or sent again, is not counted."""
     max_steps: int = 50
-    """Tasks run."""
+    """Most tasks that are run."""
     max_tokens: int | None = None
-    """Tokens that all answers have together."""
+    """Most tokens of all answers together."""

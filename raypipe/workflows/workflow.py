@@ -1,8 +1,4 @@
-"""I am what one row does: tasks, the edges between them, and what is remembered at the beginning.
-
-I do not know which model answers. I am a plain value: equal workflows are equal, and one that was saved is read
-again with `Workflow.load`.
-"""
+"""A workflow that can be run, saved and loaded. Knows nothing of which model answers."""
 
 from __future__ import annotations
 
@@ -24,13 +20,16 @@ from raypipe.workflows.interpreter import Run
 
 @dataclass(frozen=True, slots=True)
 class Workflow(Definition):
-    """What one row does. `WorkflowBuilder.build` makes one that is sound."""
+    """Several calls for one row: tasks, the edges between them, and the memory at the beginning.
+
+    `WorkflowBuilder.build` makes one and checks it. It is a plain value: workflows with equal parts are equal.
+    """
 
     async def run(self, llm: Caller, memory: Mapping[str, Any] | None = None, *, longest: int | None = None) -> Any:
-        """The return value: a text, or what a schema made of it; of a stack a list; of several keys a mapping.
+        """Run it for one row. Returns text, a value of a schema, a list of a stack, or a mapping of several keys.
 
-        `memory` stands before the initial one; `longest` is the most tokens of one answer where the model has such a
-        limit of its own. Raises RowError for a row that cannot pass.
+        `memory` takes the place of initial values; `longest` is the most tokens of one answer, where the model has such
+        a limit of its own. Raises RowError for a row that cannot pass.
         """
         return await Run(self, llm, memory or {}, longest).value()
 
@@ -39,15 +38,15 @@ class Workflow(Definition):
         return saving.to_dict(self)
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON. Raises SpecError for a pydantic class that whoever reads it cannot import."""
-        saving.check_found(self)
+        """Write it as JSON. Raises SpecError for a pydantic class that a reader of the file cannot import."""
+        saving.check_importable(self)
         Path(path).write_bytes(orjson.dumps(self.to_dict(), option=orjson.OPT_INDENT_2))
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
-        """The workflow that `to_dict` gave. Raises SpecError for what is none, or is not sound."""
+        """The workflow that `to_dict` described. Raises SpecError for what is no workflow, or an unsound one."""
         try:
-            made = cls(**saving.parts_of(plain))
+            made = cls(**saving.read_parts(plain))
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             problem = f"is not in the form that Workflow.save writes ({type(error).__name__}: {error})"
             raise SpecError.of("workflow", problem) from None
@@ -56,9 +55,9 @@ class Workflow(Definition):
 
     @classmethod
     def load(cls, path: str | Path, allow_import: Sequence[str] = ()) -> Self:
-        """The workflow that `save` wrote. Classes that it names are imported from the modules `allow_import` alone.
+        """The workflow that `save` wrote; classes that it names are imported only from the modules `allow_import`.
 
-        Raises SpecError for what is none, or is not sound, or names a class of another module.
+        Raises SpecError for what is no workflow, or an unsound one, or names a class of another module.
         """
         try:
             plain = orjson.loads(Path(path).read_bytes())

@@ -1,6 +1,6 @@
-"""I make a step of a workflow: a row's columns are its memory, its return value a new column.
+"""Makes a workflow a step: a row's columns are its memory, its return value a new column.
 
-I do not know what the workflow asks.
+Knows nothing of what the workflow asks.
 """
 
 from __future__ import annotations
@@ -16,38 +16,39 @@ from pydantic import Field, PrivateAttr, field_serializer, field_validator
 from raypipe.concurrency.user_code import UserCodeThread
 from raypipe.contracts.imports import imported_function
 from raypipe.contracts.llm import Caller
-from raypipe.contracts.step import Columns, Output, Shape, Step
+from raypipe.contracts.step import Columns, Output, Step
 from raypipe.errors import RowError, SpecError
 from raypipe.row import MODEL_NAME, Values
 from raypipe.security.permissions import check_file
 from raypipe.steps.answers.parsing import as_json_list
 from raypipe.steps.answers.schemas import arrow_type
 from raypipe.workflows.builder import WorkflowBuilder
-from raypipe.workflows.saving import described
+from raypipe.workflows.saving import describe
 from raypipe.workflows.workflow import Workflow
 
 _ROW = "row"
 
 
 class WorkflowStep(Step):
-    """Runs a workflow for each row; every task is a call, so a row that was interrupted goes on inside it.
+    """Runs a workflow for each row; every task's call is logged, so an interrupted row continues inside its workflow.
 
     Columns fill the memory keys of the same name. With `.scatter()` the return value is a list, or text that holds a
-    JSON list, and each of its items a row.
+    JSON list, and each of its items a row. A row whose workflow reaches a limit, or whose function makes no sound
+    workflow, fails. Raises SpecError for an unsound workflow.
     """
 
     workflow: Any
-    """A `Workflow`, what `Workflow.to_dict` gave, a `.json` file of it relative to `base_dir`, or a function (or its
-    dotted path) that makes one for each row: its parameters are columns, or the only one is `row` and gets them all."""
+    """A `Workflow`, the mapping of `Workflow.to_dict`, a `.json` file of it relative to `base_dir`, or a function (or
+    its dotted path) that makes one for each row: its parameters are columns, or its only one is `row` and gets all."""
     inputs: list[str] | None = None
-    """Columns that are given; by default a function's parameters, and for a workflow all that it has keys for."""
+    """Columns that are given; by default the parameters of a function, or all columns that a workflow has keys for."""
     output: str | None = None
-    """The column that takes the return value; by default each returned key is a column."""
+    """The column for the return value; by default each returned key is a column."""
     add_model_name: bool | None = None
-    """Adds the column `model_name`, by default where a step behind it reads that column or a pool of models is asked:
-    the model that answered last."""
+    """Whether to add the column `model_name`, the model that answered last; by default where a step behind reads that
+    column, or where a pool of models is asked."""
     base_dir: str | None = Field(default=None, exclude=True, repr=False)
-    """Folder that files are relative to, by default the working directory."""
+    """Folder that files are relative to; by default the working directory."""
 
     _beside: UserCodeThread = PrivateAttr(default_factory=lambda: UserCodeThread("workflow"))
 
@@ -60,7 +61,7 @@ class WorkflowStep(Step):
 
     @field_validator("workflow")
     @classmethod
-    def _is_workflow(cls, given: Any) -> Any:
+    def _read_workflow(cls, given: Any) -> Any:
         if isinstance(given, WorkflowBuilder):
             return given.build()
         if isinstance(given, Mapping):
@@ -72,31 +73,28 @@ class WorkflowStep(Step):
         return given
 
     @field_serializer("workflow")
-    def _written(self, workflow: Any) -> Any:
-        return described(workflow) if isinstance(workflow, Workflow) else workflow
-
-    @property
-    def shape(self) -> Shape:
-        return Shape.SCATTER if self.scattered else Shape.MAP
+    def _describe_workflow(self, workflow: Any) -> Any:
+        return describe(workflow) if isinstance(workflow, Workflow) else workflow
 
     def reads(self) -> tuple[str, ...]:
         if self.inputs is not None:
             return tuple(self.inputs)
         if isinstance(self.workflow, Workflow):
             return tuple(key for key, value in self.workflow.memory.items() if value is None)
-        if _takes_row(self._parameters):
+        parameters = self._parameters
+        if list(parameters) == [_ROW]:
             return ()
-        return tuple(name for name, parameter in self._parameters.items() if parameter.default is parameter.empty)
+        return tuple(name for name, parameter in parameters.items() if parameter.default is parameter.empty)
 
     def needs(self) -> Columns:
         return None if self.inputs is None else tuple(self.inputs)
 
     def writes(self) -> dict[str, str]:
-        return self._returned() | ({MODEL_NAME: "string"} if self.add_model_name else {})
+        return self._return_types() | ({MODEL_NAME: "string"} if self.add_model_name else {})
 
-    def _returned(self) -> dict[str, str]:
-        """The columns that take the return value."""
-        keys = self._fixed.returned() if self._fixed is not None else ()
+    def _return_types(self) -> dict[str, str]:
+        """The columns of the return value, and their types."""
+        keys = self._fixed.returned_keys if self._fixed is not None else ()
         if self.output is not None:
             return {self.output: self._type(keys[0]) if len(keys) == 1 and not self.scattered else ""}
         return {key: "" if self.scattered else self._type(key) for key in keys}
@@ -105,9 +103,9 @@ class WorkflowStep(Step):
         found: list[str] = []
         if self.llm is None:
             found.append('asks a model but has none; give it llm=LLM("provider/model")')
-        if not self._returned():
+        if not self._return_types():
             found.append('has no column for the return value; give it output="…"')
-        if self.scattered and len(self._returned()) > 1:
+        if self.scattered and len(self._return_types()) > 1:
             found.append('scatter needs one list, but several keys are returned; give it output="…" and one key')
         if self._fixed is not None:
             unknown = [name for name in self.inputs or () if name not in self._fixed.keys]
@@ -120,7 +118,7 @@ class WorkflowStep(Step):
         workflow = self._fixed
         longest = self.llm.max_tokens if self.llm is not None else None
         if workflow is None:
-            made = await self._beside.run(self._made_for, row)
+            made = await self._beside.run(self._make_workflow, row)
             value = await made.run(llm, longest=longest)
         else:
             names = self.inputs if self.inputs is not None else workflow.memory.keys() & row.keys()
@@ -131,11 +129,17 @@ class WorkflowStep(Step):
             return [{**made, **named} for made in self._rows(value)]
         return self._columns(value) | named
 
-    def _made_for(self, row: Values) -> Workflow:
-        """The workflow that the function makes of a row's own values."""
+    def _make_workflow(self, row: Values) -> Workflow:
+        """The workflow that the function makes for a row. Raises RowError for an unsound one."""
         given = row if self.inputs is None else {name: row[name] for name in self.inputs}
+        parameters = self._parameters
         try:
-            made = self._function(given) if _takes_row(self._parameters) else self._function(**self._named(given))
+            if list(parameters) == [_ROW]:
+                made = self._function(given)
+            elif any(one.kind is one.VAR_KEYWORD for one in inspect.signature(self._function).parameters.values()):
+                made = self._function(**given)
+            else:
+                made = self._function(**{name: given[name] for name in parameters if name in given})
         except SpecError as error:
             raise RowError(f"the row's workflow is unsound: {error}", kind="workflow") from None
         made = made.build() if isinstance(made, WorkflowBuilder) else made
@@ -143,12 +147,6 @@ class WorkflowStep(Step):
             problem = f"the function made a {type(made).__name__}, not a Workflow; return builder.build()"
             raise RowError(problem, kind="workflow")
         return made
-
-    def _named(self, row: Values) -> Values:
-        """The columns that are parameters; all of them where the function takes what comes."""
-        if any(one.kind is one.VAR_KEYWORD for one in _all_parameters(self._function)):
-            return row
-        return {name: row[name] for name in self._parameters if name in row}
 
     @property
     def _fixed(self) -> Workflow | None:
@@ -160,10 +158,12 @@ class WorkflowStep(Step):
 
     @cached_property
     def _parameters(self) -> dict[str, inspect.Parameter]:
+        """The function's parameters that may be given by name."""
         plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        return {one.name: one for one in _all_parameters(self._function) if one.kind in plain}
+        return {name: one for name, one in inspect.signature(self._function).parameters.items() if one.kind in plain}
 
     def _type(self, key: str) -> str:
+        """The Arrow type of a returned key; `""` where it is found from the values."""
         workflow = self._fixed
         if workflow is None or key in workflow.stacks:
             return ""
@@ -174,24 +174,13 @@ class WorkflowStep(Step):
     def _columns(self, value: Any) -> dict[str, Any]:
         if self.output is not None:
             return {self.output: value}
-        names = tuple(self._returned())
-        return (
-            dict(value)
-            if self._fixed is not None and isinstance(self._fixed.return_value, tuple)
-            else {names[0]: value}
-        )
+        if self._fixed is not None and isinstance(self._fixed.return_value, tuple):
+            return dict(value)
+        return {next(iter(self._return_types())): value}
 
     def _rows(self, value: Any) -> Sequence[Values]:
         items: Any = as_json_list(value) if isinstance(value, str) else value
         if not isinstance(items, list):
             raise RowError(f"scatter needs a list, but the workflow returned a {type(value).__name__}", kind="parse")
-        column = next(iter(self._returned()))
+        column = next(iter(self._return_types()))
         return [{column: item} for item in cast("list[Any]", items)]
-
-
-def _all_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    return list(inspect.signature(function).parameters.values())
-
-
-def _takes_row(parameters: Mapping[str, inspect.Parameter]) -> bool:
-    return list(parameters) == [_ROW]

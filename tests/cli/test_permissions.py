@@ -156,17 +156,17 @@ def test_a_config_of_a_distiset_is_a_folder_in_it(home: Path) -> None:
     (home / "own" / "data").mkdir()
     for config in ("../../secret", "..", "/secret", "a/../../b"):
         steps = loading("LoadDataFromDisk", dataset_path="data", is_distiset=True, config=config)
-        with pytest.raises(SpecError, match="is no folder in that of the distiset"):
+        with pytest.raises(SpecError, match="is not a folder of the distiset"):
             Pipeline.from_file(written(home / "own", *steps))
 
 
 def test_a_dataset_of_the_hub_is_made_of_its_own_files() -> None:
-    from raypipe.steps.sources.hub_datasets import Place, check_of_hub
+    from raypipe.steps.sources.hub_datasets import DatasetLocation, check_files
 
-    check_of_hub(Place("owner/name"), ["hf://datasets/owner/name@0123abc/data/train.parquet"])
+    check_files(DatasetLocation("owner/name"), ["hf://datasets/owner/name@0123abc/data/train.parquet"])
     for file in ("/home/user/secret.csv", "https://elsewhere.example/x.csv", "hf://datasets/owner/other@0/x.csv"):
-        with pytest.raises(InputError, match="which is not in it"):
-            check_of_hub(Place("owner/name"), [file])
+        with pytest.raises(InputError, match="which is not one of its own files"):
+            check_files(DatasetLocation("owner/name"), [file])
 
 
 @pytest.mark.parametrize("kind", ["template", "files", "a linked file in a folder", "linked data files"])

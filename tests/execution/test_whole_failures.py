@@ -47,7 +47,7 @@ def no_lists(rows: list[Row]) -> Iterator[Any]:
 BROKEN: dict[str, tuple[Callable[[list[Row]], Any], str]] = {
     "raises": (raising, "ValueError: cannot sort"),
     "raises half-way": (raising_late, "ValueError: cannot sort"),
-    "gives None": (nothing, "process gave NoneType; it yields lists of rows"),
+    "gives None": (nothing, "process returned NoneType; it yields lists of rows"),
     "yields rows": (single_rows, "process yielded dict; each yield is a list of rows"),
     "yields None": (no_lists, "process yielded NoneType; each yield is a list of rows"),
     "yields numbers": (no_mappings, "a list of mappings"),

@@ -130,7 +130,7 @@ def test_what_is_no_parquet_file_is_said_to_be_none(content: bytes, tmp_path: Pa
     (tmp_path / "in.parquet").write_bytes(content)
     with pytest.raises(pa.ArrowInvalid):
         open_parquet(tmp_path / "in.parquet")
-    with pytest.raises(InputError, match=r"is no whole Parquet file"):
+    with pytest.raises(InputError, match=r"is not a complete Parquet file"):
         over(tmp_path / "in.parquet").run(tmp_path / "out", engine="local")
 
 

@@ -53,9 +53,9 @@ def test_a_misspelt_type_is_answered_with_the_nearest():
 
 
 def test_what_is_no_step_is_refused():
-    with pytest.raises(SpecError, match="is no step but a function"):
+    with pytest.raises(SpecError, match="is not a step but a function"):
         resolve("json:dumps")
-    with pytest.raises(SpecError, match="is no step but a type"):
+    with pytest.raises(SpecError, match="is not a step but a type"):
         resolve("pathlib:Path")
     with pytest.raises(SpecError, match="nothing to import there"):
         resolve("no_such_package:Step")

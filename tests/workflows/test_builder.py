@@ -64,7 +64,7 @@ def test_a_program_of_dria():
     builder.set_return_value("variations")
     workflow = builder.build()
     (task,) = workflow.tasks
-    assert (workflow.start, workflow.returned(), workflow.limits.max_time) == (task.id, ("variations",), 50)
+    assert (workflow.start, workflow.returned_keys, workflow.limits.max_time) == (task.id, ("variations",), 50)
     assert task.inputs == (Read.new("instruction"),)
     assert builder.build() == workflow
     assert builder.build_to_dict() == workflow.to_dict()
@@ -104,7 +104,7 @@ def test_the_last_task_leads_to_the_end_by_itself():
     [
         ({"prompt": None}, "task 'a': has no prompt; give it prompt=… or path=…"),
         ({"prompt": ""}, "task 'a': has no prompt; give it prompt=… or path=…"),
-        ({"path": "p.md"}, "task 'a': has both a prompt and a path; leave one"),
+        ({"path": "p.md"}, "task 'a': has both a prompt and a path; leave one of them out"),
         (
             {"prompt": "{{x}}"},
             "task 'a': missing required input 'x': nothing gives {{x}} a value; for what a row brings, "
@@ -117,7 +117,7 @@ def test_the_last_task_leads_to_the_end_by_itself():
         ),
         (
             {"prompt": "{{ topic | upper }}", "memory": {"topic": ""}},
-            "task 'a': {{ topic | upper }} computes something, and a placeholder is only a name; write {{topic}}",
+            "task 'a': {{ topic | upper }} computes something, but a placeholder is only a name; write {{topic}}",
         ),
         (
             {"inputs": [Read.new("x")]},
@@ -139,9 +139,9 @@ def test_the_last_task_leads_to_the_end_by_itself():
         ({"outputs": ["x"]}, "task 'a': outputs are a list of Write.new(key), got 'x'"),
         (
             {"outputs": [Insert.new("x")]},
-            "task 'a': inserts into 'x', but there is no search memory here; use Push and GetAll",
+            "task 'a': inserts into 'x', but raypipe has no search memory; use Push and GetAll",
         ),
-        ({"id": "_end"}, "task '_end': an id is a text other than '_end'"),
+        ({"id": "_end"}, "task '_end': an id is text other than '_end'"),
         ({"promt": "x"}, "task 'a': unknown option 'promt' (allowed: id, inputs, msg_history, outputs, path, schema)"),
         ({"operator": "generate"}, "task 'a': there is no operator 'generate' (did you mean 'generation'?)"),
         (
@@ -155,9 +155,9 @@ def test_the_last_task_leads_to_the_end_by_itself():
         ),
         (
             {"operator": Operator.SEARCH, "msg_history": [{"role": "user", "content": "x"}]},
-            "task 'a': msg_history: a search has its query and nothing before it; leave it out",
+            "task 'a': msg_history: a search has a query and no messages before it; leave it out",
         ),
-        ({"operator": Operator.SAMPLE}, "task 'a': SAMPLE is no operator of a task here; use GENERATION"),
+        ({"operator": Operator.SAMPLE}, "task 'a': SAMPLE is not an operator of a task here; use GENERATION"),
         (
             {"memory": {"x": {"a": 1}}},
             "memory key 'x': holds text, a number, a boolean or a list, not a dict; write it as text",
@@ -181,7 +181,7 @@ def test_a_schema_is_for_generation():
 
 
 def test_tools_of_a_node_are_refused():
-    assert "set_tools(['jina']): a node's tools are not here" in said(one().set_tools(["jina"]))[0]
+    assert "set_tools(['jina']): raypipe does not have a node's tools" in said(one().set_tools(["jina"]))[0]
     assert "a dict is not executed here; write a CustomTool" in said(one().add_custom_tool({"url": "http://x"}))[0]
 
 
@@ -202,7 +202,7 @@ def test_a_sound_condition():
         ({"input": Read.new("no")}, "missing required input 'no': Read.new('no') finds no such memory key"),
         ({"input": Size.new("ok")}, "Size.new('ok'): the key holds text; use Read"),
         ({"expression": Expression.HAVE_SIMILAR}, "HAVE_SIMILAR needs a search memory"),
-        ({"expression": Expression.LESS_THAN}, "LessThan compares numbers, and 'yes' is none; expect a number"),
+        ({"expression": Expression.LESS_THAN}, "LessThan compares numbers, and 'yes' is not one; expect a number"),
     ],
 )
 def test_an_unsound_condition(options, problem):
@@ -274,7 +274,7 @@ def test_a_path_without_file_that_has_placeholders_is_the_prompt():
 @pytest.mark.parametrize(
     ("path", "problem"),
     [
-        ("prompt.txt", "path='prompt.txt' is no .md file; name one that ends in .md, or write prompt=…"),
+        ("prompt.txt", "path='prompt.txt' is not a .md file; name one that ends in .md, or write prompt=…"),
         (
             "missing.md",
             f"there is no prompt file '{HERE / 'missing.md'}'; a relative path starts from the folder of the program "
@@ -319,7 +319,9 @@ def test_a_workflow_whose_class_nobody_else_can_import_is_not_saved(tmp_path):
         fine: bool
 
     workflow = WorkflowBuilder().generative_step("go", id="a", schema=Inner, outputs=[Write.new("x")]).build()
-    with pytest.raises(SpecError, match=r"task 'a': schema .*<locals>\.Inner cannot be imported by who reads the file"):
+    with pytest.raises(
+        SpecError, match=r"task 'a': schema .*<locals>\.Inner cannot be imported by a reader of the file"
+    ):
         workflow.save(tmp_path / "w.json")
     with Pipeline("inner") as pipeline:
         LoadDataFromDicts([{"n": 1}]) >> WorkflowStep("work", llm=LLM("offline/m"), workflow=workflow, output="y")

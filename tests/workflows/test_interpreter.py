@@ -200,7 +200,7 @@ def test_what_cannot_be_compared_fails_the_row():
     workflow = loop(expression=Expression.GREATER_THAN, expected=7).build()
     assert failed(workflow, "t", "seven") == (
         "condition",
-        "task 'judge': 'seven' under 'verdict' is no number, so it cannot be compared with 7 (GreaterThan)",
+        "task 'judge': 'seven' under 'verdict' is not a number, so it cannot be compared with 7 (GreaterThan)",
     )
 
 
@@ -347,7 +347,7 @@ def test_time_is_up():
     began = time.monotonic()
     caller = SlowCaller("t", waits=False)
     workflow = loop().set_max_time(0.05).build()
-    with pytest.raises(RowError, match=r"not through after 0\.05 s, in task 'write' \(max_time=0\.05\)") as caught:
+    with pytest.raises(RowError, match=r"not finished after 0\.05 s, in task 'write' \(max_time=0\.05\)") as caught:
         asyncio.run(workflow.run(caller))
     assert caught.value.kind == "limit"
     assert time.monotonic() - began < 5

@@ -107,7 +107,7 @@ def test_time_is_up_for_a_row_whose_call_takes_too_long(tmp_path: Any) -> None:
     with serve(answer=answer, latency_s=30) as server:
         result = pipeline_of(server.base_url, TOPICS, workflow=plain).run(tmp_path, engine="local", max_failed_rows=5)
         assert len(server.requests) == 5
-    said = "the workflow was not through after 1 s, in task 'write' (max_time=1); raise it with set_max_time"
+    said = "the workflow was not finished after 1 s, in task 'write' (max_time=1); raise it with set_max_time"
     assert {row["message"] for row in result.failures.to_arrow().to_pylist()} == {said}
 
 

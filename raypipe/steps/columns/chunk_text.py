@@ -1,14 +1,14 @@
-"""I cut a text into chunks that end where something ends: a paragraph, else a sentence, else a word.
+"""Cuts a text into chunks that end where a paragraph ends, or else a sentence, or else a word.
 
-I do not know what a chunk is for, nor how many tokens a model makes of it: sizes are characters or words, so that a
-text is cut alike for every model.
+Knows nothing of what a chunk is for, nor of tokens: sizes are characters or words, so that a text is cut alike for
+every model.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
@@ -18,7 +18,7 @@ from raypipe.row import Values
 from raypipe.steps.prompts.inputs import text_of
 
 _PARAGRAPHS = re.compile(r"\n\s*\n\s*")
-# A small letter goes on with the sentence, as behind "e.g."; Chinese and Japanese sentences have no space between them.
+# A lower-case letter continues the sentence, as after "e.g."; Chinese and Japanese put no space between sentences.
 _SENTENCES = re.compile(r"(?:(?<=[.!?…])|(?<=[.!?…][\"'”’»)\]]))\s+(?![a-z\s])|(?<=[。！？])\s*|\n\s*\n\s*")
 _SPACES = re.compile(r"\s+")
 _WORDS = re.compile(r"\S+")
@@ -27,42 +27,36 @@ Unit = Literal["characters", "words"]
 
 
 class ChunkText(Step):
-    """Makes a row of each chunk of the column `text`, which the rows then no longer have.
+    """Makes a row of each chunk of the column `text`, and drops that column.
 
     A chunk has at most `size` characters or words. It ends with the last paragraph that ends in its second half, or
-    else with the last sentence there, or word; only a word that is longer than half a chunk is cut. With `overlap` a
-    chunk begins with the last sentences, or else words, of the one before, as many as fit. `chunk` is a part of the
-    text as it stands, without white space around it, `chunk_start` the number of characters before it, `chunk_index`
-    its number, from 0. A blank text has no chunks.
+    else with the last sentence there, or word; only a word longer than half a chunk is cut. With `overlap` a chunk
+    begins with the last sentences, or else words, of the chunk before, as many as fit. `chunk` is a part of the text
+    as it stands, without white space around it, `chunk_start` the number of characters before it, `chunk_index` its
+    number, from 0. A blank text has no chunks; a row whose `text` is not text fails.
     """
 
     runs: ClassVar[Runs] = Runs.THREAD
+    output_shape: ClassVar[Shape] = Shape.SCATTER
+    read_columns: ClassVar[tuple[str, ...]] = ("text",)
+    written_columns: ClassVar[Mapping[str, str]] = {"chunk": "string", "chunk_index": "int64", "chunk_start": "int64"}
 
     size: int = Field(default=2000, ge=1)
-    """Most of a chunk, in units."""
+    """Longest chunk, in units."""
     overlap: int = Field(default=0, ge=0)
-    """Most that a chunk repeats of the one before, in units; at most half of `size`."""
+    """Most that a chunk repeats of the one before it, in units; at most half of `size`."""
     unit: Unit = "characters"
+    """What `size` and `overlap` count."""
 
     @model_validator(mode="after")
-    def _goes_on(self) -> Self:
+    def _check_overlap(self) -> Self:
         if 2 * self.overlap > self.size:
             raise ValueError(f"overlap {self.overlap} is more than half of size {self.size}; choose a smaller one")
         return self
 
-    @property
-    def shape(self) -> Shape:
-        return Shape.SCATTER
-
-    def reads(self) -> tuple[str, ...]:
-        return ("text",)
-
     def consumes(self) -> tuple[str, ...]:
-        # A text in the row of each of its chunks would be carried through the pipeline as often as it has chunks.
+        # Every chunk would carry the whole text through the pipeline.
         return self.takes()
-
-    def writes(self) -> dict[str, str]:
-        return {"chunk": "string", "chunk_index": "int64", "chunk_start": "int64"}
 
     def process_row_in_thread(self, row: Values) -> Output:
         text = text_of(row, "text")
@@ -74,18 +68,18 @@ class ChunkText(Step):
 
 
 class _Borders(NamedTuple):
-    """Where something ends and where the next thing of its kind begins, counted in units."""
+    """Where each paragraph, sentence or word ends and where the next one begins, counted in units."""
 
     ends: list[int]
     begins: list[int]
 
     def last(self, since: int, until: int) -> tuple[int, int] | None:
-        """The last border at which something ends until `until`, if the next thing begins not before `since`."""
+        """The last border that ends by `until`, if what follows it begins at `since` or later."""
         index = bisect_right(self.ends, until) - 1
         return (self.ends[index], self.begins[index]) if index >= 0 and self.begins[index] >= since else None
 
     def first_begin(self, since: int, before: int) -> int | None:
-        """Where the first thing begins in `[since, before)`."""
+        """The first place in `[since, before)` where something begins."""
         index = bisect_left(self.begins, since)
         return self.begins[index] if index < len(self.begins) and self.begins[index] < before else None
 
@@ -101,10 +95,13 @@ def chunks(text: str, size: int, overlap: int, unit: Unit) -> Iterator[tuple[int
         until = start + size
         end, begin = last, last
         if until < last:
-            # Where there is no border, a word is cut.
+            # Without a border, a word is cut.
             found = (level.last(start + max(1, size // 2), until) for level in levels)
             end, begin = next((border for border in found if border), (until, until))
-        yield (words[start][0], words[end - 1][1]) if unit == "words" else (start, _bare_end(text, start, end))
+        if unit == "words":
+            yield words[start][0], words[end - 1][1]
+        else:
+            yield start, start + len(text[start:end].rstrip())
         if end < last and overlap:
             repeated = (level.first_begin(max(end - overlap, start + 1), end) for level in levels[1:])
             begin = next((one for one in repeated if one is not None), begin)
@@ -112,12 +109,9 @@ def chunks(text: str, size: int, overlap: int, unit: Unit) -> Iterator[tuple[int
 
 
 def _borders(text: str, kind: re.Pattern[str], unit: Unit, words: list[tuple[int, int]]) -> _Borders:
+    """The matches of `kind`, in characters or as numbers of `words`."""
     found = [border.span() for border in kind.finditer(text)]
     if unit == "characters":
         return _Borders([end for end, _ in found], [begin for _, begin in found])
     numbers = [bisect_left(words, (begin, 0)) for _, begin in found]
     return _Borders(numbers, numbers)
-
-
-def _bare_end(text: str, start: int, end: int) -> int:
-    return start + len(text[start:end].rstrip())

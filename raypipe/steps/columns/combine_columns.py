@@ -1,17 +1,18 @@
-"""I put the columns of several branches side by side.
+"""Puts the columns of several branches side by side.
 
-I do not know how branches meet; a row that one of them lost has one item less here.
+Knows nothing of how branches meet; a row that one of them lost has one item less here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import model_validator
 
 from raypipe.contracts.step import Columns
 from raypipe.graph.branching import Branch, Meet
+from raypipe.steps.columns.names import ONE_OR_MORE, ColumnNames
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,19 +21,17 @@ if TYPE_CHECKING:
 class GroupColumns(Meet):
     """Makes a list of each column in `columns`, with one item for each branch that has the row, in their order.
 
-    The lists are named by `output_columns`, by default `grouped_<column>`. Other columns are as at any meeting.
+    It stands where branches meet: `[a, b] >> GroupColumns(columns=["generation"])`. Other columns are merged as by
+    any step that comes after several.
     """
 
-    columns: list[str] = Field(min_length=1)
-    output_columns: list[str] | None = None
-
-    @field_validator("columns", "output_columns", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+    columns: ColumnNames
+    """Columns to collect: a list, or one name."""
+    output_columns: Annotated[list[str] | None, ONE_OR_MORE] = None
+    """Names of the lists, one for each of `columns`; by default `grouped_<column>`."""
 
     @model_validator(mode="after")
-    def _has_a_name_each(self) -> Self:
+    def _check_names(self) -> Self:
         if self.output_columns is not None and len(self.output_columns) != len(self.columns):
             raise ValueError(
                 f"output_columns names {len(self.output_columns)} columns for {len(self.columns)}; name one for each"
@@ -79,4 +78,4 @@ class CombineColumns(GroupColumns):
 
 
 class CombineOutputs(Meet):
-    """The columns of all branches in one row, where they are said to meet."""
+    """Merges the columns of all branches into one row: `[a, b] >> CombineOutputs()`."""

@@ -1,6 +1,6 @@
-"""I let through the rows for which something holds.
+"""Lets through the rows for which something holds.
 
-I do not know what becomes of the others; they are counted as filtered.
+Knows nothing of what becomes of the others; they are counted as filtered.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ Predicate = Callable[[Values], Any]
 
 
 class Filter(Step):
-    """Keeps the rows for which `keep` holds: `Filter("good", keep="score > 3")`."""
+    """Keeps the rows for which `keep` holds: `Filter("good", keep="score > 3")`.
+
+    A row for which `keep` raises an error fails. Raises SpecError for a `keep` that is neither an expression nor a
+    function that can be imported.
+    """
 
     runs: ClassVar[Runs] = Runs.THREAD
+    output_shape: ClassVar[Shape] = Shape.FILTER
 
     keep: str | Callable[[Values], Any]
     """A Jinja expression over the columns, a function of the row by its path (`module:name`), or the function."""
 
     @model_validator(mode="after")
-    def _is_predicate(self) -> Self:
+    def _check_keep(self) -> Self:
         try:
             predicate(self.keep)
         except SpecError as error:
             raise ValueError(f"keep: {error}") from None
         return self
-
-    @property
-    def shape(self) -> Shape:
-        return Shape.FILTER
 
     def reads(self) -> tuple[str, ...]:
         holds = predicate(self.keep)
@@ -55,15 +56,13 @@ class Filter(Step):
 
 
 def predicate(keep: str | Predicate) -> Predicate:
-    """The function that a filter asks; an expression where the text names no function.
+    """The function that a filter calls; text that is no path of a function is compiled as an expression.
 
-    Raises SpecError when it can be neither.
+    Raises SpecError when it is neither.
     """
-    return _named(keep.strip()) if isinstance(keep, str) else keep
+    return _compile(keep.strip()) if isinstance(keep, str) else keep
 
 
 @lru_cache(maxsize=256)
-def _named(text: str) -> Predicate:
-    if _PATH.fullmatch(text):
-        return imported_function(text)
-    return compile_expression(text)
+def _compile(text: str) -> Predicate:
+    return imported_function(text) if _PATH.fullmatch(text) else compile_expression(text)

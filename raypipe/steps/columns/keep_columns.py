@@ -1,16 +1,12 @@
-"""I choose columns.
-
-I do not know what is in them; lineage columns always stay.
-"""
+"""Chooses columns. Knows nothing of what is in them; lineage columns always stay."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from pydantic import Field, field_validator
+from typing import TYPE_CHECKING, ClassVar
 
 from raypipe.contracts.step import Columns, Runs, Step
 from raypipe.row import RESERVED
+from raypipe.steps.columns.names import ColumnNames
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,12 +17,8 @@ class KeepColumns(Step):
 
     runs: ClassVar[Runs] = Runs.TABLE
 
-    columns: list[str] = Field(min_length=1)
-
-    @field_validator("columns", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+    columns: ColumnNames
+    """Names of the columns that stay: a list, or one name."""
 
     def reads(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self.columns))

@@ -1,24 +1,27 @@
-"""I bring several columns together in one list, and take lists apart into rows.
+"""Merges several columns into one list, and expands lists into rows.
 
-I do not know what the values are: each is carried exactly as it is. Bringing together drops columns, which only work on
-whole tables can; taking apart makes rows, which only a scatter can.
+Knows nothing of the values: each is carried exactly as it is. Merging drops columns, which only a step on whole tables
+can; expanding makes rows, which only a scatter can.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from raypipe.contracts.step import Columns, Output, Runs, Shape, Step
 from raypipe.errors import RowError, nearest
 from raypipe.row import RESERVED, Values
+from raypipe.steps.columns.names import ONE_OR_MORE, ColumnNames
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_MERGED = "merged_column"
 
 
 class MergeColumns(Step):
@@ -29,19 +32,10 @@ class MergeColumns(Step):
 
     runs: ClassVar[Runs] = Runs.TABLE
 
-    columns: list[str] = Field(min_length=1)
-    output_column: str = "merged_column"
-    """Last column of the row; it may be called as one of `columns`."""
-
-    @field_validator("columns", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
-
-    @field_validator("output_column", mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        return "merged_column" if value is None else value
+    columns: ColumnNames
+    """Columns to merge: a list, or one name."""
+    output_column: Annotated[str, BeforeValidator(lambda name: _MERGED if name is None else name)] = _MERGED
+    """Name of the list, the last column of the row; it may be one of `columns`."""
 
     def reads(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self.columns))
@@ -65,36 +59,30 @@ class MergeColumns(Step):
         from raypipe.values.arrays import to_lossless_array
 
         rows = zip(*(table.column(name).to_pylist() for name in self.reads()), strict=True)
-        merged = to_lossless_array([_concatenated(values) for values in rows])
+        lists = ((value if isinstance(value, list) else [value] for value in values) for values in rows)
+        merged = to_lossless_array([list(chain.from_iterable(values)) for values in lists])
         kept = [name for name in table.column_names if name not in (*self.columns, self.output_column)]
         # Not appended to a selection: a table that loses its last column forgets how many rows it has.
         return pa.Table.from_arrays([*map(table.column, kept), merged], names=[*kept, self.output_column])
 
 
-def _concatenated(values: Sequence[Any]) -> list[Any]:
-    return [item for value in values for item in (cast("list[Any]", value) if isinstance(value, list) else [value])]
-
-
 class ExpandColumns(Step):
     """Makes a row of each item of the lists in `columns`.
 
-    Several columns are taken apart together, the first items into the first row; the shorter lists end in nulls. A row
-    without any item, its lists empty or null, is gone. With a mapping the items go to the new names and the lists stay.
+    Several columns are expanded together, the first items into the first row; shorter lists are filled up with nulls.
+    A row whose lists are all empty or null is dropped; a row with a value that is no list fails.
     """
 
     runs: ClassVar[Runs] = Runs.THREAD
+    output_shape: ClassVar[Shape] = Shape.SCATTER
 
-    columns: list[str] | dict[str, str] = Field(min_length=1)
+    columns: Annotated[list[str] | dict[str, str], Field(min_length=1), ONE_OR_MORE]
+    """Columns with lists; with a mapping the items go to its values, as new columns, and the lists stay."""
     encoded: bool | list[str] = False
-    """The columns, all or those named, whose lists are JSON text."""
-
-    @field_validator("columns", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+    """Columns, all or those named, whose lists are JSON text."""
 
     @model_validator(mode="after")
-    def _is_unambiguous(self) -> Self:
+    def _check_names(self) -> Self:
         targets = list(self._targets().values())
         for name in targets:
             if targets.count(name) > 1:
@@ -103,10 +91,6 @@ class ExpandColumns(Step):
             if name not in self.columns:
                 raise ValueError(f"encoded: {name!r} is none of the columns{nearest(name, list(self.columns))}")
         return self
-
-    @property
-    def shape(self) -> Shape:
-        return Shape.SCATTER
 
     def reads(self) -> tuple[str, ...]:
         return tuple(self._targets())
@@ -126,20 +110,18 @@ class ExpandColumns(Step):
         return {name: name for name in self.columns}
 
     def _items(self, column: str, value: Any) -> list[Any]:
+        """The items of one list. Raises RowError for what is no list."""
         is_encoded = self.encoded if isinstance(self.encoded, bool) else column in self.encoded
-        found = _parsed(column, value) if is_encoded and isinstance(value, str) else value
+        found = value
+        if is_encoded and isinstance(value, str):
+            try:
+                found = json.loads(value)
+            except (ValueError, RecursionError) as error:
+                problem = f"column {column!r} is not JSON ({error}); write a list, for example [1, 2]"
+                raise RowError(problem, kind="parse") from None
         if found is None:
             return []
         if isinstance(found, list):
             return cast("list[Any]", found)
         hint = "; write encoded=True if the text is a list in JSON" if isinstance(found, str) and not is_encoded else ""
-        raise RowError(f"column {column!r} is no list but a {type(found).__name__}{hint}", kind="list")
-
-
-def _parsed(column: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RowError(
-            f"column {column!r} is no JSON ({error}); write a list, for example [1, 2]", kind="parse"
-        ) from None
+        raise RowError(f"column {column!r} is not a list but a {type(found).__name__}{hint}", kind="list")

@@ -1,6 +1,6 @@
-"""I find texts that nearly repeat an earlier one.
+"""Finds texts that nearly repeat an earlier one.
 
-I do not know whose texts they are. Two texts are compared by the sets of their words or n-grams, which MinHash
+Knows nothing of whose texts they are. Two texts are compared by the sets of their words or n-grams, which MinHash
 estimates [Broder, "Identifying and Filtering Near-Duplicate Documents", 2000]; the index is `datasketch`'s.
 """
 
@@ -22,27 +22,31 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class MinHashDedup(GlobalStep):
-    """Says of each row, in the column `keep_row_after_minhash_filtering`, whether its `text` repeats no earlier one.
+    """Marks near duplicates: `keep_row_after_minhash_filtering` is false where `text` nearly repeats an earlier row's.
 
-    Options as for `minhash_keep`. Drop the others with `Filter(keep="keep_row_after_minhash_filtering")`.
+    It sees all rows at once. Drop the duplicates with `Filter(keep="keep_row_after_minhash_filtering")`. Needs the
+    package `datasketch` (`raypipe[dedup]`); raises SpecError for a `threshold` that `num_perm` numbers cannot tell.
     """
 
     num_perm: int = Field(default=128, ge=2, le=2048)
+    """Numbers in the signature of a text: more estimate better, and take longer."""
     seed: int = 1
     tokenizer: Literal["words", "ngrams"] = "words"
+    """What is compared: words, or sequences of `n` characters."""
     n: int = Field(default=5, ge=1)
+    """Characters of an n-gram."""
     threshold: float = Field(default=0.9, gt=0, lt=1)
+    """Jaccard similarity, 0 to 1, from which two texts count as one."""
 
     @model_validator(mode="after")
-    def _is_possible(self) -> Self:
+    def _check_threshold(self) -> Self:
         with suppress(ImportError):
             library: Any = import_module("datasketch")
             try:
                 library.MinHashLSH(threshold=self.threshold, num_perm=self.num_perm)
             except ValueError as error:
-                raise ValueError(
-                    f"threshold {self.threshold} cannot be told with num_perm {self.num_perm}: {error}"
-                ) from None
+                problem = f"threshold {self.threshold} cannot be reached with num_perm {self.num_perm}"
+                raise ValueError(f"{problem}: {error}") from None
         return self
 
     @property
@@ -74,18 +78,15 @@ def minhash_keep(
     n: int = 5,
     threshold: float = 0.9,
 ) -> list[bool]:
-    """For each text whether it is kept: it is none of those that nearly repeat a text kept before it.
+    """For each text whether it is kept: false where it nearly repeats a text that was kept before it.
 
-    `threshold` is the Jaccard similarity (0 to 1) from which on two texts count as one; a signature of `num_perm`
-    numbers estimates it. `n` is the length of an n-gram in characters. Null is no text and is kept.
-    Raises InputError when `datasketch` is missing.
+    Options as for `MinHashDedup`; null is kept. Raises InputError when the package `datasketch` is missing.
     """
     try:
         library: Any = import_module("datasketch")
     except ImportError:
-        raise InputError(
-            "near duplicates need the package 'datasketch'; install it: pip install 'raypipe[dedup]'"
-        ) from None
+        problem = "near duplicates need the package 'datasketch'; install it: pip install 'raypipe[dedup]'"
+        raise InputError(problem) from None
     index = library.MinHashLSH(threshold=threshold, num_perm=num_perm)
     present = {place: text for place, text in enumerate(texts) if text is not None}
     tokens = (_tokens(text, tokenizer, n) for text in present.values())

@@ -1,7 +1,6 @@
-"""I make preference pairs: the better of a row's responses, and the worse.
+"""Makes preference pairs of the best and the worst of a row's responses.
 
-I do not know who scored them. Columns that a preference dataset has no use for are dropped by a
-`KeepColumns` behind me.
+Knows nothing of who scored them. A `KeepColumns` behind it drops what a preference dataset has no use for.
 """
 
 from __future__ import annotations
@@ -20,12 +19,20 @@ from raypipe.row import Values
 class PreferencePair(Step):
     """Writes `prompt`, `chosen`, `rejected`, `scores`, `chosen_score` and `rejected_score`.
 
-    The response with the highest score is chosen, the one with the lowest rejected. A row whose responses are
-    equally good, or the same text, is no preference: it is dropped, unless `ties="first"` prefers the response that
-    is named first. The same text twice is always dropped.
+    The response with the highest score is chosen, the one with the lowest rejected. A row whose best and worst
+    response are the same text is dropped. A row with a score that is not a number fails.
     """
 
     runs: ClassVar[Runs] = Runs.THREAD
+    output_shape: ClassVar[Shape] = Shape.FILTER
+    written_columns: ClassVar[Mapping[str, str]] = {
+        "prompt": "",
+        "chosen": "",
+        "rejected": "",
+        "scores": "",
+        "chosen_score": "double",
+        "rejected_score": "double",
+    }
 
     prompt: str = "question"
     """Column with what was asked."""
@@ -34,25 +41,18 @@ class PreferencePair(Step):
     scores: list[str] = Field(default=["scores_a", "scores_b"], min_length=2)
     """For each response a column with a number, or a mapping of aspects to numbers."""
     weights: dict[str, float] | None = None
-    """What each aspect counts; by default every aspect counts 1. Aspects that are not named count nothing."""
+    """Weight of each aspect; by default 1. With weights, aspects that are not named count nothing."""
     ties: Literal["drop", "first"] = "drop"
+    """What becomes of equal scores: the row is dropped, or the response named first is chosen."""
 
     @model_validator(mode="after")
-    def _is_paired(self) -> Self:
+    def _check_pairs(self) -> Self:
         if len(self.responses) != len(self.scores):
             raise ValueError(f"{len(self.responses)} responses need as many scores, got {len(self.scores)}")
         return self
 
-    @property
-    def shape(self) -> Shape:
-        return Shape.FILTER
-
     def reads(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((self.prompt, *self.responses, *self.scores)))
-
-    def writes(self) -> dict[str, str]:
-        taken = {"prompt": "", "chosen": "", "rejected": "", "scores": ""}
-        return taken | {"chosen_score": "double", "rejected_score": "double"}
 
     def process_row_in_thread(self, row: Values) -> Output:
         totals = [self._total(name, row[name]) for name in self.scores]
@@ -71,6 +71,7 @@ class PreferencePair(Step):
         }
 
     def _total(self, column: str, score: Any) -> float:
+        """The weighted sum of a response's scores. Raises RowError for what is no number."""
         if not isinstance(score, Mapping):
             return _number(column, score)
         aspects = cast(Mapping[str, Any], score)
@@ -82,5 +83,5 @@ class PreferencePair(Step):
 
 def _number(place: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RowError(f"column {place!r} is no number but {value!r}", kind="score")
+        raise RowError(f"column {place!r} is not a number but {value!r}", kind="score")
     return float(value)

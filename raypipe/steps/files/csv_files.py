@@ -1,8 +1,8 @@
-"""I read files of comma- or tab-separated values.
+"""Reads files of comma- or tab-separated values.
 
-I do not know what the columns mean. A column's type is the narrowest that all of its values have, found by a pass over
-the whole file: a type guessed from the first block breaks on the last. Numbers with leading zeros stay text, as do
-words such as NA; an empty field is null in a column of numbers and empty text in a column of texts.
+Knows nothing of what the columns mean. A column's type is the narrowest that all of its values have, found by a pass
+over the whole file: a type guessed from the first block breaks on the last. Numbers with leading zeros stay text, as do
+words such as NA; an empty field is null in a column of numbers and empty text in a column of text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow.compute
 import pyarrow.csv as pa_csv
 
 from raypipe.errors import InputError
-from raypipe.steps.files.locate import kind_of, opened
+from raypipe.steps.files.locate import kind_of, open_file
 from raypipe.values.byte_bounds import MOST_COLUMNS
 
 _compute: Any = pyarrow.compute
@@ -34,83 +34,80 @@ _FORMS = (
 
 def names(path: str) -> list[str]:
     """Columns, from the header; none of an empty file."""
-    with opened(path) as file:
+    with open_file(path) as file:
         if not any(line.strip() for line in file):
             return []
-    with _reader(path, {}) as reader:
+    with _open(path, {}) as reader:
         found = cast(list[str], reader.schema.names)
     if len(found) > MOST_COLUMNS:
         problem = f"has {len(found):,} columns, more than the {MOST_COLUMNS:,} that a table may have; leave some out"
         raise InputError(f"file {path!r} {problem}")
-    twice = [name for name, times in Counter(found).items() if times > 1]
-    if twice:
-        raise InputError(f"file {path!r} has two columns {twice[0]!r}; rename one in the header")
+    duplicates = [name for name, times in Counter(found).items() if times > 1]
+    if duplicates:
+        raise InputError(f"file {path!r} has two columns {duplicates[0]!r}; rename one in the header")
     return found
 
 
 def count(path: str, limit: int) -> int:
     """Number of rows, up to about `limit`."""
-    counted = 0
-    for batch in _batches(path, dict.fromkeys(names(path), pa.string())):
-        counted += batch.num_rows
-        if counted >= limit:
+    rows = 0
+    for batch in _read_batches(path, dict.fromkeys(names(path), pa.string())):
+        rows += batch.num_rows
+        if rows >= limit:
             break
-    return counted
+    return rows
 
 
 def tables(path: str, batch_rows: int) -> Iterator[pa.Table]:
     """Tables of at most `batch_rows` rows."""
-    for batch in _batches(path, _types(path, names(path))):
+    for batch in _read_batches(path, _find_types(path, names(path))):
         table = pa.Table.from_batches([batch])
         for start in range(0, table.num_rows, batch_rows):
             yield table.slice(start, batch_rows)
 
 
-def _types(path: str, columns: list[str]) -> dict[str, pa.DataType]:
+def _find_types(path: str, columns: list[str]) -> dict[str, pa.DataType]:
+    """The narrowest type of each column; text where a column is empty or has several."""
     left: dict[str, tuple[tuple[Any, str], ...]] = dict.fromkeys(columns, _FORMS)
     empty = set(columns)
-    for batch in _batches(path, dict.fromkeys(columns, pa.string())):
+    for batch in _read_batches(path, dict.fromkeys(columns, pa.string())):
         for name in columns:
             column = batch.column(name)
             values = column.filter(_compute.not_equal(column, ""))
             if len(values):
                 empty.discard(name)
-                left[name] = tuple(form for form in left[name] if _compute.all(_matches(values, form[1])).as_py())
+                matches = {form: _compute.match_substring_regex(values, form[1]) for form in left[name]}
+                left[name] = tuple(form for form, fits in matches.items() if _compute.all(fits).as_py())
     return {name: left[name][0][0] if left[name] and name not in empty else pa.string() for name in columns}
 
 
-def _matches(values: Any, pattern: str) -> Any:
-    return _compute.match_substring_regex(values, pattern)
-
-
-def _batches(path: str, types: dict[str, pa.DataType]) -> Iterator[Any]:
+def _read_batches(path: str, types: dict[str, pa.DataType]) -> Iterator[Any]:
+    """The rows in batches; none of a file without columns."""
     if not types:
         return
-    with _reader(path, types) as reader:
+    with _open(path, types) as reader:
         yield from reader
 
 
 @contextmanager
-def _reader(path: str, types: dict[str, pa.DataType]) -> Generator[Any]:
-    parse = pa_csv.ParseOptions(delimiter=_delimiter(path), newlines_in_values=True)
+def _open(path: str, types: dict[str, pa.DataType]) -> Generator[Any]:
+    """A reader of the file. Raises InputError, naming the line where it can, for what is no table."""
+    delimiter = "\t" if kind_of(path) == "tsv" else ","
+    parse = pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     convert = pa_csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=False)
-    with opened(path) as file:
+    with open_file(path) as file:
         try:
             yield pa_csv.open_csv(file, pa_csv.ReadOptions(block_size=_BLOCK_BYTES), parse, convert)
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            raise InputError(f"file {path!r}{_bad_row(path)} is no table ({error}); correct it there") from None
+            place = _find_bad_row(path, delimiter)
+            raise InputError(f"file {path!r}{place} is not a table ({error}); correct it there") from None
 
 
-def _delimiter(path: str) -> str:
-    return "\t" if kind_of(path) == "tsv" else ","
-
-
-def _bad_row(path: str) -> str:
+def _find_bad_row(path: str, delimiter: str) -> str:
     """The first row that is longer or shorter than the header; pyarrow does not say which."""
-    with opened(path) as file:
-        rows = csv.reader(
-            io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline=""), delimiter=_delimiter(path)
-        )
+    with open_file(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
+        rows = csv.reader(text, delimiter=delimiter)
         with suppress(csv.Error):
             width = len(next(rows, []))
             for row in rows:

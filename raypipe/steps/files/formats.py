@@ -1,6 +1,6 @@
-"""I read one file of rows as Arrow tables, a batch at a time.
+"""Reads one file of rows as Arrow tables, a batch at a time.
 
-I do not know which files there are, nor how a format is read; that stands in one module for each.
+Knows nothing of which files there are, nor how a format is read; each format has a module of its own.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from raypipe.values.admission import check_names
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a kind of file is read."""
+    """The functions that read a kind of file."""
 
     names: Callable[[str], list[str]]
-    """Columns, found without reading the rows."""
+    """Columns, without reading all rows."""
     tables: Callable[[str, int], Iterator[Any]]
-    """Tables of at most so many rows, in order."""
+    """Tables of at most a number of rows, in order."""
     count: Callable[[str, int], int]
-    """Number of rows; counting may stop at a limit."""
+    """Number of rows, counted no further than about a limit."""
 
 
 _JSON = Format(json_files.names, json_files.tables, json_files.count)
@@ -39,13 +39,13 @@ FORMATS = {"parquet": _PARQUET, "lines": _JSON, "json": _JSON, "csv": _CSV, "tsv
 
 
 def read_tables(path: str, batch_rows: int) -> Iterator[Any]:
-    """The rows without the lineage columns of an earlier run.
+    """The rows without the lineage columns of an earlier run, in tables of at most `batch_rows`.
 
     Raises InputError, naming the place in the file, for what is no table of rows.
     """
     tables = FORMATS[kind_of(path)].tables(path, batch_rows)
     while True:
-        with _readable(path):
+        with _translate_errors(path):
             table = next(tables, None)
         if table is None:
             return
@@ -54,26 +54,27 @@ def read_tables(path: str, batch_rows: int) -> Iterator[Any]:
 
 def columns_of(path: str) -> list[str]:
     """Columns of the rows, from the footer, the header or the first lines. Raises InputError."""
-    with _readable(path):
+    with _translate_errors(path):
         return user_columns(f"file {path!r}", FORMATS[kind_of(path)].names(path))
 
 
 def count_rows(path: str, limit: int) -> int:
     """Number of rows, counted no further than about `limit`. Raises InputError."""
-    with _readable(path):
+    with _translate_errors(path):
         return FORMATS[kind_of(path)].count(path, limit)
 
 
 @contextmanager
-def _readable(path: str) -> Generator[None]:
+def _translate_errors(path: str) -> Generator[None]:
+    """Errors of reading and unpacking become an InputError that names the file."""
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"file {path!r} cannot be read ({error}); check that it is there and whole") from None
+        raise InputError(f"file {path!r} cannot be read ({error}); check that it exists and is complete") from None
 
 
 def user_columns(where: object, names: list[str]) -> list[str]:
-    """Without lineage in what a run wrote; elsewhere its names may not be used."""
+    """The columns but for the lineage of an earlier run. Raises InputError for its names in any other file."""
     check_names(names, str(where))
     kept = [name for name in names if name not in RESERVED]
     if len(kept) < len(names) and ROW_ID not in names:

@@ -1,7 +1,7 @@
-"""I am the steps whose one method is given many rows: a batch, or all rows of a run, or none yet.
+"""The base classes of steps with one method over many rows: a batch, all rows of a run, or rows of their own.
 
-I do not know how rows travel. A batch gives one row back for each row, in order; what must see all rows, or makes
-more or fewer of them, is a `GlobalStep`.
+Knows nothing of how rows travel. A batch gives one row back for each row, in order; a step that must see all rows, or
+makes more or fewer of them, is a `GlobalStep`.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ StepColumns = Sequence[str] | Mapping[str, bool]
 _ROWS = "rows"
 """The column that holds all rows."""
 _ASIDE = "~"
-"""Begins the name of a column whose place another one takes while a `GlobalStep` works; no column of ours has it."""
+"""Prefix of a column that is put aside, while a `GlobalStep` works, for one that takes its name."""
 
 
-class _Declared(Base):
-    """What all of them say of themselves: `inputs` and `outputs`."""
+class _ManyRowsStep(Base):
+    """Base of the steps that declare their columns as `inputs` and `outputs` and write `process`."""
 
     @property
     def inputs(self) -> StepColumns:
-        """Columns that are read."""
+        """Columns that are read: names, or whether each is required by name."""
         return []
 
     @property
     def outputs(self) -> StepColumns:
-        """Columns that are written."""
+        """Columns that are written: names, or whether each must be there by name."""
         return []
 
     def load(self) -> None:
@@ -58,7 +58,7 @@ class _Declared(Base):
         """Called once in each worker that was loaded, after the last rows; what it raises changes no result."""
 
     def process(self, *inputs: Any) -> Iterator[Any]:
-        """Yields rows. What several `yield`s give is taken together."""
+        """Yields lists of rows, which are concatenated."""
         raise NotImplementedError
 
     def open(self) -> None:
@@ -68,11 +68,8 @@ class _Declared(Base):
         self.unload()
 
     def required(self) -> tuple[str, ...]:
-        """The columns without which it cannot work."""
-        declared = self.inputs
-        if isinstance(declared, Mapping):
-            return tuple(name for name, is_required in declared.items() if is_required)
-        return tuple(declared)
+        """The columns that must be there."""
+        return _required(self.inputs)
 
     def writes(self) -> dict[str, str]:
         return dict.fromkeys(self.outputs, "")
@@ -82,77 +79,74 @@ class _Declared(Base):
         known = ", ".join(map(repr, own))
         unknown = [name for name in self.input_mappings if own and name not in own]
         found = [f"has input_mappings for {n!r}, but its inputs are: {known}{nearest(n, own)}" for n in unknown]
-        return found + _process_problems(type(self), _Declared.process, "process(self, inputs)", [])
+        return found + _process_problems(type(self), _ManyRowsStep.process, "process(self, inputs)", [])
+
+
+def _required(columns: StepColumns) -> tuple[str, ...]:
+    """The required ones of declared columns."""
+    if isinstance(columns, Mapping):
+        return tuple(name for name, is_required in columns.items() if is_required)
+    return tuple(columns)
 
 
 def _process_problems(kind: type[Any], unwritten: Any, form: str, *given: Any, **named: Any) -> list[str]:
-    """Why the `process` of a class cannot be called as it will be."""
+    """Why the `process` of a class is missing, or cannot be called as it will be."""
     if kind.process is unwritten:
         return [f"has no method process; write {form}"]
     process = getattr_static(kind, "process")
-    if not isfunction(process):  # a static method, or what a library made of it
+    if not isfunction(process):  # a static method, or an object that a decorator made
         return []
     problem = call_problem(process, form, None, *given, **named)
     return [] if problem is None else [problem]
 
 
-class Step(_Declared):
+class Step(_ManyRowsStep):
     """A step with `process(self, inputs)`: it is given up to `input_batch_size` rows and yields as many.
 
-    A batch that raises is given again row by row, so that one bad row fails alone.
+    A batch that raises an error is processed again row by row, so that one bad row fails alone.
     """
 
     runs: ClassVar[Runs] = Runs.THREAD
+    needs_whole_row: ClassVar[bool] = True
     is_given_batches: ClassVar[bool] = True
 
     def reads(self) -> tuple[str, ...]:
         return self.required()
 
-    def needs(self) -> Columns:
-        return None
-
     def changes(self) -> Columns:
         return None
 
     def process_batch_in_thread(self, rows: Sequence[Values]) -> list[Output]:
-        # Copies: what it changes in its rows must neither be missed nor stay when the rows are tried apart.
+        # Copies, since a step may change its rows in place: no change is lost, and none stays for a second try.
         given = deepcopy([dict(row) for row in rows])
         made = [row for part in self.process(given) for row in part]
         if len(made) != len(rows):
-            problem = f"process gave {len(made)} rows for {len(rows)}; a step gives as many as it gets"
+            problem = f"process returned {len(made)} rows for {len(rows)}; a step returns as many as it is given"
             raise RowError(f"{problem}: expand lists with ExpandColumns, or write a GlobalStep", kind="output")
         outputs: list[Output] = [{**old, **new} for old, new in zip(rows, made, strict=True)]
-        declared = self.outputs
-        wanted = [name for name in declared if not isinstance(declared, Mapping) or declared[name]]
+        wanted = _required(self.outputs)
         for output in outputs:
             missing = next((name for name in wanted if name not in (output or {})), None)
             if missing is not None:
-                raise RowError(f"process gave no column {missing!r}, which is one of its outputs", kind="output")
+                raise RowError(f"process returned no column {missing!r}, which is one of its outputs", kind="output")
         return outputs
 
     def process_row_in_thread(self, row: Values) -> Output:
         return self.process_batch_in_thread([row])[0]
 
 
-class GlobalStep(_Declared):
-    """A step with `process(self, inputs)` that is given all rows at once and yields any rows."""
+class GlobalStep(_ManyRowsStep):
+    """A step with `process(self, inputs)` that is given all rows at once and yields any number of rows."""
 
     runs: ClassVar[Runs] = Runs.THREAD
+    output_shape: ClassVar[Shape] = Shape.SCATTER
+    read_columns: ClassVar[tuple[str, ...]] = (_ROWS,)
     is_given_all: ClassVar[bool] = True
-
-    @property
-    def shape(self) -> Shape:
-        return Shape.SCATTER
-
-    def reads(self) -> tuple[str, ...]:
-        return (_ROWS,)
 
     def problems(self) -> list[str]:
         found = super().problems()
         if _ROWS in self.input_mappings:
-            found.append(
-                f"has input_mappings for {_ROWS!r}, the name that all rows together have; call its input otherwise"
-            )
+            found.append(f"has input_mappings for {_ROWS!r}, the name of all rows together; rename its input")
         return found
 
     def consumes(self) -> tuple[str, ...]:
@@ -167,37 +161,37 @@ class GlobalStep(_Declared):
     def process_row_in_thread(self, row: Values) -> Output:
         names = self.input_mappings
         if not names:
-            return list(_rows_of(self.process([dict(one) for one in row[_ROWS]])))
+            return list(_iterate_rows(self.process([dict(one) for one in row[_ROWS]])))
         written = self.writes()
         kept = [name for name in names if name in written]
-        given = [_mapped(one, names, kept) for one in row[_ROWS]]
+        given = [_rename(one, names, kept) for one in row[_ROWS]]
         back = {name: column for name, column in names.items() if name not in written}
-        return [_mapped_back(made, back, names) for made in _rows_of(self.process(given))]
+        return [_rename_back(made, back, names) for made in _iterate_rows(self.process(given))]
 
 
-def _rows_of(parts: Any) -> Iterator[Any]:
-    """The rows that `process` gives. Raises RowError where it gives something else than lists of them."""
+def _iterate_rows(parts: Any) -> Iterator[Any]:
+    """The rows that `process` yields. Raises RowError where it yields anything but lists of rows."""
     if not isinstance(parts, Iterable) or isinstance(parts, str | bytes | Mapping):
-        raise RowError(f"process gave {type(cast('Any', parts)).__name__}; it yields lists of rows", kind="output")
+        raise RowError(f"process returned {type(cast('Any', parts)).__name__}; it yields lists of rows", kind="output")
     for part in cast("Iterable[Any]", parts):
         if not isinstance(part, Iterable) or isinstance(part, str | bytes | Mapping):
-            said = f"process yielded {type(cast('Any', part)).__name__}; each yield is a list of rows"
-            raise RowError(said, kind="output")
+            problem = f"process yielded {type(cast('Any', part)).__name__}; each yield is a list of rows"
+            raise RowError(problem, kind="output")
         yield from cast("Iterable[Any]", part)
 
 
-def _mapped(row: Values, names: Mapping[str, str], written: Sequence[str]) -> dict[str, Any]:
-    """A row with its columns under the step's names. A column that has such a name already is put aside.
+def _rename(row: Values, names: Mapping[str, str], written: Sequence[str]) -> dict[str, Any]:
+    """A row with its columns under the step's names. A column that already has such a name is put aside.
 
-    The column behind a name that the step writes anew stays, since the new value does not go back there.
+    The column behind a name that the step itself writes stays, since the new value does not go back there.
     """
     gone = {column for name, column in names.items() if name not in written}
     kept = {_ASIDE + name if name in names else name: value for name, value in row.items() if name not in gone}
     return kept | {name: row.get(column) for name, column in names.items()}
 
 
-def _mapped_back(made: Any, names: Mapping[str, str], all_names: Iterable[str]) -> Any:
-    """A row with its columns under the pipeline's names, and those that were put aside where they were."""
+def _rename_back(made: Any, names: Mapping[str, str], all_names: Iterable[str]) -> Any:
+    """A row with its columns under the pipeline's names; columns that were put aside get their names back."""
     if not isinstance(made, Mapping):
         return made
     row = cast("Mapping[Any, Any]", made)
@@ -207,9 +201,13 @@ def _mapped_back(made: Any, names: Mapping[str, str], all_names: Iterable[str]) 
 
 
 class GeneratorStep(Source):
-    """A source with `process(self, offset=0)` that yields `(rows, is_last)`; it also ends where it yields no more."""
+    """A source with `process(self, offset=0)` that yields `(rows, is_last)`; it ends with `is_last`, or its last yield.
+
+    Raises InputError for what is not `(rows, is_last)`.
+    """
 
     batch_size: int = Field(default=50, ge=1)
+    """For `process` to read: rows that it yields at a time."""
 
     @property
     def outputs(self) -> StepColumns:
@@ -222,7 +220,7 @@ class GeneratorStep(Source):
         """Called once before the first rows."""
 
     def unload(self) -> None:
-        """Called once after the last rows that are wanted; what it raises changes no result."""
+        """Called once after the last rows that are read; what it raises changes no result."""
 
     def close(self) -> None:
         if self._is_loaded:
@@ -238,17 +236,13 @@ class GeneratorStep(Source):
     def problems(self) -> list[str]:
         return _process_problems(type(self), GeneratorStep.process, "process(self, offset=0)", offset=0)
 
-    def units(self) -> list[Unit]:
-        return [Unit("")]
-
     def read(self, unit: Unit) -> Iterator[pa.Table]:
         from raypipe.values.tabulate import to_table
 
         self.load()
         self._is_loaded = True
         number = 0
-        for given in self.process(offset=0):
-            rows, is_last = _checked(given)
+        for rows, is_last in map(_check_batch, self.process(offset=0)):
             names = tuple(name for name in dict.fromkeys(name for row in rows for name in row) if name not in RESERVED)
             if rows:
                 start = number
@@ -258,9 +252,9 @@ class GeneratorStep(Source):
                 return
 
 
-def _checked(given: Any) -> tuple[list[Mapping[str, Any]], bool]:
+def _check_batch(given: Any) -> tuple[list[Mapping[str, Any]], bool]:
     if isinstance(given, tuple) and len(cast("tuple[Any, ...]", given)) == 2:
         rows, is_last = cast("tuple[Any, Any]", given)
         if isinstance(rows, list | tuple) and all(isinstance(row, Mapping) for row in cast("list[Any]", rows)):
             return list(cast("list[Mapping[str, Any]]", rows)), bool(is_last)
-    raise InputError("a GeneratorStep yields (rows, is_last), the rows as a list of mappings; mend its process")
+    raise InputError("a GeneratorStep yields (rows, is_last), the rows as a list of mappings; correct its process")

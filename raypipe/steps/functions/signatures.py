@@ -1,6 +1,6 @@
-"""I read what a function says of itself: how it is called and which columns it returns.
+"""Reads what a function declares: how it is called and which columns it returns.
 
-I do not know what is made of it.
+Knows nothing of the steps that are made of it.
 """
 
 from __future__ import annotations
@@ -22,46 +22,38 @@ _TYPES: dict[Any, str] = {str: "string", int: "int64", float: "double", bool: "b
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What a function says of itself. `outputs` is `None` when it does not say."""
+    """How a function is called and what it returns."""
 
     inputs: tuple[str, ...] | None
+    """Columns that it is given; `None` for all of them."""
     outputs: dict[str, str] | None
+    """Columns that it returns and their Arrow types; `None` where it declares none."""
     llm: LLM | None
     scatter: bool
     filter: bool
     asks: bool
-    """It has a second parameter, the model."""
+    """Whether it has a second parameter, the model."""
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """How a function is called: with a model or without, and whether it yields rows."""
-
-    asks: bool
-    yields: bool
-
-    @classmethod
-    def of(cls, function: Function) -> Signature:
-        """Raises SpecError for a function that no row can be given to."""
-        if not inspect.isfunction(function):
-            raise unsound(function, "is no function; decorate a def or async def")
-        parameters = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
-        asks = len(parameters) > 1
-        yields = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-        if len(parameters) not in (1, 2):
-            raise unsound(function, f"takes ({', '.join(parameters)}); it must take (row) or (row, llm)")
-        if asks and not is_async(function):
-            raise unsound(function, "asks a model and so must be async; write async def and await llm(…)")
-        return cls(asks, yields)
+def check_signature(function: Function) -> bool:
+    """Whether a function asks a model: it has a second parameter. Raises SpecError where it cannot be given a row."""
+    if not inspect.isfunction(function):
+        raise unsound(function, "is not a function; decorate a def or async def")
+    parameters = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    if len(parameters) not in (1, 2):
+        raise unsound(function, f"takes ({', '.join(parameters)}); it must take (row) or (row, llm)")
+    if len(parameters) > 1 and not is_async(function):
+        raise unsound(function, "asks a model and so must be async; write async def and await llm(…)")
+    return len(parameters) > 1
 
 
 def is_async(function: Function) -> bool:
-    """Whether it is awaited or iterated asynchronously."""
+    """Whether what it returns is awaited, or iterated asynchronously."""
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def output_types(function: Function, outputs: OutputNames | None) -> dict[str, str] | None:
-    """Arrow type of each declared column; `""` where it is found from the values."""
+    """Arrow type of each declared column; `""` where it is found from the values. Raises SpecError for plain text."""
     if outputs is None:
         return None
     if isinstance(outputs, str):
@@ -72,7 +64,7 @@ def output_types(function: Function, outputs: OutputNames | None) -> dict[str, s
 
 
 def _type_name(kind: Any) -> str:
-    """The Arrow type of a Python type; a text is the Arrow type's own name."""
+    """The Arrow type of a Python type; text names an Arrow type itself."""
     if isinstance(kind, str):
         return kind
     if get_origin(kind) is list:
@@ -94,5 +86,5 @@ def call_problem(method: Callable[..., Any], form: str, *given: Any, **named: An
     try:
         signature.bind(*given, **named)
     except TypeError as error:
-        return f"{written} cannot be called ({error}); write {form}, and make options of the step of what else it needs"
-    return f"{written} is async, and nobody awaits it; write a plain {form}" if is_async(method) else None
+        return f"{written} cannot be called ({error}); write {form}, and make what else it needs options of the step"
+    return f"{written} is async and would not be awaited; write a plain {form}" if is_async(method) else None

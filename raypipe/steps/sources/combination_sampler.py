@@ -1,7 +1,7 @@
-"""I draw combinations of values, one value for each variable, none of them twice.
+"""Draws combinations of values, one value for each variable, none of them twice.
 
-I do not know what the variables mean. What is drawn follows from the variables and the seed, and more samples begin
-with the fewer, so that a larger run goes on from a smaller one.
+Knows nothing of what the variables mean. What is drawn follows from the variables and the seed, and more samples begin
+with the same combinations as fewer, so that a larger run continues a smaller one.
 """
 
 from __future__ import annotations
@@ -26,25 +26,23 @@ Variable = tuple[str, list[str]]
 
 
 class CombinationSampler(Step):
-    """Makes `num_samples` rows of one; each has in `output` a list of variables with the value that was drawn for them.
+    """Makes `num_samples` rows of one; the column `output` of each lists the variables with the value drawn for them.
 
-    The column `variables` is a list of mappings with `name` and `values`; each item of `output` has `name` and
-    `value`. Every combination is as likely as any other and is drawn once, so there are fewer rows where there are
-    fewer combinations. A name or value that is said twice counts once; a variable without values is left out.
+    Every combination is as likely as any other and is drawn once, so there are fewer rows where there are fewer
+    combinations. Duplicate names and values count once; a variable without values is left out. A row without
+    variables fails.
     """
 
     runs: ClassVar[Runs] = Runs.THREAD
+    output_shape: ClassVar[Shape] = Shape.SCATTER
 
     variables: str = "variables"
-    """Column with the variables."""
+    """Column with the variables: a list of mappings with `name` and `values`."""
     num_samples: int | str = Field(default=10)
     """Rows wanted: a number, or the column that has it."""
     output: str = "combination"
+    """Column for the combination: a list of mappings with `name` and `value`."""
     seed: int = 0
-
-    @property
-    def shape(self) -> Shape:
-        return Shape.SCATTER
 
     def reads(self) -> tuple[str, ...]:
         return (self.variables, self.num_samples) if isinstance(self.num_samples, str) else (self.variables,)
@@ -60,19 +58,21 @@ class CombinationSampler(Step):
         variables = _variables(self.variables, row[self.variables])
         total = math.prod(len(values) for _, values in variables)
         key = digest(b"combinations", canonical_json([variables, self.seed]))
-        drawn = random.Random(int.from_bytes(key))
+        generator = random.Random(int.from_bytes(key))
         numbers: dict[int, None] = {}
-        while len(numbers) < min(self._wanted(row), total):
-            numbers[drawn.randrange(total)] = None
+        while len(numbers) < min(self._count(row), total):
+            numbers[generator.randrange(total)] = None
         return [{self.output: _combination(variables, number)} for number in numbers]
 
-    def _wanted(self, row: Values) -> int:
+    def _count(self, row: Values) -> int:
+        """The number of samples wanted for a row. Raises RowError where its column holds no such number."""
         if isinstance(self.num_samples, int):
             return self.num_samples
-        wanted = row[self.num_samples]
-        if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:
-            raise RowError(f"column {self.num_samples!r} is no number of samples but {quoted(wanted)}", kind="input")
-        return wanted
+        count = row[self.num_samples]
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            problem = f"column {self.num_samples!r} is not a number of samples but {quoted(count)}"
+            raise RowError(problem, kind="input")
+        return count
 
 
 def _combination(variables: Sequence[Variable], number: int) -> list[dict[str, str]]:
@@ -85,7 +85,7 @@ def _combination(variables: Sequence[Variable], number: int) -> list[dict[str, s
 
 
 def _variables(column: str, given: Any) -> list[Variable]:
-    """Raises RowError for what are no variables, and where there are none."""
+    """The variables in a column, without duplicates. Raises RowError where there are none."""
     names, found = Distinct(), list[Variable]()
     for one in cast("list[Any]", given) if isinstance(given, list) else [given]:
         name, values = (one.get("name"), one.get("values")) if isinstance(one, Mapping) else (None, None)

@@ -1,6 +1,6 @@
-"""I draw examples, for prompts that show a few.
+"""Draws examples at random, for prompts that show a few.
 
-I do not know what they are shown for. The same seed draws the same examples, and more samples begin with the fewer.
+Knows nothing of the prompts. The same seed draws the same examples, and more samples begin with the same ones as fewer.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class DataSampler(LoadDataFromDicts):
-    """Rows that each hold, for every column of `data`, a list with the values of `size` rows drawn from it.
+    """Makes rows of lists: for every column of `data` the values of `size` rows drawn from it at random.
 
-    Every draw is from all of `data`, so a row may be drawn twice, and `size` may be more than there is.
+    Rows are drawn with replacement: a row may be drawn twice, and `size` may exceed the number of rows.
     """
 
     size: int = Field(default=2, ge=1)
     """Items of each list."""
     samples: int = Field(default=100, ge=1)
-    """Rows made."""
+    """Number of rows made."""
     seed: int = 0
 
     def problems(self) -> list[str]:
@@ -42,11 +42,11 @@ class DataSampler(LoadDataFromDicts):
 
         from raypipe.values.tabulate import to_table
 
-        drawn = random.Random(self.seed)
+        generator = random.Random(self.seed)
         table = to_table(self.data, self.columns() or (), lambda index: f"row {index + 1}")
         for start in range(0, self.samples, BATCH_ROWS):
             count = min(BATCH_ROWS, self.samples - start)
-            picked = table.take(drawn.choices(range(table.num_rows), k=count * self.size))
+            picked = table.take(generator.choices(range(table.num_rows), k=count * self.size))
             offsets = pa.array(range(0, (count + 1) * self.size, self.size), pa.int32())
             lists = [pa.ListArray.from_arrays(offsets, column.combine_chunks()) for column in picked.columns]
             yield pa.Table.from_arrays(lists, names=picked.column_names)

@@ -1,7 +1,7 @@
-"""I read the rows of a dataset that a program already holds.
+"""Reads the rows of a dataset that a program holds in memory.
 
-I do not know the libraries that datasets come from: I ask an object for its Arrow batches in the ways that
-pandas, pyarrow, Hugging Face and Ray offer them.
+Knows nothing of the libraries that datasets come from: an object is asked for its Arrow batches in the ways of pandas,
+pyarrow, Hugging Face and Ray.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from pydantic import Field
 from raypipe.contracts.step import Columns, Source, Unit
 from raypipe.errors import InputError, SpecError
 from raypipe.row import RESERVED
+from raypipe.steps.idle_options import warn_idle
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 class LoadDataFromArrow(Source):
-    """Rows of a `pyarrow.Table`. They are not written to a pipeline's file: who reads that gives them again."""
+    """Rows of a `pyarrow.Table`. They are not saved with the pipeline: whoever loads its file gives them again."""
 
     table: Any = Field(default=None, exclude=True, repr=False)
+    """The `pyarrow.Table`."""
 
     def units(self) -> list[Unit]:
-        """Raises InputError when the rows are not there."""
+        """One part. Raises InputError for a pipeline that was loaded from a file, without its rows."""
         if self.table is None:
-            problem = "read rows that a program held, and the file of a pipeline has none of them"
+            problem = "read rows from memory, which the file of the pipeline does not hold"
             raise InputError(f"step {self.name!r} {problem}; name others with --input, or put a loader in its place")
         return [Unit("")]
 
@@ -56,12 +58,17 @@ def make_generator_step(
     batch_size: int | None = None,
     output_mappings: Mapping[str, str] | None = None,
 ) -> Source:
-    """A step that reads `dataset`: a list of mappings, a path, or what pandas, pyarrow, Hugging Face or Ray call one.
+    """A step that reads `dataset`: a list of mappings, a path, or a dataset of pandas, pyarrow, Hugging Face or Ray.
 
-    `pipeline` and `batch_size` change nothing. Raises SpecError for anything else.
+    `name` and `output_mappings` are those of the step. `pipeline` and `batch_size` change nothing, and a warning says
+    so. Raises SpecError for anything else, or for a dataset whose columns have no one type.
     """
     from raypipe.values.arrays import ARROW_ERRORS
 
+    if pipeline is not None:
+        warn_idle("make_generator_step", "pipeline", "a step belongs to the `with Pipeline(…)` block that is open")
+    if batch_size is not None:
+        warn_idle("make_generator_step", "batch_size", "rows are passed on as they are read")
     given: dict[str, Any] = {"output_mappings": dict(output_mappings or {})} | ({"name": name} if name else {})
     if isinstance(dataset, str | Path):
         from raypipe.steps.sources.loaders import LoadDataFromFiles
@@ -72,16 +79,15 @@ def make_generator_step(
 
         return LoadDataFromDicts(data=cast("Sequence[Mapping[str, Any]]", dataset), **given)
     try:
-        return LoadDataFromArrow(table=_table(dataset), **given)
+        return LoadDataFromArrow(table=_read_table(dataset), **given)
     except ARROW_ERRORS as error:
-        said = str(error).partition("\n")[0]
-        problem = (
-            f"is a {type(dataset).__name__} that is no table of one type a column ({said}); mend it, or write files"
-        )
-        raise SpecError.of("dataset", problem) from None
+        reason = str(error).partition("\n")[0]
+        problem = f"is a {type(dataset).__name__} with a column of several types ({reason}); convert the column"
+        raise SpecError.of("dataset", f"{problem}, or write files") from None
 
 
-def _table(dataset: Any) -> pa.Table:
+def _read_table(dataset: Any) -> pa.Table:
+    """The rows of a dataset object. Raises SpecError for an object that is none."""
     import pyarrow as pa
 
     if isinstance(dataset, pa.Table):
@@ -97,5 +103,7 @@ def _table(dataset: Any) -> pa.Table:
         return dataset.with_format("arrow")[:].replace_schema_metadata(None)
     if hasattr(dataset, "to_dict") and hasattr(dataset, "iloc"):  # pandas
         return pa.Table.from_pandas(dataset, preserve_index=False).replace_schema_metadata(None)
-    problem = f"is a {type(dataset).__name__}; give a list of mappings, a path, or a pandas, Arrow, datasets or Ray one"
+    problem = (
+        f"is a {type(dataset).__name__}; give a list of mappings, a path, or a pandas, Arrow, datasets or Ray dataset"
+    )
     raise SpecError.of("dataset", problem)

@@ -1,7 +1,7 @@
-"""I read the rows that a pipeline starts from: from a list or from files.
+"""Reads the rows that a pipeline starts from: a list of mappings, or files.
 
-I do not know what becomes of them. Where files are found stands in `locating`, how they are read in `reading`;
-both load only when a file is touched.
+Knows nothing of what becomes of them. `files.locate` finds files and `files.formats` reads them; both are imported only
+when a file is touched.
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
-from pydantic import Field, PlainValidator, field_validator
+from pydantic import Field, PlainValidator, field_validator, model_validator
 
 from raypipe.contracts.step import Columns, Source, Unit
 from raypipe.errors import InputError
 from raypipe.row import RESERVED, ROW_ID
 from raypipe.security.permissions import check_file
+from raypipe.steps.idle_options import warn_idle
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS = 4096
+"""Rows that are passed on at a time."""
 _SAMPLED_FILES = 16
 """Files that are opened to learn the columns."""
 _COUNTED_FILES = 256
@@ -29,7 +31,15 @@ _COUNTED_BYTES = 16 * 2**20
 """Only so much is read for an estimate; rows of Parquet files are counted without reading them."""
 
 
-def _rows(value: Any) -> list[Mapping[str, Any]]:
+def plain_paths(value: Any) -> Any:
+    """Path objects as text, alone or in a list; anything else as it is."""
+    if isinstance(value, list | tuple):
+        return [plain_paths(item) for item in cast("list[Any]", value)]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _check_rows(value: Any) -> list[Mapping[str, Any]]:
+    """The rows, if they are mappings with names that a column may have."""
     if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
         got = "one mapping" if isinstance(value, Mapping) else f"a {type(value).__name__}"
         raise ValueError(f"rows come as a list of mappings, not {got}; write [{{…}}, …]")
@@ -45,18 +55,25 @@ def _rows(value: Any) -> list[Mapping[str, Any]]:
 
 
 class LoadDataFromDicts(Source):
-    """Rows from a list of mappings; a column that a row does not have is null in it."""
+    """Rows from a list of mappings; a column that a row does not have is null in it.
 
-    data: Annotated[list[Mapping[str, Any]], PlainValidator(_rows)]
+    Raises SpecError for what is no list of mappings, or has a column name that is kept for lineage.
+    """
+
+    data: Annotated[list[Mapping[str, Any]], PlainValidator(_check_rows)]
+    """The rows."""
     batch_size: int = Field(default=50, ge=1)
-    """Changes nothing: rows go on as they are read."""
+    """Changes nothing, and a warning says so: rows are passed on as they are read."""
 
     def __init__(self, data: Sequence[Mapping[str, Any]] | None = None, /, **fields: Any) -> None:
         given: dict[str, Any] = {} if data is None else {"data": data}
         super().__init__(**given, **fields)
 
-    def units(self) -> list[Unit]:
-        return [Unit("")]
+    @model_validator(mode="after")
+    def _warn_of_batch_size(self) -> Self:
+        if "batch_size" in self.model_fields_set:
+            warn_idle(type(self).__name__, "batch_size", "rows are passed on as they are read")
+        return self
 
     def columns(self) -> Columns:
         return tuple(name for name in dict.fromkeys(name for row in self.data for name in row) if name not in RESERVED)
@@ -74,52 +91,31 @@ class LoadDataFromDicts(Source):
             yield table.slice(start, min(BATCH_ROWS, len(self.data) - start))
 
 
-class LoadDataFromFiles(Source):
-    """Rows from Parquet, JSON, JSON lines, CSV and TSV files, and texts (`.txt`, `.md`); all but Parquet also gzipped.
+class FileSource(Source):
+    """Base of the sources that read data files: a subclass says which."""
 
-    A text is one row, with the columns `text` and `file` (its name). `path` is a file, a folder, a glob (`**` for any
-    depth) or a list of them. A folder stands for all files of known kinds in it whose names do not start with `_` or
-    `.`, for its texts only where it has nothing else; a folder that a run wrote stands for its dataset, without the
-    lineage columns.
-    """
-
-    path: list[str] = Field(min_length=1)
     num_examples: int | None = Field(default=None, ge=1)
     """Most rows, over all files."""
 
-    def __init__(self, path: str | os.PathLike[str] | Sequence[str] | None = None, /, **fields: Any) -> None:
-        given: dict[str, Any] = {} if path is None else {"path": path}
-        super().__init__(**given, **fields)
+    def paths(self) -> list[str]:
+        """Files, folders and globs."""
+        raise NotImplementedError
 
-    @field_validator("path", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        paths: Any = [value] if isinstance(value, str | os.PathLike) else value
-        if not isinstance(paths, list | tuple):
-            return paths
-        return [os.fspath(path) if isinstance(path, os.PathLike) else path for path in cast(list[Any], paths)]
-
-    @field_validator("path")
-    @classmethod
-    def _are_allowed(cls, paths: list[str]) -> list[str]:
-        for path in paths:
-            check_file(path, "path")
-        return paths
-
-    def units(self) -> list[Unit]:
-        units = self._all_units()
-        return units if self.num_examples is None else [unit for unit, _ in _shares(units, self.num_examples)]
-
-    def _all_units(self) -> list[Unit]:
+    def find_files(self) -> list[Unit]:
+        """One unit for each file. Raises InputError when a path stands for nothing."""
         from raypipe.steps.files.locate import locate
 
-        return locate(self.path, self._reach.permissions)
+        return locate(self.paths(), self._reach.permissions)
+
+    def units(self) -> list[Unit]:
+        units = self.find_files()
+        return units if self.num_examples is None else [unit for unit, _ in _share_out(units, self.num_examples)]
 
     def columns(self) -> Columns:
         from raypipe.steps.files.formats import columns_of
 
         try:
-            locations = [unit.location for unit in self._all_units()[:_SAMPLED_FILES]]
+            locations = [unit.location for unit in self.find_files()[:_SAMPLED_FILES]]
             return tuple(dict.fromkeys(name for location in locations for name in columns_of(location)))
         except InputError:
             return None
@@ -127,7 +123,7 @@ class LoadDataFromFiles(Source):
     def row_count(self) -> int | None:
         from raypipe.steps.files.formats import count_rows
 
-        units = self._all_units()
+        units = self.find_files()
         read = sum(os.path.getsize(unit.location) for unit in units if not unit.location.endswith(".parquet"))
         if read > _COUNTED_BYTES or len(units) > _COUNTED_FILES:
             return None
@@ -141,15 +137,48 @@ class LoadDataFromFiles(Source):
         if self.num_examples is None:
             yield from tables
             return
-        shares = _shares(self._all_units(), self.num_examples)
+        shares = _share_out(self.find_files(), self.num_examples)
         left = next((share for other, share in shares if other.name == unit.name), 0)
         while left > 0 and (table := next(tables, None)) is not None:
             yield table.slice(0, min(left, table.num_rows))
             left -= table.num_rows
 
 
-def _shares(units: Sequence[Unit], most: int) -> Iterator[tuple[Unit, int]]:
-    """Each unit with the number of rows that may be taken of it, until `most` are reached."""
+class LoadDataFromFiles(FileSource):
+    """Rows from Parquet, JSON, JSON lines, CSV and TSV files, and texts (`.txt`, `.md`); all but Parquet also gzipped.
+
+    A text file is one row, with the columns `text` and `file` (its name). A file that cannot be read as rows stops the
+    run with an InputError that names the place in it.
+    """
+
+    path: list[str] = Field(min_length=1)
+    """A file, a folder, a glob (`**` for any depth) or a list of them. A folder stands for all files of known kinds in
+    it whose names do not start with `_` or `.`, and for its text files only where it has nothing else; the folder of a
+    run stands for its dataset, without the lineage columns."""
+
+    def __init__(self, path: str | os.PathLike[str] | Sequence[str] | None = None, /, **fields: Any) -> None:
+        given: dict[str, Any] = {} if path is None else {"path": path}
+        super().__init__(**given, **fields)
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _read_paths(cls, value: Any) -> Any:
+        paths = plain_paths(value)
+        return [paths] if isinstance(paths, str) else paths
+
+    @field_validator("path")
+    @classmethod
+    def _check_permissions(cls, paths: list[str]) -> list[str]:
+        for path in paths:
+            check_file(path, "path")
+        return paths
+
+    def paths(self) -> list[str]:
+        return self.path
+
+
+def _share_out(units: Sequence[Unit], most: int) -> Iterator[tuple[Unit, int]]:
+    """Each unit with the number of rows that may be read of it, until `most` are reached."""
     from raypipe.steps.files.formats import count_rows
 
     for unit in units:

@@ -148,20 +148,20 @@ def test_json_text_is_parsed(encoded):
 def test_only_the_encoded_columns_are_parsed():
     step = ExpandColumns(columns=["a", "b"], encoded=["b"])
     assert step.process_row_in_thread({"a": ["[1]"], "b": "[2]"}) == [{"a": "[1]", "b": 2}]
-    with pytest.raises(RowError, match="'a' is no list"):
+    with pytest.raises(RowError, match="'a' is not a list"):
         step.process_row_in_thread({"a": "[1]", "b": "[2]"})
 
 
 @pytest.mark.parametrize(
     ("value", "encoded", "kind", "said"),
     [
-        ("text", False, "list", "column 'a' is no list but a str; write encoded=True"),
-        ({"n": 1}, False, "list", "column 'a' is no list but a dict$"),
-        (5, False, "list", "no list but a int"),
-        ('{"n": 1}', True, "list", "no list but a dict$"),
-        ('"text"', True, "list", "no list but a str$"),
-        ("[1", True, "parse", "column 'a' is no JSON"),
-        ("[" * 100_000, True, "parse", "column 'a' is no JSON"),
+        ("text", False, "list", "column 'a' is not a list but a str; write encoded=True"),
+        ({"n": 1}, False, "list", "column 'a' is not a list but a dict$"),
+        (5, False, "list", "not a list but a int"),
+        ('{"n": 1}', True, "list", "not a list but a dict$"),
+        ('"text"', True, "list", "not a list but a str$"),
+        ("[1", True, "parse", "column 'a' is not JSON"),
+        ("[" * 100_000, True, "parse", "column 'a' is not JSON"),
     ],
 )
 def test_what_is_no_list_fails_the_row(value, encoded, kind, said):

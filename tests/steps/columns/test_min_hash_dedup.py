@@ -79,7 +79,7 @@ def test_the_step_says_it_of_every_row(tmp_path):
 
 
 def test_a_threshold_that_no_signature_can_tell_is_refused_before_anything_runs() -> None:
-    with pytest.raises(SpecError, match=r"threshold 0\.99 cannot be told with num_perm 128"):
+    with pytest.raises(SpecError, match=r"threshold 0\.99 cannot be reached with num_perm 128"):
         MinHashDedup(threshold=0.99)
 
 

@@ -60,12 +60,12 @@ def test_of_several_responses_the_best_and_the_worst():
 @pytest.mark.parametrize(
     ("a", "b", "said"),
     [
-        (None, 1, "'scores_a' is no number but None"),
-        ("3", 1, "no number but '3'"),
-        (True, 1, "no number but True"),
-        (float("nan"), 1, "no number but nan"),
+        (None, 1, "'scores_a' is not a number but None"),
+        ("3", 1, "not a number but '3'"),
+        (True, 1, "not a number but True"),
+        (float("nan"), 1, "not a number but nan"),
         ({}, {}, "has no scores"),
-        ({"help": 1}, {"help": None}, r"'scores_b\.help' is no number but None"),
+        ({"help": 1}, {"help": None}, r"'scores_b\.help' is not a number but None"),
     ],
 )
 def test_what_is_no_score_fails_the_row(a, b, said):

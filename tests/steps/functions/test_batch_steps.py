@@ -126,7 +126,7 @@ def test_one_bad_row_fails_alone(tmp_path: Path) -> None:
 def test_a_step_that_gives_fewer_rows_says_what_to_write(tmp_path: Path) -> None:
     _, result = run(tmp_path, Fewer, rows=2, max_failed_rows=2)
     assert {message.partition(":")[0] for _, _, message, _ in failed(result)} == {
-        "process gave 0 rows for 1; a step gives as many as it gets"
+        "process returned 0 rows for 1; a step returns as many as it is given"
     }
 
 
@@ -184,7 +184,7 @@ def test_a_generator_that_raises_ends_the_run_with_a_sentence(tmp_path: Path) ->
     for name, called in (("numbers", "numbers"), (None, "broken_0")):
         with Pipeline("broken") as pipeline:
             Broken(name) >> KeepColumns(columns=["n"])
-        said = rf"step '{called}' cannot read its rows: ValueError: no more \(test_batching"
+        said = rf"step '{called}' cannot read its rows: ValueError: no more \(test_batch_steps"
         with pytest.raises(InputError, match=said):
             pipeline.run(tmp_path / "out", engine="local")
 
@@ -402,7 +402,7 @@ class TakesRows(GeneratorStep):
         (NoRows, r"process\(self\) cannot be called .*write process\(self, inputs\)"),
         (NoSelf, r"process\(inputs\) cannot be called .*write process\(self, inputs\)"),
         (TwoInputs, r"process\(self, one, other\) cannot be called .*'other'.*write process\(self, inputs\)"),
-        (NeedsMore, r"process\(self, inputs, factor\) cannot be called .*'factor'.*make options of the step"),
+        (NeedsMore, r"process\(self, inputs, factor\) cannot be called .*'factor'.*options of the step"),
         (Awaited, r"process\(self, inputs\) is async"),
         (Unwritten, r"has no method process; write process\(self, inputs\)"),
         (NoOffset, r"process\(self\) cannot be called .*'offset'.*write process\(self, offset=0\)"),

@@ -210,7 +210,7 @@ def with_many(row, llm, more):
         (sync_asking, "must be async"),
         (without_row, r"takes \(\)"),
         (with_many, "row, llm, more"),
-        (len, "is no function"),
+        (len, "is not a function"),
     ],
 )
 def test_functions_of_another_form_are_refused(function, said):

@@ -135,7 +135,7 @@ def test_what_is_no_call_fails_the_task(answer: Completion, kind: str, problem: 
 
 def test_two_tools_of_one_name() -> None:
     builder = WorkflowBuilder().add_custom_tool([Weather, Weather]).generative_step("p", Operator.FUNCTION_CALLING)
-    with pytest.raises(SpecError, match="tool 'Weather': is one of 2 of this name"):
+    with pytest.raises(SpecError, match="tool 'Weather': is one of 2 with this name"):
         builder.build()
 
 

@@ -46,7 +46,7 @@ def test_the_number_may_stand_in_the_row():
     assert len(drawn(row={"n": 4}, num_samples="n")) == 4
     assert drawn(row={"n": 0}, num_samples="n") == []
     assert CombinationSampler(num_samples="n").reads() == ("variables", "n")
-    with pytest.raises(RowError, match="column 'n' is no number of samples but 'many'"):
+    with pytest.raises(RowError, match="column 'n' is not a number of samples but 'many'"):
         drawn(row={"n": "many"}, num_samples="n")
     assert "draws 0 samples" in CombinationSampler(num_samples=0).problems()[0]
     assert (CombinationSampler().shape, CombinationSampler().problems()) == (Shape.SCATTER, [])

@@ -31,7 +31,7 @@ def test_a_generator_that_cannot_begin_ends_the_run_with_a_sentence(tmp_path: Pa
 
 
 def test_a_function_that_generates_takes_no_rows() -> None:
-    with pytest.raises(SpecError, match="no parameter annotated StepInput when it is a generator step"):
+    with pytest.raises(SpecError, match="no parameter annotated StepInput as a generator step"):
 
         @step(outputs=["n"], step_type="generator")
         def wrong(rows: StepInput) -> Any:

@@ -258,7 +258,7 @@ def test_a_missing_library_is_named(monkeypatch, tmp_path):
 def test_storage_options_are_written_nowhere(tmp_path):
     with Pipeline() as pipeline:
         source = LoadDataFromHub(repo_id=str(write(tmp_path / "data", train=ROWS)), storage_options={"key": "canary"})
-    assert "canary" not in pipeline.to_yaml() + repr(source) + repr(source.place())
+    assert "canary" not in pipeline.to_yaml() + repr(source) + repr(source.locate())
     assert pickle.loads(pickle.dumps(source)).storage_options == {"key": "canary"}
 
 

@@ -184,14 +184,14 @@ def test_a_key_that_appears_late_is_read(tmp_path):
         ("x.jsonl", '{"a": 1}\n\n{"a": "x"}\n', "line 3, column 'a': 'x' .str. does not fit the values before it"),
         ("x.jsonl", '{"_path": 1}\n', "has the column '_path', a name kept for lineage"),
         ("x.json", '[{"a": 1}, 5]', "item 2 is a int"),
-        ("x.json", '[{"a": 1}', "is no JSON list"),
+        ("x.json", '[{"a": 1}', "is not a JSON list"),
         ("x.json", '{\n"a": 1\n}', "line 1 is not JSON"),
-        ("x.csv", "a,b\n1,2\n3\n", r"x\.csv', line 3 is no table .*Expected 2 columns, got 1"),
-        ("x.csv", b"a,b\n1,\xff\n", "is no table"),
+        ("x.csv", "a,b\n1,2\n3\n", r"x\.csv', line 3 is not a table .*Expected 2 columns, got 1"),
+        ("x.csv", b"a,b\n1,\xff\n", "is not a table"),
         ("x.csv", "a,a\n1,2\n", "two columns 'a'"),
         ("x.csv", "_path,b\n1,2\n", "a name kept for lineage"),
-        ("x.parquet", "no parquet", "is no whole Parquet file"),
-        ("x.parquet", "", "is no whole Parquet file"),
+        ("x.parquet", "no parquet", "is not a complete Parquet file"),
+        ("x.parquet", "", "is not a complete Parquet file"),
     ],
 )
 def test_a_malformed_file_is_named_with_the_place(tmp_path, name, text, said):
@@ -313,7 +313,7 @@ def test_a_text_is_a_row(tmp_path):
 
 def test_what_is_no_text_is_named(tmp_path):
     (tmp_path / "x.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(InputError, match=r"x\.txt' is no UTF-8 text \(byte 3\)"):
+    with pytest.raises(InputError, match=r"x\.txt' is not UTF-8 text \(byte 3\)"):
         rows_of(LoadDataFromFiles(str(tmp_path / "x.txt")))
 
 
