@@ -1,6 +1,6 @@
-"""I hold an answer to a form that is no JSON: a regular expression, one of several texts, a grammar.
+"""Holds an answer to a form that is not JSON: a regular expression, one of several texts, a grammar.
 
-I do not know how it is asked for. A model that decodes under the form cannot leave it; the answer of any other is
+Knows nothing of how it is asked for. A model that decodes under the form cannot leave it; the answer of any other is
 checked, except against a grammar, which only the model reads.
 """
 
@@ -15,6 +15,7 @@ from raypipe.contracts.llm import Request
 from raypipe.errors import RowError, SpecError
 from raypipe.security.patterns import Pattern, compile_pattern
 from raypipe.steps.answers.schemas import Node
+from raypipe.steps.prompts.to_text import quoted
 
 FORMS = ("regex", "choice", "grammar")
 """The names of the forms, which no JSON Schema has among its keywords."""
@@ -25,30 +26,27 @@ class TextForm:
 
     again = "the corrected text"
     """What is asked for where an answer does not fit."""
+    json_schema: Node = {"type": "string"}  # noqa: RUF012 (nobody changes it)
+    """What can be known of an answer before it is there."""
 
-    def __init__(self, said: Mapping[str, Any]) -> None:
-        """Raises SpecError for what is no form."""
-        if len(said) != 1:
-            raise _unsound(f"has {' and '.join(map(repr, said))}; an answer has one form, keep one of them")
-        self.declared: dict[str, Any] = dict(said)
-        self._pattern = _compiled(said["regex"]) if "regex" in said else None
+    def __init__(self, form: Mapping[str, Any]) -> None:
+        """Raises SpecError for anything else."""
+        if len(form) != 1:
+            raise _unsound(f"has {' and '.join(map(repr, form))}; an answer has one form, keep one of them")
+        self.declared: dict[str, Any] = dict(form)
+        self._pattern = _compiled(form["regex"]) if "regex" in form else None
         self.beside = UserCodeThread("checks")
         self.may_take_long = self._pattern is not None and not self._pattern.is_linear
-        self._choices = _choices(said["choice"]) if "choice" in said else ()
-        grammar = said.get("grammar", "-")
+        self._choices = _choices(form["choice"]) if "choice" in form else ()
+        grammar = form.get("grammar", "-")
         if not isinstance(grammar, str) or not grammar.strip():
-            raise _unsound(f"has the grammar {_short(grammar)}; write it as text, in the words of xgrammar or Lark")
+            raise _unsound(f"has the grammar {quoted(grammar)}; write it as text, in the syntax of xgrammar or Lark")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TextForm) and self.declared == other.declared
 
     def __hash__(self) -> int:
         return hash(repr(self.declared))
-
-    @property
-    def json_schema(self) -> Node:
-        """What there is to know of an answer before it is there."""
-        return {"type": "string"}
 
     def asked(self, request: Request) -> Request:
         """The request for an answer of this form."""
@@ -58,32 +56,28 @@ class TextForm:
 
     def validate(self, text: str, *, repair: bool = True) -> str:
         """The answer; space around it is left out where that makes it fit. Raises RowError (`schema`)."""
-        for said in (text, text.strip()) if repair else (text,):
-            if self._fits(said):
-                return said
-        pattern = self._pattern
+        pattern, choices = self._pattern, self._choices
+        for answer in (text, text.strip()) if repair else (text,):
+            fits = not choices or answer in choices if pattern is None else pattern.fullmatch(answer) is not None
+            if fits:
+                return answer
         wanted = "is none of the choices" if pattern is None else f"does not match {pattern.pattern!r}"
-        raise RowError(f"the completion {wanted}: {_short(text)}", kind="schema")
-
-    def _fits(self, text: str) -> bool:
-        if self._pattern is not None:
-            return self._pattern.fullmatch(text) is not None
-        return not self._choices or text in self._choices
+        raise RowError(f"the completion {wanted}: {quoted(text)}", kind="schema")
 
 
-def form_of(said: Any) -> TextForm | None:
-    """The form that a mapping of nothing but forms says; `None` for a JSON Schema. Raises SpecError."""
-    is_form = isinstance(said, Mapping) and bool(said) and not said.keys() - set(FORMS)
-    return TextForm(cast("Mapping[str, Any]", said)) if is_form else None
+def form_of(form: Any) -> TextForm | None:
+    """The form that a mapping of nothing but forms declares; `None` for a JSON Schema. Raises SpecError."""
+    is_form = isinstance(form, Mapping) and bool(form) and not form.keys() - set(FORMS)
+    return TextForm(cast("Mapping[str, Any]", form)) if is_form else None
 
 
 def _compiled(pattern: Any) -> Pattern:
     if not isinstance(pattern, str):
-        raise _unsound(f"has the pattern {_short(pattern)}, which is no text")
+        raise _unsound(f"has the pattern {quoted(pattern)}, which is not text")
     try:
         return compile_pattern(pattern)
     except ValueError as error:
-        raise _unsound(f"has the pattern {_short(pattern)}, which is no regular expression: {error}") from None
+        raise _unsound(f"has the pattern {quoted(pattern)}, which is no regular expression: {error}") from None
 
 
 def _choices(given: Any) -> tuple[str, ...]:
@@ -91,14 +85,9 @@ def _choices(given: Any) -> tuple[str, ...]:
     choices: tuple[Any, ...] = tuple(cast("Sequence[Any]", given)) if listed else ()
     if not choices or not all(isinstance(one, str) and one for one in choices) or len(set(choices)) < len(choices):
         advice = "write a list of different texts, in YAML in quotes: ['yes', 'no']"
-        raise _unsound(f"has the choice {_short(given)}; {advice}")
+        raise _unsound(f"has the choice {quoted(given)}; {advice}")
     return choices
 
 
 def _unsound(problem: str) -> SpecError:
     return SpecError.of("structured_output", problem)
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:59] + "…"

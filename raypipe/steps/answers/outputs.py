@@ -1,6 +1,6 @@
-"""I turn the value of one completion into the columns of rows.
+"""Turns the value of one completion into the columns of rows.
 
-I do not know where the value comes from. Which columns there are is settled before the run, so that
+Knows nothing of where the value comes from. Which columns there are is settled before the run, so that
 a pipeline can be checked without spending anything.
 """
 
@@ -34,20 +34,18 @@ class Outputs:
 
     def row(self, value: Any) -> dict[str, Any]:
         """Raises RowError when the value has not the parts that the columns need."""
-        return self._columns(self._unwrapped(value))
+        if self.unwrap is not None and isinstance(value, dict):
+            value = cast(dict[str, Any], value).get(self.unwrap)
+        return self._columns(value)
 
     def rows(self, value: Any) -> list[dict[str, Any]]:
         """One row for each item of a list. Raises RowError when the value is no list."""
-        found = self._unwrapped(value)
-        if not isinstance(found, list | tuple):
-            got = type(found).__name__
+        if self.unwrap is not None and isinstance(value, dict):
+            value = cast(dict[str, Any], value).get(self.unwrap)
+        if not isinstance(value, list | tuple):
+            got = type(value).__name__
             raise RowError(f"scatter needs a list, but the completion was parsed as {got}", kind="parse")
-        return [self._columns(item) for item in cast(Sequence[Any], found)]
-
-    def _unwrapped(self, value: Any) -> Any:
-        if self.unwrap is None or not isinstance(value, dict):
-            return value
-        return cast(dict[str, Any], value).get(self.unwrap)
+        return [self._columns(item) for item in cast(Sequence[Any], value)]
 
     def _columns(self, value: Any) -> dict[str, Any]:
         if self.whole:
@@ -60,7 +58,7 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a step says of its output columns."""
+    """What a step declares of its output columns."""
 
     output: str | None
     outputs: tuple[str, ...] | None
@@ -70,7 +68,9 @@ class Wanted:
 def from_text(wanted: Wanted, parse: str | Parser, pattern: str | None) -> Outputs:
     """The columns of a parsed text."""
     groups = tuple(parser_pattern(pattern).groupindex) if parse == "regex" else ()
-    parts = _parts_of(wanted, parse, groups)
+    parts = groups if wanted.outputs is None else wanted.outputs
+    if wanted.outputs is None and wanted.output is not None and (parse == "tags" or groups):
+        parts = (wanted.output,)
     known = TYPES.get(parse, "") if isinstance(parse, str) else ""
     inner = known.removeprefix("list<").removesuffix(">")
     problem = ""
@@ -87,15 +87,6 @@ def from_text(wanted: Wanted, parse: str | Parser, pattern: str | None) -> Outpu
     name = wanted.output or DEFAULT
     kind = "" if parse == "tags" else inner if wanted.scattered else known
     return Outputs({name: kind}, problem=problem)
-
-
-def _parts_of(wanted: Wanted, parse: str | Parser, groups: tuple[str, ...]) -> tuple[str, ...]:
-    """Columns that each take a part of the value; none when one column takes all of it."""
-    if wanted.outputs is not None:
-        return wanted.outputs
-    if wanted.output is not None and (parse == "tags" or groups):
-        return (wanted.output,)
-    return groups
 
 
 def from_structure(wanted: Wanted, schema: Node) -> Outputs:

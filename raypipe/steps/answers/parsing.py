@@ -1,6 +1,6 @@
-"""I turn a model's text into a value.
+"""Turns a model's text into a value.
 
-I do not know which columns the value becomes. A parser takes the text and returns a value, a list,
+Knows nothing of which columns the value becomes. A parser takes the text and returns a value, a list,
 a mapping or a tuple; text that it cannot use fails its row, never the run.
 """
 
@@ -42,27 +42,23 @@ def parser(parse: str | Parser, *, pattern: str | None = None, names: Sequence[s
     if pattern is not None and parse != "regex":
         raise SpecError.of("pattern", "belongs to parse='regex'; leave it out or set parse='regex'")
     if not isinstance(parse, str):
-        return _guarded(parse)
+        return _guard(parse)
     if parse == "regex":
-        return _by_pattern(parser_pattern(pattern))
+        return _pattern_parser(parser_pattern(pattern))
     if parse == "tags":
-        return _by_tags(tuple(names))
+        return _tag_parser(tuple(names))
     if parse in PARSERS:
         return PARSERS[parse]
     if "." in parse or ":" in parse:
-        return _guarded(imported(parse))
+        return _guard(imported(parse))
     hint = nearest(parse, [*PARSERS, "tags", "regex"])
-    raise SpecError.of("parse", f"{parse!r} is no parser{hint}; your own is written module:function")
+    problem = f"{parse!r} is not a parser{hint}; your own is written module:function"
+    raise SpecError.of("parse", problem)
 
 
 def takes_long(parse: Parser) -> bool:
     """Whether it may take longer than an event loop can wait: code of the user's own, or a pattern with a deadline."""
     return getattr(parse, "may_take_long", False)
-
-
-def as_text(text: str) -> str:
-    """The text without white space around it."""
-    return text.strip()
 
 
 def as_json(text: str) -> Any:
@@ -88,18 +84,24 @@ def as_comma_list(text: str) -> list[str]:
     """Items between commas, without quotes, bullets, numbers and the full stop at the end."""
     bare = text.strip().removesuffix(".")
     parts = bare.split(",") if "," in bare else bare.splitlines()
-    items = (_bare_item(" ".join(part.split())) for part in parts)
-    return _something([item for item in items if item], text, "list of items between commas")
+    unquoted = (_without_bullet(" ".join(part.split()).strip(_QUOTES)) for part in parts)
+    items = [item for one in unquoted if (item := one.strip(_QUOTES).strip())]
+    if not items:
+        raise unparsable(text, "list of items between commas")
+    return items
 
 
 def as_lines(text: str) -> list[str]:
     """Lines that are not blank, without bullets and numbers."""
-    lines = (_without_bullet(line) for line in text.splitlines() if not line.lstrip().startswith("```"))
-    return _something([line for line in lines if line], text, "line of text")
+    whole = (line for line in text.splitlines() if not line.lstrip().startswith("```"))
+    lines = [bare for line in whole if (bare := _without_bullet(line))]
+    if not lines:
+        raise unparsable(text, "line of text")
+    return lines
 
 
 PARSERS: dict[str, Parser] = {
-    "text": as_text,
+    "text": str.strip,
     "json": as_json,
     "json_list": as_json_list,
     "comma_list": as_comma_list,
@@ -129,17 +131,7 @@ def _without_bullet(line: str) -> str:
     return line[bullets.end() if bullets else 0 :].strip()
 
 
-def _bare_item(item: str) -> str:
-    return _without_bullet(item.strip(_QUOTES)).strip(_QUOTES).strip()
-
-
-def _something(items: list[str], text: str, wanted: str) -> list[str]:
-    if not items:
-        raise unparsable(text, wanted)
-    return items
-
-
-def _by_tags(names: tuple[str, ...]) -> Parser:
+def _tag_parser(names: tuple[str, ...]) -> Parser:
     def as_tags(text: str) -> dict[str, str]:
         """The text in each `<tag>…</tag>`; of equal tags the last, which is where models correct themselves."""
         found: dict[str, str] = {}
@@ -165,11 +157,11 @@ def parser_pattern(pattern: str | None) -> Pattern:
     try:
         return compile_pattern(pattern)
     except ValueError as error:
-        problem = f"{shorten(repr(pattern))} is no regular expression: {error}"
+        problem = f"{shorten(repr(pattern))} is not a regular expression: {error}"
         raise SpecError.of("pattern", problem) from None
 
 
-def _by_pattern(pattern: Pattern) -> Parser:
+def _pattern_parser(pattern: Pattern) -> Parser:
     def as_match(text: str) -> Any:
         found = pattern.search(text)
         if found is None:
@@ -182,7 +174,7 @@ def _by_pattern(pattern: Pattern) -> Parser:
     return as_match
 
 
-def _guarded(function: Any) -> Parser:
+def _guard(function: Any) -> Parser:
     """A parser of the user's own whose errors fail the row as unparsable text."""
     if not callable(function):
         raise SpecError.of("parse", f"{function!r} cannot be called; name a function")

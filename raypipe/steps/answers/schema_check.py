@@ -137,12 +137,12 @@ def _bounded(kind: Any) -> Any:
 
 
 def _counted(keyword: Keyword) -> Keyword:
-    def counted(validator: Any, said: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    def counted(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[Any]:
         # An error passes through all that is open, so that what is nested deeper costs more.
-        _spend(1 + (_left.depth + _length(said) + _length(instance)) // _PART_OF_A_STEP)
+        _spend(1 + (_left.depth + _length(wanted) + _length(instance)) // _PART_OF_A_STEP)
         _left.depth += 1
         try:
-            for error in keyword(validator, said, instance, schema) or ():
+            for error in keyword(validator, wanted, instance, schema) or ():
                 _spend(len(error.message) // _CHARACTERS_OF_A_STEP)
                 yield error
         finally:
@@ -160,16 +160,16 @@ def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[Any]:
         yield _error(f"{instance!r} does not match {pattern!r}")
 
 
-def _pattern_properties(validator: Any, said: Node, instance: Any, _: Any) -> Iterator[Any]:
+def _pattern_properties(validator: Any, wanted: Node, instance: Any, _: Any) -> Iterator[Any]:
     if isinstance(instance, dict):
-        for pattern, schema in said.items():
+        for pattern, schema in wanted.items():
             for name, value in cast("Node", instance).items():
                 _spend(1)
                 if compile_pattern(pattern).search(name):
                     yield from validator.descend(value, schema, path=name, schema_path=pattern)
 
 
-def _additional_properties(validator: Any, said: Any, instance: Any, schema: Node) -> Iterator[Any]:
+def _additional_properties(validator: Any, wanted: Any, instance: Any, schema: Node) -> Iterator[Any]:
     if not isinstance(instance, dict):
         return
     named = cast("Mapping[str, Any]", schema.get("patternProperties", {}))
@@ -180,15 +180,15 @@ def _additional_properties(validator: Any, said: Any, instance: Any, schema: Nod
         _spend(len(patterns) // _PART_OF_A_STEP)
         if name not in known and not any(one.search(name) for one in patterns):
             extras.append(name)
-    if isinstance(said, dict):
+    if isinstance(wanted, dict):
         for name in extras:
-            yield from validator.descend(instance[name], said, path=name)
-    elif not said and extras:
+            yield from validator.descend(instance[name], wanted, path=name)
+    elif not wanted and extras:
         yield _error(_unexpected(sorted(extras), sorted(named)))
 
 
 def _unexpected(extras: list[str], patterns: list[str]) -> str:
-    """In the words of jsonschema, which recorded calls repeat to their model."""
+    """Worded as jsonschema words it, since recorded calls repeat it to their model."""
     listed = ", ".join(map(repr, extras))
     if patterns:
         verb = "does" if len(extras) == 1 else "do"
@@ -196,8 +196,8 @@ def _unexpected(extras: list[str], patterns: list[str]) -> str:
     return f"Additional properties are not allowed ({listed} {'was' if len(extras) == 1 else 'were'} unexpected)"
 
 
-def _unique_items(_: Any, said: Any, instance: Any, __: Any) -> Iterator[Any]:
-    if not (said and isinstance(instance, list)):
+def _unique_items(_: Any, wanted: Any, instance: Any, __: Any) -> Iterator[Any]:
+    if not (wanted and isinstance(instance, list)):
         return
     seen: set[bytes] = set()
     for item in cast("list[Any]", instance):
@@ -220,12 +220,12 @@ def _equal_numbers(value: Any) -> Any:
     return value
 
 
-def _enum(_: Any, said: list[Any], instance: Any, __: Any) -> Iterator[Any]:
+def _enum(_: Any, wanted: list[Any], instance: Any, __: Any) -> Iterator[Any]:
     from jsonschema import _utils  # pyright: ignore[reportPrivateUsage]
 
-    _spend(len(said) // 4)
-    if not any(cast("Any", _utils).equal(one, instance) for one in said):
-        yield _error(f"{instance!r} is not one of {said!r}")
+    _spend(len(wanted) // 4)
+    if not any(cast("Any", _utils).equal(one, instance) for one in wanted):
+        yield _error(f"{instance!r} is not one of {wanted!r}")
 
 
 def _error(message: str) -> Exception:

@@ -1,6 +1,6 @@
-"""I read a JSON Schema: closed against unknown properties, its references followed, its Arrow types named.
+"""Reads a JSON Schema: closed against unknown properties, its references followed, its Arrow types named.
 
-I do not know what is checked against it. Only references inside the schema are followed, so reading
+Knows nothing of what is checked against it. Only references inside the schema are followed, so reading
 one never touches the network.
 """
 
@@ -24,7 +24,7 @@ _OF_ONE = ("items", "additionalProperties", "contains")
 _LEAVE_OPEN = frozenset(
     ("additionalProperties", "unevaluatedProperties", "allOf", "anyOf", "oneOf", "$ref", "if", "dependentSchemas")
 )
-"""Beside these, an object says itself what else it may have."""
+"""Beside these, an object defines itself what else it may have."""
 _SCALARS = {"string": "string", "integer": "int64", "number": "double", "boolean": "bool"}
 _NULL = {"type": "null"}
 _MOST_REFERENCES = 32
@@ -34,7 +34,7 @@ _LARGEST_BYTES = 1 << 20
 def closed(schema: Mapping[str, Any]) -> Node:
     """A copy in which objects that list their properties allow no others, unless they say so.
 
-    Providers that decode under a schema ask for this. Raises SpecError for what is no plain JSON and for references
+    Providers that decode under a schema ask for this. Raises SpecError for anything but plain JSON, and for references
     that lead nowhere.
     """
     try:
@@ -44,7 +44,10 @@ def closed(schema: Mapping[str, Any]) -> Node:
     if len(text) > _LARGEST_BYTES:
         raise unsound(f"is {len(text)} bytes of JSON, more than {_LARGEST_BYTES}")
     root = cast(Node, orjson.loads(text))
-    _check_references(root)
+    for node in nodes(root):
+        for name in ("$ref", "$dynamicRef", "$recursiveRef"):  # every one, under whichever keyword it stands
+            if isinstance(node.get(name), str):
+                _at(root, node[name])
     for node in _nodes(root):
         if isinstance(node.get("properties"), dict) and not _LEAVE_OPEN & node.keys():
             node["additionalProperties"] = False
@@ -100,14 +103,6 @@ def unsound(problem: str) -> SpecError:
     return SpecError.of("schema", problem)
 
 
-def _check_references(root: Node) -> None:
-    """Every reference, under whichever keyword, leads to a part of the schema."""
-    for node in nodes(root):
-        for name in ("$ref", "$dynamicRef", "$recursiveRef"):
-            if isinstance(node.get(name), str):
-                _at(root, node[name])
-
-
 def _nodes(node: Node) -> Iterator[Node]:
     yield node
     inner: list[Any] = [node.get(key) for key in _OF_ONE]
@@ -128,21 +123,15 @@ def _at(root: Node, reference: Any) -> Node:
     if not (isinstance(reference, str) and reference.startswith("#")):
         raise unsound(f"refers to {shown}; only references inside the schema (#/$defs/…) are followed")
     first, *parts = unquote(reference[1:]).split("/")
-    found = _anchored(root, first) if first else root
+    anchored = (node for node in nodes(root) if first in (node.get("$anchor"), node.get("$dynamicAnchor")))
+    found: Any = next(anchored, None) if first else root
     for part in parts:
         key = part.replace("~1", "/").replace("~0", "~")
-        found = _inside(found, key)
+        if isinstance(found, list):
+            listed = cast(list[Any], found)
+            found = listed[int(key)] if key.isdecimal() and len(key) < 10 and int(key) < len(listed) else None
+        else:
+            found = cast(Node, found).get(key) if isinstance(found, dict) else None
     if not isinstance(found, dict):
         raise unsound(f"refers to {shown}, which is not in it")
     return cast(Node, found)
-
-
-def _anchored(root: Node, name: str) -> Node | None:
-    return next((node for node in nodes(root) if name in (node.get("$anchor"), node.get("$dynamicAnchor"))), None)
-
-
-def _inside(found: Any, key: str) -> Any:
-    if isinstance(found, list):
-        listed = cast(list[Any], found)
-        return listed[int(key)] if key.isdecimal() and len(key) < 10 and int(key) < len(listed) else None
-    return cast(Node, found).get(key) if isinstance(found, dict) else None

@@ -16,7 +16,7 @@ from raypipe.contracts.imports import imported_function
 from raypipe.contracts.step import Columns, Output, Runs, Shape, Step
 from raypipe.errors import SpecError
 from raypipe.row import Values
-from raypipe.steps.prompts.templates import Expression, compile_expression
+from raypipe.steps.prompts.templates import Expression
 
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
@@ -65,4 +65,4 @@ def predicate(keep: str | Predicate) -> Predicate:
 
 @lru_cache(maxsize=256)
 def _compile(text: str) -> Predicate:
-    return imported_function(text) if _PATH.fullmatch(text) else compile_expression(text)
+    return imported_function(text) if _PATH.fullmatch(text) else Expression(text)

@@ -1,6 +1,6 @@
-"""I ask in plain words on behalf of a function: a text, a value that a schema describes, or an answer found with tools.
+"""Asks in plain words on behalf of a function: a text, a value that a schema describes, or an answer found with tools.
 
-I do not know how a call is sent, logged or tried again; the caller does.
+Knows nothing of how a call is sent, logged or tried again; the caller does that.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ async def ask(llm: Caller, prompt: str | Sequence[Message], options: AskOptions)
     request = Request(messages, None, options.get("temperature"), options.get("max_tokens"))
     schema = options.get("schema")
     if options.get("tools"):
-        tools, declared = _offered(options.get("tools") or ())
+        tools, declared = _declare(options.get("tools") or ())
         request = request._replace(tools=declared)
         if not options.get("execute", True):
-            return await _calls(llm, request, tools, schema)
+            if schema is not None:
+                problem = "llm(…, execute=False) gives calls, which have no schema; leave schema out"
+                raise RowError(problem, kind="option")
+            return check_calls(request, await llm.complete(request), tools)
         llm = cast(Caller, _Conversation(llm, tools, options.get("max_rounds", MOST_ROUNDS)))
         request = request._replace(must_call=False)
     if schema is not None:
@@ -41,8 +44,8 @@ async def ask(llm: Caller, prompt: str | Sequence[Message], options: AskOptions)
     return (await llm.complete(request)).text
 
 
-def _offered(given: Sequence[Any]) -> tuple[tuple[CustomTool, ...], tuple[Mapping[str, Any], ...]]:
-    """Tools, and what the endpoint is told of them. Raises RowError (`tool`) for one that cannot be used."""
+def _declare(given: Sequence[Any]) -> tuple[tuple[CustomTool, ...], tuple[Mapping[str, Any], ...]]:
+    """Tools, and how they are described to the endpoint. Raises RowError (`tool`) for one that cannot be used."""
     tools = make_tools(given)
     for tool in tools:
         for problem in tool.problems():
@@ -53,13 +56,6 @@ def _offered(given: Sequence[Any]) -> tuple[tuple[CustomTool, ...], tuple[Mappin
         raise RowError(f"the fields of a tool are unsound: {error}", kind=KIND) from None
 
 
-async def _calls(llm: Caller, request: Request, tools: Sequence[CustomTool], schema: Any) -> list[dict[str, Any]]:
-    """What the model calls, checked and not executed."""
-    if schema is not None:
-        raise RowError("llm(…, execute=False) gives calls, which have no schema; leave schema out", kind="option")
-    return check_calls(request, await llm.complete(request), tools)
-
-
 class _Conversation:
     """Asks a model that may call tools before it answers; what was called and given stays in the conversation."""
 
@@ -68,29 +64,26 @@ class _Conversation:
         self._tools = tools
         self._most = max_rounds
         self._rounds = 0
-        self._heard = 0
+        self._taken = 0
         """How many messages of the requests are in the conversation."""
         self._messages: tuple[Message, ...] = ()
 
     async def complete(self, request: Request, *, sample: int = 0) -> Completion:
         """The answer in words. Raises RowError (`tool`) when the model goes on calling tools."""
-        self._messages += request.messages[self._heard :]
-        self._heard = len(request.messages)
+        self._messages += request.messages[self._taken :]
+        self._taken = len(request.messages)
         while True:
             asked = request._replace(messages=self._messages)
             completion = await self._llm.complete(asked, sample=sample)
-            shortened = cut(asked, completion)
-            calls = read_calls(completion) if shortened or completion.finish_reason == TOOL_CALLS else []
+            failure = cut(asked, completion)
+            calls = read_calls(completion) if failure or completion.finish_reason == TOOL_CALLS else []
             if not calls:
                 return completion
-            if shortened:
-                raise shortened
-            self._count()
+            if failure:
+                raise failure
+            if self._rounds >= self._most:
+                problem = f"the model still called tools after {self._most} rounds of calls (max_rounds={self._most})"
+                raise RowError(f"{problem}; raise max_rounds, or say in the prompt when to answer", kind=KIND)
+            self._rounds += 1
             outcomes = await try_calls(self._llm, calls, self._tools)
             self._messages += tool_messages(outcomes, len(self._messages))
-
-    def _count(self) -> None:
-        if self._rounds >= self._most:
-            problem = f"the model still called tools after {self._most} rounds of calls (max_rounds={self._most})"
-            raise RowError(f"{problem}; raise max_rounds, or say in the prompt when to answer", kind=KIND)
-        self._rounds += 1

@@ -1,6 +1,6 @@
-"""I am a task of a user's own: a method that makes messages of a row, and one that makes columns of the answer.
+"""Lets users write tasks of their own: one method makes messages of a row, another makes columns of the answer.
 
-I do not know what is asked. A task can also be written as one function, with its prompts in its docstring.
+Knows nothing of what is asked. A task can also be written as one function, with its prompts in its docstring.
 """
 
 from __future__ import annotations
@@ -154,13 +154,10 @@ def _class_of(function: Any, inputs: StepColumns, outputs: StepColumns, prompts:
         filled = [text.format(**{name: input.get(name) for name in inputs}) for text in prompts]
         return [{"role": role, "content": text} for role, text in zip(("system", "user"), filled, strict=True) if text]
 
-    def format_output(self: Any, output: str | None, input: dict[str, Any]) -> Any:
-        return function(output, input)
-
-    def reduced(self: Any, protocol: Any) -> Any:
+    def reduce(self: Any, protocol: Any) -> Any:
         if is_importable(type(self)):
             return super(made, self).__reduce_ex__(protocol)
-        return _restored, (function, inputs, outputs, prompts, self.__getstate__())
+        return _restore, (function, inputs, outputs, prompts, self.__getstate__())
 
     namespace = {
         "__module__": function.__module__,
@@ -169,15 +166,15 @@ def _class_of(function: Any, inputs: StepColumns, outputs: StepColumns, prompts:
         "inputs": property(lambda self: inputs),
         "outputs": property(lambda self: outputs),
         "format_input": format_input,
-        "format_output": format_output,
+        "format_output": lambda self, output, input: function(output, input),
         "function": staticmethod(function),
-        "__reduce_ex__": reduced,
+        "__reduce_ex__": reduce,
     }
     made: Any = new_class(function.__name__, (Task,), exec_body=lambda body: body.update(namespace))
     return made
 
 
-def _restored(function: Any, inputs: StepColumns, outputs: StepColumns, prompts: _Prompts, state: Any) -> Any:
+def _restore(function: Any, inputs: StepColumns, outputs: StepColumns, prompts: _Prompts, state: Any) -> Any:
     kind: Any = _class_of(function, inputs, outputs, prompts)
     made = kind.__new__(kind)
     made.__setstate__(state)

@@ -1,12 +1,12 @@
-"""I turn a text into a vector.
+"""Turns a text into a vector.
 
-I do not know what the vector is for.
+Knows nothing of what the vector is for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,8 @@ class EmbeddingGeneration(PoolingStep):
     `llm` is an embedding model; it may be called `embeddings` here. The text is sent as it stands.
     """
 
+    input_columns: ClassVar[tuple[str, ...]] = ("text",)
+
     dimensions: int | None = Field(default=None, ge=1)
     """Length of the embedding, where the model can shorten its own."""
 
@@ -36,18 +38,12 @@ class EmbeddingGeneration(PoolingStep):
             raise ValueError("llm and embeddings both name the model; keep one")
         return given | {"llm": given.pop("embeddings")}
 
-    def reads(self) -> tuple[str, ...]:
-        return ("text",)
-
     def writes(self) -> dict[str, str]:
         return {"embedding": "list<float>", MODEL_NAME: "string"}
 
-    def requests(self) -> tuple[Request, ...]:
-        return (self._request(""),)
-
-    def _request(self, text: str) -> Request:
-        return Request(prompt=text, pool="embed", numbers=self.dimensions)
+    def request(self, content: str) -> Request:
+        return Request(prompt=content, pool="embed", numbers=self.dimensions)
 
     async def process_row(self, row: Values, llm: Caller) -> Output:
-        vector = await ask_numbers(llm, self._request(text_of(row, "text")))
+        vector = await ask_numbers(llm, self.request(text_of(row, "text")))
         return {"embedding": vector, MODEL_NAME: llm.label}

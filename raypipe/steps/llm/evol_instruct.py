@@ -1,20 +1,19 @@
-"""I have a model make instructions harder, round after round.
+"""Has a model make instructions harder, round after round.
 
-I do not know how hard an instruction is. The idea is Evol-Instruct's (WizardLM, https://arxiv.org/abs/2304.12244);
+Knows nothing of how hard an instruction is. The idea is Evol-Instruct's (WizardLM, https://arxiv.org/abs/2304.12244);
 which mutation a round takes follows from the instruction's own text and the seed, so a rerun asks the same.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from raypipe.contracts.llm import Caller, Request
-from raypipe.errors import RowError
+from raypipe.contracts.llm import Caller
 from raypipe.identity import canonical_json, digest
 from raypipe.row import Values
-from raypipe.steps.answers.structured import cut
+from raypipe.steps.answers.structured import ask_whole_text
 from raypipe.steps.llm.llm_step import LLMStep
 from raypipe.steps.prompts.inputs import chat_request, text_of
 
@@ -47,6 +46,8 @@ class EvolInstruct(LLMStep):
     row asks `num_evolutions` times, one after the other, and once more for each answer.
     """
 
+    input_columns: ClassVar[tuple[str, ...]] = ("instruction",)
+
     num_evolutions: int = Field(default=1, ge=1)
     """Rounds; each changes what the one before it made."""
     store_evolutions: bool = False
@@ -59,9 +60,6 @@ class EvolInstruct(LLMStep):
     """Prompts to choose from, in which the instruction takes the place of `<PROMPT>`; by default `MUTATIONS`."""
     seed: int = 42
     """Another seed chooses other mutations."""
-
-    def reads(self) -> tuple[str, ...]:
-        return ("instruction",)
 
     def answer_types(self) -> dict[str, str]:
         kind, end = ("list<string>", "s") if self.store_evolutions else ("string", "")
@@ -81,29 +79,15 @@ class EvolInstruct(LLMStep):
 
     async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
         original = text_of(row, "instruction")
-        found = [original]
+        found, templates = [original], list((self.mutation_templates or MUTATIONS).values())
         for number in range(self.num_evolutions):
-            template = self._template(original, sample, number)
-            found.append(await _evolved(chat_request(template.replace(_PLACE, found[-1])), llm, sample))
+            chosen = digest(b"mutation", canonical_json([original, self.seed, sample, number]))
+            template = templates[int.from_bytes(chosen) % len(templates)]
+            request = chat_request(template.replace(_PLACE, found[-1]))
+            found.append(await ask_whole_text(llm, request, sample, "there is no instruction to go on with"))
         kept = found[0 if self.include_original_instruction else 1 :] if self.store_evolutions else found[-1:]
         columns = [kept]
         if self.generate_answers:
             columns.append([(await llm.complete(chat_request(text), sample=sample)).text.strip() for text in kept])
         values = columns if self.store_evolutions else [column[0] for column in columns]
         return dict(zip(self.answer_types(), values, strict=True))
-
-    def _template(self, instruction: str, sample: int, number: int) -> str:
-        templates = list((self.mutation_templates or MUTATIONS).values())
-        chosen = digest(b"mutation", canonical_json([instruction, self.seed, sample, number]))
-        return templates[int.from_bytes(chosen) % len(templates)]
-
-
-async def _evolved(request: Request, llm: Caller, sample: int) -> str:
-    """Raises RowError for a completion that is cut or empty: a later round would build on it."""
-    completion = await llm.complete(request, sample=sample)
-    shortened, text = cut(request, completion), completion.text.strip()
-    if shortened is not None:
-        raise shortened
-    if not text:
-        raise RowError("the completion has no text, so there is no instruction to go on with", kind="parse")
-    return text

@@ -1,6 +1,6 @@
-"""I wait for several answers that a row asks for at once.
+"""Waits for several answers that a row asks for at once.
 
-I do not know what is asked.
+Knows nothing of what is asked.
 """
 
 from __future__ import annotations

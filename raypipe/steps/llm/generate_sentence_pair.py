@@ -1,11 +1,11 @@
-"""I have a model write sentences that belong to a given one, as embedding models are trained on.
+"""Has a model write sentences that belong to a given one, as embedding models are trained on.
 
-I do not know how close they come; nothing is measured here.
+Knows nothing of how close they come: nothing is measured here.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from raypipe.contracts.llm import Caller
 from raypipe.errors import RowError
@@ -35,6 +35,8 @@ _HARD = "It shares words, subject or form with the anchor, so that only a carefu
 class GenerateSentencePair(SchemaStep):
     """Reads `anchor` and writes `positive`, with `triplet` also `negative`."""
 
+    input_columns: ClassVar[tuple[str, ...]] = ("anchor",)
+
     action: Action
     """What the positive is to the anchor."""
     triplet: bool = False
@@ -43,9 +45,6 @@ class GenerateSentencePair(SchemaStep):
     """The negative looks as if it belonged to the anchor."""
     context: str = ""
     """What the sentences are for, as the model should know it."""
-
-    def reads(self) -> tuple[str, ...]:
-        return ("anchor",)
 
     def answer_types(self) -> dict[str, str]:
         return {"positive": "string"} | ({"negative": "string"} if self.triplet else {})
@@ -75,10 +74,6 @@ class GenerateSentencePair(SchemaStep):
             "Write in the language of the anchor.",
             f"## Context\n{self.context}" if self.context else "",
             f"## Anchor\n{anchor}",
-            "Answer as JSON and nothing else: " + _form(list(self.answer_types())),
+            "Answer as JSON and nothing else: {" + ", ".join(f'"{name}": "…"' for name in self.answer_types()) + "}",
         ]
         return "\n\n".join(part for part in parts if part)
-
-
-def _form(names: list[str]) -> str:
-    return "{" + ", ".join(f'"{name}": "…"' for name in names) + "}"

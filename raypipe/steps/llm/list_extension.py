@@ -1,13 +1,13 @@
-"""I ask a model for more items of a list, round after round, until there are enough.
+"""Asks a model for more items of a list, round after round, until there are enough.
 
-I do not know what the items are. Later rounds show what earlier ones brought, so that a list may grow longer than
+Knows nothing of what the items are. Later rounds show what earlier ones brought, so that a list may grow longer than
 one answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 from pydantic import Field
 
@@ -32,6 +32,10 @@ class ListExtension(IterativeStep):
     that is in the list already is left out; case and white space do not tell items apart.
     """
 
+    start_option: ClassVar[str] = "items"
+    brings: ClassVar[tuple[str, ...]] = (_LIST, _MISSING)
+    marks: ClassVar[Mapping[str, str]] = {_IS_NEW: "bool"}
+
     items: str = _LIST
     """Column with the list."""
     num_items: int = Field(default=20, ge=1)
@@ -41,22 +45,13 @@ class ListExtension(IterativeStep):
     new_only: bool = False
     """The items that were given become no rows."""
 
-    def starts_from(self) -> str:
-        return self.items
-
-    def brings(self) -> tuple[str, ...]:
-        return (_LIST, _MISSING)
-
-    def marks(self) -> dict[str, str]:
-        return {_IS_NEW: "bool"}
-
     async def process_row(self, row: Values, llm: Caller) -> Output:
         met = Distinct()
         given = [self.row_of(text, {_IS_NEW: False}) for text in _texts(self.items, row) if met.is_new(text)]
         new: list[dict[str, Any]] = []
         for _ in range(self.max_rounds):
             so_far = [one[self.column] for one in (*given, *new)]
-            answer = await self.asked({**row, _LIST: so_far, _MISSING: self.num_items - len(new)}, llm)
+            answer = await self.ask_for_texts({**row, _LIST: so_far, _MISSING: self.num_items - len(new)}, llm)
             fresh = [item for item in answer if met.is_new(item[self.column])][: self.num_items - len(new)]
             new += [self.row_of(item[self.column], {_IS_NEW: True}, item) for item in fresh]
             if len(new) == self.num_items:

@@ -1,29 +1,35 @@
-"""I ask a model about a row, once or several times, and make rows of what it answers.
+"""The base of all steps that write with a model: a row is answered once or several times, and becomes rows.
 
-I do not know what is asked; the steps built on me do.
+Knows nothing of what is asked, nor of how a call is logged, limited or tried again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Mapping
+from functools import cached_property
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from raypipe.contracts.llm import Caller
+from raypipe.contracts.llm import Caller, Request
 from raypipe.contracts.step import Columns, Output, Shape
-from raypipe.errors import RowError, SpecError, Violation
+from raypipe.errors import RowError
 from raypipe.row import METADATA, MODEL_NAME, Values
 from raypipe.steps.llm.gather_all import gather_all
-from raypipe.steps.llm.prompt_preview import PromptedStep
-from raypipe.steps.llm.recording_caller import RawCapture, RecordingCaller, labels_of
+from raypipe.steps.llm.model_step import ModelStep
+from raypipe.steps.llm.prompt_preview import first_request, show
+from raypipe.steps.llm.recording_caller import RawCapture, RecordingCaller
+from raypipe.steps.llm.row_program import Answer, RowProgram
 
 
-class LLMStep(PromptedStep):
-    """Base of the steps whose prompts are part of what they are. A subclass says what one answer is.
+class LLMStep(ModelStep):
+    """Base of the steps that write with a model. A subclass says what one answer is, with `answer`.
 
     With `.scatter()` the columns that are lists are taken apart together, one row for each of their items.
     """
+
+    output_types: ClassVar[Mapping[str, str]] = {}
+    """The columns of one answer and their Arrow types, where no option changes them."""
 
     num_generations: int = Field(default=1, ge=1, le=10_000)
     """Answers wanted for each row; each becomes a row."""
@@ -37,11 +43,18 @@ class LLMStep(PromptedStep):
     """Keeps the messages that were sent as `raw_input_<step>` there."""
 
     def answer_types(self) -> dict[str, str]:
-        """The columns of one answer and their Arrow types."""
-        raise NotImplementedError
+        """The columns of one answer and their Arrow types; by default `output_types`."""
+        return dict(self.output_types)
 
-    async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
-        """The columns of the answer number `sample`. Raises RowError for a row that cannot pass."""
+    def prepare(self, row: Values) -> Any:
+        """What all answers to a row are made of, worked out once; by default the row itself."""
+        return row
+
+    def answer(self, row: Any, llm: Caller, sample: int) -> Awaitable[Answer]:
+        """The columns of the answer number `sample` to what `prepare` made of a row, or the rows that it stands for.
+
+        Raises RowError for a row that cannot pass.
+        """
         raise NotImplementedError
 
     @property
@@ -50,83 +63,95 @@ class LLMStep(PromptedStep):
         return Shape.SCATTER if self.scattered or several else Shape.MAP
 
     @property
-    def keeping(self) -> RawCapture:
-        """What is kept of its calls."""
-        return RawCapture(self.name or type(self).__name__, self.add_raw_output, self.add_raw_input)
+    def sends_schema(self) -> bool:
+        """Whether the model is sent the schema that its answer is checked by."""
+        return True
 
     @property
-    def sends_schema(self) -> bool:
-        """Whether the model is sent the schema of what it is to answer."""
-        return True
+    def keeps_calls(self) -> bool:
+        """Whether anything of its calls is kept as it was."""
+        return self.add_raw_output or self.add_raw_input
 
     def begins_with(self) -> tuple[str, ...]:
         return self.reads()[:1]
 
     def needs(self) -> Columns:
-        return (*self.reads(), METADATA) if self.keeping else self.reads()
-
-    def _types(self) -> dict[str, str]:
-        return self.answer_types() | ({METADATA: ""} if self.keeping else {})
+        return (*self.reads(), METADATA) if self.keeps_calls else self.reads()
 
     def writes(self) -> dict[str, str]:
-        types = self._types()
+        types = dict(self.answer_types())
         if self.scattered:
             types = {name: kind[len("list<") : -1] if _is_list(kind) else kind for name, kind in types.items()}
+        if self.keeps_calls:
+            types[METADATA] = ""
         if self.group_generations:
             types = {name: f"list<{kind}>" if kind else "" for name, kind in types.items()}
         return types | ({MODEL_NAME: "string"} if self.add_model_name else {})
 
     def problems(self) -> list[str]:
-        found: list[str] = []
-        if self.llm is None:
-            found.append('asks a model but has none; give it llm=LLM("provider/model")')
+        found = super().problems()
         if self.scattered and self.group_generations:
             found.append("scatter makes rows and group_generations keeps one; leave one of them out")
         if self.scattered and not any(map(_is_list, self.answer_types().values())):
-            found.append(f"scatter needs a list, but {_listed(self.answer_types())} holds none; leave scatter out")
+            columns = " and ".join(f"column {name!r}" for name in self.answer_types())
+            found.append(f"scatter needs a list, but {columns} holds none; leave scatter out")
         return found
 
     def open(self) -> None:
-        found = self.problems()
-        if found:
-            where = f"step {self.name!r}"
-            raise SpecError(violations=[Violation(where, problem) for problem in found])
+        super().open()
+        vars(self).pop("program", None)  # a copy of a step has what was worked out for the original
+
+    @cached_property
+    def program(self) -> RowProgram:
+        """What becomes of the answers to a row."""
+        capture = RawCapture(self.name or type(self).__name__, self.add_raw_output, self.add_raw_input)
+        types, has_label, makes_rows = self.answer_types(), bool(self.add_model_name), self.shape is Shape.SCATTER
+        is_one = self.num_generations == 1 and not (makes_rows or self.group_generations)
+        return RowProgram(
+            is_plain=is_one and self.sends_schema and not (has_label or self.keeps_calls),
+            makes_rows=makes_rows,
+            lists=tuple(name for name, kind in types.items() if _is_list(kind)) if self.scattered else None,
+            grouped=(*types, *([METADATA] if self.keeps_calls else [])) if self.group_generations else None,
+            adds_label=has_label,
+            capture=capture if self.keeps_calls else None,
+            nulls=tuple(self.writes()) if self.keeps_calls and self.on_error == "null" else (),
+        )
 
     async def process_row(self, row: Values, llm: Caller) -> Output:
-        heard = [RecordingCaller(llm, self.sends_schema) for _ in range(self.num_generations)]
+        program = self.program
+        if program.is_plain:
+            return await self.answer(self.prepare(row), llm, 0)
+        callers = [RecordingCaller(llm, self.sends_schema) for _ in range(self.num_generations)]
         try:
-            answers = await self._answers(row, heard)
+            asked = self.prepare(row)
+            if len(callers) == 1:
+                answers = [await self.answer(asked, callers[0], 0)]
+            else:
+                answers = await gather_all(self.answer(asked, one, sample) for sample, one in enumerate(callers))
         except RowError:
-            if self.on_error != "null" or not self.keeping:
+            if not program.nulls:
                 raise
-            nulls = self.keeping.nulls(row, self.writes(), heard, self.group_generations)
-            return [nulls] if self.shape is Shape.SCATTER else nulls
-        if self.scattered:
-            answers = [item for answer in answers for item in self._items(answer)]
-        if self.group_generations:
-            labels = {MODEL_NAME: labels_of(heard)} if self.add_model_name else {}
-            answers = [{name: [answer[name] for answer in answers] for name in self._types()} | labels]
-        return answers if self.shape is Shape.SCATTER else answers[0]
+            return program.null_row(row, callers)
+        return program.rows(row, answers, callers)
 
-    async def _answers(self, row: Values, heard: Sequence[RecordingCaller]) -> list[dict[str, Any]]:
-        if len(heard) == 1:
-            return [await self._answer(row, heard[0], 0)]
-        return await gather_all(self._answer(row, one, sample) for sample, one in enumerate(heard))
+    def first_request(self, sample_input: Mapping[str, Any] | None = None) -> Request:
+        """What is sent first for a row; by default for one whose columns are text such as `<INSTRUCTION>`.
 
-    async def _answer(self, row: Values, heard: RecordingCaller, sample: int) -> dict[str, Any]:
-        answer = await self.answer(row, heard, sample) | self.keeping.columns(row, heard)
-        return answer | {MODEL_NAME: heard.label} if self.add_model_name else answer
+        Raises SpecError for a row that the step cannot read.
+        """
+        row = sample_input if sample_input is not None else {name: f"<{name.upper()}>" for name in self.reads()}
+        return first_request(self.model_copy(update={"num_generations": 1}), row)
 
-    def _items(self, answer: dict[str, Any]) -> list[dict[str, Any]]:
-        lists = {name: answer[name] for name, kind in self.answer_types().items() if _is_list(kind)}
-        return [{**answer, **dict(zip(lists, parts, strict=True))} for parts in zip(*lists.values(), strict=True)]
+    def print(self, sample_input: Mapping[str, Any] | None = None) -> None:
+        """Print the messages that are sent first for a row; see `first_request`."""
+        print(show(self.first_request(sample_input)))
 
 
 class SchemaStep(LLMStep):
-    """Base of the steps whose answers have one form, said by a schema."""
+    """Base of the steps whose answers are checked by a schema of the step's own."""
 
     use_default_structured_output: bool = True
-    """The schema is sent to the model; False: it is asked in words, and its answer is held against the schema."""
+    """The schema is sent to the model; False: it is asked in words, and its answer is checked by the schema."""
 
     @property
     def sends_schema(self) -> bool:
@@ -135,7 +160,3 @@ class SchemaStep(LLMStep):
 
 def _is_list(kind: str) -> bool:
     return kind.startswith("list<")
-
-
-def _listed(types: dict[str, str]) -> str:
-    return " and ".join(f"column {name!r}" for name in types)

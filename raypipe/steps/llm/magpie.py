@@ -1,6 +1,6 @@
-"""I have a model write both sides of a conversation: where the user's turn begins, it goes on as the user.
+"""Has a model write both sides of a conversation: where the user's turn begins, it goes on as the user.
 
-I do not know how a prompt reaches it without chat template. The idea is Magpie's (https://arxiv.org/abs/2406.08464).
+Knows nothing of how a prompt reaches it without chat template. The idea is Magpie's (https://arxiv.org/abs/2406.08464).
 Which system prompt a row takes follows from the row's identity and the seed, so a rerun asks the same.
 """
 
@@ -13,10 +13,10 @@ from pydantic import Field, field_validator
 
 from raypipe.contracts.llm import Caller, Message, Request
 from raypipe.contracts.step import Columns, Source, Unit
-from raypipe.errors import RowError, SpecError
+from raypipe.errors import SpecError
 from raypipe.identity import canonical_json, digest
 from raypipe.row import ROW_ID, Values
-from raypipe.steps.answers.structured import cut
+from raypipe.steps.answers.structured import ask_whole_text
 from raypipe.steps.late_options import missing_option
 from raypipe.steps.llm.llm_step import LLMStep
 from raypipe.steps.prompts.inputs import text_of
@@ -116,10 +116,10 @@ class Magpie(LLMStep):
         return pre_query((self.llm and self.llm.pre_query) or "")
 
     async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
-        key, system = self._chosen(row, sample)
+        key, system = self._choose_prompt(row, sample)
         messages: list[Message] = [{"role": "system", "content": system}] if system else []
         for turn in range(1 if self.only_instruction else self.n_turns):
-            messages.append({"role": "user", "content": await self._spoken(messages, row, llm, sample)})
+            messages.append({"role": "user", "content": await self._speak_as_user(messages, row, llm, sample)})
             if self.only_instruction or (self.end_with_user and turn == self.n_turns - 1):
                 break
             completion = await llm.complete(Request(tuple(messages)), sample=sample)
@@ -129,28 +129,22 @@ class Magpie(LLMStep):
         said = [messages] if self._is_conversation else [message["content"] for message in messages]
         return dict(zip(self.answer_types(), [*said, key], strict=False))
 
-    async def _spoken(self, messages: list[Message], row: Values, llm: Caller, sample: int) -> str:
+    async def _speak_as_user(self, messages: list[Message], row: Values, llm: Caller, sample: int) -> str:
         """What the user says next. Raises RowError when it is cut or empty: nothing can be answered then."""
-        speech = self._pre_query
-        stop = (speech.end,) if speech.end else ()
-        variant = self._drawn(b"variant", row, sample) % _VARIANTS
-        request = Request(prompt=speech.prompt(messages), stop=stop, variant=variant)
-        completion = await llm.complete(request, sample=sample)
-        shortened, text = cut(request, completion), completion.text.strip()
-        if shortened is not None:
-            raise shortened
-        if not text:
-            raise RowError("the completion has no text, so the user says nothing", kind="parse")
-        return text
+        template = self._pre_query
+        stop = (template.end,) if template.end else ()
+        variant = self._draw(b"variant", row, sample) % _VARIANTS
+        request = Request(prompt=template.prompt(messages), stop=stop, variant=variant)
+        return await ask_whole_text(llm, request, sample, "the user says nothing")
 
-    def _chosen(self, row: Values, sample: int) -> tuple[str | None, str]:
+    def _choose_prompt(self, row: Values, sample: int) -> tuple[str | None, str]:
         """The key and the text of the system prompt."""
         if row.get("system_prompt") is not None:
             return None, text_of(row, "system_prompt")
         if self.system_prompt is None:
             return None, _SEVERAL_TURNS if self.n_turns > 1 and not self.only_instruction else ""
         choices = _choices(self.system_prompt)
-        left = self._drawn(b"system_prompt", row, sample) / 2**128 * sum(weight for _, _, weight in choices)
+        left = self._draw(b"system_prompt", row, sample) / 2**128 * sum(weight for _, _, weight in choices)
         for key, prompt, weight in choices:
             left -= weight
             if left < 0:
@@ -158,8 +152,8 @@ class Magpie(LLMStep):
         # Rounding may leave a little.
         return next((key, prompt) for key, prompt, weight in reversed(choices) if weight)
 
-    def _drawn(self, purpose: bytes, row: Values, sample: int) -> int:
-        """A number below 2**128 that the row's identity and the seed say."""
+    def _draw(self, purpose: bytes, row: Values, sample: int) -> int:
+        """A number below 2**128 that follows from the row's identity and the seed."""
         return int.from_bytes(digest(purpose, row[ROW_ID], canonical_json([self.seed, sample])))
 
 

@@ -1,33 +1,34 @@
-"""I ask a model for numbers about a row, not for text.
+"""The base of steps that ask a model for numbers about a row instead of text: embeddings, scores, shares of labels.
 
-I do not know what is asked; the steps built on me do.
+Knows nothing of what the numbers are for.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import orjson
 
 from raypipe.contracts.llm import Caller, Request
-from raypipe.contracts.step import Step
-from raypipe.errors import RowError, SpecError, Violation
+from raypipe.errors import RowError
+from raypipe.steps.llm.model_step import ModelStep
 
 
-class PoolingStep(Step):
+class PoolingStep(ModelStep):
     """Base of the steps that ask embedding, reward and classification models."""
 
-    def problems(self) -> list[str]:
-        if self.llm is not None:
-            return []
-        return ['asks a model but has none; give it llm=LLM("vllm/model")']
+    model_example: ClassVar[str] = "vllm/model"
+    no_content: ClassVar[Any] = ""
+    """What a request about nothing has for content."""
 
-    def open(self) -> None:
-        found = self.problems()
-        if found:
-            raise SpecError(violations=[Violation(f"step {self.name!r}", problem) for problem in found])
+    def request(self, content: Any) -> Request:
+        """What is sent for a row's content: the text, or the messages."""
+        raise NotImplementedError
+
+    def requests(self) -> tuple[Request, ...]:
+        return (self.request(self.no_content),)
 
 
 async def ask_numbers(llm: Caller, request: Request) -> list[float]:
@@ -43,7 +44,7 @@ async def ask_numbers(llm: Caller, request: Request) -> list[float]:
     return [float(one) for one in numbers]
 
 
-def named_numbers(numbers: Sequence[float], names: Sequence[str], option: str) -> dict[str, float]:
+def name_numbers(numbers: Sequence[float], names: Sequence[str], option: str) -> dict[str, float]:
     """The numbers by name. Raises RowError (`numbers`) where there are more or fewer than names."""
     if len(numbers) != len(names):
         problem = f"the model gives {len(numbers)} numbers, but {len(names)} are named"
@@ -51,7 +52,7 @@ def named_numbers(numbers: Sequence[float], names: Sequence[str], option: str) -
     return dict(zip(names, numbers, strict=True))
 
 
-def with_different_names(names: list[str] | None) -> list[str] | None:
+def check_different(names: list[str] | None) -> list[str] | None:
     """Raises ValueError for names of which two are the same."""
     if names is not None and len(set(names)) < len(names):
         raise ValueError("each number has a name of its own")

@@ -1,54 +1,21 @@
-"""I listen to what a model is asked and answers, for the column `distilabel_metadata`.
+"""Records what a model is asked and answers, for the columns `distilabel_metadata` and `model_name`.
 
-I do not know what is made of the answer. Where a row asks more than once for one answer, the last call counts.
+Knows nothing of what becomes of the answer. Where a row asks more than once for one answer, the last call counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Unpack
 
 from raypipe.contracts.llm import AskOptions, Caller, Completion, Message, Request
-from raypipe.graph.branching import merged_metadata
-from raypipe.row import METADATA, Values
-
-
-class RawCapture(NamedTuple):
-    """What is kept of the calls of a step, beside what steps before it kept."""
-
-    step: str
-    raw_output: bool = False
-    raw_input: bool = False
-
-    def __bool__(self) -> bool:
-        return self.raw_output or self.raw_input
-
-    def columns(self, row: Values, heard: RecordingCaller) -> dict[str, Any]:
-        """The column to add."""
-        if not self:
-            return {}
-        return {METADATA: merged_metadata(row.get(METADATA), self._of(heard))}
-
-    def nulls(
-        self, row: Values, columns: Iterable[str], heards: Sequence[RecordingCaller], is_grouped: bool
-    ) -> dict[str, Any]:
-        """The columns of a row that could not pass and goes on with nulls; what its calls said is kept."""
-        kept = [self.columns(row, heard)[METADATA] for heard in heards]
-        return {**dict.fromkeys(columns), METADATA: kept if is_grouped else kept[0]}
-
-    def _of(self, heard: RecordingCaller) -> dict[str, Any]:
-        new: dict[str, Any] = {}
-        if self.raw_input:
-            new[f"raw_input_{self.step}"] = heard.messages
-        if self.raw_output:
-            new[f"raw_output_{self.step}"] = heard.text
-        return new
 
 
 class RecordingCaller:
     """A caller that passes requests on and keeps the last one and its answer."""
 
     def __init__(self, llm: Caller, sends_schema: bool = True) -> None:
+        """`sends_schema`: False: requests are passed on without the schema that their answers are checked by."""
         self._llm = llm
         self._sends_schema = sends_schema
         self.messages: list[Message] | None = None
@@ -57,7 +24,7 @@ class RecordingCaller:
 
     @property
     def label(self) -> str:
-        """Of the model that answered last."""
+        """The label of the model that answered last."""
         return self._answered_by or self._llm.label
 
     async def __call__(self, prompt: str | Sequence[Message], **options: Unpack[AskOptions]) -> Any:
@@ -76,6 +43,14 @@ class RecordingCaller:
         return await self._llm.recorded(what, payload, work, played)
 
 
-def labels_of(heard: Sequence[RecordingCaller]) -> str:
-    """The models that gave these answers, as one text."""
-    return " | ".join(dict.fromkeys(one.label for one in heard))
+class RawCapture(NamedTuple):
+    """What a step keeps of its calls as they were."""
+
+    step: str
+    raw_output: bool
+    raw_input: bool
+
+    def of(self, caller: RecordingCaller) -> dict[str, Any]:
+        """What was sent last, and what came back, by the names that they have in `distilabel_metadata`."""
+        sent = {f"raw_input_{self.step}": caller.messages} if self.raw_input else {}
+        return sent | ({f"raw_output_{self.step}": caller.text} if self.raw_output else {})

@@ -1,6 +1,6 @@
-"""I have a reward model score an answer, or a whole conversation.
+"""Has a reward model score an answer, or a whole conversation.
 
-I do not know which is chosen for its score; `PreferencePair` does.
+Knows nothing of which is chosen for its score; `PreferencePair` does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from raypipe.contracts.step import Columns, Output
 from raypipe.errors import RowError
 from raypipe.row import Values
 from raypipe.steps.llm.chat_generation import conversation_of
-from raypipe.steps.llm.pooling_step import PoolingStep, ask_numbers, named_numbers, with_different_names
+from raypipe.steps.llm.pooling_step import PoolingStep, ask_numbers, check_different, name_numbers
 from raypipe.steps.prompts.inputs import text_of
 
 _PAIR = ("instruction", "response")
@@ -30,6 +30,7 @@ class RewardModelScore(PoolingStep):
     The conversation is written in the model's own chat template. Columns that `input_mappings` names must be there.
     """
 
+    no_content: ClassVar[Any] = ()
     elsewhere: ClassVar[Mapping[str, str]] = {
         "model": 'is called llm here; write llm=LLM("vllm/…", engine={"runner": "pooling"})',
         **dict.fromkeys(("device_map", "max_length", "revision", "torch_dtype", "trust_remote_code"), _LOADED),
@@ -42,7 +43,7 @@ class RewardModelScore(PoolingStep):
     activation: bool = False
     """Takes what the model's activation makes of its numbers, which are shares of 1, instead of the numbers."""
 
-    _are_different = field_validator("aspects")(with_different_names)
+    _are_different = field_validator("aspects")(check_different)
 
     def reads(self) -> tuple[str, ...]:
         if _WHOLE in self.input_mappings:
@@ -55,16 +56,13 @@ class RewardModelScore(PoolingStep):
     def writes(self) -> dict[str, str]:
         return {"score": "" if self.aspects else "double"}
 
-    def requests(self) -> tuple[Request, ...]:
-        return (self._request(()),)
-
-    def _request(self, messages: tuple[Message, ...]) -> Request:
+    def request(self, content: tuple[Message, ...]) -> Request:
         pool = "classify" if self.activation else "score"
-        return Request(messages, pool=pool, numbers=len(self.aspects) if self.aspects else 1)
+        return Request(content, pool=pool, numbers=len(self.aspects) if self.aspects else 1)
 
     async def process_row(self, row: Values, llm: Caller) -> Output:
-        numbers = await ask_numbers(llm, self._request(_conversation(row)))
-        named = named_numbers(numbers, self.aspects or ["score"], "aspects")
+        numbers = await ask_numbers(llm, self.request(_conversation(row)))
+        named = name_numbers(numbers, self.aspects or ["score"], "aspects")
         return {"score": named} if self.aspects else named
 
 

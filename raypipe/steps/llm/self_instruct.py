@@ -1,12 +1,13 @@
-"""I have a model think of instructions that an application may be given.
+"""Has a model think of instructions that an application may be given.
 
-I do not know what answers them.
+Knows nothing of what answers them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, WithJsonSchema, create_model
 
@@ -29,6 +30,9 @@ _LONGEST = 500
 class SelfInstruct(SchemaStep):
     """Reads `input`, a topic or a piece of text, and writes `instructions`: a list of at most `num_instructions`."""
 
+    input_columns: ClassVar[tuple[str, ...]] = ("input",)
+    output_types: ClassVar[Mapping[str, str]] = {"instructions": "list<string>"}
+
     num_instructions: int = Field(default=5, ge=1)
     """Instructions wanted for each input."""
     criteria_for_query_generation: str = _CRITERIA
@@ -36,29 +40,20 @@ class SelfInstruct(SchemaStep):
     application_description: str = "An assistant that answers in text."
     """Who is given the instructions."""
 
-    def reads(self) -> tuple[str, ...]:
-        return ("input",)
-
-    def answer_types(self) -> dict[str, str]:
-        return {"instructions": "list<string>"}
-
     async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
-        request = chat_request(self._prompt(text_of(row, "input")))
-        value, _ = await ask_structured(llm, request, _structure(self.num_instructions), sample)
+        prompt = (
+            f"Users give instructions to this application:\n{self.application_description}\n\n"
+            f"Write {self.num_instructions} instructions that they might give it about the input below.\n"
+            f"{self.criteria_for_query_generation}\n\n"
+            f"## Input\n{text_of(row, 'input')}\n\n"
+            'Answer as JSON and nothing else: {"instructions": ["…"]}'
+        )
+        value, _ = await ask_structured(llm, chat_request(prompt), _structure(self.num_instructions), sample)
         texts = (text.strip() for text in value["instructions"])
         instructions = list(dict.fromkeys(text for text in texts if text))[: self.num_instructions]
         if not instructions:
             raise RowError("the completion has no instructions", kind="parse")
         return {"instructions": instructions}
-
-    def _prompt(self, text: str) -> str:
-        return (
-            f"Users give instructions to this application:\n{self.application_description}\n\n"
-            f"Write {self.num_instructions} instructions that they might give it about the input below.\n"
-            f"{self.criteria_for_query_generation}\n\n"
-            f"## Input\n{text}\n\n"
-            'Answer as JSON and nothing else: {"instructions": ["…"]}'
-        )
 
 
 @lru_cache(maxsize=64)

@@ -1,13 +1,13 @@
-"""I ask for answers of a form that each row says itself: a JSON Schema, a regular expression, a choice, a grammar.
+"""Asks for answers of a form that each row brings: a JSON Schema, a regular expression, a choice, a grammar.
 
-I do not know the columns inside an answer; it stays one text. What stands in a row is data: nothing of it is
+Knows nothing of the columns inside an answer; it stays one text. What stands in a row is data: nothing of it is
 imported, and a form that is unsound fails its row alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import orjson
 
@@ -32,11 +32,8 @@ class StructuredGeneration(LLMStep):
     write a schema in which null is a value (`const`, `default`) as text.
     """
 
-    def reads(self) -> tuple[str, ...]:
-        return ("instruction", _COLUMN)
-
-    def answer_types(self) -> dict[str, str]:
-        return {"generation": "string"}
+    input_columns: ClassVar[tuple[str, ...]] = ("instruction", _COLUMN)
+    output_types: ClassVar[Mapping[str, str]] = {"generation": "string"}
 
     async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
         instruction, form = text_of(row, "instruction"), _form_of(row[_COLUMN])
@@ -48,41 +45,42 @@ class StructuredGeneration(LLMStep):
 
 
 def _form_of(written: Any) -> Expected | None:
-    """Raises RowError (`schema`) for what is no form."""
+    """What a row's answer is held to. Raises RowError (`schema`) for what no answer can be held to."""
     if written is None:
         return None
-    found = _read(written) if isinstance(written, str) else without_nulls(written)
+    try:
+        return expected(_read_form(written))
+    except SpecError as error:
+        problem = f"cannot be used: {error}"
+    except ValueError as error:
+        problem = str(error)
+    form = 'a JSON Schema, {"regex": …}, {"choice": […]}, {"grammar": …}, or {"format": …, "schema": …}'
+    raise RowError(f"column {_COLUMN!r} {problem}; write {form}, as a mapping or as JSON text", kind="schema")
+
+
+def _read_form(written: Any) -> Mapping[str, Any]:
+    """The JSON Schema, or the form of a text, as a mapping. Raises ValueError for anything else."""
+    found = _read_json(written) if isinstance(written, str) else without_nulls(written)
     if not isinstance(found, Mapping):
-        raise _unsound(f"is no mapping but {quoted(written)}")
+        raise ValueError(f"is no mapping but {quoted(written)}")
     parts = cast("Mapping[str, Any]", found)
     if not parts or parts.keys() - {"format", "schema"}:
-        return _ready(parts)
+        return parts
     schema, kind = parts.get("schema"), parts.get("format")
     if schema is None:
-        raise _unsound("has no 'schema'")
+        raise ValueError("has no 'schema'")
     if kind in FORMS:
-        return _ready({kind: schema})
+        return {kind: schema}
     if kind not in (None, "json"):
-        raise _unsound(f"has the format {quoted(kind)} (allowed: 'json', {', '.join(map(repr, FORMS))})")
-    return _ready(_read(schema) if isinstance(schema, str) else schema)
+        raise ValueError(f"has the format {quoted(kind)} (allowed: 'json', {', '.join(map(repr, FORMS))})")
+    read = _read_json(schema) if isinstance(schema, str) else schema
+    if not isinstance(read, Mapping):
+        raise ValueError(f"has the schema {quoted(read)}, which is no JSON Schema")
+    return cast("Mapping[str, Any]", read)
 
 
-def _read(text: str) -> Any:
+def _read_json(text: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        raise _unsound(f"is no JSON: {quoted(text)}") from None
-
-
-def _ready(schema: Any) -> Expected:
-    if not isinstance(schema, Mapping):
-        raise _unsound(f"has the schema {quoted(schema)}, which is no JSON Schema")
-    try:
-        return expected(cast("Mapping[str, Any]", schema))
-    except SpecError as error:
-        raise _unsound(f"cannot be used: {error}") from None
-
-
-def _unsound(problem: str) -> RowError:
-    form = 'a JSON Schema, {"regex": …}, {"choice": […]}, {"grammar": …}, or {"format": …, "schema": …}'
-    return RowError(f"column {_COLUMN!r} {problem}; write {form}, as a mapping or as JSON text", kind="schema")
+        raise ValueError(f"is not JSON: {quoted(text)}") from None

@@ -1,13 +1,13 @@
-"""I have a model put labels on a text.
+"""Has a model put labels on a text.
 
-I do not know what the labels mean. The labels allowed are part of the schema that is sent, so a model that
+Knows nothing of what the labels mean. The labels allowed are part of the schema that is sent, so a model that
 decodes under it cannot leave them; from any other model a label of its own counts as the default label.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from pydantic import Field, create_model
 
@@ -21,6 +21,8 @@ from raypipe.steps.prompts.inputs import chat_request, text_of
 class TextClassification(SchemaStep):
     """Reads `text` and writes `labels`: a text with `n=1`, else a list of at most `n` different texts."""
 
+    input_columns: ClassVar[tuple[str, ...]] = ("text",)
+
     n: int = Field(default=1, ge=1)
     """How many labels a text gets."""
     context: str = ""
@@ -33,9 +35,6 @@ class TextClassification(SchemaStep):
     """The heading above the text in the prompt."""
     examples: list[str] | None = None
     """Texts with their labels, as the model should see them."""
-
-    def reads(self) -> tuple[str, ...]:
-        return ("text",)
 
     def answer_types(self) -> dict[str, str]:
         return {"labels": "string" if self.n == 1 else "list<string>"}

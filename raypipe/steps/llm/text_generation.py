@@ -1,51 +1,49 @@
-"""I ask a model about each row: a template in, columns out.
+"""Asks a model about each row: a template in, columns out.
 
-I do not know how a call is made, logged, limited or tried again; the caller does. What is wrong with a
+Knows nothing of how a call is made, logged, limited or tried again; the caller does that. What is wrong with a
 declaration shows when it is made, before anything is spent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeGuard
+from typing import Annotated, Any, Self
 
 import orjson
 from pydantic import (
+    BeforeValidator,
     Field,
     PrivateAttr,
     SerializerFunctionWrapHandler,
-    field_validator,
     model_serializer,
     model_validator,
 )
 
 from raypipe.contracts.llm import Caller, Request
-from raypipe.contracts.step import Columns, Output, Shape
 from raypipe.errors import SpecError, Violation, nearest
-from raypipe.row import METADATA, MODEL_NAME, Values
+from raypipe.row import MODEL_NAME, Values
 from raypipe.security.permissions import check_file
 from raypipe.steps.answers.constrained_text import FORMS
 from raypipe.steps.answers.outputs import Outputs, Wanted, from_structure, from_text
-from raypipe.steps.answers.parsing import Parser, parser
+from raypipe.steps.answers.parsing import Parser, parser, takes_long
 from raypipe.steps.answers.structured import Expected, expected
-from raypipe.steps.llm.prompt_preview import PromptedStep
-from raypipe.steps.llm.recording_caller import RawCapture
-from raypipe.steps.llm.row_program import Ending, RowProgram
-from raypipe.steps.prompts.templates import compile_template, first_variable, variables
+from raypipe.steps.llm.llm_step import LLMStep
+from raypipe.steps.llm.prompt_program import PromptProgram
+from raypipe.steps.llm.row_program import Answer
+from raypipe.steps.prompts.templates import Template, first_variable, variables
 
 _DEFAULT_TEMPLATE = "{{ instruction }}"
 
 _FROM_FILES = frozenset(("template", "template_file", "structured_output", "base_dir"))
 """Options whose meaning may stand in a file."""
 
+Names = Annotated[list[str] | None, BeforeValidator(lambda names: [names] if isinstance(names, str) else names)]
+"""Column names; a single one may be written without a list."""
 
-def _is_file(schema: object) -> TypeGuard[str]:
-    return isinstance(schema, str) and schema.endswith(".json")
 
-
-class TextGeneration(PromptedStep):
+class TextGeneration(LLMStep):
     """Asks `llm` with a Jinja template of the row's columns and turns the answer into columns.
 
     By default the column `instruction` is sent as it is and the answer is the column `generation`. With
@@ -59,12 +57,8 @@ class TextGeneration(PromptedStep):
     """File with the template, relative to `base_dir`."""
     system_prompt: str | None = None
     """Jinja template of the system message."""
-    columns: list[str] | None = None
+    columns: Names = None
     """Columns that must be there besides those the templates name."""
-    num_generations: int = Field(default=1, ge=1, le=10_000)
-    """Answers wanted for each row; each becomes a row."""
-    group_generations: bool = False
-    """The answers to a row stay in it: its new columns become lists."""
     structured_output: Any = None
     """A pydantic class, a JSON Schema, the dotted path of either, or a `.json` file relative to `base_dir`.
 
@@ -76,14 +70,10 @@ class TextGeneration(PromptedStep):
     """Regular expression of `parse="regex"`; its named groups become columns."""
     output: str | None = None
     """The column that takes the whole value; of an object with a single property it takes that property's value."""
-    outputs: list[str] | None = None
+    outputs: Names = None
     """Columns that take the parts of the value: a mapping's by key, a tuple's or list's in order."""
-    add_model_name: bool | None = None
+    add_model_name: bool | None = None  # pyright: ignore[reportIncompatibleVariableOverride] (as wide as is needed)
     """Adds the column `model_name`; by default where a step behind it reads that column."""
-    add_raw_output: bool = False
-    """Keeps the text of the answer as `raw_output_<step>` in the column `distilabel_metadata`."""
-    add_raw_input: bool = False
-    """Keeps the messages that were sent as `raw_input_<step>` there."""
     base_dir: str | None = Field(default=None, exclude=True, repr=False)
     """Folder that files are relative to, by default the working directory."""
 
@@ -92,12 +82,15 @@ class TextGeneration(PromptedStep):
     _reads: tuple[str, ...] = PrivateAttr(default=())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TextGeneration) and self._declaration() == other._declaration()
-
-    def _declaration(self) -> tuple[Any, ...]:
-        """What makes two steps equal: what files say, not where they are."""
-        said = {name: getattr(self, name) for name in type(self).model_fields if name not in _FROM_FILES}
-        return type(self), said, self._text, self._structure
+        """Whether both say the same, wherever their files are."""
+        if not isinstance(other, TextGeneration):
+            return False
+        options = [name for name in type(self).model_fields if name not in _FROM_FILES]
+        one, two = (
+            [type(step), *(getattr(step, name, None) for name in options), step._text, step._structure]
+            for step in (self, other)
+        )
+        return one == two
 
     @model_serializer(mode="wrap")
     def _without_files(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -106,17 +99,12 @@ class TextGeneration(PromptedStep):
         written = {"template" if name == "template_file" else name: value for name, value in options.items()}
         if self.template_file is not None and "template" in written:
             written["template"] = self._text
-        if self._structure is not None and _is_file(self.structured_output):
+        if self._structure is not None and str(self.structured_output).endswith(".json"):
             written["structured_output"] = self._structure.declared
         return written
 
-    @field_validator("columns", "outputs", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
-
     @model_validator(mode="after")
-    def _prepare(self) -> Self:
+    def _compile(self) -> Self:
         """Read files and compile everything once, so that what is wrong shows before anything is spent."""
         problems = list(_exclusions(self))
         for prepare in (self._read_templates, self._read_structure, self._parser):
@@ -132,11 +120,11 @@ class TextGeneration(PromptedStep):
     def _read_templates(self) -> None:
         self._text = self.template if self.template is not None else _DEFAULT_TEMPLATE
         if self.template_file is not None:
-            self._text = self._file_text("template_file", self.template_file)
-        compile_template(self._text)
+            self._text = _file_text(self.base_dir, "template_file", self.template_file)
+        Template(self._text)
         found = variables(self._text)
         if self.system_prompt is not None:
-            compile_template(self.system_prompt)
+            Template(self.system_prompt)
             found |= variables(self.system_prompt)
         self._reads = tuple(dict.fromkeys((*sorted(found), *(self.columns or []))))
 
@@ -144,23 +132,13 @@ class TextGeneration(PromptedStep):
         schema = self.structured_output
         if isinstance(schema, Mapping) and "schema" in schema and not schema.keys() - {"format", "schema"}:
             schema = _in_format(schema.get("format", "json"), schema["schema"])
-        if _is_file(schema):
+        if isinstance(schema, str) and schema.endswith(".json"):
             try:
-                schema = orjson.loads(self._file_text("structured_output", schema))
+                schema = orjson.loads(_file_text(self.base_dir, "structured_output", schema))
             except orjson.JSONDecodeError as error:
-                raise SpecError.of("structured_output", f"{schema!r} is no JSON: {error}") from None
+                problem = f"{schema!r} is not JSON: {error}"
+                raise SpecError.of("structured_output", problem) from None
         self._structure = None if schema is None else expected(schema)
-
-    def _file_text(self, option: str, name: str) -> str:
-        path = Path(self.base_dir or ".", name)
-        check_file(name, option, self.base_dir or ".")
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            said = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            base = str(Path(self.base_dir or ".").resolve())
-            problem = f"cannot read {str(path)!r} ({said}); relative paths start at {base!r}"
-            raise SpecError.of(option, problem) from None
 
     def _wanted_outputs(self) -> Outputs:
         wanted = Wanted(self.output, None if self.outputs is None else tuple(self.outputs), self.scattered)
@@ -172,69 +150,57 @@ class TextGeneration(PromptedStep):
         names = self.outputs or ([self.output] if self.output else [])
         return parser(self.parse, pattern=self.pattern, names=names)
 
-    @property
-    def template_text(self) -> str:
-        """The template, wherever it was written."""
-        return self._text
-
-    @property
-    def shape(self) -> Shape:
-        several = self.num_generations > 1 and not self.group_generations
-        return Shape.SCATTER if self.scattered or several else Shape.MAP
-
     def reads(self) -> tuple[str, ...]:
         return self._reads
-
-    @property
-    def _keeping(self) -> RawCapture:
-        return RawCapture(self.name or type(self).__name__, self.add_raw_output, self.add_raw_input)
 
     def begins_with(self) -> tuple[str, ...]:
         return first_variable(self.system_prompt or "", self._text)
 
-    def needs(self) -> Columns:
-        return (*self._reads, METADATA) if self._keeping else self._reads
-
-    def writes(self) -> dict[str, str]:
-        types = dict(self._wanted_outputs().types) | ({METADATA: ""} if self._keeping else {})
-        if self.group_generations:
-            types = {name: f"list<{kind}>" if kind else "" for name, kind in types.items()}
-        return types | ({MODEL_NAME: "string"} if self.add_model_name else {})
+    def answer_types(self) -> dict[str, str]:
+        types = self._wanted_outputs().types
+        return {name: f"list<{kind}>" for name, kind in types.items()} if self.scattered else types
 
     def requests(self) -> tuple[Request, ...]:
         return () if self._structure is None else (self._structure.asked(Request()),)
 
     def problems(self) -> list[str]:
         outputs = self._wanted_outputs()
-        found = [outputs.problem]
-        if self.llm is None:
-            found.append('asks a model but has none; give it llm=LLM("provider/model")')
-        if self.scattered and self.group_generations:
-            found.append("scatter makes rows and group_generations keeps one; leave one of them out")
+        found = [*([outputs.problem] if outputs.problem else []), *super().problems()]
         if self.add_model_name and MODEL_NAME in outputs.types:
             found.append(f"writes column {MODEL_NAME!r} twice; rename the output or leave add_model_name out")
-        return [problem for problem in found if problem]
+        return found
 
     def open(self) -> None:
-        found = self.problems()
-        if found:
-            where = f"step {self.name!r}"
-            raise SpecError(violations=[Violation(where, problem) for problem in found])
-        _ = self.program
+        super().open()
+        vars(self).pop("prompt_program", None)
+        _ = self.prompt_program
 
     @cached_property
-    def program(self) -> RowProgram:
-        """What is done with a row, compiled once (a private attribute of the model would be found more slowly)."""
-        system = None if self.system_prompt is None else compile_template(self.system_prompt)
-        template, outputs = compile_template(self._text), self._wanted_outputs()
-        model_column = MODEL_NAME if self.add_model_name else None
-        nulls = tuple(self.writes()) if self.on_error == "null" else ()
-        kept = self._keeping or None
-        ending = Ending(self.num_generations, self.scattered, self.group_generations, model_column, kept, nulls)
-        return RowProgram(template, system, self._structure, self._parser(), outputs, ending)
+    def prompt_program(self) -> PromptProgram:
+        """How a row is asked about and read, compiled once (a private attribute would be found more slowly)."""
+        system = None if self.system_prompt is None else Template(self.system_prompt)
+        parse, outputs = self._parser(), self._wanted_outputs()
+        answers = (self._structure, parse, outputs, takes_long(parse), self.scattered)
+        return PromptProgram(Template(self._text), system, *answers)
 
-    async def process_row(self, row: Values, llm: Caller) -> Output:
-        return await self.program.run(row, llm)
+    def prepare(self, row: Values) -> Request:
+        return self.prompt_program.request(row)
+
+    def answer(self, row: Request, llm: Caller, sample: int) -> Awaitable[Answer]:
+        return self.prompt_program.answer(row, llm, sample)
+
+
+def _file_text(base_dir: str | None, option: str, name: str) -> str:
+    """The text of a file that an option names."""
+    path = Path(base_dir or ".", name)
+    check_file(name, option, base_dir or ".")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        base = str(Path(base_dir or ".").resolve())
+        problem = f"cannot read {str(path)!r} ({reason}); relative paths start at {base!r}"
+        raise SpecError.of(option, problem) from None
 
 
 def _in_format(kind: Any, schema: Any) -> Any:

@@ -26,7 +26,7 @@ from raypipe.steps.prompts.to_text import to_text
 
 KIND = "tool"
 """Groups failures of rows whose model called no tool, or one that could not be executed."""
-_SAID = frozenset({"name", "description", "time_limit_s"})
+_SETTINGS = frozenset({"name", "description", "time_limit_s"})
 
 
 class CustomTool(BaseModel):
@@ -42,7 +42,7 @@ class CustomTool(BaseModel):
     name: str = ""
     """By default the name of the class."""
     description: str = ""
-    """By default what the class says of itself."""
+    """By default the docstring of the class."""
     time_limit_s: float = Field(default=60.0, gt=0)
     """Longest time a call may take, in seconds; a thread that takes longer is left alone, and its result is dropped."""
 
@@ -56,30 +56,30 @@ class CustomTool(BaseModel):
         raise NotImplementedError(f"tool {self.called!r} has no execute(self, **arguments)")
 
     def structure(self) -> Structure:
-        """What the arguments must satisfy. Raises SpecError for fields that JSON cannot say."""
+        """What the arguments must satisfy. Raises SpecError for fields that JSON cannot express."""
         kind = type(self)
         if kind not in self._structures:
             schema = structure_of(kind).json_schema
-            properties = {name: node for name, node in schema.get("properties", {}).items() if name not in _SAID}
-            wanted = [name for name in schema.get("required", []) if name not in _SAID]
+            properties = {name: node for name, node in schema.get("properties", {}).items() if name not in _SETTINGS}
+            wanted = [name for name in schema.get("required", []) if name not in _SETTINGS]
             named = {"type": "object", "properties": properties, "required": wanted, "additionalProperties": False}
             inner = {"$defs": schema["$defs"]} if "$defs" in schema else {}
             self._structures[kind] = structure_of(named | inner)
         return self._structures[kind]
 
     def declaration(self) -> dict[str, Any]:
-        """The tool as the endpoint is told of it."""
-        said = self.description or (type(self).__doc__ or "").strip()
-        return {"name": self.called, "description": said, "parameters": self.structure().json_schema}
+        """How the tool is described to the endpoint."""
+        description = self.description or (type(self).__doc__ or "").strip()
+        return {"name": self.called, "description": description, "parameters": self.structure().json_schema}
 
     def settings(self) -> dict[str, Any]:
         """What tells it from another tool of this class and can be written down; no secret is among it."""
-        return {name: getattr(self, name) for name in ("name", "description", "time_limit_s")}
+        return {"name": self.name, "description": self.description, "time_limit_s": self.time_limit_s}
 
     @classmethod
     def restored(cls, settings: Mapping[str, Any]) -> Self:
         """The tool that has these settings. Raises TypeError for others."""
-        unknown = settings.keys() - _SAID
+        unknown = settings.keys() - _SETTINGS
         if unknown:
             raise TypeError(f"{cls.__name__} has no settings {sorted(unknown)}")
         return cls.model_construct(**settings)
@@ -106,7 +106,7 @@ class CustomTool(BaseModel):
             raise RowError(f"{place}: {first['msg']}" if place else first["msg"], kind=KIND) from None
         taken = inspect.signature(filled.execute).parameters
         takes_all = any(one.kind is one.VAR_KEYWORD for one in taken.values())
-        names = [name for name in type(filled).model_fields if name not in _SAID and (takes_all or name in taken)]
+        names = [name for name in type(filled).model_fields if name not in _SETTINGS and (takes_all or name in taken)]
         return lambda: filled.execute(**{name: getattr(filled, name) for name in names})
 
     @property
@@ -123,7 +123,7 @@ class Outcome(NamedTuple):
 
 
 def make_tools(given: Sequence[Any]) -> tuple[CustomTool, ...]:
-    """Tools, each given as itself or its class. Raises RowError (`tool`) for what is none."""
+    """Tools, each given as itself or its class. Raises RowError (`tool`) for anything else."""
     made = [as_tool(one) for one in given]
     for one, tool in zip(given, made, strict=True):
         if tool is None:
@@ -146,16 +146,15 @@ def as_tool(given: Any) -> CustomTool | None:
 def read_calls(completion: Completion) -> list[dict[str, Any]]:
     """The calls in a completion, as the model made them; none where it answered in words."""
     found = read_json(completion.text, repair=False)
-    if not isinstance(found, list) or not found or not all(map(_is_call, cast("list[Any]", found))):
-        return []
-    return cast("list[dict[str, Any]]", found)
+    calls = cast("list[Any]", found) if isinstance(found, list) else []
+    return calls if all(isinstance(call, dict) and "name" in call and "arguments" in call for call in calls) else []
 
 
 def require_calls(request: Request, completion: Completion) -> list[dict[str, Any]]:
     """The calls in a completion, as the model made them. Raises RowError for none, or where it was cut."""
-    shortened, calls = cut(request, completion), read_calls(completion)
-    if shortened is not None:
-        raise shortened
+    failure, calls = cut(request, completion), read_calls(completion)
+    if failure is not None:
+        raise failure
     if not calls:
         raise RowError(f"the model called no tool, but answered {completion.text[:80]!r}", kind=KIND)
     return calls
@@ -163,11 +162,11 @@ def require_calls(request: Request, completion: Completion) -> list[dict[str, An
 
 def check_calls(request: Request, completion: Completion, tools: Sequence[CustomTool]) -> list[dict[str, Any]]:
     """The calls in a completion. Raises RowError for none, or of what is no tool, or whose arguments do not fit."""
-    calls = [_checked(call, tools) for call in require_calls(request, completion)]
+    calls = [_check(call, tools) for call in require_calls(request, completion)]
     return [{"name": tool.called, "arguments": arguments} for tool, arguments in calls]
 
 
-def _checked(call: Mapping[str, Any], tools: Sequence[CustomTool]) -> tuple[CustomTool, dict[str, Any]]:
+def _check(call: Mapping[str, Any], tools: Sequence[CustomTool]) -> tuple[CustomTool, dict[str, Any]]:
     """The tool that is called, and the arguments."""
     name, arguments = str(call["name"]), call["arguments"]
     tool = next((tool for tool in tools if tool.called == name), None)
@@ -180,17 +179,16 @@ def _checked(call: Mapping[str, Any], tools: Sequence[CustomTool]) -> tuple[Cust
 
 async def try_calls(llm: Caller, calls: Sequence[Mapping[str, Any]], tools: Sequence[CustomTool]) -> list[Outcome]:
     """What each call gave, executed one after the other."""
-    return [await _attempted(llm, call, tools) for call in calls]
-
-
-async def _attempted(llm: Caller, call: Mapping[str, Any], tools: Sequence[CustomTool]) -> Outcome:
-    try:
-        tool, arguments = _checked(call, tools)
-        payload = {"tool": tool.identity(), "arguments": arguments}
-        work = partial(execute_call, tool, arguments)
-        return Outcome(call, await llm.recorded(tool.called, payload, work, tool.played()))
-    except RowError as error:
-        return Outcome(call, f"failed: {error}", error)
+    outcomes: list[Outcome] = []
+    for call in calls:
+        try:
+            tool, arguments = _check(call, tools)
+            payload = {"tool": tool.identity(), "arguments": arguments}
+            work = partial(execute_call, tool, arguments)
+            outcomes.append(Outcome(call, await llm.recorded(tool.called, payload, work, tool.played())))
+        except RowError as error:
+            outcomes.append(Outcome(call, f"failed: {error}", error))
+    return outcomes
 
 
 async def execute_call(tool: CustomTool, arguments: Mapping[str, Any]) -> str:
@@ -238,30 +236,19 @@ async def _in_thread(work: Callable[[], Any], named: str) -> Any:
     return await working
 
 
-def _is_call(call: Any) -> bool:
-    return isinstance(call, dict) and "name" in call and "arguments" in call
-
-
 def tool_messages(outcomes: Sequence[Outcome], place: int) -> tuple[Message, ...]:
     """The calls and their results as messages behind `place` others, as OpenAI's chat API wants them.
 
-    The ids have nine letters and digits, because Mistral takes no others.
+    The ids have nine letters and digits, because Mistral takes no others. Arguments are always a JSON object: endpoints
+    refuse a conversation with others, even where their model wrote them.
     """
-    ids = [f"call{place % 1000:03}{number % 100:02}" for number in range(len(outcomes))]
-    calls = [
-        {"id": one, "type": "function", "function": {"name": str(made["name"]), "arguments": _arguments(made)}}
-        for one, (made, *_) in zip(ids, outcomes, strict=True)
-    ]
-    results = [
-        {"role": "tool", "tool_call_id": one, "content": outcome.text}
-        for one, outcome in zip(ids, outcomes, strict=True)
-    ]
+    calls: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for number, (call, text, _) in enumerate(outcomes):
+        identity = f"call{place % 1000:03}{number % 100:02}"
+        given = read_json(call["arguments"]) if isinstance(call["arguments"], str) else call["arguments"]
+        arguments = orjson.dumps(given if isinstance(given, dict) else {}).decode()
+        function = {"name": str(call["name"]), "arguments": arguments}
+        calls.append({"id": identity, "type": "function", "function": function})
+        results.append({"role": "tool", "tool_call_id": identity, "content": text})
     return ({"role": "assistant", "content": None, "tool_calls": calls}, *results)
-
-
-def _arguments(call: Mapping[str, Any]) -> str:
-    """As JSON; endpoints refuse a conversation whose arguments are none, even where they wrote them."""
-    arguments = call["arguments"]
-    if isinstance(arguments, str):
-        arguments = read_json(arguments)
-    return orjson.dumps(arguments if isinstance(arguments, dict) else {}).decode()

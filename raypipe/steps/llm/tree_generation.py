@@ -1,12 +1,13 @@
-"""I ask a model for the parts of a text, then for the parts of each part, to a depth.
+"""Asks a model for the parts of a text, then for the parts of each part, to a depth.
 
-I do not know what the texts are. A tree is one row's work, level by level, so that its depth is an option and not a
+Knows nothing of what the texts are. A tree is one row's work, level by level, so that its depth is an option and not a
 number of steps, and so that no text stands in it twice.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -33,6 +34,10 @@ class TreeGeneration(IterativeStep):
     be below it; case and white space do not tell texts apart.
     """
 
+    start_option: ClassVar[str] = "root"
+    brings: ClassVar[tuple[str, ...]] = (_PATH, _DEPTH)
+    marks: ClassVar[Mapping[str, str]] = {_PATH: "list<string>", _DEPTH: "int64"}
+
     root: str = "topic"
     """Column with the text at the top."""
     max_depth: int = Field(default=2, ge=0)
@@ -40,14 +45,8 @@ class TreeGeneration(IterativeStep):
     leaves_only: bool = False
     """Only texts that nothing is below become rows; the root, if it is the whole tree."""
 
-    def starts_from(self) -> str:
-        return self.root
-
-    def brings(self) -> tuple[str, ...]:
-        return (*self._wanted_outputs().types, _PATH, _DEPTH)
-
-    def marks(self) -> dict[str, str]:
-        return {_PATH: "list<string>", _DEPTH: "int64"}
+    def reads(self) -> tuple[str, ...]:
+        return tuple(name for name in super().reads() if name == self.root or name not in self._wanted_outputs().types)
 
     def problems(self) -> list[str]:
         found = super().problems()
@@ -61,7 +60,7 @@ class TreeGeneration(IterativeStep):
         met, level, tree = Distinct([root]), [top], [top]
         parents: set[tuple[str, ...]] = set()
         for depth in range(1, self.max_depth + 1):
-            answers = await gather_all(self.asked({**row, **node}, llm) for node in level)
+            answers = await gather_all(self.ask_for_texts({**row, **node}, llm) for node in level)
             below: list[Node] = []
             for node, parts in zip(level, answers, strict=True):
                 for part in parts:

@@ -1,14 +1,14 @@
-"""I have a model judge several answers to one instruction, side by side.
+"""Has a model judge several answers to one instruction, side by side.
 
-I do not know who wrote them. The idea is UltraFeedback's (https://arxiv.org/abs/2310.01377). Each answer has a key of
-its own in the judge's reply, so a judge that leaves one out moves no rating to another.
+Knows nothing of who wrote them. The idea is UltraFeedback's (https://arxiv.org/abs/2310.01377). Each answer has a key
+of its own in the judge's reply, so a judge that leaves one out moves no rating to another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 
@@ -54,6 +54,8 @@ _PARTS = {
     "ratings": "rating",
 }
 """What of a verdict goes into a column."""
+_KEY = "text_{}"
+"""What a text is called in the prompt and in the reply, by its number from 1 on."""
 
 
 class UltraFeedback(SchemaStep):
@@ -64,11 +66,10 @@ class UltraFeedback(SchemaStep):
     each generation helps or is wrong; there `rationales` explain the types and `rationales-for-ratings` the ratings.
     """
 
+    input_columns: ClassVar[tuple[str, ...]] = ("instruction", "generations")
+
     aspect: Aspect = "overall-rating"
     """What is judged."""
-
-    def reads(self) -> tuple[str, ...]:
-        return ("instruction", "generations")
 
     def answer_types(self) -> dict[str, str]:
         if self.aspect in _TYPED:
@@ -83,12 +84,12 @@ class UltraFeedback(SchemaStep):
         if there:
             request = chat_request(self._prompt(instruction, there), _SYSTEM)
             said, _ = await ask_structured(llm, request, _structure(len(there), self.aspect in _TYPED), sample)
-        verdicts = iter([said.get(_key(index)) or {} for index in range(len(there))])
+        verdicts = iter([said.get(_KEY.format(index + 1)) or {} for index in range(len(there))])
         found = [{} if text is None else next(verdicts) for text in texts]
         return {name: [verdict.get(_PARTS[name]) for verdict in found] for name in self.answer_types()}
 
     def _prompt(self, instruction: str, texts: Sequence[str]) -> str:
-        shown = [f"### {_key(index)}\n{text}" for index, text in enumerate(texts)]
+        shown = [f"### {_KEY.format(index + 1)}\n{text}" for index, text in enumerate(texts)]
         names = ", ".join(f'"{part}": …' for name, part in _PARTS.items() if name in self.answer_types())
         return "\n\n".join(
             [
@@ -98,7 +99,7 @@ class UltraFeedback(SchemaStep):
                 f"## Instruction\n{instruction}",
                 "## Texts",
                 *shown,
-                f'Answer as JSON and nothing else, with a key for each text: {{"{_key(0)}": {{{names}}}, …}}',
+                f'Answer as JSON and nothing else, with a key for each text: {{"{_KEY.format(1)}": {{{names}}}, …}}',
             ]
         )
 
@@ -114,10 +115,6 @@ def _texts(generations: Any) -> list[str | None]:
     if wrong is not None:
         raise RowError(f"column 'generations' holds a {type(wrong).__name__}, which is no text", kind="input")
     return list(texts)
-
-
-def _key(index: int) -> str:
-    return f"text_{index + 1}"
 
 
 def _all_required(schema: dict[str, Any]) -> None:
@@ -157,5 +154,5 @@ class TypedVerdict(Reply):
 def _structure(count: int, is_typed: bool) -> Structure:
     """A verdict for each of `count` texts."""
     verdict = TypedVerdict if is_typed else Verdict
-    fields: dict[str, Any] = {_key(index): (verdict | None, None) for index in range(count)}
+    fields: dict[str, Any] = {_KEY.format(index + 1): (verdict | None, None) for index in range(count)}
     return structure_of(create_model("Verdicts", __base__=Reply, **fields))

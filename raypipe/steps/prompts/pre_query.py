@@ -1,6 +1,7 @@
-"""I write a conversation in the words of a model's chat template, up to where the user begins to speak.
+"""Writes a conversation in the form of a model's chat template, up to where the user begins to speak.
 
-I do not know what the user says there. Where only the beginning of a user's turn is known, I write no turns before it.
+Knows nothing of what the user says there. Where only the beginning of a user's turn is known, no turns are written
+before it.
 """
 
 from __future__ import annotations
@@ -9,34 +10,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 from raypipe.contracts.llm import Message
 from raypipe.errors import RowError, SpecError, nearest
-from raypipe.steps.prompts.templates import Template, compile_template
+from raypipe.steps.prompts.templates import Template
 
 _NAME = re.compile(r"[\w.-]+")
 _JINJA = re.compile(r"\{\{|\{%")
 _NO_NEWLINE_LOST = "{{ '' }}"
 """Behind a template's last newline, which Jinja would leave out."""
-
-
-class PreQuery(Protocol):
-    """What stands before a user's turn."""
-
-    @property
-    def end(self) -> str:
-        """What ends a turn; empty where that is not known."""
-        ...
-
-    @property
-    def writes_turns(self) -> bool:
-        """Whether it can write the turns before the user's."""
-        ...
-
-    def prompt(self, messages: Sequence[Message]) -> str:
-        """`messages`, and the beginning of the user's turn behind them. Raises RowError."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +30,17 @@ class Turns:
     """What begins a turn, `ROLE` in place of who speaks."""
     tail: str
     writes_turns: bool = True
+    """Whether it can write the turns before the user's."""
 
     @property
     def end(self) -> str:
+        """What ends a turn; empty where that is not known."""
         return self.tail.strip()
 
     def prompt(self, messages: Sequence[Message]) -> str:
-        said = [self._head(message["role"]) + message["content"] + self.tail for message in messages]
-        return "".join((self.opening, *said, self._head("user")))
-
-    def _head(self, role: str) -> str:
-        return self.head.replace("ROLE", role)
+        """`messages`, and the beginning of the user's turn behind them."""
+        turns = [self.head.replace("ROLE", one["role"]) + one["content"] + self.tail for one in messages]
+        return "".join((self.opening, *turns, self.head.replace("ROLE", "user")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +52,7 @@ class Beginning:
     writes_turns: bool = False
 
     def prompt(self, messages: Sequence[Message]) -> str:
+        """The beginning of the user's turn. Raises RowError for messages before it."""
         if messages:
             raise RowError(f"the row has a system prompt, but {NO_TURNS}", kind="template")
         return self.text
@@ -84,8 +67,12 @@ class Rendered:
     writes_turns: bool = True
 
     def prompt(self, messages: Sequence[Message]) -> str:
+        """What the template makes of `messages`. Raises RowError."""
         return self.template.render({"messages": messages, "add_generation_prompt": False})
 
+
+PreQuery = Turns | Beginning | Rendered
+"""What stands before a user's turn."""
 
 PRE_QUERIES: dict[str, Turns] = {
     "llama3": Turns("<|begin_of_text|>", "<|start_header_id|>ROLE<|end_header_id|>\n\n", "<|eot_id|>"),
@@ -101,14 +88,14 @@ NO_TURNS = (
 
 @lru_cache(maxsize=64)
 def pre_query(template: str) -> PreQuery:
-    """What a `magpie_pre_query_template` stands for. Raises SpecError for one that is no template."""
+    """What a `magpie_pre_query_template` stands for. Raises SpecError for a word that names none."""
     for name, known in PRE_QUERIES.items():
         if template in (name, known.prompt(())):
             return known
     if _JINJA.search(template):
-        return Rendered(compile_template(template + _NO_NEWLINE_LOST))
+        return Rendered(Template(template + _NO_NEWLINE_LOST))
     if _NAME.fullmatch(template):
         hint = nearest(template, list(PRE_QUERIES))
-        problem = f"{template!r} is no known template{hint}; write the text that begins a user's turn"
+        problem = f"{template!r} is not a known template{hint}; write the text that begins a user's turn"
         raise SpecError.of("magpie_pre_query_template", problem)
     return Beginning(template)

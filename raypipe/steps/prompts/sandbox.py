@@ -96,7 +96,7 @@ class BoundedEnvironment(SandboxedEnvironment):
         filters = {**self.filters, "striptags": costs.without_tags}
         self.filters = {name: _counted(name, work) for name, work in filters.items()}
         self.tests = {name: _counted(f"test {name}", work) for name, work in self.tests.items()}
-        self.filters |= {_STEP: _step, _WEIGHED: _weighed}
+        self.filters |= {_STEP: spend, _WEIGHED: _weighed}
 
     def _generate(self, source: nodes.Template, *names: Any, **options: Any) -> str:
         return super()._generate(_Counting().visit(source), *names, **options)
@@ -131,50 +131,33 @@ class BoundedEnvironment(SandboxedEnvironment):
 
 class _Formatter(SandboxedFormatter):
     def format_field(self, value: Any, format_spec: str) -> str:
-        spend(1 + size(value) + costs.of_format(format_spec))
+        spend(1 + size(value) + costs.of_widths(costs.WIDTHS, format_spec))
         return string.Formatter.format_field(self, value, format_spec)
 
 
 class _Counting(NodeTransformer):
     """Puts a step into each body that may be repeated, and weighs what operators read whole."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        if node.test is not None:
-            node.test = nodes.And(_filtered(nodes.Const(1), _STEP), node.test, lineno=node.lineno)
-        node.body = [_begun(node.body), *node.body]
-        return node
-
-    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        node.body = [_begun(node.body), *node.body]
-        return node
-
-    visit_CallBlock = visit_Macro  # noqa: N815
-
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        node.expr = _weighing(node.expr)
-        for operand in node.ops:
-            operand.expr = _weighing(operand.expr)
-        return node
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        node.nodes = [_weighing(one) for one in node.nodes]
-        return node
-
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        if isinstance(node.arg, nodes.Slice):
-            node.node = _weighing(node.node)
-        else:
-            node.arg = _weighing(node.arg)
-        return node
-
-    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        node.key = _weighing(node.key)
+    def generic_visit(self, node: Any, *args: Any, **kwargs: Any) -> Any:
+        super().generic_visit(node, *args, **kwargs)
+        match node:
+            case nodes.For() | nodes.Macro() | nodes.CallBlock():
+                if isinstance(node, nodes.For) and node.test is not None:
+                    node.test = nodes.And(_filtered(nodes.Const(1), _STEP), node.test, lineno=node.lineno)
+                node.body = [_begun(node.body), *node.body]
+            case nodes.Compare():
+                node.expr = _weighing(node.expr)
+                for operand in node.ops:
+                    operand.expr = _weighing(operand.expr)
+            case nodes.Concat():
+                node.nodes = [_weighing(one) for one in node.nodes]
+            case nodes.Getitem():
+                read = "node" if isinstance(node.arg, nodes.Slice) else "arg"
+                setattr(node, read, _weighing(getattr(node, read)))
+            case nodes.Pair():
+                node.key = _weighing(node.key)
+            case _:
+                pass
         return node
 
 
@@ -191,11 +174,6 @@ def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
 
 def _weighing(node: nodes.Expr) -> nodes.Expr:
     return node if isinstance(node, nodes.Const) else _filtered(node, _WEIGHED)
-
-
-def _step(units: int) -> bool:
-    spend(units)
-    return True
 
 
 def _weighed(value: Any) -> Any:

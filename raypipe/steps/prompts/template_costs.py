@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from typing import Any, cast
 
 import re2
@@ -53,11 +54,12 @@ def begin() -> None:
     _budget.left = MOST_UNITS
 
 
-def spend(units: int) -> None:
-    """Raises ExcessError when so much is not left."""
+def spend(units: int) -> bool:
+    """Takes so much from what is left, and is true: it may stand in a condition. Raises ExcessError for too much."""
     _budget.left -= units
     if _budget.left < 0:
         raise ExcessError("the template computes too much: loops, repetitions or widths are too large")
+    return True
 
 
 def size(value: Any) -> int:
@@ -82,15 +84,9 @@ def size(value: Any) -> int:
 def made(value: Any) -> Any:
     """A result, which counts as well; one that comes piece by piece counts as it comes."""
     if isinstance(value, Iterator):
-        return _each(cast("Iterator[Any]", value))
+        return (one for one in cast("Iterator[Any]", value) if spend(1))
     spend(_length(value))
     return value
-
-
-def _each(values: Iterator[Any]) -> Iterator[Any]:
-    for value in values:
-        spend(1)
-        yield value
 
 
 def _length(value: Any) -> int:
@@ -124,7 +120,7 @@ def of_call(name: str, owner: Any, args: Given, kwargs: Named) -> int:
     if name in ("to_bytes", "generate_lorem_ipsum"):
         numbers = [max(abs(one), 1) for one in given if isinstance(one, int) and not isinstance(one, bool)]
         is_text = name == "generate_lorem_ipsum" and len(numbers) < _NUMBERS_OF_LOREM
-        return _product(numbers or [1]) * (_WORDS_OF_LOREM if is_text else 1)
+        return prod(min(one, _ENDLESS) for one in numbers) * (_WORDS_OF_LOREM if is_text else 1)
     is_whole = isinstance(owner, list | dict | set) and name not in _CHEAP
     return size(owner) if is_whole else 0
 
@@ -154,87 +150,60 @@ def of_filter(name: str, given: Given, kwargs: Named) -> int:
     return 0 if cost is None else cost(given[0], (*given[1:], *kwargs.values()))
 
 
-def _of_indent(text: Any, given: Given) -> int:
-    width = max([_longest(given, 4), *_numbers(given)])
-    return _characters((str(text).count("\n") + 1) * width)
-
-
-def _of_joining(values: Any, given: Given) -> int:
-    return _characters(_count(values) * _longest(given, 0))
-
-
-def _of_batching(_: Any, given: Given) -> int:
-    return _characters(_ITEMS_A_UNIT * sum(_numbers(given))) if len(given) > 1 else 0
-
-
-def _of_rounding(_: Any, given: Given) -> int:
+def _of_rounding(given: Given) -> int:
     if any(abs(one) > _MOST_PLACES for one in _numbers(given)):
         raise ExcessError(f"a number is rounded to at most {_MOST_PLACES} places")
     return 0
 
 
-def _of_json(_: Any, given: Given) -> int:
+def _of_json(given: Given) -> int:
     if any(one > _WIDEST_INDENT for one in _numbers(given)) or _longest(given, 0) > _WIDEST_INDENT:
         raise ExcessError(f"JSON is indented by at most {_WIDEST_INDENT}")
     return 0
 
 
-def _of_wrapping(text: Any, given: Given) -> int:
-    return _characters(len(str(text)) * _longest(given, 1)) + _of_longest_word(text, given)
-
-
-def _of_longest_word(text: Any, _: Given) -> int:
+def _of_longest_word(text: Any) -> int:
     return _characters(max(map(len, str(text).split()), default=0) ** 2)
 
 
-def _of_linking(text: Any, given: Given) -> int:
-    return _of_longest_word(text, given) + _UNITS_A_LINK * len(str(text).split())
-
-
-def _of_summing(values: Any, given: Given) -> int:
-    return _count(values) ** 2 if any(isinstance(one, list | tuple) for one in given) else 0
-
-
 _FILTERS: dict[str, Callable[[Any, Given], int]] = {
-    "center": lambda text, given: _characters(sum(_numbers(given))),
-    "indent": _of_indent,
+    "center": lambda _, given: _characters(sum(_numbers(given))),
+    "indent": lambda text, given: _characters(
+        (str(text).count("\n") + 1) * max([_longest(given, 4), *_numbers(given)])
+    ),
     "replace": lambda text, given: _of_replacing(str(text), *map(str, given[:2])) if len(given) > 1 else 0,
-    "join": _of_joining,
+    "join": lambda values, given: _characters(_count(values) * _longest(given, 0)),
     "format": lambda text, given: _of_percent(text, given),
-    "batch": _of_batching,
-    "round": _of_rounding,
-    "tojson": _of_json,
-    "wordwrap": _of_wrapping,
-    "urlize": _of_linking,
+    "batch": lambda _, given: _characters(_ITEMS_A_UNIT * sum(_numbers(given))) if len(given) > 1 else 0,
+    "round": lambda _, given: _of_rounding(given),
+    "tojson": lambda _, given: _of_json(given),
+    "wordwrap": lambda text, given: _characters(len(str(text)) * _longest(given, 1)) + _of_longest_word(text),
+    "urlize": lambda text, _: _of_longest_word(text) + _UNITS_A_LINK * len(str(text).split()),
     "trim": lambda text, given: _characters(len(str(text)) * _longest(given, 0)),
-    "sum": _of_summing,
-    "pprint": lambda value, given: 8 * size(value),
+    "sum": lambda values, given: _count(values) ** 2 if any(isinstance(one, list | tuple) for one in given) else 0,
+    "pprint": lambda value, _: 8 * size(value),
 }
 
 
 def _of_percent(text: Any, given: Any) -> int:
     """`'%9d' % 1`: the widths that the text or, for `*`, the values name, and each value for each place."""
     shown = text.decode("latin-1") if isinstance(text, bytes) else str(text)
-    widths = _of_widths(_PERCENT_WIDTHS, shown)
+    widths = of_widths(_PERCENT_WIDTHS, shown)
     if "*" in shown:
         values = cast("Given", given) if isinstance(given, tuple) else (given,)
         widths += _characters(sum(abs(one) for one in _numbers(values)))
     return widths + shown.count("%") * (1 + size(given))
 
 
-def of_format(spec: str) -> int:
-    """The widths in what stands behind the colon of a field, as in `{:>20}`."""
-    return _of_widths(_WIDTHS, spec)
-
-
-def _of_widths(pattern: str, spec: str) -> int:
+def of_widths(pattern: str, spec: str) -> int:
+    """What the widths cost that `pattern` finds in a format, such as the 20 of `{:>20}`."""
     widths = re2.findall(pattern, spec)
     if any(len(one) > _MOST_DIGITS for one in widths):
         raise ExcessError(f"a width in a format has more than {_MOST_DIGITS} digits")
     return _characters(sum(map(int, widths)))
 
 
-_WIDTHS = r"[0-9]{3,}"
+WIDTHS = r"[0-9]{3,}"
 _PERCENT_WIDTHS = r"([0-9]{3,})(?:\.[0-9]*|\.\*)?[hlL]*[diouxXeEfFgGcrsa%]"
 
 
@@ -251,13 +220,6 @@ def _characters(count: int) -> int:
 
 def _numbers(given: Given) -> list[int]:
     return [one for one in given if isinstance(one, int)]
-
-
-def _product(numbers: list[int]) -> int:
-    found = 1
-    for number in numbers:
-        found *= min(abs(number), _ENDLESS)
-    return found
 
 
 def _count(value: Any) -> int:

@@ -7,7 +7,7 @@ variable that the row does not have is an error, a null is empty text.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jinja2
@@ -25,18 +25,18 @@ _RENDER_ERRORS = (
 
 
 class Template:
-    """A compiled template. It travels to workers as its text."""
+    """A compiled template. It travels to workers as its text. Raises SpecError naming the line of text that is none."""
 
     __slots__ = ("_globals", "_parts", "_template", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
         self._parts = _parts(text)
-        self._template: jinja2.Template = _compiled("template", environment().from_string, text)
+        self._template: jinja2.Template = _compile("template", environment().from_string, text)
         self._globals = dict(self._template.globals)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return compile_template, (self.text,)
+        return Template, (self.text,)
 
     def render(self, row: Values) -> str:
         """Raises RowError (`template`) when the row does not fit."""
@@ -48,7 +48,10 @@ class Template:
                     break
                 texts.append(value if type(value) is str else "" if value is None else str(value))
             else:
-                return _put_together(texts, row)
+                if sum(map(len, texts)) > MOST_CHARACTERS:
+                    problem = f"the text has more than {MOST_CHARACTERS >> 20} Mi characters"
+                    raise _row_error(ValueError(problem), row)
+                return "".join(texts)
         begin()
         try:
             # `Template.render` would walk through layered globals for every row, which takes longer than rendering.
@@ -59,17 +62,21 @@ class Template:
 
 
 class Expression:
-    """A compiled expression over the columns of a row. It travels to workers as its text."""
+    """A compiled expression over the columns of a row, such as `score > 3 and language == "en"`.
+
+    It travels to workers as its text. Raises SpecError for text that is no expression.
+    """
 
     __slots__ = ("_value", "text", "variables")
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._value: Callable[[Values], Any] = _compiled("expression", _expression, text)
+        compile_text = partial(environment().compile_expression, undefined_to_none=False)
+        self._value: Callable[[Values], Any] = _compile("expression", compile_text, text)
         self.variables = variables("{{ " + text + " }}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return compile_expression, (self.text,)
+        return Expression, (self.text,)
 
     def __call__(self, row: Values) -> bool:
         """Whether it holds. Raises RowError (`template`) when the row does not fit."""
@@ -80,38 +87,21 @@ class Expression:
             raise _row_error(error, row) from None
 
 
-def compile_template(text: str) -> Template:
-    """Raises SpecError naming the line when `text` is no template."""
-    return Template(text)
-
-
-def compile_expression(text: str) -> Expression:
-    """For example `score > 3 and language == "en"`. Raises SpecError when `text` is no expression."""
-    return Expression(text)
-
-
 @lru_cache(maxsize=256)
 def variables(text: str) -> frozenset[str]:
     """Names that the template takes from the row. Raises SpecError when `text` is no template."""
-    return _compiled("template", lambda text: undeclared(environment().parse(text)), text)
+    return _compile("template", lambda text: undeclared(environment().parse(text)), text)
 
 
 def first_variable(*texts: str) -> tuple[str, ...]:
     """The name that the first of the templates with any takes from the row first; none where none takes any."""
     for text in texts:
         names = variables(text)
-        for name in _compiled("template", _names, text):
-            if name in names:
-                return (name,)
+        tree: nodes.Template = _compile("template", environment().parse, text)
+        for place in tree.find_all(nodes.Name):
+            if place.name in names:
+                return (place.name,)
     return ()
-
-
-def _names(text: str) -> list[str]:
-    return [place.name for place in environment().parse(text).find_all(nodes.Name)]
-
-
-def _expression(text: str) -> Callable[[Values], Any]:
-    return environment().compile_expression(text, undefined_to_none=False)
 
 
 _MISSING: Any = object()
@@ -120,7 +110,7 @@ _MISSING: Any = object()
 def _parts(text: str) -> list[tuple[Any, str | None]] | None:
     """Texts, and names of columns, of which a template is put together; `None` when it does more than that."""
     found: list[tuple[Any, str | None]] = []
-    for node in _compiled("template", environment().parse, text).body:
+    for node in _compile("template", environment().parse, text).body:
         if not isinstance(node, nodes.Output):
             return None
         for part in node.nodes:
@@ -133,7 +123,7 @@ def _parts(text: str) -> list[tuple[Any, str | None]] | None:
     return found
 
 
-def _compiled(what: str, compile_text: Callable[[str], Any], text: str) -> Any:
+def _compile(what: str, compile_text: Callable[[str], Any], text: str) -> Any:
     try:
         check_length(text)
         return compile_text(text)
@@ -147,13 +137,7 @@ def _compiled(what: str, compile_text: Callable[[str], Any], text: str) -> Any:
     raise SpecError.of(what, problem)
 
 
-def _put_together(texts: list[str], row: Values) -> str:
-    if sum(map(len, texts)) > MOST_CHARACTERS:
-        raise _row_error(ValueError(f"the text has more than {MOST_CHARACTERS >> 20} Mi characters"), row)
-    return "".join(texts)
-
-
 def _row_error(error: Exception, row: Values) -> RowError:
     listed = ", ".join(repr(name) for name in row)
-    said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error) or type(error).__name__
-    return RowError(f"{shorten(said)} (the row has {shorten(listed) or 'no columns'})", kind="template")
+    problem = "it is nested too deeply" if isinstance(error, RecursionError) else str(error) or type(error).__name__
+    return RowError(f"{shorten(problem)} (the row has {shorten(listed) or 'no columns'})", kind="template")

@@ -99,7 +99,7 @@ def test_patterns():
     [
         ("jsn", None, "did you mean 'json'"),
         ("regex", None, "is required with parse='regex'"),
-        ("regex", "(", "is no regular expression"),
+        ("regex", "(", "is not a regular expression"),
         ("text", "x", "belongs to parse='regex'"),
         ("no.such.module", None, "nothing to import there"),
         ("math:pi", None, "cannot be called"),

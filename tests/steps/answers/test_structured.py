@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from raypipe.contracts.llm import Completion, Request, Usage
 from raypipe.errors import RowError, SpecError
-from raypipe.steps.answers.structured import ask_structured, json_schema_of, structure_of, validate
+from raypipe.steps.answers.structured import ask_structured, structure_of
 from tests.steps.scripted import ScriptedCaller
 
 
@@ -40,17 +40,17 @@ def ask(caller, schema, sample=0):
 
 
 def test_a_class_stands_for_its_schema():
-    schema = json_schema_of(Review)
+    schema = structure_of(Review).json_schema
     assert schema["additionalProperties"] is False
     assert schema["$defs"]["Grade"]["additionalProperties"] is False
-    assert json_schema_of(f"{__name__}:Review") == schema
+    assert structure_of(f"{__name__}:Review").json_schema == schema
 
 
 def test_values_are_checked_and_plain():
-    assert validate(SCHEMA, '{"score": 3}') == {"score": 3}
-    assert validate(SCHEMA, "```json\n{'score': 3,}\n```") == {"score": 3}
+    assert structure_of(SCHEMA).validate('{"score": 3}') == {"score": 3}
+    assert structure_of(SCHEMA).validate("```json\n{'score': 3,}\n```") == {"score": 3}
     text = '{"grades": [{"label": "good", "score": "2"}]}'
-    assert validate(Review, text) == {"grades": [{"label": "good", "score": 2}], "note": None}
+    assert structure_of(Review).validate(text) == {"grades": [{"label": "good", "score": 2}], "note": None}
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_values_are_checked_and_plain():
 )
 def test_the_first_mismatch_is_named(schema, text, said):
     with pytest.raises(RowError, match=said) as caught:
-        validate(schema, text)
+        structure_of(schema).validate(text)
     assert caught.value.kind == "schema"
 
 
 def test_a_long_mismatch_is_shortened():
     with pytest.raises(RowError) as caught:
-        validate(SCHEMA, '{"score": "' + "x" * 5000 + '"}')
+        structure_of(SCHEMA).validate('{"score": "' + "x" * 5000 + '"}')
     assert len(str(caught.value)) < 300
 
 
@@ -82,7 +82,7 @@ def test_a_fitting_answer_is_asked_for_once_with_the_schema():
     value, completion = ask(caller, SCHEMA)
     assert value == {"score": 2}
     assert completion.text == '{"score": 2}'
-    assert caller.asked[0].schema == json_schema_of(SCHEMA)
+    assert caller.asked[0].schema == structure_of(SCHEMA).json_schema
 
 
 def test_a_mismatch_is_asked_for_once_more_with_the_error_shown():
@@ -165,7 +165,7 @@ def test_a_structure_is_made_once_and_travels_as_its_schema():
 @given(st.text() | st.text(alphabet='{}[]":,score1 '))
 def test_no_text_makes_a_check_raise_anything_else(text):
     for schema in (SCHEMA, Review):
-        assert failure_of(validate, schema, text) in (None, "schema")
+        assert failure_of(structure_of(schema).validate, text) in (None, "schema")
 
 
 def failure_of(function, *arguments):

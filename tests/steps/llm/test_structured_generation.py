@@ -89,7 +89,7 @@ def test_without_a_form_the_answer_is_free():
     [
         ({"type": "objct"}, "cannot be used: .*is no JSON Schema"),
         ({"$ref": "#/$defs/x"}, "cannot be used: .*which is not in it"),
-        ("tests.steps.llm.test_structured_generation:PERSON", "is no JSON: "),
+        ("tests.steps.llm.test_structured_generation:PERSON", "is not JSON: "),
         ("[1]", "is no mapping"),
         (3, "is no mapping but 3"),
         ({"format": "json"}, "has no 'schema'"),
@@ -98,7 +98,7 @@ def test_without_a_form_the_answer_is_free():
             r"has the format 'xml' \(allowed: 'json', 'regex', ",
         ),
         ({"format": "regex", "schema": "("}, "is no regular expression"),
-        ({"format": "regex", "schema": PERSON}, "which is no text"),
+        ({"format": "regex", "schema": PERSON}, "which is not text"),
         ({"format": "json", "schema": 3}, "is no JSON Schema"),
     ],
 )

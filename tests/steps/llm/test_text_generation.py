@@ -86,7 +86,7 @@ def test_a_template_file_is_read_once_relative_to_its_folder(tmp_path):
     file.unlink()
     _, caller = ask(step, {"topic": "ML"}, "x")
     assert caller.asked[0].messages[0]["content"] == "About ML"
-    assert step.template_text == "About {{ topic }}\n"
+    assert step.model_dump()["template"] == "About {{ topic }}\n"
 
 
 def test_equality_is_what_files_say_not_where_they_are(tmp_path):
@@ -322,7 +322,7 @@ def test_all_that_is_wrong_is_said_at_once():
 
 def test_a_schema_file_that_is_no_json_is_refused(tmp_path):
     (tmp_path / "x.json").write_text("{")
-    with pytest.raises(SpecError, match=r"'x\.json' is no JSON"):
+    with pytest.raises(SpecError, match=r"'x\.json' is not JSON"):
         generation(structured_output="x.json", base_dir=str(tmp_path))
 
 

@@ -66,7 +66,7 @@ def test_a_beginning_alone_writes_no_turns():
 
 @pytest.mark.parametrize("template", ["llama-3", "qwen", "user"])
 def test_a_misspelt_name_is_no_text(template):
-    with pytest.raises(SpecError, match="is no known template"):
+    with pytest.raises(SpecError, match="is not a known template"):
         pre_query(template)
 
 

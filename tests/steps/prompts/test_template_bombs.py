@@ -10,7 +10,7 @@ import pytest
 
 from raypipe.errors import RowError, SpecError
 from raypipe.steps.columns.filter import predicate
-from raypipe.steps.prompts.templates import compile_expression, compile_template, first_variable, variables
+from raypipe.steps.prompts.templates import Expression, Template, first_variable, variables
 
 SOON_S = 15
 """Each takes a second or two, on a machine that is busy with other tests."""
@@ -74,7 +74,7 @@ REPEATED = [
 def test_what_computes_too_much_fails_its_row(expression: str) -> None:
     begun = time.perf_counter()
     row = {"n": 99, "text": LONG}
-    for used in (compile_template(f"{{{{ {expression} }}}}").render, compile_expression(expression)):
+    for used in (Template(f"{{{{ {expression} }}}}").render, Expression(expression)):
         with pytest.raises(RowError) as caught:
             used(row)
         assert caught.value.kind == "template" and 10 < len(str(caught.value)) < 400
@@ -85,7 +85,7 @@ def test_what_computes_too_much_fails_its_row(expression: str) -> None:
 def test_what_repeats_too_much_fails_its_row(template: str) -> None:
     begun = time.perf_counter()
     variables(template), first_variable(template)
-    compiled = compile_template(template)
+    compiled = Template(template)
     with pytest.raises(RowError) as caught:
         compiled.render({"n": 99, "text": LONG})
     assert caught.value.kind == "template" and 10 < len(str(caught.value)) < 400
@@ -96,7 +96,7 @@ def test_what_repeats_too_much_fails_its_row(template: str) -> None:
 def test_nothing_is_computed_when_it_is_compiled(expression: str) -> None:
     begun = time.perf_counter()
     for text in (f"{{{{ {expression} }}}}", f"{{% if {expression} %}}a{{% endif %}}", f"{{% set a = {expression} %}}"):
-        compile_template(text)
+        Template(text)
         variables(text)
     predicate(expression)
     assert time.perf_counter() - begun < SOON_S
@@ -126,11 +126,11 @@ def test_nothing_is_computed_when_it_is_compiled(expression: str) -> None:
 )
 def test_what_cannot_be_compiled_is_said_soon(template: str) -> None:
     begun = time.perf_counter()
-    for compiled in (compile_template, variables, first_variable):
+    for compiled in (Template, variables, first_variable):
         with suppress(SpecError):
             compiled(template)
     with pytest.raises((SpecError, RowError)) as caught:
-        compile_template(template).render({"a": 1, "b": [1]})
+        Template(template).render({"a": 1, "b": [1]})
     assert len(str(caught.value)) < 400
     assert time.perf_counter() - begun < 2 * SOON_S
 
@@ -166,11 +166,9 @@ def test_what_cannot_be_compiled_is_said_soon(template: str) -> None:
     ],
 )  # fmt: skip
 def test_sound_templates_say_what_they_said(template: str, row: dict[str, Any], text: str) -> None:
-    assert compile_template(template).render(row) == text
+    assert Template(template).render(row) == text
 
 
 def test_a_template_of_a_million_characters_is_fine() -> None:
-    template = compile_template(
-        "{% if text %}{{ text | upper }}{{ text | length }}{% endif %} " + "examples " * 100_000
-    )
+    template = Template("{% if text %}{{ text | upper }}{{ text | length }}{% endif %} " + "examples " * 100_000)
     assert len(template.render({"text": LONG})) > 2_900_000

@@ -1,0 +1,32 @@
+"""The base of all steps that ask a model: the columns that they read, and that there is a model to ask.
+
+Knows nothing of what is asked.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from raypipe.contracts.step import Step
+from raypipe.errors import SpecError, Violation
+
+
+class ModelStep(Step):
+    """Base of the steps that ask `llm`. A subclass names the columns that it reads."""
+
+    input_columns: ClassVar[tuple[str, ...]] = ()
+    """Columns that must be there."""
+    model_example: ClassVar[str] = "provider/model"
+    """How a model for it is written, as a message shows it."""
+
+    def reads(self) -> tuple[str, ...]:
+        return self.input_columns
+
+    def problems(self) -> list[str]:
+        return [] if self.llm else [f'asks a model but has none; give it llm=LLM("{self.model_example}")']
+
+    def open(self) -> None:
+        """Raises SpecError for a step that cannot work."""
+        problems = self.problems()
+        if problems:
+            raise SpecError(violations=[Violation(f"step {self.name!r}", problem) for problem in problems])
