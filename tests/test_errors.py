@@ -91,7 +91,7 @@ def test_survives_ray_returned_and_raised() -> None:
     import ray
     from ray.exceptions import RayTaskError
 
-    from raypipe.execution.ray.pools import unwrapped
+    from raypipe.execution.ray.pools import unwrap_error
 
     def give_back(errors: list[RaypipeError]) -> list[RaypipeError]:
         return errors
@@ -105,7 +105,7 @@ def test_survives_ray_returned_and_raised() -> None:
     for error, reference in [(error, raising.remote(error)) for error in EXAMPLES]:
         with pytest.raises(RayTaskError) as caught:
             ray.get(reference)
-        assert state(unwrapped(caught.value)) == state(error)
+        assert state(unwrap_error(caught.value)) == state(error)
 
 
 def test_all_violations_are_in_the_message_and_in_the_data() -> None:

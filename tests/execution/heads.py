@@ -21,7 +21,7 @@ def main(what: str) -> None:
     from ray.cluster_utils import Cluster
 
     from raypipe.errors import RaypipeError
-    from raypipe.execution.ray.head import watched_head
+    from raypipe.execution.ray.head import watch_head
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     ray.init(address=cluster.address, log_to_driver=False, logging_level="CRITICAL")
@@ -33,7 +33,7 @@ def main(what: str) -> None:
         heard.set()
 
     try:
-        with watched_head(note):
+        with watch_head(note):
             was_quiet = not heard.wait(5.0)
             began = time.monotonic()
             if what == "node":

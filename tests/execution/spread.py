@@ -30,7 +30,7 @@ def main() -> None:
     from ray.cluster_utils import Cluster
     from ray.util import placement_group_table
 
-    from raypipe.execution.ray.replicas import places_of, remove_group
+    from raypipe.execution.ray.replicas import choose_places, remove_group
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0, "include_dashboard": False})
     for _ in range(2):
@@ -42,7 +42,7 @@ def main() -> None:
 
     told: dict[str, Any] = {}
     try:
-        group, whole, forced = places_of([_setup(3), _setup(2), _setup(2, distributed_executor_backend="ray")])
+        group, whole, forced = choose_places([_setup(3), _setup(2), _setup(2, distributed_executor_backend="ray")])
         told["whole"] = whole
         told["forced"] = [bundle for bundle in forced.placement_group.bundle_specs]
         remove_group(forced)

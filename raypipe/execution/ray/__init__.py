@@ -1,7 +1,7 @@
 """Runs a plan on Ray; no other module knows that Ray exists.
 
-Ray decides where, we decide when: pools are plain actors that never restart by themselves, Ray Data
-reads, carries batches to the conductors and groups between stages, and nothing of ours raises inside it.
+Ray decides where, raypipe decides when: pools are plain actors that never restart by themselves, Ray Data
+reads, carries batches to the conductors and groups between stages, and no code of raypipe raises inside it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ __all__ = ["execute"]
 
 def execute(setup: RunSetup, address: str | None, watch: Watch, stop: Stop) -> Outcome:
     """Run all stages on Ray. Raises RaypipeError when the run cannot go on."""
-    from raypipe.execution.ray.access import knock
+    from raypipe.execution.ray.access import probe_cluster
     from raypipe.execution.ray.session import load
 
-    knock(address)
+    probe_cluster(address)
     load()
     from raypipe.execution.ray.driver import execute as drive
 

@@ -1,13 +1,12 @@
 """Says what travels through Ray Data: blocks whose columns are always these, whatever rows are in them.
 
 Rows stand packed in a value, so no column of a user's and no metadata of a file can pass for an error, or for the name
-of a batch that was put away; nor does Ray Data join or convert their columns. Knows nothing of what is done with them.
+of a spilled batch; nor does Ray Data join or convert their columns. Knows nothing of what is done with them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,38 +25,36 @@ OUT = pa.schema([("result", pa.large_binary()), ("error", pa.binary())])
 """What it gives back: one of the two."""
 
 
-def of_rows(rows: pa.Table) -> pa.Table:
+def pack_rows(rows: pa.Table) -> pa.Table:
     """A block with these rows, which have lineage."""
     first = rows.column(POSITION)[0].as_py() if rows.num_rows else 0
     # Not as Python bytes: rows may be large.
-    content = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, _buffers(to_ipc(rows)))
+    packed = to_ipc(rows)
+    buffers = [None, pa.array([0, packed.size], pa.int64()).buffers()[1], packed]
+    content = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, buffers)
     return pa.Table.from_arrays([pa.array([_ROWS], pa.int8()), content, pa.array([first], pa.int64())], schema=IN)
 
 
-def _buffers(content: pa.Buffer) -> list[Any]:
-    return [None, pa.array([0, content.size], pa.int64()).buffers()[1], content]
-
-
-def of_error(error: RaypipeError) -> pa.Table:
+def pack_error(error: RaypipeError) -> pa.Table:
     """A block that says why there are no more rows."""
     return pa.Table.from_pylist([{"kind": _ERROR, "content": to_json(error), POSITION: 0}], schema=IN)
 
 
-def of_spilled(paths: Sequence[str]) -> pa.Table:
-    """A block with the files of batches that were put away."""
+def pack_spilled(paths: Sequence[str]) -> pa.Table:
+    """A block with the files of spilled batches."""
     return pa.Table.from_pylist(
         [{"kind": _SPILLED, "content": path.encode(), POSITION: 0} for path in paths], schema=IN
     )
 
 
-def error_in(block: pa.Table) -> bytes | None:
+def find_error(block: pa.Table) -> bytes | None:
     """The error in a block, as it is given back."""
     found = block.filter(pc.field("kind") == _ERROR).column("content")
     return found[0].as_py() if len(found) else None
 
 
-def contents(block: pa.Table) -> Iterator[pa.Table | str]:
-    """What there is to do: tables of rows, and files of batches that were put away."""
+def unpack(block: pa.Table) -> Iterator[pa.Table | str]:
+    """The rows and spilled batches in a block, the latter by their files."""
     for kind, content in zip(block.column("kind").to_pylist(), block.column("content"), strict=True):
         if kind == _ROWS:
             yield from_ipc(content.as_buffer())
@@ -65,23 +62,19 @@ def contents(block: pa.Table) -> Iterator[pa.Table | str]:
             yield content.as_py().decode()
 
 
-def of_results(results: Sequence[BatchResult]) -> pa.Table:
+def pack_results(results: Sequence[BatchResult]) -> pa.Table:
+    """What a conductor gives back for batches."""
     return pa.table({"result": [result.to_json() for result in results], "error": [None] * len(results)}, schema=OUT)
 
 
-def of_failure(error: bytes) -> pa.Table:
-    """What a conductor gives back that cannot go on; `error` is one as JSON."""
-    return pa.table({"result": [None], "error": [error]}, schema=OUT)
+def pack_failure(error: BaseException | bytes) -> pa.Table:
+    """What a conductor gives back that cannot go on; an error of the input is JSON already."""
+    if not isinstance(error, RaypipeError | bytes):
+        error = InfrastructureError(f"the conductor broke: {type(error).__name__}: {error}")
+    return pa.table({"result": [None], "error": [error if isinstance(error, bytes) else to_json(error)]}, schema=OUT)
 
 
-def own(error: BaseException) -> RaypipeError:
-    """The error as one of ours."""
-    if isinstance(error, RaypipeError):
-        return error
-    return InfrastructureError(f"the conductor broke: {type(error).__name__}: {error}")
-
-
-def results_of(made: pa.Table) -> list[BatchResult]:
+def unpack_results(made: pa.Table) -> list[BatchResult]:
     """What a conductor's output stands for; raises the error it holds."""
     for error in made.column("error").to_pylist():
         if error is not None:

@@ -1,4 +1,4 @@
-"""I put conductors, the run's limits and its progress board into Ray's actors."""
+"""Puts conductors, the run's limits and its progress board into actors of Ray."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypipe.concurrency.background import TaskScope, start_thread, submit
-from raypipe.errors import RaypipeError, to_json
+from raypipe.errors import RaypipeError
 from raypipe.execution.conductor.batches import BatchResult
 from raypipe.execution.conductor.conductor import Conductor, ConductorSetup, Snapshot
 from raypipe.execution.gc_tuning import collect_rarely
@@ -36,7 +36,7 @@ _OPEN_TIMEOUT_S = 60.0
 """The loop is new and opening starts nothing that waits: it takes longer only where the process is starved."""
 
 
-class Board:
+class ProgressBoard:
     """Where conductors put what they see for the driver to read, and learn that the run is to end."""
 
     def __init__(self) -> None:
@@ -53,30 +53,21 @@ class Board:
         return self._halted_for, self._drain_s
 
     def halt(self, reason: str, drain_s: float) -> None:
+        """The run is to end; conductors learn it when they next report."""
         self._halted_for, self._drain_s = reason, drain_s
 
-    def snapshots(self) -> tuple[list[Snapshot], bool]:
-        """What conductors saw last, and whether one has heard that the run is to end."""
-        return list(self._snapshots.values()), self._is_heard
-
-    def reports(self) -> dict[Reporter, int]:
-        """How often each conductor has reported, by its process."""
-        return dict(self._reports)
+    def read(self) -> tuple[list[Snapshot], dict[Reporter, int], bool]:
+        """What conductors saw last, how often each has reported, and whether one has heard that the run is to end."""
+        return list(self._snapshots.values()), dict(self._reports), self._is_heard
 
 
 BOARD_AFTER_S = 2.0
 """A run that ends sooner has no board: the worker it lives in would be a tenth of such a run."""
 
 
-def board_of(run: str) -> Any:
+def progress_board(run: str) -> Any:
     """The board of a run, started by whoever asks first."""
-    return ray.remote(Board).options(name=f"raypipe-{run}", get_if_exists=True, num_cpus=0).remote()
-
-
-def _has_board(run: str) -> bool:
-    with suppress(ValueError):
-        return bool(ray.get_actor(f"raypipe-{run}"))
-    return False
+    return ray.remote(ProgressBoard).options(name=f"raypipe-{run}", get_if_exists=True, num_cpus=0).remote()
 
 
 def start_coordinator(run: str, caps: Caps, spent: Cost) -> Any:
@@ -118,9 +109,10 @@ class ConductorUDF:
         """In a thread of its own: a function of the user's may hold the event loop up, which is to be seen then."""
         for _ in range(round(BOARD_AFTER_S / _BOARD_EVERY_S)):
             time.sleep(_BOARD_EVERY_S)
-            if _has_board(self._run_id):  # the run is to end soon after its beginning
-                break
-        board = board_of(self._run_id)
+            with suppress(ValueError):  # there is none yet
+                ray.get_actor(f"raypipe-{self._run_id}")
+                break  # the run is to end soon after its beginning
+        board = progress_board(self._run_id)
         while True:
             # A board that is gone raises, which is the end of this.
             with suppress(GetTimeoutError):
@@ -135,21 +127,21 @@ class ConductorUDF:
         snapshot = self._conductor.snapshot()
         if any(status.engines for status in snapshot.workers.values()):
             with suppress(RayError):
-                await board_of(self._run_id).put.remote(self._name, snapshot, self._reporter)
+                await progress_board(self._run_id).put.remote(self._name, snapshot, self._reporter)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        error = blocks.error_in(block)
+        error = blocks.find_error(block)
         if error is not None:
             submit(self._conductor.drained("the input cannot be read"), self._loop).result()
-            return blocks.of_failure(error)
+            return blocks.pack_failure(error)
         work = submit(self._run(block), self._loop)
         broken = work.exception()
-        return blocks.of_results(work.result()) if broken is None else blocks.of_failure(to_json(blocks.own(broken)))
+        return blocks.pack_results(work.result()) if broken is None else blocks.pack_failure(broken)
 
     async def _run(self, block: pa.Table) -> list[BatchResult]:
         running: list[asyncio.Task[BatchResult]] = []
         async with TaskScope() as scope:
-            for content in blocks.contents(block):
+            for content in blocks.unpack(block):
                 for rows in [content] if isinstance(content, str) else sliced(content, self._batch_bytes):
                     if self._conductor.halted_for and not isinstance(rows, str):
                         break

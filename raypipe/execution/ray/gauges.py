@@ -1,4 +1,4 @@
-"""I show Ray's metrics what a worker with a model does: calls, tokens, and how its engine is."""
+"""Reports to Ray's metrics what a worker with a model does: calls, tokens, and how its engine is doing."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _GONE_S = 25.0
 
 
 @contextmanager
-def watched_head(lost: Callable[[RaypipeError], None]) -> Generator[None]:
+def watch_head(lost: Callable[[RaypipeError], None]) -> Generator[None]:
     """`lost` is told when the head of the cluster, or the node of this process, is gone or frozen, while inside."""
     context, ended = ray.get_runtime_context(), threading.Event()
     watch = _Watch(context.gcs_address, context.get_node_id(), ended)

@@ -1,7 +1,8 @@
-"""I hand runs to a cluster's job server, and ask it how they are.
+"""Hands runs to a cluster's job server, and asks it how they are doing.
 
-I do not know what a job runs, nor what is shown. What a job is told stands in its record in plain text, so no secret is
-ever among it. A job that is stopped gets the time that a run takes to wait for its calls and to write what is complete.
+Knows nothing of what a job runs, nor of what is shown. What a job is given stands in its record in plain
+text, so no secret is ever among it. A job that is stopped gets the time that a run takes to wait for its calls and to
+write what is complete.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import orjson
 
 from raypipe.errors import CallError, InfrastructureError, SpecError
-from raypipe.execution.ray.access import refusal, token
+from raypipe.execution.ray.access import explain_refusal, read_token
 from raypipe.execution.ray.session import load
 from raypipe.execution.stopping import DRAIN_S
 from raypipe.storage.http import Outgoing, fetch_now
@@ -64,7 +65,7 @@ class JobServer:
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
         _check_answer(self.address)
-        if token():
+        if read_token():
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         load()
         from ray.job_submission import JobSubmissionClient
@@ -151,7 +152,7 @@ class JobServer:
         try:
             yield
         except AuthenticationError:
-            raise InfrastructureError(refusal(self.address)) from None
+            raise InfrastructureError(explain_refusal(self.address)) from None
         except (RuntimeError, ValueError, OSError) as error:
             said = " ".join(str(error).split())
             raise InfrastructureError(f"the job server at {self.address} says: {said[:500]}") from None
@@ -174,7 +175,7 @@ def _check_answer(address: str) -> None:
     if not address.startswith(("http://", "https://")):
         problem = "is no address of a job server, which is written http://HOST:8265"
         raise InfrastructureError(f"{address!r} {problem}; `raypipe run` takes that of a cluster itself")
-    headers = {"Authorization": f"Bearer {token()}"} if token() else {}
+    headers = {"Authorization": f"Bearer {read_token()}"} if read_token() else {}
     request = Outgoing("GET", f"{address}/api/version", headers=headers, timeout_s=_ANSWER_TIMEOUT_S)
     way = "the head needs ray[default]; is the address right, and the port forwarded (`ray dashboard cluster.yaml`)?"
     try:
@@ -182,7 +183,7 @@ def _check_answer(address: str) -> None:
     except (CallError, ValueError) as error:
         raise InfrastructureError(f"no job server answers at {address} ({error}); {way}") from None
     if answer.status in (401, 403):
-        raise InfrastructureError(refusal(address))
+        raise InfrastructureError(explain_refusal(address))
     try:
         _ = orjson.loads(answer.text)["ray_version"] if answer.is_good else {}["status"]
     except (ValueError, LookupError, TypeError):

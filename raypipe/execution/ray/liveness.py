@@ -32,7 +32,7 @@ _SAME_START_S = 5.0
 
 
 @dataclass(frozen=True)
-class Home:
+class ProcessLocation:
     """Where a process is."""
 
     node: str
@@ -87,7 +87,7 @@ class Reports:
             logging.getLogger("raypipe").warning(said, _SILENT_S)
 
 
-async def home_of(actor: Any) -> Home | None:
+async def locate_process(actor: Any) -> ProcessLocation | None:
     """Where the process of an actor is; none while it waits for its place, is being made, or nobody knows."""
     try:
         return await run_within(_ANSWER_S, asyncio.to_thread(_found, actor))
@@ -95,24 +95,25 @@ async def home_of(actor: Any) -> Home | None:
         return None
 
 
-def _found(actor: Any) -> Home | None:
+def _found(actor: Any) -> ProcessLocation | None:
     from ray._private.state import actors  # no public way tells it without a dashboard
 
     told: Any = actors(actor._actor_id.hex())
-    return Home(told["Address"]["NodeID"], told["Pid"]) if told and told["State"] == "ALIVE" else None
+    return ProcessLocation(told["Address"]["NodeID"], told["Pid"]) if told and told["State"] == "ALIVE" else None
 
 
-async def works(home: Home) -> bool:
+async def is_working(home: ProcessLocation) -> bool:
     """Whether a process works. False, too, where its node says nothing within half a minute."""
+
+    async def ask() -> bool:
+        here = NodeAffinitySchedulingStrategy(home.node, soft=False)
+        task = ray.remote(is_at_work).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
+        return await task.remote(home.pid)
+
     try:
-        return await run_within(_ANSWER_S, _asked(is_at_work, home))
+        return await run_within(_ANSWER_S, ask())
     except (RayError, TimeoutError):
         return False
-
-
-async def _asked(what: Any, home: Home) -> Any:
-    place = NodeAffinitySchedulingStrategy(home.node, soft=False)
-    return await ray.remote(what).options(num_cpus=0, max_retries=0, scheduling_strategy=place).remote(home.pid)
 
 
 def is_at_work(pid: int) -> bool:
@@ -122,16 +123,13 @@ def is_at_work(pid: int) -> bool:
     """
     try:
         process = psutil.Process(pid)
-        before = _cpu_s(process)
+        before = process.cpu_times()
         time.sleep(_WATCHED_S)
-        return _cpu_s(process) - before >= _WORKS_FROM_S or _waits_for_disk(pid)
+        after = process.cpu_times()
+        took_s = after.user + after.system - before.user - before.system
+        return took_s >= _WORKS_FROM_S or _waits_for_disk(pid)
     except psutil.Error:
         return False
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
 
 
 def _waits_for_disk(pid: int) -> bool:

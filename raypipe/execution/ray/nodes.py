@@ -1,7 +1,7 @@
-"""I know the nodes of a cluster: which have CPUs, what they lack, and how to be given some.
+"""Says which nodes of a cluster have CPUs and which environment variables they lack, and asks for nodes.
 
 A worker behind an endpoint keeps no CPU to itself: tasks that read may hold all there are, and wait for it. A cluster
-that adds nodes on demand would add none for it. So where no node has a CPU, I ask for one for each worker until
+that adds nodes on demand would add none for it. So where no node has a CPU, one is asked for for each worker until
 they are there. Such a worker keeps its node from being released, and its end lets it go.
 """
 
@@ -22,10 +22,10 @@ from raypipe.plan.plan import Plan
 
 _NODES_TIMEOUT_S, _STRAGGLERS_S, _LOOK_EVERY_S = 1800.0, 60.0, 0.5
 _MOST_ASKED_FOR = 1000
-_TELL_TIMEOUT_S = 120.0
+_ANSWER_TIMEOUT_S = 120.0
 
 
-def nodes_at_work() -> list[str]:
+def list_cpu_nodes() -> list[str]:
     """The nodes that have CPUs, by their ids."""
     return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
@@ -40,13 +40,13 @@ def await_nodes(workers: int, is_stopped: Callable[[], bool]) -> None:
 
     Nothing is asked for any more afterwards, nor when this process ends. Raises InfrastructureError when none comes.
     """
-    if nodes_at_work() or not workers:
+    if list_cpu_nodes() or not workers:
         return
     asked = [placement_group([{"CPU": 1}]) for _ in range(min(workers, _MOST_ASKED_FOR))]
     deadline, first = time.monotonic() + _NODES_TIMEOUT_S, float("inf")
     try:
         while not is_stopped() and time.monotonic() < min(deadline, first + _STRAGGLERS_S):
-            if nodes_at_work():
+            if list_cpu_nodes():
                 first = min(first, time.monotonic())
             if all(one.wait(0) for one in asked):
                 return
@@ -54,7 +54,7 @@ def await_nodes(workers: int, is_stopped: Callable[[], bool]) -> None:
     finally:
         for one in asked:
             remove_placement_group(one)
-    if not is_stopped() and not nodes_at_work():
+    if not is_stopped() and not list_cpu_nodes():
         problem = f"the cluster has no node with a CPU, and none came within {_NODES_TIMEOUT_S / 60:.0f} minutes"
         raise InfrastructureError(f"{problem}; add a node, or see in `ray status` why it adds none")
 
@@ -69,11 +69,15 @@ def check_environment(plan: Plan, names: Sequence[str]) -> None:
     if not wanted:
         return
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
-    asked = {_asked_on(node, wanted): nodes[node] for node in nodes_at_work()}
-    told, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_TELL_TIMEOUT_S) if asked else ([], [])
+    asked: dict[Any, str] = {}
+    for node in list_cpu_nodes():
+        here = NodeAffinitySchedulingStrategy(node, soft=False)
+        task = ray.remote(_find_unset).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
+        asked[task.remote(wanted)] = nodes[node]
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_TIMEOUT_S) if asked else ([], [])
     where: dict[str, list[str]] = {}
-    for one in told:
-        for name in ray.get(one, timeout=_TELL_TIMEOUT_S):
+    for one in answered:
+        for name in ray.get(one, timeout=_ANSWER_TIMEOUT_S):
             where.setdefault(name, []).append(asked[one])
     way = "set it where `ray start` is called there (cluster.yaml shows how); a job takes no value along"
     if where:
@@ -84,10 +88,5 @@ def check_environment(plan: Plan, names: Sequence[str]) -> None:
         raise SpecError(violations=problems)
 
 
-def _asked_on(node: str, names: Sequence[str]) -> Any:
-    here = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(_lacking).options(num_cpus=0, max_retries=0, scheduling_strategy=here).remote(names)
-
-
-def _lacking(names: Sequence[str]) -> list[str]:
+def _find_unset(names: Sequence[str]) -> list[str]:
     return [name for name in names if not os.environ.get(name)]

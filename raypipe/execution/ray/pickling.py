@@ -1,6 +1,6 @@
-"""I let steps travel whose module no worker can import, because it was loaded from a file by its path.
+"""Lets steps travel to workers that cannot import their module, because it was loaded from a file by its path.
 
-I do not know what the steps do. Everything of such a module goes by value, as what stands in `__main__` does, and
+Knows nothing of what the steps do. Everything of such a module goes by value, as what stands in `__main__` does, and
 so do the modules beside it, which only the driver's path finds.
 """
 

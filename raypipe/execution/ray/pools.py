@@ -1,4 +1,4 @@
-"""I am the workers of one model as a conductor sees them, each an actor of Ray's."""
+"""The workers of one model as a conductor sees them, each an actor of Ray."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypipe.concurrency.deadlines import run_within
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
-from raypipe.execution.ray.liveness import home_of, works
-from raypipe.execution.ray.nodes import nodes_at_work
+from raypipe.execution.ray.liveness import is_working, locate_process
+from raypipe.execution.ray.nodes import list_cpu_nodes
 from raypipe.execution.ray.replicas import (
-    is_kept,
+    choose_places,
+    has_reserved_room,
     new_name,
     place_with_room,
-    places_of,
     pool_prefix,
-    prefix_of,
     remove_group,
     remove_groups,
     start_replica,
@@ -36,10 +35,10 @@ _START_TIMEOUT_S = 1800.0
 _CLOSE_TIMEOUT_S = 5.0
 
 
-def started_pools(made: Mapping[str, list[ReplicaSetup]], index: Any, coordinator: Any) -> dict[str, RemotePool]:
-    """The pools by name, each with as many workers as it prefixes with; they are being opened."""
+def start_pools(made: Mapping[str, list[ReplicaSetup]], index: Any, coordinator: Any) -> dict[str, RemotePool]:
+    """The pools by name, each with the workers that it starts with; they are being opened."""
     first = {name: setups[: setups[0].pool.replicas] for name, setups in made.items()}
-    places = iter(places_of([one for setups in first.values() for one in setups]))
+    places = iter(choose_places([one for setups in first.values() for one in setups]))
     pools: dict[str, RemotePool] = {}
     for name, setups in first.items():
         placed = [(one, next(places)) for one in setups]
@@ -56,7 +55,7 @@ def end_pools(pools: Iterable[RemotePool], timeout_s: float) -> None:
     prefixes = {pool_prefix(pool.setups[0]) for pool in pools}
     actors = [worker.actor for pool in pools for worker in pool.workers]
     for name in ray.util.list_named_actors() if prefixes else ():
-        if prefix_of(name) in prefixes:
+        if name.rpartition("-")[0] in prefixes:
             with suppress(ValueError):  # gone meanwhile
                 actors.append(ray.get_actor(name))
     _end(actors, timeout_s)
@@ -72,7 +71,7 @@ def _end(actors: Sequence[Any], timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
         ray.kill(actor)
 
 
-def unwrapped(error: RayTaskError) -> RaypipeError:
+def unwrap_error(error: RayTaskError) -> RaypipeError:
     """Our own error that came through Ray, or Ray's in one sentence."""
     cause: Any = error.cause
     if isinstance(cause, RaypipeError):
@@ -88,7 +87,7 @@ class RemoteWorker:
     setup: ReplicaSetup
     actor: Any
     place: Any
-    """Where it was told to live."""
+    """The scheduling strategy that it was started with."""
 
     @property
     def name(self) -> str:
@@ -100,7 +99,7 @@ class RemoteWorker:
 
     @property
     def node(self) -> str:
-        """The node that it was told to live on; empty where it was told none."""
+        """The node that it was started on; empty where Ray chose one."""
         return getattr(self.place, "node_id", "")
 
     async def open(self) -> None:
@@ -111,7 +110,7 @@ class RemoteWorker:
         try:
             return await self.actor.exchange.remote(sender, chunks, flush_s)
         except RayTaskError as error:
-            raise unwrapped(error) from None
+            raise unwrap_error(error) from None
         except (RayActorError, ActorUnschedulableError) as error:
             said = str(error).strip().splitlines()[0]
             raise ReplicaLostError(f"worker {self.name!r} is gone: {said}") from None
@@ -133,10 +132,10 @@ class RemoteWorker:
             return ""  # its exchange tells why
 
     async def examine(self) -> str:
-        home = await home_of(self.actor)
+        home = await locate_process(self.actor)
         if home is None:
             return f"worker {self.name!r}, which waits for its place or is being made"
-        is_busy = await works(home)
+        is_busy = await is_working(home)
         return f"worker {self.name!r}, whose process works but lets none of its threads answer" if is_busy else ""
 
 
@@ -190,7 +189,7 @@ class RemotePool(PoolBase):
         try:
             await run_within(_START_TIMEOUT_S, worker.open())
         except RayTaskError as error:
-            raise unwrapped(error) from None
+            raise unwrap_error(error) from None
         except RayError as error:
             said = str(error).strip().splitlines()[0]
             raise ReplicaLostError(f"worker {worker.name!r} died while it started: {said}") from None
@@ -203,9 +202,9 @@ class RemotePool(PoolBase):
 
         Not where the lost one was whose place it takes: a node is known to be gone only some time after its workers.
         """
-        if is_kept(setup):
+        if has_reserved_room(setup):
             return await asyncio.to_thread(place_with_room, setup)
-        nodes = await asyncio.to_thread(nodes_at_work)
+        nodes = await asyncio.to_thread(list_cpu_nodes)
         if not nodes:
             return "SPREAD"
         there = Counter(worker.node for worker in self.workers if worker is not lost)

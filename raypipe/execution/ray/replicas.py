@@ -1,4 +1,4 @@
-"""I put replicas into Ray's actors, each on a node or, where an engine is larger than one, over several."""
+"""Puts replicas into actors of Ray, each on a node or, where an engine is larger than one, over several."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from raypipe.concurrency.loop_lag import LoopLag
 from raypipe.errors import InfrastructureError
 from raypipe.execution.gc_tuning import collect_rarely
 from raypipe.execution.ray.gauges import Gauges
-from raypipe.execution.ray.nodes import largest_gpus, nodes_at_work
+from raypipe.execution.ray.nodes import largest_gpus, list_cpu_nodes
 from raypipe.execution.wire import Chunk, Reply, Sender, WorkerStatus
 from raypipe.execution.worker.replica import Replica, ReplicaSetup
 from raypipe.limits import Caps, Lease, RateCoordinator, Report
@@ -95,7 +95,7 @@ class ReplicaActor:
         await asyncio.shield(self._opening)
 
     async def exchange(self, sender: Sender, chunks: list[Chunk], flush_s: float) -> Reply:
-        """As `Replica.exchange`; while it gets ready, which takes an engine minutes, it says that it lives."""
+        """As `Replica.exchange`; until it is ready, which takes an engine minutes, empty replies say that it lives."""
         waiting = self._waiting.setdefault(sender, [])
         waiting.extend(chunks)
         opening = self._opens.start(self.open())
@@ -136,7 +136,7 @@ class RemoteCoordinator:
             raise InfrastructureError(f"{problem}; run the same command again to go on") from None
 
 
-def places_of(setups: Sequence[ReplicaSetup]) -> list[Any]:
+def choose_places(setups: Sequence[ReplicaSetup]) -> list[Any]:
     """Where each replica is to live: scheduling strategies of Ray's.
 
     Ray places actors that keep no room of their own at random, so that a node may get them all; these are
@@ -144,31 +144,26 @@ def places_of(setups: Sequence[ReplicaSetup]) -> list[Any]:
     use Ray, gets a placement group of one GPU each, on as few nodes as can be.
     """
     own = ray.get_runtime_context().get_node_id()
-    nodes = sorted(nodes_at_work() or [own], key=lambda node: (node != own, node))
+    nodes = sorted(list_cpu_nodes() or [own], key=lambda node: (node != own, node))
     turns = (NodeAffinitySchedulingStrategy(node, soft=False) for node in cycle(nodes))
-    return [place_with_room(one) if is_kept(one) else next(turns) for one in setups]
+    return [place_with_room(one) if has_reserved_room(one) else next(turns) for one in setups]
 
 
-def is_kept(setup: ReplicaSetup) -> bool:
+def has_reserved_room(setup: ReplicaSetup) -> bool:
     """Whether a replica has room to itself."""
     return any((setup.pool.cpus, setup.pool.gpus, setup.pool.memory))
 
 
 def place_with_room(setup: ReplicaSetup) -> Any:
-    """Where a replica is to live that has room to itself; its group, where it has one, is new."""
-    return _group(setup) if _is_spread(setup) else "SPREAD"
+    """Where a replica is to live that has room to itself; its group, where its engine is spread over GPUs, is new.
 
-
-def _is_spread(setup: ReplicaSetup) -> bool:
-    llm, gpus = setup.pool.llm, setup.pool.gpus
-    if llm is None or not llm.runs_here or gpus < 1:
-        return False
-    return takes_gpus_from_ray(llm) or 0 < largest_gpus() < gpus
-
-
-def _group(setup: ReplicaSetup) -> PlacementGroupSchedulingStrategy:
-    """The replica lives with the first GPU; what its engine starts in turn gets the others."""
-    pool = setup.pool
+    The replica lives with the first GPU; what its engine starts in turn gets the others.
+    """
+    pool, llm = setup.pool, setup.pool.llm
+    if llm is None or not llm.runs_here or pool.gpus < 1:
+        return "SPREAD"
+    if not takes_gpus_from_ray(llm) and not 0 < largest_gpus() < pool.gpus:
+        return "SPREAD"
     bundles = [{"GPU": 1.0} for _ in range(math.ceil(pool.gpus))]
     bundles[0] |= {name: amount for name, amount in (("CPU", pool.cpus), ("memory", pool.memory)) if amount}
     group = placement_group(bundles, strategy="PACK", name=new_name(setup))
@@ -183,26 +178,21 @@ def new_name(setup: ReplicaSetup) -> str:
 
 
 def pool_prefix(setup: ReplicaSetup) -> str:
-    """What the names have in common that belong to the pool of a replica."""
+    """What all names of a replica's pool begin with."""
     return f"raypipe-{setup.run.owner}-{setup.pool.name}"
 
 
-def prefix_of(name: str) -> str:
-    """The same, of a name."""
-    return name.rpartition("-")[0]
-
-
 def remove_group(place: Any) -> None:
-    """Let others have what a group keeps."""
+    """Release what a placement group reserves."""
     if isinstance(place, PlacementGroupSchedulingStrategy):
         remove_placement_group(place.placement_group)
 
 
 def remove_groups(prefixes: Set[str]) -> None:
-    """The same for all groups whose names begin so."""
+    """Release what all groups reserve whose names begin so."""
     names = [one["name"] for one in placement_group_table().values() if one["state"] != "REMOVED"]
     for name in names:
-        if prefix_of(name) in prefixes:
+        if name.rpartition("-")[0] in prefixes:
             remove_placement_group(get_placement_group(name))
 
 

@@ -1,4 +1,4 @@
-"""I keep vLLM servers on a cluster that runs share: found by model and options, ended when no run uses them any more.
+"""Keeps vLLM servers on a cluster that runs share: found by model and options, ended when no run uses them any more.
 
 Each is an actor that no run owns. The first run that asks for a server starts it; every run says again and again that
 it goes on, so that one which dies without a word is forgotten, too.
@@ -21,8 +21,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raypipe.concurrency.background import start_thread
 from raypipe.contracts.llm import LLM
 from raypipe.errors import InfrastructureError, RaypipeError
-from raypipe.execution.ray.nodes import nodes_at_work
-from raypipe.execution.ray.pools import unwrapped
+from raypipe.execution.ray.nodes import list_cpu_nodes
+from raypipe.execution.ray.pools import unwrap_error
 from raypipe.execution.ray.replicas import end_with_node
 from raypipe.models import engine_gpus
 from raypipe.models.presets import ServedOptions
@@ -139,7 +139,7 @@ class ServerActor:
 
 
 @contextmanager
-def kept_servers(
+def hold_servers(
     models: Iterable[LLM], run: str, is_own_ray: bool, is_stopped: Callable[[], bool]
 ) -> Generator[Mapping[str, str]]:
     """The addresses of the servers that models are to be asked at, by their keys; they stay as long as this is open.
@@ -147,13 +147,20 @@ def kept_servers(
     Those that are not there are started, all at once. Nothing is told when the run is stopped meanwhile. On a Ray of
     this run's own they end with it. Raises InfrastructureError when one cannot be started.
     """
-    kept = [_KeptServer(llm, run, 0.0 if is_own_ray else None) for llm in models if llm.serve]
+    kept = [_HeldServer(llm, run, 0.0 if is_own_ray else None) for llm in models if llm.serve]
     kept = list({one.key: one for one in sorted(kept, key=lambda one: one.idle_s)}.values())
     if not kept:
         yield {}
         return
     ended = threading.Event()
-    keeper = start_thread(lambda: _keep(kept, ended), "what keeps the servers", _warn)
+
+    def keep() -> None:
+        while not ended.wait(_KEEP_EVERY_S):
+            for one in kept:
+                with suppress(RayError):  # the next one may get through
+                    one.keep()
+
+    keeper = start_thread(keep, "what keeps the servers", _warn)
     try:
         for one in kept:
             one.ask()
@@ -166,19 +173,12 @@ def kept_servers(
             one.leave(is_own_ray)
 
 
-def _keep(kept: Iterable[_KeptServer], ended: threading.Event) -> None:
-    while not ended.wait(_KEEP_EVERY_S):
-        for one in kept:
-            with suppress(RayError):  # the next one may get through
-                one.keep()
-
-
 def _warn(error: RaypipeError) -> None:
     """Servers that are not kept end some time after; calls that get no answer then say so."""
     logging.getLogger("raypipe").warning("%s; the servers of this run end soon", error)
 
 
-class _KeptServer:
+class _HeldServer:
     """A server that one run uses."""
 
     def __init__(self, llm: LLM, run: str, idle_s: float | None) -> None:
@@ -226,7 +226,7 @@ class _KeptServer:
             self._is_there, self._lost = True, 0
         except RayTaskError as error:
             self._is_there = True
-            raise unwrapped(error) from None
+            raise unwrap_error(error) from None
         except RayActorError as error:
             self._lost += 1
             if self._lost > _MOST_LOST:
@@ -251,7 +251,7 @@ class _KeptServer:
 
 def _actor(llm: LLM) -> Any:
     name, gpus = f"server-{llm.server_key}", engine_gpus(llm)
-    nodes = sorted(nodes_at_work())
+    nodes = sorted(list_cpu_nodes())
     place: Any = "DEFAULT"
     if nodes and not gpus:
         place = NodeAffinitySchedulingStrategy(nodes[int(llm.server_key[:8], 16) % len(nodes)], soft=True)

@@ -1,4 +1,4 @@
-"""I start Ray quietly, or use the one that is there, and leave nothing running that I started."""
+"""Starts Ray quietly, or uses the one that is there, and leaves nothing running that it started."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from raypipe.errors import InfrastructureError
-from raypipe.execution.ray.access import knock, why_not
+from raypipe.execution.ray.access import explain_failure, probe_cluster
 
 _QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -51,7 +51,7 @@ def leave_ray() -> None:
     A Ray that this process had before the run stays. The work that is left behind lets go of it as soon as it hears:
     Ray may end this process where one thread shuts it down while another waits for it. The next run waits for that.
     """
-    speak_again()
+    restore_stderr()
     for held in _held[-1:]:
         held.is_left = held.is_ours
         if held.is_own:
@@ -120,7 +120,7 @@ def session(address: str | None) -> Generator[bool]:
 
     Tells whether it is our own, which ends with this. Raises InfrastructureError when Ray cannot be started or reached.
     """
-    knock(address)
+    probe_cluster(address)
     load()
     import ray
 
@@ -160,7 +160,7 @@ def _without_banner() -> Generator[None]:
         os.close(silent)
 
 
-def speak_again() -> None:
+def restore_stderr() -> None:
     """Another thread has something to say while Ray starts in silence."""
     for saved in _errors[:1]:
         os.dup2(saved, 2)
@@ -175,7 +175,7 @@ def _start(address: str | None) -> None:
         with _without_banner():
             ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **own)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError, RayError) as error:
-        raise InfrastructureError(why_not(address, error)) from None
+        raise InfrastructureError(explain_failure(address, error)) from None
 
 
 def _settle_data_context() -> None:

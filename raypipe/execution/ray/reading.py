@@ -1,0 +1,97 @@
+"""Reads the rows of a stage with Ray Data: units of a source, groups of rows of the stage before, spilled batches.
+
+Knows nothing of what is done with the rows, nor of what makes rows equal: each carries the key of its group, a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from raypipe.contracts.step import Aggregate, Source, Unit
+from raypipe.errors import RaypipeError
+from raypipe.execution.ray import blocks
+from raypipe.execution.setup import RunSetup
+from raypipe.execution.source import gathered, gathered_schema, group_of, identified
+from raypipe.row import GROUP, PATH, POSITION
+from raypipe.storage.paths import AnyPath
+
+_SPILLED_A_BLOCK = 8
+_READERS_PER_CPU = 4
+"""A reader has one item after the other: more readers even out items of different sizes, but each is a task."""
+
+
+class _Shares(Datasource):
+    """Items for Ray Data to read in as many tasks as it is told, each task some neighbouring items in their order."""
+
+    def __init__(self, items: Sequence[Any], readers: int, read: Callable[[Sequence[Any]], Iterable[pa.Table]]) -> None:
+        super().__init__()
+        self._items, self._readers, self._read = list(items), readers, read
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+        nothing = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        borders = [len(self._items) * reader // self._readers for reader in range(self._readers + 1)]
+        return [ReadTask(partial(self._read, self._items[start:end]), nothing) for start, end in pairwise(borders)]
+
+
+def _read_shares(items: Sequence[Any], read: Callable[[Sequence[Any]], Iterable[pa.Table]]) -> ray.data.Dataset:
+    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    readers = min(len(items), _READERS_PER_CPU * cpus)
+    return ray.data.read_datasource(_Shares(items, readers, read), override_num_blocks=readers)
+
+
+def read_source(source: Source, units: Sequence[Unit], setup: RunSetup) -> ray.data.Dataset:
+    """The rows of a source, with identity; a read that fails ends in a block that says why."""
+    # Not in each task: rows that a program holds itself would travel with every one of them.
+    read = partial(_read_units, ray.put(source), setup.only, setup.run.artifacts)
+    return _read_shares(list(enumerate(units)), read)
+
+
+def _read_units(
+    reference: ray.ObjectRef, only: frozenset[bytes] | None, artifacts: AnyPath, units: Sequence[tuple[int, Unit]]
+) -> Iterable[pa.Table]:
+    """An error of the input is a row of its own, since Ray Data adds its words to what is raised."""
+    source: Source = ray.get(reference)
+    try:
+        for number, unit in units:
+            source.keep_artifacts_in(artifacts)
+            yield from map(blocks.pack_rows, identified(source, unit, number, only))
+    except RaypipeError as error:
+        yield blocks.pack_error(error)
+
+
+def read_spilled(paths: Sequence[str]) -> ray.data.Dataset | None:
+    """The files of spilled batches, for a conductor to read."""
+    if not paths:
+        return None
+    starts = range(0, len(paths), _SPILLED_A_BLOCK)
+    return ray.data.from_arrow([blocks.pack_spilled(paths[start : start + _SPILLED_A_BLOCK]) for start in starts])
+
+
+def read_groups(paths: Sequence[str], name: str, step: Aggregate) -> ray.data.Dataset:
+    """One row for each group of the rows in the part files `paths`, in the order of their first rows.
+
+    The files are read under one schema: Ray Data's own reader takes the first file's for all. Raises SpecError.
+    """
+
+    def pack(rows: pa.Table) -> pa.Table:
+        group = group_of(rows, name, step)
+        # Ray Data sorts by no list: the path is a text that sorts as the path does.
+        path = "".join(f"{number:08x}" for number in group.column(PATH)[0].as_py())
+        return blocks.pack_rows(group).append_column(GROUP, pa.array([path]))
+
+    rows = _read_shares(paths, partial(gathered, schema=gathered_schema(paths, name, step)))
+    has_keys = isinstance(step.by, list)
+    groups = rows.groupby(GROUP if has_keys else None).map_groups(pack, batch_format="pyarrow")
+    return (groups.sort([POSITION, GROUP]) if has_keys else groups).drop_columns([GROUP])
