@@ -23,7 +23,7 @@ from raypipe.contracts.step import Aggregate, Source
 from raypipe.errors import InfrastructureError, InputError, StoppedError
 from raypipe.execution.conductor.batches import BatchResult
 from raypipe.execution.conductor.conductor import Conductor, Snapshot
-from raypipe.execution.conductor.spill import ended, spilled_in
+from raypipe.execution.conductor.spill import end_spilled, spilled_in
 from raypipe.execution.gc_tuning import rare_collection
 from raypipe.execution.setup import MOST_REPLACEMENTS, Outcome, PoolBase, RunSetup, Watch, calls_in_flight
 from raypipe.execution.source import grouped_batches, source_batches
@@ -246,7 +246,7 @@ class _Run:
         """Batch after batch, each as soon as there is room for it."""
         if spilled is not None:
             for path in spilled:
-                await conductor.room()
+                await conductor.wait_for_room()
                 yield conductor.resume_batch(path)
             return
         batches = self._batches(stage)
@@ -254,11 +254,11 @@ class _Run:
             try:
                 rows = await self._read(batches, conductor)
             except InputError:
-                await conductor.drained("the input cannot be read")
+                await conductor.drain("the input cannot be read")
                 raise
             if rows is None:
                 return
-            await conductor.room()
+            await conductor.wait_for_room()
             yield conductor.run_batch(rows)
 
     async def _read(self, batches: Iterator[pa.Table], conductor: Conductor) -> pa.Table | None:
@@ -273,7 +273,7 @@ class _Run:
 
     def _end(self, spilled: Sequence[str]) -> None:
         """Batches that are not gone on with."""
-        self.results += [ended(path, self._setup.run.parts, self.halted_for) for path in spilled]
+        self.results += [end_spilled(path, self._setup.run.parts, self.halted_for) for path in spilled]
 
     def snapshots(self) -> list[Snapshot]:
         """What the conductors saw that are through, and what the one at work sees."""

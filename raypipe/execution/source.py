@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from raypipe.contracts.step import Aggregate, Source, Unit
 from raypipe.errors import InputError, RaypipeError, SpecError, nearest
-from raypipe.execution.conductor.families import grouped
+from raypipe.execution.conductor.compound_rows import fold
 from raypipe.execution.worker.boundary import close_step, named
 from raypipe.identity import canonical_json, group_identity, source_identity
 from raypipe.row import GROUP, GROUP_ID, LINEAGE, PATH, POSITION, RESERVED, ROW_ID
@@ -179,9 +179,9 @@ def group_of(rows: pa.Table, name: str, step: Aggregate) -> pa.Table:
     parent = _with_lineage(first.select(keys), [identity], [first.column(POSITION)[0].as_py()])
     if not keys:
         parent = parent.select(list(LINEAGE_SCHEMA.names))
-        return grouped(rows, step, parent)
+        return fold(rows, step, parent)
     parent = parent.set_column(parent.column_names.index(PATH), LINEAGE_SCHEMA.field(PATH), first.column(PATH))
-    return grouped(rows.drop_columns([GROUP, GROUP_ID]), step, parent)
+    return fold(rows.drop_columns([GROUP, GROUP_ID]), step, parent)
 
 
 def grouped_batches(paths: Sequence[str], name: str, step: Aggregate) -> Iterator[pa.Table]:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from raypipe.errors import InputError
-from raypipe.execution.conductor.batches import failure_table
+from raypipe.execution.conductor.batches import to_failure_table
 from raypipe.execution.setup import Outcome
 from raypipe.plan.plan import FAILURES, Plan, Sink
 from raypipe.run.leaf_schema import leaf_schema
@@ -97,7 +97,7 @@ class Commit:
 
 
 def _schema_of_failures() -> pa.Schema:
-    return to_output_columns(failure_table([])).schema
+    return to_output_columns(to_failure_table([])).schema
 
 
 def _ended(manifest: Mapping[str, Any]) -> int:

@@ -26,10 +26,11 @@ _DONE = "the result of an asyncio task, which raises where it is not done"
 ENDED_BY = {
     "execution.worker.caller.RowCaller._completion": "each of the calls ends by its model's timeout, or with the row",
     "execution.conductor.conductor.Conductor._serve": (
-        "the watch marks a worker as lost that does not answer, and rings the bell"
+        "the watchdog marks a worker as lost that does not answer, and rings the bell"
     ),
-    "execution.conductor.conductor.Conductor.room": "rows that end make room, and the end of the run does",
-    "execution.conductor.batches.resolve": _DONE,
+    "execution.conductor.conductor.Conductor.wait_for_room": "rows that end make room, and the end of the run does",
+    "execution.conductor.batch_writer.BatchWriter._resolve": _DONE,
+    "execution.conductor.batch_writer.BatchWriter._to_disk": "the disk alone says when",
     "concurrency.deadlines.run_within": _DONE,
     "execution.local._Run._keep": _DONE,
     "execution.local._Run._phase": "a batch is resolved when its rows have ended, and by whatever ends the run",
@@ -47,8 +48,8 @@ ENDED_BY = {
     "execution.worker.replica.Replica.exchange": "`Mailbox.wait`, which a timer ends after five seconds",
     "calls.writer.CallLogWriter._write": "a thread that waits for work; `close` gives it an empty one",
     "calls.writer.CallLogWriter.close": "a call is in the log before its row goes on: the disk alone says when",
-    "execution.conductor.watchdog.Watch._judge": _DONE,
-    "execution.conductor.watchdog.Watch._take_pulse": _DONE,
+    "execution.conductor.watchdog.Watchdog._judge": _DONE,
+    "execution.conductor.watchdog.Watchdog._take_pulse": _DONE,
     "execution.stopping._supervised": "a count of runs, which was raised before it is lowered",
 }
 """What waits without a bound, and what ends it all the same."""

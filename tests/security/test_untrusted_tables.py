@@ -194,7 +194,7 @@ def test_an_arrow_stream_that_names_an_extension_type_is_recognised(tmp_path: Pa
 def test_a_batch_that_was_put_away_is_read_from_the_folder_of_its_run_alone(tmp_path: Path) -> None:
     bait = tmp_path / "elsewhere" / "1.batch"
     for path in (str(bait), f"{tmp_path}/{SPILLED.folder}/../elsewhere/1.batch", "s3://bucket/elsewhere/1.batch"):
-        with pytest.raises(OutputError, match="is no batch of this run"):
+        with pytest.raises(OutputError, match="is not a spilled batch of this run"):
             read_spilled(path, tmp_path)
 
 

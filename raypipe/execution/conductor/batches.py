@@ -1,15 +1,14 @@
-"""Keeps the books of one batch of source rows: what is on its way, what came out, what failed.
+"""Holds one batch of source rows: what is on its way, what came out, what failed. Knows nothing of other batches.
 
 A batch is complete when nothing of it is on its way; then its rows are in part files and its counts become a
-`BatchResult`, small enough to travel to the driver. Rows that are many bytes go to part files before that; nobody
-hears of these before the batch is complete, so a batch that is done again leaves nothing behind but files.
+`BatchResult`, small enough to travel to the driver. Rows that are many bytes go to part files before that; these are
+reported only when the batch is complete, so a batch that is done again leaves nothing behind but files.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -43,7 +42,7 @@ class Part:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """All that the driver needs to know of a batch."""
+    """What the driver is told of a batch."""
 
     parts: tuple[Part, ...]
     counts: Mapping[str, StepCounts]
@@ -83,13 +82,8 @@ class Batch:
     _bytes: defaultdict[Sink, int] = field(default_factory=lambda: defaultdict(int))
     """Of the rows that are not written, by sink."""
 
-    @property
-    def finished_bytes(self) -> int:
-        """Of all rows that are done and not written."""
-        return sum(self._bytes.values())
-
     def finished(self) -> dict[Sink, int]:
-        """The same, by sink."""
+        """Bytes of the rows that are done and not written, by sink."""
         return {sink: size for sink, size in self._bytes.items() if size}
 
     def collect(self, sink: Sink, rows: pa.Table) -> None:
@@ -102,29 +96,29 @@ class Batch:
 
     def fail(self, step: str, rows: pa.Table, failure: Failure) -> None:
         """All of the rows failed, for one reason."""
-        said = {"step": step, "kind": failure.kind, "message": failure.message, "tries": failure.tries}
+        why = {"step": step, "kind": failure.kind, "message": failure.message, "tries": failure.tries}
         own = rows.drop_columns([name for name in LINEAGE if name in rows.column_names])
         values = to_rows(own) if own.num_columns else [{}] * rows.num_rows
         lineage = rows.select([ROW_ID, ANCESTORS, POSITION, PATH]).to_pylist()
         for one, value in zip(lineage, values, strict=True):
             shown = to_text(value) or ""
-            self.put_failure(one | said | {"row": shown if len(shown) <= MOST_VALUE_BYTES // 4 else None})
+            self.put_failure(one | why | {"row": shown if len(shown) <= MOST_VALUE_BYTES // 4 else None})
 
     def put_failure(self, row: dict[str, Any]) -> None:
         """A row of `FAILURE_SCHEMA`."""
         self._bytes[FAILURES] += len(row["row"] or "") + len(row["message"] or "")
         self.failed.append(row)
 
-    def take_finished(self, sink: Sink) -> Finished:
-        """Rows that are to be written now; `written` is called once they are."""
+    def take_finished(self, sink: Sink) -> FinishedRows:
+        """Rows that are to be written now; `note_part` is called once they are."""
         size = self._bytes.pop(sink, 0)
         self.writing += 1
         if sink == FAILURES:
             failed, self.failed = self.failed, []
-            return Finished(self, sink, [failure_table(failed)] if failed else [], size)
-        return Finished(self, sink, self.ended.pop(sink, []), size)
+            return FinishedRows(self, sink, [to_failure_table(failed)] if failed else [], size)
+        return FinishedRows(self, sink, self.ended.pop(sink, []), size)
 
-    def written(self, part: Part) -> None:
+    def note_part(self, part: Part) -> None:
         """Rows that were taken are in a file."""
         self.writing -= 1
         self.parts.append(part)
@@ -132,12 +126,12 @@ class Batch:
     def write(self, folder: AnyPath) -> BatchResult:
         """Write the part files that are left. Raises OSError."""
         for sink in [*self.ended, *([FAILURES] if self.failed else [])]:
-            self.written(self.take_finished(sink).write(folder))
+            self.note_part(self.take_finished(sink).write(folder))
         return BatchResult(tuple(self.parts), dict(self.counts))
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedRows:
     """Rows of one sink that are done."""
 
     batch: Batch
@@ -157,52 +151,14 @@ class Finished:
         return Part(self.sink, str(path), rows.num_rows, first, last)
 
 
-def unwritable(folder: AnyPath, error: BaseException) -> RaypipeError:
+def explain_unwritable(folder: AnyPath, error: BaseException) -> RaypipeError:
     """The error of a run whose parts cannot be written: the disk does not take them, or Arrow does not."""
     if isinstance(error, RaypipeError):
         return error
     if isinstance(error, OSError):
-        return OutputError(
-            f"the folder {folder} cannot be written ({explain_os_error(error)}); mend that and run again"
-        )
-    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return OutputError(f"rows cannot be written to {folder} ({said})")
-
-
-class Writing:
-    """Whatever is raised inside, while parts are written to `folder`, as an error of the run."""
-
-    def __init__(self, folder: AnyPath) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, RaypipeError):
-            raise unwritable(self._folder, error) from None
-
-
-def resolve(
-    result: asyncio.Future[BatchResult],
-    fail: Callable[[BaseException], RaypipeError],
-    writing: asyncio.Task[BatchResult],
-) -> None:
-    """Tell who waits for a batch what its writing came to, whatever that is: nobody else would end the wait.
-
-    `fail` is told of an error and says which the run ends with.
-    """
-    if writing.cancelled():
-        result.cancel()
-        return
-    error = writing.exception()
-    failure = None if error is None else fail(error)
-    if result.done():
-        return
-    if failure is None:
-        result.set_result(writing.result())
-    else:
-        result.set_exception(failure)
+        return OutputError(f"the folder {folder} cannot be written ({explain_os_error(error)}); fix that and run again")
+    problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return OutputError(f"rows cannot be written to {folder} ({problem})")
 
 
 FAILURE_SCHEMA = pa.schema(
@@ -221,5 +177,5 @@ FAILURE_SCHEMA = pa.schema(
 """Failed rows: the step, why, how often its calls were tried, the row's columns as JSON, lineage."""
 
 
-def failure_table(rows: list[dict[str, Any]]) -> pa.Table:
+def to_failure_table(rows: list[dict[str, Any]]) -> pa.Table:
     return sort_by_source(pa.Table.from_pylist(rows, schema=FAILURE_SCHEMA))

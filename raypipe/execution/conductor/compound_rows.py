@@ -1,37 +1,35 @@
-"""Counts and unfolds rows that stand for several: what a step is given that takes all rows, or a family, at once.
+"""Makes one row of several, and unfolds it again: the lists of an aggregate, and the rows a step is given all at once.
 
-Such a row has its members as a list of structs, and their lineage beside it; where it fails, each of them has failed.
+The second kind holds its members as a list of structs with their lineage beside it; where it fails, each member failed.
+Knows nothing of when the members of a row are complete.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
-from raypipe.row import BATCH, MEMBERS
+from raypipe.contracts.step import Aggregate
+from raypipe.errors import InputError
+from raypipe.execution.conductor.lineage import with_column
+from raypipe.graph.callback import Collected
+from raypipe.row import BATCH, LINEAGE, MEMBERS
 from raypipe.storage.tables import LINEAGE_SCHEMA
+from raypipe.values.byte_bounds import MOST_VALUE_BYTES
+from raypipe.values.selection import size_bytes
 
 
 def weights(rows: pa.Table) -> np.ndarray:
-    """How many rows each row stands for: 1, but for one that stands for its members."""
+    """How many rows each row stands for: 1, except for a compound row, which stands for its members."""
     if MEMBERS not in rows.column_names:
         return np.ones(rows.num_rows, np.int64)
     return rows.column(MEMBERS).combine_chunks().value_lengths().to_numpy().astype(np.int64)
 
 
-def weight(rows: pa.Table) -> int:
-    """How many rows all of them stand for."""
-    return int(weights(rows).sum())
-
-
-def lineages(members: pa.Table) -> pa.Array:
-    """The lineage of rows, as structs."""
-    columns = [members.column(name).combine_chunks() for name in LINEAGE_SCHEMA.names]
-    return pa.StructArray.from_arrays(columns, names=LINEAGE_SCHEMA.names)
-
-
-def unfolded(row: pa.Table, column: str) -> pa.Table:
-    """The members of a row (a table of one) that holds them in `column`; without any the row itself."""
+def unfold(row: pa.Table, column: str) -> pa.Table:
+    """The members of a row (a table of one) that holds them in `column`; the row itself where it has none."""
     if MEMBERS not in row.column_names:
         return row
     lineage = row.column(MEMBERS).combine_chunks().flatten()
@@ -42,3 +40,57 @@ def unfolded(row: pa.Table, column: str) -> pa.Table:
         made = made.append_column(field, lineage.field(index))
     batch = np.full(len(lineage), row.column(BATCH)[0].as_py(), np.int32)
     return made.append_column(BATCH, pa.array(batch))
+
+
+def fold(rows: pa.Table, step: Aggregate, parent: pa.Table) -> pa.Table:
+    """All of `rows`, in order, as one row: `parent` (lineage and group columns) with lists. Raises InputError."""
+    if problem := describe_oversize(rows):
+        raise InputError(f"step {step.name!r}: {problem}")
+    return with_lists(parent, rows, [rows.num_rows], step, step.columns)
+
+
+def with_lists(
+    parents: pa.Table, members: pa.Table | None, sizes: Sequence[int], step: Aggregate, columns: Sequence[str] | None
+) -> pa.Table:
+    """The parents with the members' `columns` as lists, of `sizes`; with all the parents lack where none are named."""
+    offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32())
+    if step.as_rows is not None:
+        return _with_structs(parents, members, offsets, step, step.as_rows)
+    if columns is None:
+        kept = set(parents.column_names)
+        columns = [name for name in members.column_names if name not in kept] if members is not None else []
+    for name in columns:
+        column = pa.nulls(sum(sizes))
+        if members is not None and name in members.column_names:
+            column = members.column(name).combine_chunks()
+        parents = with_column(parents, name, pa.ListArray.from_arrays(offsets, column))
+    return parents
+
+
+def _with_structs(
+    parents: pa.Table, members: pa.Table | None, offsets: pa.Array, step: Aggregate, name: str
+) -> pa.Table:
+    """The parents with their members as one list of structs, and for a `Collected` their lineage as another."""
+    structs = pa.nulls(0)
+    if members is not None:
+        names = [name for name in members.column_names if name not in LINEAGE]
+        columns = [members.column(name).combine_chunks() for name in names]
+        structs = pa.StructArray.from_arrays(columns, names=names)
+    if isinstance(step, Collected):
+        own = parents.slice(0, 0) if members is None else members
+        lineage = [own.column(name).combine_chunks() for name in LINEAGE_SCHEMA.names]
+        of_members = pa.StructArray.from_arrays(lineage, names=LINEAGE_SCHEMA.names)
+        parents = with_column(parents, MEMBERS, pa.ListArray.from_arrays(offsets, of_members))
+    return with_column(parents, name, pa.ListArray.from_arrays(offsets, structs))
+
+
+def describe_oversize(members: pa.Table) -> str:
+    """Why members cannot become the lists of one row; empty where they can."""
+    if size_bytes(members) <= MOST_VALUE_BYTES:
+        return ""
+    columns = {name: members.column(name).nbytes for name in members.column_names if name not in LINEAGE}
+    name, size = max(columns.items(), key=lambda one: one[1])
+    if size <= MOST_VALUE_BYTES:
+        return ""
+    total = f"{members.num_rows:,} rows have {size / 2**30:.1f} GiB in column {name!r}, and a list holds at most 2 GiB"
+    return f"{total}; drop the column before (KeepColumns), or collect only what is needed (columns=[...])"

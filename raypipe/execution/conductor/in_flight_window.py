@@ -1,11 +1,11 @@
 """Holds the rows that are with one worker, and decides how many it is given ahead.
 
-Enough that it never runs dry between two exchanges, no more, since rows held ahead cannot go to another worker.
+Enough that it never runs dry between two exchanges and no more, since rows held ahead cannot go to another worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,15 +21,15 @@ from raypipe.values.selection import filter_rows, held_bytes, size_bytes, take_r
 _LARGEST_WINDOW = 16384
 _AHEAD = 2.0
 _FED = 0.75
-"""Rows for each call in flight that a worker has once a pipeline has filled, though it hands them on at once."""
+"""Rows for each call in flight that a busy worker has at least, once every step of a pipeline has rows."""
 _WELL_FED = 1.25
-"""Rows for each call in flight with which a worker can wait for a larger chunk: many small ones cost more."""
+"""Rows for each call in flight from which on a worker waits for a larger chunk: many small ones cost more."""
 _HELD_WINDOWS = 2
-"""How much more the rows with a worker may be than what it is sent of them."""
+"""How many times the bytes that a worker may be sent its rows may keep here."""
 _WORTH_SENDING = 1 / 8
-"""Share of the window that makes such a chunk."""
+"""Share of the window that makes a chunk large enough."""
 _SHRUNK = 4
-"""A chunk of which less than one in so many rows is left is made smaller."""
+"""A chunk is made smaller when less than one row in this many is left."""
 
 
 @dataclass
@@ -40,22 +40,18 @@ class _Held:
     """True where the row has not ended."""
     left: int
     sent_bytes: float
-    """Of each row, what the worker was sent."""
+    """Of each row, as the worker was sent it."""
     held_bytes: float
-    """Of each row, the memory that it keeps here."""
+    """Memory that each row keeps here."""
     place: np.ndarray | None = None
-    """Where each row of the chunk is now, once those that ended have been left out."""
+    """Where each row of the chunk is now, once those that ended were left out."""
 
     def places(self, index: np.ndarray) -> np.ndarray:
         """Where rows of the chunk are."""
         return index if self.place is None else self.place[index]
 
-    def end(self, places: np.ndarray) -> None:
-        self.is_here[places] = False
-        self.left -= len(places)
-
     def shrink(self) -> None:
-        """Leave out what has ended: who takes some rows of a table pays for all of it."""
+        """Leave out what has ended: taking some rows of a table costs as much as all of them."""
         if self.place is None:
             self.place = np.arange(len(self.is_here))
         moved = np.cumsum(self.is_here) - 1
@@ -65,7 +61,7 @@ class _Held:
 
 
 class InFlightWindow:
-    """Rows with one worker."""
+    """The rows of all steps of its pool that are with one worker."""
 
     def __init__(
         self,
@@ -73,17 +69,19 @@ class InFlightWindow:
         is_congested: Callable[[str], bool],
         concurrency: int,
         share: float,
-        home: int = 0,
+        shard: int = 0,
         bounds: Bounds | None = None,
     ) -> None:
-        self._queues = queues
+        self.queues = queues
+        """Of the steps whose rows it takes."""
         self._bounds = bounds or Bounds()
-        self.home = home
-        """Its place among the workers of its pool."""
+        self.shard = shard
+        """Of the rows that the worker should have rather than others of its pool."""
         self._is_congested = is_congested
         self._concurrency = concurrency * share
         self._held: dict[int, _Held] = {}
-        self._rows = 0
+        self.rows = 0
+        """Rows that have not ended."""
         self._sent_bytes = self._held_bytes = 0.0
         self._next = 0
         self.ended_rows = 0
@@ -91,30 +89,20 @@ class InFlightWindow:
         self._window = max(1, round(self._concurrency * _AHEAD))
 
     @property
-    def rows(self) -> int:
-        """Rows that have not ended."""
-        return self._rows
-
-    @property
-    def steps(self) -> Iterable[str]:
-        """The steps whose rows it takes."""
-        return self._queues
-
-    @property
     def is_fed(self) -> bool:
         """Whether the worker is about as busy as it can be."""
-        return self._rows >= self._concurrency * _FED or self._is_heavy
+        return self.rows >= self._concurrency * _FED or self._is_heavy
 
     @property
     def is_full(self) -> bool:
         """Whether the worker has as many rows as it works on at once."""
-        return self._rows >= self._concurrency or self._is_heavy
+        return self.rows >= self._concurrency or self._is_heavy
 
     @property
     def _is_heavy(self) -> bool:
         """Whether the rows that the worker has are as many bytes as it may have."""
         window = self._bounds.window_bytes
-        return bool(self._rows) and (self._sent_bytes >= window or self._held_bytes >= _HELD_WINDOWS * window)
+        return bool(self.rows) and (self._sent_bytes >= window or self._held_bytes >= _HELD_WINDOWS * window)
 
     def fill(self, epoch: int = 0, can_wait: Callable[[int], bool] | None = None) -> list[Chunk]:
         """What the worker should be sent now, the deepest step first; `epoch`: workers lost so far.
@@ -122,20 +110,16 @@ class InFlightWindow:
         `can_wait`: whether rows that another worker of the pool should have may wait for it.
         """
         chunks: list[Chunk] = []
-        if self._rows > self._concurrency * _WELL_FED and self._window - self._rows < self._window * _WORTH_SENDING:
+        if self.rows > self._concurrency * _WELL_FED and self._window - self.rows < self._window * _WORTH_SENDING:
             return chunks
-        for name, queue in self._queues.items():
-            while self._has_room and queue.rows and not self._is_congested(name):
-                most = min(self._window - self._rows, LARGEST_CHUNK)
-                rows = queue.take(most, self.home, can_wait, self._bounds.batch_bytes)
+        for name, queue in self.queues.items():
+            while queue.rows and self.rows < self._window and not self._is_heavy and not self._is_congested(name):
+                most = min(self._window - self.rows, LARGEST_CHUNK)
+                rows = queue.take(most, self.shard, can_wait, self._bounds.batch_bytes)
                 if rows is None:
                     break
                 chunks.append(self.hold(name, rows, queue.for_worker(rows), epoch))
         return chunks
-
-    @property
-    def _has_room(self) -> bool:
-        return self._rows < self._window and not self._is_heavy
 
     def hold(self, step: str, rows: pa.Table, sent: pa.Table, epoch: int) -> Chunk:
         """Take `rows` for the worker, which is given the columns `sent`."""
@@ -149,15 +133,14 @@ class InFlightWindow:
 
     def _add(self, rows: int, sent_bytes: float, held_bytes: float) -> None:
         """More rows, or fewer, of so many bytes each."""
-        self._rows += rows
+        self.rows += rows
         self._sent_bytes += rows * sent_bytes
         self._held_bytes += rows * held_bytes
 
     def inputs(self, chunk: np.ndarray, index: np.ndarray, leave_out: Sequence[str] = ()) -> pa.Table:
         """The rows at these places, in this order, without some columns; they stay held."""
         if not len(chunk):
-            held = next(iter(self._held.values()))
-            return held.rows.slice(0, 0)
+            return next(iter(self._held.values())).rows.slice(0, 0)
         held = {number: self._held[number] for number in np.unique(chunk).tolist()}
         tables = [without(one.rows, leave_out) for one in held.values()]
         if len(tables) == 1:
@@ -171,15 +154,18 @@ class InFlightWindow:
             start += table.num_rows
         return take_rows(concat(tables), places)
 
-    def ended(self, chunk: np.ndarray, index: np.ndarray) -> pa.Table:
+    def end(self, chunk: np.ndarray, index: np.ndarray) -> pa.Table:
         """The rows at these places; they are no longer with the worker."""
         rows = self.inputs(chunk, index)
         for number in np.unique(chunk).tolist():
             held, places = self._held[number], index[chunk == number]
-            held.end(held.places(places))
+            held.is_here[held.places(places)] = False
+            held.left -= len(places)
             self._add(-len(places), held.sent_bytes, held.held_bytes)
         self.ended_rows += rows.num_rows
-        self._widen(rows.num_rows)
+        # Room for two exchanges' worth of rows on top of those being worked on.
+        wanted = max(self._concurrency * _AHEAD, self._concurrency + 2 * rows.num_rows)
+        self._window = max(self._window, round(min(wanted, _LARGEST_WINDOW)))
         return rows
 
     def release(self) -> None:
@@ -190,13 +176,8 @@ class InFlightWindow:
             elif held.left * _SHRUNK < held.rows.num_rows:
                 held.shrink()
 
-    def _widen(self, ended: int) -> None:
-        """Room for two exchanges' worth of rows on top of those being worked on."""
-        wanted = max(self._concurrency * _AHEAD, self._concurrency + 2 * ended)
-        self._window = max(self._window, round(min(wanted, _LARGEST_WINDOW)))
-
     def take_back(self) -> list[tuple[str, pa.Table]]:
         """All rows that are still with the worker, by step; it holds nothing any more."""
         held, self._held = self._held, {}
-        self._rows, self._sent_bytes, self._held_bytes = 0, 0.0, 0.0
+        self.rows, self._sent_bytes, self._held_bytes = 0, 0.0, 0.0
         return [(one.step, filter_rows(one.rows, one.is_here)) for one in held.values() if one.left]

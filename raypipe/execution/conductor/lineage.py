@@ -1,4 +1,4 @@
-"""Gives rows their lineage: children, copies, those of each batch. Knows nothing of where rows go."""
+"""Gives rows their lineage as children and copies, and splits them by batch. Knows nothing of where rows go."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from raypipe.values.selection import filter_rows, take_rows
 
 
 def with_column(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The table with a column added, or replaced in its place."""
     if name in table.column_names:
         return table.set_column(table.column_names.index(name), name, column)
     return table.append_column(name, column)
 
 
-def copied(rows: pa.Table, planned: PlannedStep, child: np.ndarray) -> pa.Table:
-    """Each row as often as its step says, told apart by `sample`; `child` are their numbers before."""
+def broadcast(rows: pa.Table, planned: PlannedStep, child: np.ndarray) -> pa.Table:
+    """Each row as often as its step is to be sampled, numbered by `sample`; `child` are their numbers before."""
     copies = planned.step.copies
     sample = np.tile(np.arange(copies), len(child))
     rows = take_rows(rows, np.repeat(np.arange(rows.num_rows), copies))
@@ -41,16 +42,17 @@ def as_children(rows: pa.Table, step: str, child: np.ndarray) -> pa.Table:
     return rows
 
 
-def by_batch(rows: pa.Table) -> list[tuple[int, pa.Table]]:
-    numbers = by_number(rows)
+def split_by_batch(rows: pa.Table) -> list[tuple[int, pa.Table]]:
+    """The rows of each batch, by its number."""
+    numbers = batch_sizes(rows)
     if len(numbers) == 1:
         return [(numbers[0][0], rows)]
     batch = rows.column(BATCH).to_numpy()
     return [(number, filter_rows(rows, batch == number)) for number, _ in numbers]
 
 
-def by_number(rows: pa.Table) -> list[tuple[int, int]]:
-    """The batches of the rows, and how many are of each."""
+def batch_sizes(rows: pa.Table) -> list[tuple[int, int]]:
+    """The numbers of the rows' batches, and how many rows are of each."""
     batch = rows.column(BATCH).to_numpy()
     if len(batch) and (batch == batch[0]).all():
         return [(int(batch[0]), len(batch))]

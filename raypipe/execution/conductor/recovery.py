@@ -1,25 +1,34 @@
-"""Gives the rows of lost workers to others, and starts a worker in place of each that is lost.
+"""Gives the rows of lost workers to others, and starts new workers in their place. Knows pools by name only.
 
-Knows pools by name only. Rows that two workers were lost with are tried apart from all others: one of them may be the
-reason, and ends as a failure once it is alone.
+One of the rows that two workers were lost with may take every worker down that works on it, the others were only there.
+So they are put into quarantine: tried apart from all other rows and in ever smaller groups. A row that is alone when
+a third or fourth worker is lost is the one, and fails.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import math
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from raypipe.errors import InfrastructureError, ReplicaLostError
-from raypipe.execution.conductor.quarantine import Suspects, parted, tried_again
+from raypipe.execution.conductor.queues import StepQueue
 from raypipe.execution.conductor.row_flow import Router
 from raypipe.execution.conductor.worker_slots import WorkerSlot
 from raypipe.execution.wire import Chunk, Worker
 from raypipe.row import ATTEMPT, Failure
+from raypipe.values.selection import filter_rows
 
 _MOST_STILLBORN, _STILLBORN_PAUSE_S = 6, 1.0
-"""Workers lost one after the other before they said anything; the first pause between two, which doubles."""
+"""Workers lost one after the other before they reported anything; the first pause between two, which doubles."""
+_FEW = 8
+_SUSPICIOUS = 2
+"""Workers lost with a row before it is put into quarantine."""
 
 
 class Replaceable(Protocol):
@@ -34,67 +43,81 @@ class Replaceable(Protocol):
 
 
 @dataclass
+class Quarantine:
+    """Groups of suspicious rows of one pool, each with its step, and the slot whose worker tries them."""
+
+    groups: deque[tuple[str, pa.Table]] = field(default_factory=deque[tuple[str, pa.Table]])
+    tester: WorkerSlot | None = None
+
+    def add(self, step: str, rows: pa.Table) -> None:
+        """More rows; each group of them has about as many rows as there are groups, few rows are tried one by one."""
+        size = 1 if rows.num_rows <= _FEW else math.isqrt(rows.num_rows)
+        for start in range(0, rows.num_rows, size):
+            self.groups.append((step, rows.slice(start, size)))
+
+
+@dataclass
 class Recovery:
     """Of one stage. `wanted` is set while any row has not ended."""
 
     pools: Mapping[str, Replaceable]
     router: Router
-    settle: Callable[[], None]
+    queues: Mapping[str, StepQueue]
     wanted: asyncio.Event
     epoch: int = 0
     """Workers lost so far."""
-    _suspects: dict[str, Suspects] = field(default_factory=dict[str, Suspects])
-    _tester: dict[str, WorkerSlot] = field(default_factory=dict[str, WorkerSlot])
+    _quarantines: dict[str, Quarantine] = field(default_factory=dict[str, Quarantine])
+    """By pool."""
 
     @property
-    def has_suspects(self) -> bool:
-        return any(self._suspects.values())
+    def has_quarantined(self) -> bool:
+        return any(quarantine.groups for quarantine in self._quarantines.values())
 
     def tests(self, slot: WorkerSlot) -> bool:
-        """Whether a slot has suspects to try, and no other rows meanwhile; one of a pool does at a time."""
-        suspects, tester = self._suspects.get(slot.pool), self._tester.get(slot.pool)
-        if tester is None and suspects:
-            tester = self._tester[slot.pool] = slot
-        if tester is slot and not suspects and not slot.window.rows:
-            del self._tester[slot.pool]
+        """Whether a worker tries rows in quarantine, and is sent no others meanwhile; one of a pool does at a time."""
+        quarantine = self._quarantines.get(slot.pool)
+        if quarantine is None:
             return False
-        return tester is slot
+        if quarantine.tester is None and quarantine.groups:
+            quarantine.tester = slot
+        if quarantine.tester is slot and not quarantine.groups and not slot.window.rows:
+            quarantine.tester = None
+        return quarantine.tester is slot
 
-    def suspects_for(self, slot: WorkerSlot) -> list[Chunk]:
-        """The next suspects for the slot that tries them, once it has no other rows."""
-        suspects = self._suspects.get(slot.pool)
-        if slot.window.rows or not suspects:
+    def quarantined_for(self, slot: WorkerSlot) -> list[Chunk]:
+        """The next rows in quarantine for the worker that tries them, once it has no others."""
+        quarantine = self._quarantines[slot.pool]
+        if slot.window.rows or not quarantine.groups:
             return []
-        step, rows = suspects.take()
-        return [slot.window.hold(step, rows, self.router.queues[step].for_worker(rows), self.epoch)]
+        step, rows = quarantine.groups.popleft()
+        return [slot.window.hold(step, rows, self.queues[step].for_worker(rows), self.epoch)]
 
-    def leave_suspects(self) -> None:
-        """Rows that would be tried apart are left as they are."""
-        for suspects in self._suspects.values():
-            while suspects:
-                self.router.leave(*suspects.take())
-
-    def leave(self, slot: WorkerSlot) -> None:
-        """The rows of a worker are left as they are."""
-        for step, rows in slot.window.take_back():
-            self.router.leave(step, rows)
+    def leave_quarantined(self) -> None:
+        """Rows in quarantine stay unfinished."""
+        for quarantine in self._quarantines.values():
+            while quarantine.groups:
+                self.router.leave(*quarantine.groups.popleft())
 
     def requeue(self, slot: WorkerSlot, lost: ReplicaLostError) -> None:
-        """The rows of a lost worker go back to their queues; those that lost two are tried apart, one alone fails."""
-        again = [(step, tried_again(rows)) for step, rows in slot.window.take_back()]
-        sorted_out = [(step, *parted(rows)) for step, rows in again]
+        """Put the rows of a lost worker back into their queues, or into quarantine; a suspicious one alone fails."""
+        sorted_out: list[tuple[str, pa.Table, pa.Table]] = []
+        for step, held in slot.window.take_back():
+            attempts = held.column(ATTEMPT).to_numpy() + 1
+            column = pa.array(attempts, pa.int8())
+            rows = held.set_column(held.column_names.index(ATTEMPT), ATTEMPT, column)
+            is_suspicious = attempts >= _SUSPICIOUS
+            sorted_out.append((step, filter_rows(rows, ~is_suspicious), filter_rows(rows, is_suspicious)))
         is_one = sum(suspicious.num_rows for *_, suspicious in sorted_out) == 1
         for step, others, suspicious in sorted_out:
-            self.router.queues[step].put_first(others)
+            self.queues[step].put(others, is_first=True)
             if is_one and suspicious.num_rows:
-                said = f"{lost} (worker {suspicious.column(ATTEMPT)[0]} that was lost with this row)"
-                self.router.fail(step, suspicious, Failure("worker_lost", said))
+                problem = f"{lost} (worker {suspicious.column(ATTEMPT)[0]} that was lost with this row)"
+                self.router.fail(step, suspicious, Failure("worker_lost", problem))
             else:
-                self._suspects.setdefault(slot.pool, Suspects()).add(step, suspicious)
-        self.settle()
+                self._quarantines.setdefault(slot.pool, Quarantine()).add(step, suspicious)
 
     async def replace(self, slot: WorkerSlot, lost: ReplicaLostError) -> None:
-        """A new worker for a slot, once rows want one; those that die while they start are replaced, for a while.
+        """Start a new worker for a slot, once rows want one; those that die while they start are replaced, for a while.
 
         Raises InfrastructureError when there can be none.
         """
@@ -103,14 +126,14 @@ class Recovery:
         try:
             # Without a bound: a row that comes, or the end of the stage, ends it.
             await self.wanted.wait()
-            slot.begin_again(await self._started(slot, lost))
+            slot.replace(await self._start(slot, lost))
         finally:
             slot.is_away = False
 
-    async def _started(self, slot: WorkerSlot, lost: ReplicaLostError) -> Worker:
+    async def _start(self, slot: WorkerSlot, lost: ReplicaLostError) -> Worker:
         while slot.stillborn < _MOST_STILLBORN:
             if slot.stillborn:
-                # Its node may be gone without anybody knowing yet.
+                # Its node may be gone without Ray having noticed yet.
                 await asyncio.sleep(_STILLBORN_PAUSE_S * 2 ** (slot.stillborn - 1))
             try:
                 return await self.pools[slot.pool].replace(slot.worker)

@@ -1,8 +1,8 @@
-"""Watches over a stage: finds workers that are frozen or gone, and rows that nobody works on.
+"""Finds workers of a stage that are frozen or gone, and rows that no worker has. Knows nothing of Ray.
 
-Knows nothing of Ray. What is merely slow is never called lost: time is counted in looks, and one in which the loop was
-held up counts for nothing; a worker whose event loop is held up answers its pulse from another thread; and of
-one that answers nothing, others on its machine say whether its process works.
+What is merely slow is never called lost: time is counted in looks, and a look during which this event loop was held up
+does not count; a worker whose event loop is held up answers its pulse from another thread; and when one answers
+nothing, others on its machine find out whether its process works.
 """
 
 from __future__ import annotations
@@ -20,23 +20,21 @@ from raypipe.execution.conductor.queues import StepQueue
 from raypipe.execution.conductor.worker_slots import WorkerSlot
 from raypipe.execution.wire import Worker
 
-__all__ = ["Watch"]
-
 _STANDING_LOOKS = 7
-"""Rows that no worker had at so many looks in a row will never end."""
+"""Looks in a row at which no worker had any rows, after which those that wait will never end."""
 _QUIET_LOOKS = 1
-"""A poll takes one look at most: a worker that has not answered for more of them is asked for its pulse."""
+"""A poll takes one look at most: a worker that has not answered for longer is asked for its pulse."""
 _EXAMINED_AFTER, _FROZEN_AFTER = 2, 7
-"""Looks at which a pulse was awaited: then the worker's machine is asked; then it is given up if that saw nothing."""
+"""Looks at which a pulse was awaited: first its machine is asked, later the worker is given up if that saw nothing."""
 _SILENT_LOOKS = 180
-"""A worker that answers no exchange for so many looks is given up, though it lives.
+"""Looks without an answer to an exchange, after which a worker is given up though it lives.
 
 It may run blocking code of a user's, load an engine, or wait for its place."""
 
 
 @dataclass
 class _Silence:
-    """What is known of a worker that has not answered since the last look."""
+    """For how long a worker has not answered, and what was done about it."""
 
     worker: Worker
     replies: int = 0
@@ -46,17 +44,12 @@ class _Silence:
     pulse: asyncio.Task[str] | None = None
     examination: asyncio.Task[str] | None = None
 
-    def heard(self, replies: int) -> None:
-        """It has answered an exchange."""
-        self.replies, self.looks, self.unanswered = replies, 0, 0
-        self.pulse = self.examination = None
-
 
 @dataclass
-class Watch:
-    """`stop_for` is told of what nobody can mend; a worker that is given up is marked `lost`, and its bell rings.
+class Watchdog:
+    """Marks a worker that is given up as `lost` and rings its bell; `stop_for` ends the run.
 
-    `awaited`: the queues, by step, while there are rows that have not ended and that nobody is to try apart.
+    `awaited`: the queues, by step, while there are rows that have not ended and that are not in quarantine.
     """
 
     slots: Sequence[WorkerSlot]
@@ -65,11 +58,11 @@ class Watch:
     look_every_s: float = LOOK_EVERY_S
     _silences: WeakKeyDictionary[WorkerSlot, _Silence] = field(default_factory=WeakKeyDictionary[WorkerSlot, _Silence])
     _stood: int = 0
-    """Looks in a row at which nobody had any row."""
+    """Looks in a row at which no worker had any row."""
     _ended_rows: int = -1
 
     async def run(self) -> None:
-        """Look again and again, for as long as the conductor works."""
+        """Look at every worker again and again, for as long as the conductor works."""
         async with TaskScope() as asked:
             while True:
                 began = time.monotonic()
@@ -81,7 +74,7 @@ class Watch:
                     self._look_at(slot, asked)
 
     def _look_for_rows(self) -> None:
-        """Where rows have ended since the last look it is another standstill."""
+        """End the run when rows wait that no worker has, and none has ended for long."""
         ended = sum(slot.window.ended_rows for slot in self.slots)
         queues = self.awaited()
         is_standing = queues is not None and not any(slot.window.rows or slot.is_away for slot in self.slots)
@@ -104,7 +97,7 @@ class Watch:
             if silence.looks > _QUIET_LOOKS:
                 self._look_closer(slot, silence, asked)
         else:
-            silence.heard(slot.replies)
+            self._silences[slot] = _Silence(slot.worker, slot.replies)
 
     def _look_closer(self, slot: WorkerSlot, silence: _Silence, asked: TaskScope) -> None:
         name, silent_s = slot.worker.name, silence.looks * self.look_every_s
@@ -121,7 +114,7 @@ class Watch:
             self._judge(slot, silence, f"{name!r}, whose process has answered nothing for {silent_s:.0f} s")
 
     def _judge(self, slot: WorkerSlot, silence: _Silence, who: str) -> None:
-        """What a worker that has no pulse is."""
+        """Decide about a worker that has no pulse."""
         is_examined = silence.examination is not None and silence.examination.done()
         seen = silence.examination.result() if silence.examination is not None and is_examined else ""
         slot.held_up = seen or f"worker {who}"
@@ -131,7 +124,7 @@ class Watch:
             self._give_up(slot, f"worker {who}, is frozen")
 
     def _take_pulse(self, slot: WorkerSlot, silence: _Silence) -> None:
-        """A worker that has a pulse lives, whatever it does."""
+        """Take note of a pulse that was answered: whatever the worker does, it lives."""
         if silence.pulse is not None:
             try:
                 slot.held_up = silence.pulse.result()

@@ -132,7 +132,7 @@ class ConductorUDF:
     def __call__(self, block: pa.Table) -> pa.Table:
         error = blocks.find_error(block)
         if error is not None:
-            submit(self._conductor.drained("the input cannot be read"), self._loop).result()
+            submit(self._conductor.drain("the input cannot be read"), self._loop).result()
             return blocks.pack_failure(error)
         work = submit(self._run(block), self._loop)
         broken = work.exception()
@@ -145,7 +145,7 @@ class ConductorUDF:
                 for rows in [content] if isinstance(content, str) else sliced(content, self._batch_bytes):
                     if self._conductor.halted_for and not isinstance(rows, str):
                         break
-                    await self._conductor.room()
+                    await self._conductor.wait_for_room()
                     is_spilled = isinstance(rows, str)
                     begun = self._conductor.resume_batch(rows) if is_spilled else self._conductor.run_batch(rows)
                     running.append(scope.start(begun))

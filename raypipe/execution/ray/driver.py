@@ -20,7 +20,7 @@ from raypipe.concurrency.threads import ThreadedIterator
 from raypipe.contracts.step import Aggregate, Source
 from raypipe.errors import InfrastructureError
 from raypipe.execution.conductor.batches import BatchResult
-from raypipe.execution.conductor.spill import ended, spilled_in
+from raypipe.execution.conductor.spill import end_spilled, spilled_in
 from raypipe.execution.local import paths_for
 from raypipe.execution.ray import blocks
 from raypipe.execution.ray.conductors import (
@@ -190,7 +190,7 @@ class _Driver:
                 end_pools([pool for name, pool in self._pools.items() if name not in staying], timeout_s)
                 self._pools = {name: pool for name, pool in self._pools.items() if name in staying}
             if reason := self._halted_for():
-                self._results += [ended(path, self._setup.run.parts, reason) for path in spilled]
+                self._results += [end_spilled(path, self._setup.run.parts, reason) for path in spilled]
                 return
 
     def _run_phase(self, stage: Stage, phase: frozenset[str], rows: ray.data.Dataset) -> list[str]:

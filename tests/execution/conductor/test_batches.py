@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import pyarrow as pa
 import pytest
 
 from raypipe.errors import InputError, OutputError, RaypipeError
-from raypipe.execution.conductor.batches import Batch, resolve
+from raypipe.execution.conductor.batches import Batch
 from raypipe.execution.conductor.conductor import Conductor, ConductorSetup
+from raypipe.execution.conductor.row_flow import Ready
 from raypipe.execution.source import source_batches
 from raypipe.pipeline import Pipeline
 from raypipe.plan.plan import plan_graph
@@ -55,9 +55,8 @@ def test_whatever_a_batch_ends_with_is_told(
         conductor = Conductor(ConductorSetup("local", stage, tmp_path), {})
         batch = Unwritable(1)
         batch.error = error
-        result = conductor._results[1] = asyncio.get_running_loop().create_future()
-        task = conductor._tasks.start(conductor._written(batch), "the writing of a batch")
-        task.add_done_callback(partial(resolve, result, conductor._unwritten))
+        result = conductor._writer.expect(1)
+        conductor._writer.write(Ready([], [batch]))
         async with asyncio.timeout(20):
             with pytest.raises(kind, match=said):
                 await result

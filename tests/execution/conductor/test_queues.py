@@ -1,4 +1,4 @@
-"""Rows that begin alike wait in one home, and never for a worker that is loaded."""
+"""Rows that begin alike wait in one shard, and never for a worker that is loaded."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from raypipe.steps.tasks import TextGeneration
 LLM_HERE = LLM("vllm/somewhere/model", replicas=2)
 
 
-def queue(template: str, homes: int = 2, **options: object) -> StepQueue:
+def queue(template: str, shards: int = 2, **options: object) -> StepQueue:
     with Pipeline("p") as pipeline:
         rows = LoadDataFromDicts([{"document": "a", "question": "b"}])
         rows >> TextGeneration("asked", llm=LLM_HERE, template=template, **options)
-    return StepQueue(pipeline.plan().stages[0].steps["asked"], homes)
+    return StepQueue(pipeline.plan().stages[0].steps["asked"], shards)
 
 
 def rows(count: int) -> pa.Table:
@@ -51,7 +51,7 @@ def test_a_worker_without_rows_of_its_own_takes_those_of_one_that_is_loaded() ->
     waiting.put(rows(60))
     own = taken(waiting.take(200, 0, waits))
     assert waiting.take(200, 0, waits) is None
-    others = taken(waiting.take(200, 0, lambda home: home == 0))
+    others = taken(waiting.take(200, 0, lambda shard: shard == 0))
     assert len(own) + len(others) == 60
 
 
@@ -60,7 +60,7 @@ def test_a_row_that_comes_back_waits_first_in_its_home() -> None:
     waiting.put(rows(12))
     back = waiting.take(1, 0, waits)
     assert back is not None
-    waiting.put_first(back)
+    waiting.put(back, is_first=True)
     again = waiting.take(1, 0, waits)
     assert again is not None
     assert again.equals(back)
@@ -68,7 +68,7 @@ def test_a_row_that_comes_back_waits_first_in_its_home() -> None:
 
 @pytest.mark.parametrize("template", ["No column at all", "Read {{ document }}"])
 def test_one_worker_or_no_column_needs_no_homes(template: str) -> None:
-    waiting = queue(template, homes=1 if "{" in template else 2)
+    waiting = queue(template, shards=1 if "{" in template else 2)
     waiting.put(rows(10))
     assert len(taken(waiting.take(200, 1, waits))) == 10
 

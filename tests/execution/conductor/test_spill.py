@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raypipe.errors import OutputError
-from raypipe.execution.conductor.spill import ended, read_spilled
+from raypipe.execution.conductor.spill import end_spilled, read_spilled
 from raypipe.pipeline import Pipeline
 from raypipe.plan.plan import SPILLED
 from raypipe.steps import LoadDataFromDicts, Step, StepInput
@@ -41,12 +41,12 @@ def test_what_is_put_away_when_a_run_stops_and_cannot_be_written_is_said_in_a_se
         seed = LoadDataFromDicts([{"n": number} for number in range(3000)], name="seed")
         seed >> Passing("beside")
         seed >> Breaking("breaking", parts=parts, on_error="stop") >> Passing("last")
-    with pytest.raises(OutputError, match=r"^the folder .* cannot be written \(.*\); mend that and run again$"):
+    with pytest.raises(OutputError, match=r"^the folder .* cannot be written \(.*\); fix that and run again$"):
         pipeline.run(tmp_path / "out", engine=engine, load_groups=[["beside", "breaking"], ["last"]])
 
 
 def test_what_was_put_away_and_is_gone_is_said_in_a_sentence(tmp_path: Path) -> None:
     path = str(tmp_path / SPILLED.folder / "1.batch")
-    for read in (lambda: read_spilled(path, tmp_path), lambda: ended(path, tmp_path, "stopped")):
-        with pytest.raises(OutputError, match=r"^what was put away in .*1\.batch cannot be read \(No such file"):
+    for read in (lambda: read_spilled(path, tmp_path), lambda: end_spilled(path, tmp_path, "stopped")):
+        with pytest.raises(OutputError, match=r"^the spilled batch .*1\.batch cannot be read \(No such file"):
             read()

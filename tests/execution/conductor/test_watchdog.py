@@ -22,7 +22,7 @@ import pytest
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
 from raypipe.execution.conductor.conductor import Snapshot
 from raypipe.execution.conductor.queues import StepQueue
-from raypipe.execution.conductor.watchdog import Watch
+from raypipe.execution.conductor.watchdog import Watchdog
 from raypipe.execution.conductor.worker_slots import WorkerSlot
 from raypipe.execution.context import RunOptions
 from raypipe.models import LLM
@@ -94,7 +94,7 @@ class Watched:
         self.slot = WorkerSlot(self.worker, window, "pool")
 
     async def __aenter__(self) -> Self:
-        watch = Watch([self.slot], lambda: self.queues, self.errors.append, LOOK_S)
+        watch = Watchdog([self.slot], lambda: self.queues, self.errors.append, LOOK_S)
         self.task = asyncio.create_task(watch.run())
         return self
 
@@ -110,7 +110,7 @@ class Watched:
         raise AssertionError("it never came to that")
 
     def reply(self, kept: int = 3) -> int:
-        return self.slot.heard(kept)
+        return self.slot.note_reply(kept)
 
 
 def test_a_worker_without_a_pulse_is_given_up_and_its_feeder_is_woken() -> None:
@@ -219,25 +219,25 @@ def test_a_worker_that_says_twice_that_it_lacks_rows_has_lost_them() -> None:
     watched, _ = slot(5)
     said: list[int] = []
     for _ in range(2):
-        watched.asks(is_alone=True)
-        said.append(watched.heard(kept=3))
+        watched.ask(is_alone=True)
+        said.append(watched.note_reply(kept=3))
     assert said == [0, 2]
 
 
 def test_what_a_worker_says_before_it_has_the_rows_counts_for_nothing() -> None:
     watched, _ = slot(5)
     for _ in range(5):
-        watched.asks(is_alone=True)
-        watched.asks(is_alone=False)
-        assert watched.heard(kept=0) == 0
+        watched.ask(is_alone=True)
+        watched.ask(is_alone=False)
+        assert watched.note_reply(kept=0) == 0
 
 
 def test_a_worker_that_is_always_found_idle_while_rows_end_is_not_idle() -> None:
     watched, box = slot(100)
     for _ in range(20):
-        watched.asks(is_alone=True)
+        watched.ask(is_alone=True)
         box.rows, box.ended_rows = box.rows - 1, box.ended_rows + 1
-        assert watched.heard(kept=0) == 0
+        assert watched.note_reply(kept=0) == 0
 
 
 # Whole runs.
