@@ -13,6 +13,7 @@ import orjson
 
 from raypipe.contracts.distilabel_names import missing, refuse_options
 from raypipe.contracts.llm import LLM
+from raypipe.contracts.model_pool import change_members, members_of
 from raypipe.contracts.step import Collector, Runs, Source, Step, collecting
 from raypipe.errors import InfrastructureError, OutputError, SpecError
 from raypipe.execution.context import Engine, RunOptions
@@ -206,9 +207,9 @@ class Pipeline:
         token = collecting.set(None)
         try:
             changed = {
-                names[id(step)]: step.model_copy(update={"llm": llm.each(lambda one: _priced(one, prices))})
+                names[id(step)]: step.model_copy(update={"llm": change_members(llm, lambda one: _priced(one, prices))})
                 for step in self.steps
-                if (llm := step.llm) is not None and any(one.uri in prices for one in llm.members)
+                if (llm := step.llm) is not None and any(one.uri in prices for one in members_of(llm))
             }
         finally:
             collecting.reset(token)

@@ -13,6 +13,7 @@ from typing import Any
 
 from raypipe.cli.python_files import is_python, load_pipeline
 from raypipe.contracts.llm import LLM
+from raypipe.contracts.model_pool import change_first, first_of
 from raypipe.contracts.step import Runs, Step
 from raypipe.errors import SpecError, nearest
 from raypipe.files.overrides import made_again
@@ -197,6 +198,10 @@ def _with_choice(pipeline: Pipeline, choice: Choice) -> Pipeline:
 
 
 def _with_llm(step: Step, choice: Choice) -> Step:
+    def change(llm: LLM) -> LLM:
+        return LLM(**choice.applied({name: getattr(llm, name) for name in llm.model_fields_set}))
+
     assert step.llm is not None
-    options = {name: getattr(step.llm, name) for name in step.llm.model_fields_set}
-    return step.model_copy(update={"llm": LLM(**choice.applied(options))})
+    # Another model takes the place of a whole pool; an address is that of the first.
+    changed = change(first_of(step.llm)) if choice.option == "model" else change_first(step.llm, change)
+    return step.model_copy(update={"llm": changed})

@@ -12,7 +12,6 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeInt,
@@ -53,6 +52,7 @@ _ELSEWHERE = {
     "structured_output": "is said by the step that asks; write TextGeneration(structured_output=…)",
     "cuda_devices": "workers are given GPUs by Ray; write resources=StepResources(gpus=…) on the step",
     "max_concurrent_requests": "is called concurrency here",
+    "also": "a pool of models is a list of them; write llm=[LLM(…), LLM(…)] on the step",
 }
 """Options of distilabel's models."""
 
@@ -137,8 +137,6 @@ class LLM(Spec):
     """Says what goes without saying: steps that need the template use it, others do not."""
     weight: float = Field(default=1.0, gt=0)
     """In a pool of models: its share of the calls beside the others' weights, as long as all answer."""
-    also: tuple[LLM, ...] = ()
-    """A pool of models: any of these may answer instead, the least loaded first. A list for `llm` makes one."""
 
     def __init__(self, uri: str = "", /, **fields: Any) -> None:
         """`generation_kwargs` may hold what is sent with each request, in the words of OpenAI or distilabel."""
@@ -166,32 +164,6 @@ class LLM(Spec):
                 raise ValueError(f"generation_kwargs: unknown parameter {name!r}{hint}")
         return given | ({"extra": extra} if extra else {})
 
-    @classmethod
-    def pool(cls, members: Sequence[LLM]) -> LLM:
-        """A pool of models, of which any may answer. Raises ValueError where there is none."""
-        flat = [one for member in members for one in member.members]
-        if not flat:
-            raise ValueError("a pool of models needs at least one")
-        return flat[0].model_copy(update={"also": tuple(flat[1:])}) if flat[1:] else flat[0]
-
-    @property
-    def members(self) -> tuple[LLM, ...]:
-        """The models of a pool, each by itself; of a single model, itself."""
-        return (self.model_copy(update={"also": ()}), *self.also) if self.also else (self,)
-
-    @property
-    def named_members(self) -> dict[str, LLM]:
-        """The members by their labels; equal labels are numbered."""
-        named: dict[str, LLM] = {}
-        for member in self.members:
-            times = sum(other.uri == member.uri for other in named.values())
-            named[f"{member.uri} #{times + 1}" if times else member.uri] = member
-        return named
-
-    def each(self, changed: Callable[[LLM], LLM]) -> LLM:
-        """The same with every member changed."""
-        return LLM.pool([changed(member) for member in self.members])
-
     @property
     def fewest_replicas(self) -> int:
         return self.replicas if isinstance(self.replicas, int) else self.replicas[0]
@@ -207,11 +179,13 @@ class LLM(Spec):
 
     def shares_engine_with(self, other: LLM) -> bool:
         """Whether one engine can answer for both, which ask it in ways of their own: sampling, adapter, template."""
-        return self.runs_here and not (self.also or other.also) and self._engine_key == other._engine_key
-
-    @property
-    def _engine_key(self) -> tuple[Any, ...]:
-        return self.uri, self.engine, self.gpus, self.replicas, self.lora is None
+        return self.runs_here and (self.uri, self.engine, self.gpus, self.replicas, self.lora is None) == (
+            other.uri,
+            other.engine,
+            other.gpus,
+            other.replicas,
+            other.lora is None,
+        )
 
     @property
     def server_key(self) -> str:
@@ -225,11 +199,6 @@ class LLM(Spec):
             engines = replicas if self.serve else 1
             return -(-(sequences + max(_AHEAD, sequences // 8)) // engines)
         return -(-(self.concurrency or _IN_FLIGHT) // replicas)
-
-    @field_validator("also")
-    @classmethod
-    def _is_flat(cls, also: tuple[LLM, ...]) -> tuple[LLM, ...]:
-        return tuple(member for one in also for member in one.members)
 
     @field_validator("uri")
     @classmethod
@@ -267,22 +236,8 @@ class LLM(Spec):
 
     @property
     def label(self) -> str:
-        """`provider/model`, of a pool all of them: for progress, manifest and output columns."""
-        return " | ".join(self.named_members) if self.also else self.uri
-
-
-def _pooled(given: Any) -> Any:
-    if not isinstance(given, list | tuple):
-        return given
-    members = cast("Sequence[Any]", given)
-    wrong = next((one for one in members if not isinstance(one, LLM)), None)
-    if wrong is not None:
-        raise ValueError(f'a pool of models is a list of LLM("provider/model"), got {wrong!r} in it')
-    return LLM.pool(members)
-
-
-ModelOrPool = Annotated[LLM, BeforeValidator(_pooled)]
-"""What a step asks: one `LLM`, or a list of them, any of which may answer."""
+        """`provider/model`: for progress, manifest and output columns."""
+        return self.uri
 
 
 Pooling = Literal["embed", "score", "classify"]

@@ -18,7 +18,8 @@ from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, model_valid
 from raypipe.contracts.artifact_writer import ArtifactWriter
 from raypipe.contracts.columns import ColumnContract, Columns
 from raypipe.contracts.declaration import Spec
-from raypipe.contracts.llm import Caller, ModelOrPool, Request
+from raypipe.contracts.llm import Caller, Request
+from raypipe.contracts.model_pool import ModelOrPool
 from raypipe.errors import SpecError
 from raypipe.row import Values
 from raypipe.security.permissions import Reach

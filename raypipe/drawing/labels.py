@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+from raypipe.contracts.model_pool import members_of
 from raypipe.contracts.step import Runs, Shape, Step
 from raypipe.graph.graph import Graph
 
@@ -61,7 +62,7 @@ def words_of(step: Step) -> list[str]:
         kind += f" × {step.copies}"
     elif step.shape is not Shape.MAP:
         kind += f" · {step.shape}"
-    members = () if step.llm is None else step.llm.members
+    members = members_of(step.llm)
     asked = [f"{len(members)} models"] if len(members) > 2 else [one.label for one in members]
     return [kind, *asked]
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypedDict, Unpack
 
 from raypipe.contracts.llm import LLM
+from raypipe.contracts.model_pool import ModelOrPool, make_pool
 from raypipe.dria.models import Model
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.execution.context import Engine
@@ -74,7 +75,7 @@ class Dria:
             return _llm(named)
         return self._models.get(model) or self._default or LLM(model.value)
 
-    def pool_of(self, named: Sequence[Named] | None) -> LLM:
+    def pool_of(self, named: Sequence[Named] | None) -> ModelOrPool:
         """What a step asks that names these models: one, or a pool of which any may answer."""
         if not named:
             return self._default or self.llm_of(Model.GPT4O_MINI)
@@ -83,7 +84,7 @@ class Dria:
             llm = self.llm_of(one)
             if llm not in llms:
                 llms.append(llm)
-        return LLM.pool(llms)
+        return make_pool(llms)
 
 
 def _llm(given: LLM | str) -> LLM:

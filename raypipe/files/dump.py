@@ -15,6 +15,7 @@ import yaml
 
 from raypipe.contracts.imports import found_at
 from raypipe.contracts.llm import LLM
+from raypipe.contracts.model_pool import ModelOrPool, ModelPool, to_options
 from raypipe.contracts.step import Collector, Step
 from raypipe.errors import SpecError, Violation
 from raypipe.graph.branching import Routing
@@ -32,8 +33,8 @@ def described(name: str, description: str, collected: Collector) -> dict[str, An
     if any(upstream is None for upstream, _, _ in collected.routes):
         problem = "has no step before it, so it cannot be written down; put a loader there"
         raise SpecError.of("routing", problem)
-    models: dict[str, LLM] = {}
-    called = {name: llm for name, llm in collected.models.items() if isinstance(llm, LLM)}
+    models: dict[str, ModelOrPool] = {}
+    called = {name: llm for name, llm in collected.models.items() if isinstance(llm, LLM | ModelPool)}
     steps: list[dict[str, Any]] = []
     previous: str | None = None
     for step in collected.steps:
@@ -53,7 +54,7 @@ def described(name: str, description: str, collected: Collector) -> dict[str, An
     if description:
         plain["description"] = description
     if models:
-        plain["models"] = {own: redact(_plain(llm.model_dump(exclude_defaults=True))) for own, llm in models.items()}
+        plain["models"] = {own: redact(_plain(to_options(llm))) for own, llm in models.items()}
     return plain | {"steps": steps}
 
 
@@ -79,7 +80,7 @@ def _type_name(kind: type[Step]) -> str:
     return kind.__name__ if kind.__module__.startswith("raypipe.") else f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _model_name(llm: LLM, models: dict[str, LLM], called: Mapping[str, LLM]) -> str:
+def _model_name(llm: ModelOrPool, models: dict[str, ModelOrPool], called: Mapping[str, ModelOrPool]) -> str:
     """The name of a model in the file, which is that of the file it came from as long as it is the same."""
     for name, known in models.items():
         if known == llm:

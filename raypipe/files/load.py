@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from raypipe.contracts.imports import imported_function
 from raypipe.contracts.llm import LLM
+from raypipe.contracts.model_pool import ModelOrPool, from_options, make_pool
 from raypipe.contracts.step import Collector, Source, Step, collecting
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.files.schema import PipelineSpec, place
@@ -80,11 +81,11 @@ def _routes(
     return found
 
 
-def _models(spec: PipelineSpec, problems: list[Violation]) -> dict[str, LLM]:
-    models: dict[str, LLM] = {}
+def _models(spec: PipelineSpec, problems: list[Violation]) -> dict[str, ModelOrPool]:
+    models: dict[str, ModelOrPool] = {}
     for name, options in spec.models.items():
         try:
-            made = LLM(**options)
+            made = from_options(options)
         except (SpecError, TypeError) as error:
             problems.append(Violation(f"model {name!r}", str(error).removeprefix("LLM: ")))
             continue
@@ -114,7 +115,7 @@ def _check_functions(step: Step, where: str, problems: list[Violation]) -> None:
 
 
 def _step(
-    number: int, spec: PipelineSpec, models: dict[str, LLM], base: Path, problems: list[Violation]
+    number: int, spec: PipelineSpec, models: dict[str, ModelOrPool], base: Path, problems: list[Violation]
 ) -> Step | None:
     one = spec.steps[number]
     where = place(number, one.name)
@@ -138,16 +139,16 @@ def _step(
     return None
 
 
-def _llm(said: Any, spec: PipelineSpec, models: dict[str, LLM], where: str) -> LLM | None:
+def _llm(said: Any, spec: PipelineSpec, models: dict[str, ModelOrPool], where: str) -> ModelOrPool | None:
     if isinstance(said, str) and said in spec.models:
         return models.get(said) or LLM(_ANY_MODEL)
     if isinstance(said, str) and "/" in said:
         return LLM(said)
     if isinstance(said, list) and said:
         members = [_llm(one, spec, models, where) for one in cast("list[Any]", said)]
-        return LLM.pool([one for one in members if one is not None])
+        return make_pool([one for one in members if one is not None])
     if isinstance(said, dict):
-        return LLM(**{str(name): value for name, value in said.items()})
+        return from_options(cast("dict[str, Any]", said))
     hint = nearest(str(said), list(spec.models))
     raise SpecError.of(where, f"option 'llm': there is no model {said!r}{hint}")
 

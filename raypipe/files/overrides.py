@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from raypipe.contracts.declaration import Spec
 from raypipe.contracts.llm import LLM
+from raypipe.contracts.model_pool import ModelPool, change_first, first_of
 from raypipe.contracts.step import Step, collecting
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.graph.graph import Graph
@@ -63,8 +64,10 @@ def _changed(step: Step, options: Mapping[str, Any], where: str) -> Step:
 
 def _inner(old: Any, value: Any) -> Any:
     """A mapping changes the options of what stood there; anything else takes its place."""
-    if isinstance(old, LLM) and isinstance(value, str):
+    if isinstance(old, LLM | ModelPool) and isinstance(value, str):
         return LLM(value)
+    if isinstance(old, ModelPool) and isinstance(value, Mapping):
+        return change_first(old, lambda first: _inner(first, value))
     if isinstance(old, Spec) and isinstance(value, Mapping):
         said = {name: getattr(old, name) for name in old.model_fields_set}
         return type(old)(**{**said, **cast("Mapping[str, Any]", value)})
@@ -81,6 +84,8 @@ def made_again(old: Any, path: Sequence[str], value: Any, where: str) -> Any:
         given = {written[name]: getattr(old, name) for name in old.model_fields_set}
         inner = made_again(getattr(old, path[0], None), path[1:], value, where)
         return type(old)(**{**given, written.get(path[0], path[0]): inner})
+    if isinstance(old, ModelPool):
+        return change_first(old, lambda first: made_again(first, path, value, where))
     if old is None or isinstance(old, Mapping):
         inner = cast(Mapping[str, Any], old or {})
         return {**inner, path[0]: made_again(inner.get(path[0]), path[1:], value, where)}
@@ -92,7 +97,7 @@ def played(graph: Graph) -> Graph:
     token = collecting.set(None)
     try:
         steps = {
-            name: step if step.llm is None else step.model_copy(update={"llm": _understudy(step.llm)})
+            name: step if step.llm is None else step.model_copy(update={"llm": _understudy(first_of(step.llm))})
             for name, step in graph.steps.items()
         }
     finally:

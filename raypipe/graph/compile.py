@@ -12,6 +12,7 @@ from graphlib import CycleError
 
 from raypipe.contracts.declaration import late_problem
 from raypipe.contracts.imports import snake_case
+from raypipe.contracts.model_pool import ModelPool
 from raypipe.contracts.step import Aggregate, Columns, Runs, Shape, Source, Step, collecting
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.graph.branching import Meet, Routing, columns_of_all
@@ -111,7 +112,7 @@ def _naming_models(steps: dict[str, Step], edges: Sequence[Edge]) -> dict[str, S
 
 
 def _is_pooled(step: Step) -> bool:
-    return step.llm is not None and bool(step.llm.also) and MODEL_NAME not in step.writes()
+    return isinstance(step.llm, ModelPool) and MODEL_NAME not in step.writes()
 
 
 def _sound(made: Expanded, own: Collection[str]) -> Graph:

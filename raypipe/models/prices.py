@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from raypipe.contracts.llm import LLM
+from raypipe.contracts.model_pool import ModelOrPool, name_members
 from raypipe.errors import SpecError
 
 _FREE = frozenset({"offline"})
@@ -45,12 +46,12 @@ def cost_usd(llm: LLM, input_tokens: int, output_tokens: int) -> float | None:
 
 
 def pool_cost_usd(
-    llm: LLM, input_tokens: int, output_tokens: int, by_model: Mapping[str, Mapping[str, int]]
+    llm: ModelOrPool, input_tokens: int, output_tokens: int, by_model: Mapping[str, Mapping[str, int]]
 ) -> float | None:
     """Price of these tokens, of which `by_model` says what each member of a pool of models took."""
-    if not llm.also:
+    if isinstance(llm, LLM):
         return cost_usd(llm, input_tokens, output_tokens)
-    members = llm.named_members
+    members = name_members(llm)
     costs = [
         cost_usd(members[name], counts.get("input_tokens", 0), counts.get("output_tokens", 0))
         for name, counts in by_model.items()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from raypipe.contracts.llm import LLM
+from raypipe.contracts.model_pool import ModelOrPool, change_members, members_of
 from raypipe.errors import SpecError, Violation
 from raypipe.models import presets
 from raypipe.models.vllm.trust import check_options
@@ -31,13 +32,13 @@ def own_hosts(key_env: str) -> tuple[str, ...]:
     return tuple(filter(None, found))
 
 
-def reachable(llm: LLM, where: str) -> LLM:
+def reachable(llm: ModelOrPool, where: str) -> ModelOrPool:
     """The model, or pool of models, as a file may declare it. Raises SpecError for what it may not reach.
 
     One whose key is not there is asked without, also by workers that have it.
     """
     permissions = current_permissions()
-    return llm if permissions is None else llm.each(lambda member: _reachable(member, permissions, where))
+    return llm if permissions is None else change_members(llm, lambda member: _reachable(member, permissions, where))
 
 
 def _reachable(llm: LLM, permissions: Permissions, where: str) -> LLM:
@@ -62,10 +63,10 @@ def _reachable(llm: LLM, permissions: Permissions, where: str) -> LLM:
     return llm
 
 
-def key_pairs_of(llm: LLM) -> list[str]:
+def key_pairs_of(llm: ModelOrPool) -> list[str]:
     """What `--allow-key` has to say for a pool of models where a file declares them: `NAME=HOST`."""
     found: list[str] = []
-    for member in llm.members:
+    for member in members_of(llm):
         if member.provider in presets.PRESETS and member.base_url and (name := presets.key_env(member)):
             found.append(f"{name}={host_of(member.base_url)}")
     return found

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from raypipe.contracts.llm import LLM
+from raypipe.contracts.model_pool import ModelOrPool, members_of
 from raypipe.contracts.step import Aggregate, Columns, Runs, Step
 from raypipe.graph.branching import Meet, Route
 from raypipe.graph.graph import Graph
@@ -47,7 +48,7 @@ class Pool:
     """Workers bound to one model (or to none), shared by every step that names it."""
 
     name: str
-    llm: LLM | None
+    llm: ModelOrPool | None
     replicas: int
     """Workers that are started; none where the first is to be started by a row that waits."""
     concurrency: int
@@ -57,7 +58,7 @@ class Pool:
     gpus: float = 0
     memory: int = 0
     """What each replica has to itself; memory in bytes."""
-    others: tuple[LLM, ...] = ()
+    others: tuple[ModelOrPool, ...] = ()
     """Models that the same engine answers for, asked in other ways."""
 
     @property
@@ -73,17 +74,17 @@ class Pool:
     @property
     def most(self) -> int:
         """The most replicas that there may be, while rows wait."""
-        return max(self.replicas, *(member.most_replicas for llm in self.llms for member in llm.members), 1)
+        return max(self.replicas, *(member.most_replicas for llm in self.llms for member in members_of(llm)), 1)
 
     @property
-    def llms(self) -> tuple[LLM, ...]:
+    def llms(self) -> tuple[ModelOrPool, ...]:
         """All that the steps of the pool ask."""
         return () if self.llm is None else (self.llm, *self.others)
 
     @property
     def members(self) -> list[LLM]:
         """The same, each member of a pool of models by itself."""
-        return [member for llm in self.llms for member in llm.members]
+        return [member for llm in self.llms for member in members_of(llm)]
 
 
 @dataclass(frozen=True)
@@ -357,23 +358,23 @@ def _widened(pool: Pool, step: Step) -> Pool:
     return replace(pool, replicas=wanted, concurrency=in_flight)
 
 
-def _in_flight(llm: LLM, replicas: int) -> int:
+def _in_flight(llm: ModelOrPool, replicas: int) -> int:
     """Most calls in flight to all members from each replica."""
-    return sum(member.in_flight(replicas) for member in llm.members)
+    return sum(member.in_flight(replicas) for member in members_of(llm))
 
 
-def _pool_for(llm: LLM, pools: dict[str, Pool]) -> str:
+def _pool_for(llm: ModelOrPool, pools: dict[str, Pool]) -> str:
     for pool in pools.values():
         if llm in pool.llms:
             return pool.name
-        if pool.llm is not None and llm.shares_engine_with(pool.llm):
+        if isinstance(pool.llm, LLM) and isinstance(llm, LLM) and llm.shares_engine_with(pool.llm):
             in_flight = max(pool.concurrency, _in_flight(llm, pool.most))
             pools[pool.name] = replace(pool, others=(*pool.others, llm), concurrency=in_flight)
             return pool.name
     taken = sum(pool.llm is not None and pool.llm.label == llm.label for pool in pools.values())
     name = llm.label if not taken else f"{llm.label} #{taken + 1}"
-    replicas = max(member.fewest_replicas for member in llm.members)
-    most = max(member.most_replicas for member in llm.members)
-    gpus = sum(map(gpus_of, llm.members))
+    replicas = max(member.fewest_replicas for member in members_of(llm))
+    most = max(member.most_replicas for member in members_of(llm))
+    gpus = sum(map(gpus_of, members_of(llm)))
     pools[name] = Pool(name, llm, replicas, _in_flight(llm, most), gpus=gpus)
     return name

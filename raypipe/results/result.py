@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 import orjson
 
 from raypipe.contracts.distilabel_names import refuse_options
+from raypipe.contracts.model_pool import ModelOrPool
 from raypipe.errors import InputError, SpecError
 from raypipe.security.dataset_notes import is_name
 from raypipe.storage.artifacts import ARTIFACTS, Artifact, list_artifacts
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset, DatasetDict
 
-    from raypipe.contracts.llm import LLM
 
 _SHOWN_ROWS = 3
 
@@ -166,7 +166,7 @@ class DryRun(Mapping[str, Rows]):
     """What a dry run found: leaf name → rows, as in `Result`; the models that a real run calls, counts, failures."""
 
     def __init__(
-        self, models: dict[str, LLM], manifest: dict[str, Any], rows: Mapping[str, pa.Table], failures: pa.Table
+        self, models: dict[str, ModelOrPool], manifest: dict[str, Any], rows: Mapping[str, pa.Table], failures: pa.Table
     ) -> None:
         self.models = models
         self.manifest = manifest

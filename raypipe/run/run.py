@@ -13,7 +13,7 @@ from typing import Any
 
 from raypipe.calls.index import load_index
 from raypipe.calls.remote import compact, forget
-from raypipe.contracts.llm import LLM
+from raypipe.contracts.model_pool import ModelOrPool, ModelPool, members_of, name_members
 from raypipe.errors import OutputError, SpecError, StepFailedError, StoppedError, Violation, stop_error
 from raypipe.execution import local
 from raypipe.execution.conductor.conductor import Snapshot
@@ -203,9 +203,9 @@ def check_models(plan: Plan) -> None:
 
 def _refusals(plan: Plan) -> list[Violation]:
     """What steps want to ask models that cannot be asked it."""
-    asked = [(step.llm, request) for step in plan.graph.steps.values() if step.llm for request in step.requests()]
-    found = [problem for llm, request in asked for member in llm.members for problem in check_request(member, request)]
-    return list(dict.fromkeys(found))
+    steps = plan.graph.steps.values()
+    asked = [(llm, request) for step in steps for llm in members_of(step.llm) for request in step.requests()]
+    return list(dict.fromkeys(problem for llm, request in asked for problem in check_request(llm, request)))
 
 
 def _check_engines(plan: Plan, options: RunOptions) -> None:
@@ -278,7 +278,7 @@ def _step_figures(plan: Plan, name: str, counts: StepCounts) -> dict[str, Any]:
     return figures | {"model": step.llm.label if step.llm else None, "cost_usd": _cost_usd(step.llm, counts)}
 
 
-def _cost_usd(llm: LLM | None, counts: StepCounts) -> float | None:
+def _cost_usd(llm: ModelOrPool | None, counts: StepCounts) -> float | None:
     if llm is None:
         return None
     return pool_cost_usd(llm, counts.input_tokens, counts.output_tokens, counts.by_model)
@@ -301,16 +301,16 @@ def _model_figures(plan: Plan, totals: dict[str, StepCounts]) -> dict[str, Any]:
             "output_tokens": mine.output_tokens,
             "cost_usd": _cost_usd(pool.llm, mine),
         }
-        if pool.llm.also:
+        if isinstance(pool.llm, ModelPool):
             models[pool.name]["members"] = _member_figures(pool.llm, mine)
     return models
 
 
-def _member_figures(llm: LLM, counts: StepCounts) -> dict[str, Any]:
+def _member_figures(llm: ModelPool, counts: StepCounts) -> dict[str, Any]:
     """For each member of a pool: calls and tokens, its share of all answers, and calls that another answered for it."""
     answers = max(1, counts.calls_sent - counts.calls_unanswered + counts.calls_cached)
     found: dict[str, Any] = {}
-    for name, member in llm.named_members.items():
+    for name, member in name_members(llm).items():
         did = counts.by_model.get(name, {})
         sent, cached, unanswered = (did.get(name, 0) for name in _OLD_NAMES)
         tokens = did.get("input_tokens", 0), did.get("output_tokens", 0)

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from raypipe.contracts.llm import TOOL
+from raypipe.contracts.model_pool import members_of
 from raypipe.limits import Cost
 from raypipe.models.prices import cost_usd
 from raypipe.plan.plan import Plan
@@ -74,7 +75,7 @@ class Spending:
     def _amount(self, row: dict[str, Any]) -> Cost:
         step = self._plan.graph.steps.get(row["step"])
         tokens = row["input_tokens_sum"] or 0, row["output_tokens_sum"] or 0
-        members = step.llm.members if step is not None and step.llm is not None else ()
+        members = members_of(step.llm) if step is not None else ()
         # What a provider calls its model may not be what it was asked as: then the dearest is taken.
         named = [llm for llm in members if llm.model == row["model"]]
         usd = max((cost_usd(llm, *tokens) or 0.0 for llm in named or members), default=0.0)

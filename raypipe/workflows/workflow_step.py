@@ -16,6 +16,7 @@ from pydantic import Field, PrivateAttr, field_serializer, field_validator
 from raypipe.concurrency.user_code import UserCodeThread
 from raypipe.contracts.imports import imported_function
 from raypipe.contracts.llm import Caller
+from raypipe.contracts.model_pool import first_of
 from raypipe.contracts.step import Columns, Output, Step
 from raypipe.errors import RowError, SpecError
 from raypipe.row import MODEL_NAME, Values
@@ -116,7 +117,7 @@ class WorkflowStep(Step):
 
     async def process_row(self, row: Values, llm: Caller) -> Output:
         workflow = self._fixed
-        longest = self.llm.max_tokens if self.llm is not None else None
+        longest = first_of(self.llm).max_tokens if self.llm is not None else None
         if workflow is None:
             made = await self._beside.run(self._make_workflow, row)
             value = await made.run(llm, longest=longest)

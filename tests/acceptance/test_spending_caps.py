@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from raypipe.contracts.llm import LLM, Caller
+from raypipe.contracts.model_pool import make_pool
 from raypipe.contracts.step import Aggregate, Step
 from raypipe.errors import StoppedError
 from raypipe.pipeline import Pipeline
@@ -48,7 +49,7 @@ def chained(seed: Step, llm: LLM) -> None:
 
 
 def pool_of_models(seed: Step, llm: LLM) -> None:
-    pool = LLM.pool([llm, llm.model_copy(update={"seed": 1})])
+    pool = make_pool([llm, llm.model_copy(update={"seed": 1})])
     gather = Aggregate("gather", by="all")
     seed >> asking("first", pool, "topic") >> gather >> asking("last", pool, "first")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from raypipe.contracts.model_pool import members_of
 from raypipe.dria import Dria, Model, PipelineBuilder, PipelineConfig, StepConfig, StepTemplate, TaskInput, parse_json
 from raypipe.errors import SpecError
 from raypipe.models import LLM, REGISTRY
@@ -53,7 +54,7 @@ def test_a_pool_has_each_model_once() -> None:
     dria = Dria(models={Model.GPT4O: "openai/a"}, default="openai/b")
     assert dria.pool_of(None) == LLM("openai/b")
     assert dria.pool_of([Model.O1_MINI, Model.GPT4_TURBO]) == LLM("openai/b")
-    assert dria.pool_of([Model.GPT4O, Model.O1_MINI]).members == (LLM("openai/a"), LLM("openai/b"))
+    assert members_of(dria.pool_of([Model.GPT4O, Model.O1_MINI])) == (LLM("openai/a"), LLM("openai/b"))
     assert Dria().pool_of(None) == LLM("openai/gpt-4o-mini")
 
 

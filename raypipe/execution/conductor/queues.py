@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from raypipe.contracts.model_pool import first_of
 from raypipe.plan.plan import PlannedStep, Stage
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, PATH, POSITION, ROW_ID
 from raypipe.storage.tables import concat
@@ -164,7 +165,7 @@ def open_queues(
     for name, planned in stage.steps.items():
         if planned.pool is not None and (name in phase or not phase):
             remembers = any(
-                one.step.llm is not None and one.step.llm.runs_here and one.pool == planned.pool
+                one.step.llm is not None and first_of(one.step.llm).runs_here and one.pool == planned.pool
                 for one in stage.steps.values()
             )
             queues[name] = StepQueue(planned, pools[planned.pool].most if remembers else 1, bounds)

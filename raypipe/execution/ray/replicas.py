@@ -27,6 +27,7 @@ from raypipe.calls.index import CallIndex, index_with_segments
 from raypipe.calls.writer import CallLogWriter
 from raypipe.concurrency.background import TaskOwner, TaskScope, start_thread
 from raypipe.concurrency.loop_lag import LoopLag
+from raypipe.contracts.model_pool import first_of
 from raypipe.errors import InfrastructureError
 from raypipe.execution.gc_tuning import collect_rarely
 from raypipe.execution.ray.gauges import Gauges
@@ -160,9 +161,9 @@ def place_with_room(setup: ReplicaSetup) -> Any:
     The replica lives with the first GPU; what its engine starts in turn gets the others.
     """
     pool, llm = setup.pool, setup.pool.llm
-    if llm is None or not llm.runs_here or pool.gpus < 1:
+    if llm is None or not first_of(llm).runs_here or pool.gpus < 1:
         return "SPREAD"
-    if not takes_gpus_from_ray(llm) and not 0 < largest_gpus() < pool.gpus:
+    if not takes_gpus_from_ray(first_of(llm)) and not 0 < largest_gpus() < pool.gpus:
         return "SPREAD"
     bundles = [{"GPU": 1.0} for _ in range(math.ceil(pool.gpus))]
     bundles[0] |= {name: amount for name, amount in (("CPU", pool.cpus), ("memory", pool.memory)) if amount}

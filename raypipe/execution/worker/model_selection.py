@@ -17,8 +17,9 @@ from typing import Protocol
 
 from raypipe.calls.index import CallReader
 from raypipe.calls.segments import CallOrigin
-from raypipe.contracts.llm import LLM, Completion, Usage
+from raypipe.contracts.llm import Completion, Usage
 from raypipe.contracts.model import EngineFigures, Model, Payload
+from raypipe.contracts.model_pool import ModelOrPool, ModelPool, name_members
 from raypipe.errors import CallError, HaltedError, InfrastructureError, Retry, halt_reason
 from raypipe.execution.context import RunContext
 from raypipe.execution.counts import CallCounts
@@ -128,16 +129,16 @@ class Backend:
 
 
 def make_backends(
-    llm: LLM, worker: str, replicas: int, coordinator: LeaseSource, caps: Caps, beside: Backend | None = None
+    llm: ModelOrPool, worker: str, replicas: int, coordinator: LeaseSource, caps: Caps, beside: Backend | None = None
 ) -> list[Backend]:
     """The members of a pool of models, or the one model, as one of `replicas` workers asks them.
 
     `beside`: one whose engine, and whose place in it, they share.
     """
     found: list[Backend] = []
-    for name, one in llm.named_members.items():
+    for name, one in name_members(llm).items():
         model, worst = open_model(one, beside and beside.model), WorstCase(one, caps)
-        client = f"{worker} {name}" if llm.also else worker
+        client = f"{worker} {name}" if isinstance(llm, ModelPool) else worker
         found.append(
             Backend(
                 name=name,
@@ -152,7 +153,7 @@ def make_backends(
                 cost_of=worst.taken,
                 hedge_after_s=one.hedge_after_s,
                 weight=one.weight,
-                is_one_of_several=bool(llm.also),
+                is_one_of_several=isinstance(llm, ModelPool),
             )
         )
     return found

@@ -17,6 +17,7 @@ from raypipe.calls.index import CallIndex, CallReader, index_with_segments, load
 from raypipe.concurrency.loop_lag import works_for
 from raypipe.concurrency.threads import DaemonThreads
 from raypipe.contracts.llm import LLM, Caller
+from raypipe.contracts.model_pool import ModelOrPool, change_members
 from raypipe.contracts.step import Output, Runs, Step
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
 from raypipe.execution.context import RunContext
@@ -49,9 +50,9 @@ class ReplicaSetup:
     """The steps that work here, the deepest first."""
     run: RunContext
 
-    def reached(self, llm: LLM) -> LLM:
+    def reached(self, llm: ModelOrPool) -> ModelOrPool:
         """The model as it is reached from here."""
-        return llm.each(self._at_its_server)
+        return change_members(llm, self._at_its_server)
 
     def _at_its_server(self, llm: LLM) -> LLM:
         address = self.run.servers.get(llm.server_key) if llm.serve else None
@@ -85,7 +86,7 @@ class Replica:
 
     def _open_desk(self, log: Log, coordinator: LeaseSource) -> Desk:
         setup = self.setup
-        asked: list[tuple[LLM, list[Backend]]] = []
+        asked: list[tuple[ModelOrPool, list[Backend]]] = []
         for llm in setup.pool.llms:
             beside = asked[0][1][0] if asked else None
             options = (self.name, setup.pool.most, coordinator, setup.run.options.caps, beside)

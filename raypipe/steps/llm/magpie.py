@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, field_validator
 
 from raypipe.contracts.llm import Caller, Message, Request
+from raypipe.contracts.model_pool import first_of
 from raypipe.contracts.step import Columns, Source, Unit
 from raypipe.errors import SpecError
 from raypipe.identity import canonical_json, digest
@@ -95,7 +96,7 @@ class Magpie(LLMStep):
         found = super().problems()
         if self.llm is None:
             return found
-        if self.llm.pre_query is None:
+        if first_of(self.llm).pre_query is None:
             problem = (
                 f"model {self.llm.label!r} has no magpie_pre_query_template, so it cannot be made to speak as a user; "
                 'give it "llama3", "qwen2" or the text that begins a user\'s turn in its chat template'
@@ -113,7 +114,7 @@ class Magpie(LLMStep):
     @property
     def _pre_query(self) -> PreQuery:
         """Raises SpecError for what is no template."""
-        return pre_query((self.llm and self.llm.pre_query) or "")
+        return pre_query((self.llm and first_of(self.llm).pre_query) or "")
 
     async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
         key, system = self._choose_prompt(row, sample)
@@ -175,7 +176,7 @@ class MagpieGenerator(Magpie):
     def problems(self) -> list[str]:
         found = [*super().problems(), *missing_option(self, "num_rows")]
         prompts = 1 if self.system_prompt is None else len(_choices(self.system_prompt))
-        if self.llm is not None and self.llm.temperature == 0 and (self.num_rows or 0) > prompts:
+        if self.llm is not None and first_of(self.llm).temperature == 0 and (self.num_rows or 0) > prompts:
             found.append("makes equal rows of a model with temperature=0; leave the temperature out, or raise it")
         return found
 

@@ -14,6 +14,7 @@ import pytest
 
 from raypipe.calls.index import CallReader, load_index
 from raypipe.calls.writer import CallLogWriter
+from raypipe.contracts.model_pool import make_pool, name_members
 from raypipe.errors import CallError, InfrastructureError, Retry, SpecError
 from raypipe.execution.context import RunContext, RunOptions
 from raypipe.execution.worker import model_selection
@@ -170,7 +171,7 @@ steps:
     )
     llm = Pipeline.from_file(file).graph().steps["ask"].llm
     assert llm is not None
-    assert [member.uri for member in llm.members] == ["offline/quick", "offline/slow", "offline/third"]
+    assert [member.uri for member in name_members(llm).values()] == ["offline/quick", "offline/slow", "offline/third"]
     assert llm.label == "offline/quick | offline/slow | offline/third"
 
 
@@ -195,7 +196,7 @@ def test_who_comes_back_does_not_catch_up(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(model_selection.time, "monotonic", lambda: now[0])
 
     async def chosen() -> tuple[Counter[str], Counter[str]]:
-        llm = LLM.pool([LLM("offline/one", weight=2.0), LLM("offline/other")])
+        llm = make_pool([LLM("offline/one", weight=2.0), LLM("offline/other")])
         members = make_backends(llm, "worker", 1, RateCoordinator(Caps()), Caps())
         run = RunContext(RunOptions(tmp_path), tmp_path / "parts", tmp_path, "run")
         pool = model_selection.Desk(members, CallLogWriter(tmp_path, "run"), CallReader(load_index(tmp_path)), run)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from raypipe.contracts.llm import SEQUENCES
+from raypipe.contracts.model_pool import make_pool, name_members
 from raypipe.errors import InfrastructureError, SpecError
 from raypipe.execution.context import RunContext, RunOptions
 from raypipe.execution.worker.replica import ReplicaSetup
@@ -93,7 +94,7 @@ def test_a_worker_asks_at_the_address_that_it_is_told() -> None:
     setup = ReplicaSetup("p:0", pool, {}, run)
     assert setup.reached(SERVED).base_url == "http://h:1/v1"
     other = LLM("vllm-server/other", base_url="http://h:2/v1")
-    assert setup.reached(LLM.pool([SERVED, other])).named_members["vllm-server/other"] == other
+    assert name_members(setup.reached(make_pool([SERVED, other])))["vllm-server/other"] == other
     assert setup.reached(other) == other
 
 

@@ -131,7 +131,7 @@ def test_a_file_may_hold_the_form(tmp_path: Path) -> None:
 
 def test_a_grammar_is_refused_where_none_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "x")
-    refused = pipeline(GRAMMAR, LLM("openai/gpt-4o", also=(STAND_IN,)))
+    refused = pipeline(GRAMMAR, [LLM("openai/gpt-4o"), STAND_IN])
     with pytest.raises(SpecError, match="model 'openai/gpt-4o': openai cannot be held to a grammar"):
         refused.validate()
     pipeline(CHOICE, LLM("openai/gpt-4o")).validate()
