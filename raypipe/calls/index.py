@@ -1,7 +1,7 @@
-"""I find calls in a call log: an index over all keys, and a reader that keeps what it read last.
+"""Finds calls in a call log: an index over all keys, and a reader that keeps what it read last.
 
 An index has 16 bytes of key and 6 bytes of place for each call; its arrays can be shared between processes without
-copying. I do not know what a key stands for.
+copying. Knows nothing of what a key stands for.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class CallReader:
         self._files: dict[int, pq.ParquetFile] = {}
         self._groups: dict[tuple[int, int], list[tuple[Any, ...]]] = {}
         self._near: dict[bytes, tuple[Any, ...]] = {}
-        """What the row groups at hand say, by key: calls that were logged together are asked for together."""
+        """The rows of the groups at hand, by key: calls that were logged together are asked for together."""
 
     def find(self, key: bytes) -> Completion | None:
         """The completion logged last under `key`, if there is one."""
@@ -120,7 +120,7 @@ class CallReader:
     def _read(self, number: int, row: int) -> Completion:
         path = self._index.files[number]
         if path.endswith(SEGMENT):
-            with _opened(path) as file:
+            with _open(path) as file:
                 file.seek(row)
                 content = frame_at(file)
             assert content is not None
@@ -149,13 +149,43 @@ class CallReader:
         return rows
 
 
-def _opened(path: str) -> BinaryIO:
-    return BytesIO(_fetched(path)) if isinstance(parse_path(path), RemotePath) else open(path, "rb")
+class KnownCalls:
+    """The completions that a worker of `owner` need not ask for: those in the call log when its run began, and those of
+    this run, once rows are redone.
+
+    `forgotten`: steps for which calls of earlier runs are not reused.
+    """
+
+    def __init__(self, index: CallIndex, folder: AnyPath, owner: str, forgotten: frozenset[str]) -> None:
+        self._index, self._folder, self._owner, self._forgotten = index, folder, owner, forgotten
+        self._all = CallReader(index)
+        self._of_this_run: CallReader | None = None
+        self.epoch = 0
+        """How many workers had been lost when the log was last read."""
+
+    def find(self, step: str, key: bytes) -> Completion | None:
+        """The completion of a call of a step, if it is known."""
+        reader = self._of_this_run if step in self._forgotten else self._all
+        return reader.find(key) if reader is not None else None
+
+    def look_back(self, epoch: int) -> None:
+        """Rows are redone in this epoch: read what all workers of this run, lost ones too, have logged so far."""
+        if epoch <= self.epoch:
+            return
+        self.epoch = epoch
+        self._all = CallReader(index_with_segments(self._index, self._folder, self._owner))
+        if self._forgotten:
+            nothing = load_index(self._folder, known=False)
+            self._of_this_run = CallReader(index_with_segments(nothing, self._folder, self._owner))
+
+
+def _open(path: str) -> BinaryIO:
+    return BytesIO(_fetch(path)) if isinstance(parse_path(path), RemotePath) else open(path, "rb")
 
 
 @lru_cache(_CACHED_GROUPS)
-def _fetched(path: str) -> bytes:
-    """A piece of a log elsewhere; its frames are asked for together."""
+def _fetch(path: str) -> bytes:
+    """A piece of a log in a store; its frames are asked for together."""
     return parse_path(path).read_bytes()
 
 

@@ -1,10 +1,10 @@
-"""I keep a call log in an object store: what workers write to their disks goes there in pieces, a second later.
+"""Keeps a call log in an object store: what workers write to their disks goes there in pieces, a second later.
 
 Each worker writes segments in a folder of this machine, the scratch folder of the log, and a thread of its own sends
-what is new as an object of whole frames. Objects never change, but for the last one of a writer that died: it is sent
-again, longer, by whoever finds the segments here. When a run ends its pieces become one Parquet file, as segments do.
+what is new as an object of whole frames. Objects never change, but for the last one of a writer that died: a later run
+that finds the segments here sends it again, longer. When a run ends its pieces become one Parquet file, as segments do.
 
-I do not know what a key stands for, nor who holds the run folder.
+Knows nothing of what a key stands for, nor of who holds the run folder.
 """
 
 from __future__ import annotations
@@ -13,16 +13,23 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import orjson
 
-from raypipe.calls.segments import HEADER, SEGMENT, WAIT_S, locked, sides, stem_of, whole_frames, write_compacted
+from raypipe.calls.segments import (
+    HEADER,
+    SEGMENT,
+    WAIT_S,
+    open_locked,
+    read_frames,
+    segment_paths,
+    stem_of,
+    write_parquet,
+)
 from raypipe.calls.segments import compact as compact_here
 from raypipe.errors import OutputError
 from raypipe.storage.paths import (
@@ -37,7 +44,7 @@ from raypipe.storage.paths import (
 
 _SENT = ".sent"
 _KEPT_S = 7 * 86_400.0
-"""What was sent stays this long on a machine where runs do not start: workers of the same run may read it there."""
+"""How long sent segments stay on a machine where no run starts: workers of the same run may read them there."""
 
 
 def folder_here(calls: AnyPath) -> Path:
@@ -59,11 +66,12 @@ def folder_here(calls: AnyPath) -> Path:
 
 
 def send(stem: Path, calls: RemotePath) -> None:
-    """Bring to the store what a writer has written since the last time. Raises OSError."""
+    """Send to the store what a writer has written since the last time. Raises OSError."""
     note = stem.with_name(stem.name + _SENT)
     sent: list[int] = orjson.loads(note.read_bytes()) if note.exists() else [len(HEADER), len(HEADER)]
     news = [
-        whole_frames(path, offset) if path.exists() else b"" for path, offset in zip(sides(stem), sent, strict=True)
+        read_frames(path, offset) if path.exists() else b""
+        for path, offset in zip(segment_paths(stem), sent, strict=True)
     ]
     if not any(news):
         return
@@ -82,7 +90,11 @@ def send_left(calls: RemotePath, owner: str, is_over: bool, wait_s: float = 0.0)
     for stem in stems:
         is_own = stem.name.startswith(f"segment-{owner}-")
         with ExitStack() as stack:
-            files = [locked(path, deadline if wait_s and is_own else 0.0) for path in sides(stem) if path.exists()]
+            files = [
+                open_locked(path, deadline if wait_s and is_own else 0.0)
+                for path in segment_paths(stem)
+                if path.exists()
+            ]
             for file in files:
                 if file is not None:
                     stack.callback(file.close)
@@ -92,7 +104,7 @@ def send_left(calls: RemotePath, owner: str, is_over: bool, wait_s: float = 0.0)
 
 
 def _clear(here: Path, stem: Path, is_over: bool) -> None:
-    """Remove what was sent, when it is over or has been there for long."""
+    """Remove what was sent, when its run is over or it is old."""
     old = time.time() - _KEPT_S
     paths = list(here.glob(f"{stem.name}*"))
     if is_over or all(path.stat().st_mtime < old for path in paths):
@@ -114,18 +126,15 @@ def compact(calls: AnyPath, owner: str, wait_s: float = WAIT_S) -> None:
     if not pieces:
         return
     with tempfile.TemporaryDirectory(prefix="raypipe-") as folder:
-        made = write_compacted(Path(folder), _contents(pieces))
+        contents = map(BytesIO, map_concurrently(RemotePath.read_bytes, pieces))
+        made = write_parquet(Path(folder), contents)
         if made is not None:
             upload(made, calls / made.name)
     remove_files(pieces)
 
 
-def _contents(pieces: list[RemotePath]) -> Iterator[BinaryIO]:
-    yield from map(BytesIO, map_concurrently(RemotePath.read_bytes, pieces))
-
-
 def segments(calls: AnyPath, owner: str) -> list[AnyPath]:
-    """What the workers of `owner` (`*`: of all) have written since the log was compacted, the last to be believed.
+    """The segments that the workers of `owner` (`*`: of all) have written since the log was compacted, the latest last.
 
     Of one elsewhere: the segments on this machine, and the pieces of workers on others.
     """

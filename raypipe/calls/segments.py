@@ -1,11 +1,11 @@
-"""I remember every model call so that none is paid twice.
+"""Keeps every model call in files, so that none is paid twice.
 
 Each worker appends every completion to a segment file of its own before the row moves on: one
 `write` per call, so a killed process loses nothing it completed; `sync` adds protection against
 power loss. A segment is a header and frames of length, CRC-32 and content; reading stops at the
 first frame that is cut or damaged. Segments are compacted to Parquet, in row groups of `ROW_GROUP` calls.
 
-I do not know what a key stands for, nor which endpoint answered.
+Knows nothing of what a key stands for, nor of endpoints.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ROOM_BYTES = 1 << 20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 ROW_GROUP = 1024
 WAIT_S = 30.0
-"""How long workers of an earlier run are given to end."""
+"""How long workers of an earlier run have to end."""
 
 SCHEMA = pa.schema(
     [
@@ -62,7 +62,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class CallOrigin:
-    """Where a call was asked: step, row identity, ordinal within the row, sample index."""
+    """What a call was made for: step, row identity, ordinal within the row, sample index."""
 
     step: str
     row: bytes
@@ -81,19 +81,20 @@ class SegmentWriter:
         self._folder = folder
         name = f"segment-{owner}-{uuid4().hex}"
         self.stem = folder / name
-        """What the names of its segments begin with."""
+        """The path that the names of both segments begin with."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._files = [_new_segment(path) for path in sides(self.stem)]
-            self._room: Path | None = _kept_room(folder / f"{name}{_ROOM}")
+            self._files = [_new_segment(path) for path in segment_paths(self.stem)]
+            self._room: Path | None = folder / f"{name}{_ROOM}"
+            self._room.write_bytes(bytes(_ROOM_BYTES))
         except OSError as error:
             raise OutputError(f"the call log {folder} cannot be written: {error.strerror}") from None
         self._active = 0
         self._has_news = False
 
-    def append(self, key: bytes, asked: CallOrigin, completion: Completion, latency_s: float) -> None:
+    def append(self, key: bytes, origin: CallOrigin, completion: Completion, latency_s: float) -> None:
         """Write one completion through. Raises OutputError when the disk does not take it."""
-        self.write(frame_of(key, asked, completion, latency_s))
+        self.write(make_frame(key, origin, completion, latency_s))
 
     def write(self, frames: bytes) -> None:
         """Write frames through. Raises OutputError when the disk does not take them."""
@@ -109,7 +110,7 @@ class SegmentWriter:
 
     @property
     def is_full(self) -> bool:
-        """Whether the disk is full and what is written now goes where room was kept: no call should be sent."""
+        """Whether the disk is full: what is written now goes into the room that was kept; send no call."""
         return self._room is None
 
     def _give_room(self) -> None:
@@ -118,7 +119,7 @@ class SegmentWriter:
             self._room = None
 
     def sync(self) -> None:
-        """Bring what was written to the disk; a no-op when nothing is new. May run beside `append`.
+        """Sync what was written to the disk; a no-op when nothing is new. May run beside `append`.
 
         Raises OutputError.
         """
@@ -137,14 +138,14 @@ class SegmentWriter:
             os.close(file)
 
 
-def frame_of(key: bytes, asked: CallOrigin, completion: Completion, latency_s: float) -> bytes:
+def make_frame(key: bytes, origin: CallOrigin, completion: Completion, latency_s: float) -> bytes:
     """One completion as it stands in a segment."""
     content = key + orjson.dumps(
         (
-            asked.step,
-            asked.row.hex(),
-            asked.ordinal,
-            asked.sample,
+            origin.step,
+            origin.row.hex(),
+            origin.ordinal,
+            origin.sample,
             completion.text,
             completion.finish_reason,
             completion.usage.input_tokens,
@@ -157,13 +158,8 @@ def frame_of(key: bytes, asked: CallOrigin, completion: Completion, latency_s: f
     return len(content).to_bytes(4, "little") + zlib.crc32(content).to_bytes(4, "little") + content
 
 
-def _kept_room(path: Path) -> Path:
-    path.write_bytes(bytes(_ROOM_BYTES))
-    return path
-
-
 def _new_segment(path: Path) -> int:
-    """A locked segment, which nobody sees before it is locked."""
+    """A new segment, which has its name only once it is locked."""
     unseen = path.with_suffix(".new")
     file = os.open(unseen, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
     fcntl.flock(file, fcntl.LOCK_EX)
@@ -188,18 +184,18 @@ def frames_in(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         offset += _FRAME_BYTES + len(content)
 
 
-def sides(stem: Path) -> list[Path]:
+def segment_paths(stem: Path) -> list[Path]:
     """The two segments of one writer."""
     return [stem.with_name(f"{stem.name}-{side}{SEGMENT}") for side in "ab"]
 
 
 def stem_of(path: Path) -> Path:
-    """What the names of both segments of a writer begin with."""
+    """The path that the names of both segments of a writer begin with."""
     return path.with_name(path.name.removesuffix(SEGMENT)[: -len("-a")])
 
 
-def whole_frames(path: Path, offset: int) -> bytes:
-    """What stands in a segment from `offset` on, without a frame at its end that is cut; its writer may live."""
+def read_frames(path: Path, offset: int) -> bytes:
+    """The content of a segment from `offset` on, without a cut frame at its end; its writer may live."""
     with path.open("rb") as file:
         file.seek(max(offset, len(HEADER)))
         content = file.read()
@@ -227,11 +223,11 @@ def compact(folder: Path, owner: str, wait_s: float = WAIT_S) -> None:
     with_locks: list[tuple[Path, BinaryIO]] = []
     try:
         for path in sorted(folder.glob("segment-*.calls")):
-            file = locked(path, deadline if path.name.startswith(f"segment-{owner}-") else 0.0)
+            file = open_locked(path, deadline if path.name.startswith(f"segment-{owner}-") else 0.0)
             if file is not None:
                 with_locks.append((path, file))
         if with_locks:
-            write_compacted(folder, (file for _, file in with_locks))
+            write_parquet(folder, (file for _, file in with_locks))
             for path, _ in with_locks:
                 path.unlink()
                 path.with_name(stem_of(path).name + _ROOM).unlink(missing_ok=True)
@@ -240,8 +236,8 @@ def compact(folder: Path, owner: str, wait_s: float = WAIT_S) -> None:
             file.close()
 
 
-def locked(path: Path, deadline: float) -> BinaryIO | None:
-    """The file, held; `None` where its writer lives, or where another run over the same log was faster.
+def open_locked(path: Path, deadline: float) -> BinaryIO | None:
+    """The file, locked; `None` where its writer lives, or where another run over the same log was faster.
 
     With a `deadline` (`time.monotonic`), a writer that lives is waited for. Raises OutputError when it does not end.
     """
@@ -267,12 +263,12 @@ def locked(path: Path, deadline: float) -> BinaryIO | None:
             pause(0.05)
 
 
-def write_compacted(folder: Path, files: Iterable[BinaryIO]) -> Path | None:
-    """All calls in segments as one Parquet file in `folder`; `None` where there is no call."""
+def write_parquet(folder: Path, files: Iterable[BinaryIO]) -> Path | None:
+    """Write all calls in segments as one Parquet file into `folder`; `None` where there is no call."""
     target = folder / f"calls-{time.time_ns():020d}-{uuid4().hex[:8]}.parquet"
     temporary = target.with_suffix(".tmp")
     try:
-        if not _compacted(temporary, files):
+        if not _write_calls(temporary, files):
             return None
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -282,8 +278,8 @@ def write_compacted(folder: Path, files: Iterable[BinaryIO]) -> Path | None:
         temporary.unlink(missing_ok=True)
 
 
-def _compacted(target: Path, files: Iterable[BinaryIO]) -> int:
-    """How many calls were written."""
+def _write_calls(target: Path, files: Iterable[BinaryIO]) -> int:
+    """Write the calls of segments as Parquet; gives their number."""
     count = 0
     with pq.ParquetWriter(target, SCHEMA, compression="zstd") as writer:
         rows: list[tuple[Any, ...]] = []

@@ -1,7 +1,8 @@
 """Writes completions to the call log in a thread of its own, so that a slow disk holds up no event loop.
 
-Whoever appends waits until its frame is written; frames of a few milliseconds go in one write. Once a second what was
-written is brought to the disk by a second thread, and where the log is in an object store, sent there by a third.
+`append` waits until its frame is written; frames of a few milliseconds go in one write. Once a second a second thread
+syncs what was written to the disk, and where the log is in an object store, a third sends it there. Knows nothing of
+what a completion is for.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 
 from raypipe.calls.remote import folder_here, send, send_left
-from raypipe.calls.segments import CallOrigin, SegmentWriter, frame_of
+from raypipe.calls.segments import CallOrigin, SegmentWriter, make_frame
 from raypipe.concurrency.background import start_thread
 from raypipe.contracts.llm import Completion
 from raypipe.errors import OutputError, RaypipeError
@@ -22,15 +23,15 @@ from raypipe.storage.paths import AnyPath, RemotePath, explain_os_error
 
 _SYNC_EVERY_S = 1.0
 _GATHER_S = 0.005
-"""Frames go to the thread together: waking it for each took a sixth of the processor time of a worker."""
+"""Frames go to the thread together: waking it for each took a sixth of the CPU time of a worker."""
 _SEND_EVERY_S = 1.0
-_MOST_SILENCE_S = 60.0
-"""How long a store may take nothing before the run ends: what it does not have, another machine would ask again."""
+_LONGEST_OUTAGE_S = 60.0
+"""How long a store may fail before the run ends: another machine would ask again what it does not have."""
 _Waiting = tuple[bytes, asyncio.Future[None]]
 
 
 class CallLogWriter:
-    """The log of one worker, for use inside one event loop."""
+    """The call log of one worker, for use inside one event loop."""
 
     def __init__(self, folder: AnyPath, owner: str) -> None:
         self._folder, self._owner = folder, owner
@@ -39,7 +40,7 @@ class CallLogWriter:
         self._frames: SimpleQueue[list[_Waiting]] = SimpleQueue()
         self._ended = threading.Event()
         self._problem: OutputError | None = None
-        self._is_broken = False
+        self._is_failn = False
         self._writing: list[_Waiting] = []
         self._threads: list[threading.Thread] = []
 
@@ -52,20 +53,20 @@ class CallLogWriter:
         if isinstance(self._folder, RemotePath):
             work.append((self._send, self._writer))
         self._threads = [
-            start_thread(partial(target, writer), f"the call log's {target.__name__.strip('_')} thread", self._broke)
+            start_thread(partial(target, writer), f"the call log's {target.__name__.strip('_')} thread", self._fail)
             for target, writer in work
         ]
 
-    def _broke(self, error: RaypipeError) -> None:
-        """A thread of the log has ended by a defect: nothing is logged any more, and whoever waits is told so."""
+    def _fail(self, error: RaypipeError) -> None:
+        """A thread of the log has ended by a defect: nothing is logged any more, and every `append` raises that."""
         self._problem = OutputError(f"the call log {self._folder} cannot be written: {error}")
-        self._is_broken = True
+        self._is_failn = True
         waiting, self._writing = self._writing, []
         while True:
             if waiting:
                 with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                     written = [one for _, one in waiting]
-                    written[0].get_loop().call_soon_threadsafe(_tell, written, self._problem)
+                    written[0].get_loop().call_soon_threadsafe(_resolve, written, self._problem)
             try:
                 waiting = self._frames.get_nowait()
             except Empty:
@@ -76,37 +77,34 @@ class CallLogWriter:
         """Whether the disk is full and there is room for calls in flight only."""
         return self._writer is not None and self._writer.is_full
 
-    async def append(self, key: bytes, asked: CallOrigin, completion: Completion, latency_s: float) -> None:
+    async def append(self, key: bytes, origin: CallOrigin, completion: Completion, latency_s: float) -> None:
         """Write one completion through. Raises OutputError when the disk does not take it."""
-        if self._is_broken and self._problem is not None:
+        if self._is_failn and self._problem is not None:
             raise self._problem
         loop = asyncio.get_running_loop()
         written = loop.create_future()
         if not self._waiting:
             loop.call_later(_GATHER_S, self._hand_over)
-        self._waiting.append((frame_of(key, asked, completion, latency_s), written))
+        self._waiting.append((make_frame(key, origin, completion, latency_s), written))
         await written
 
     def _hand_over(self) -> None:
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             self._frames.put(waiting)
-            if self._is_broken and self._problem is not None:
-                _tell([written for _, written in waiting], self._problem)
+            if self._is_failn and self._problem is not None:
+                _resolve([written for _, written in waiting], self._problem)
 
     def _write(self, writer: SegmentWriter) -> None:
         while waiting := self._frames.get():
             self._writing = waiting
-            self._write_together(writer, waiting)
+            try:
+                writer.write(b"".join(frame for frame, _ in waiting))
+            except OutputError as error:
+                self._problem = error
+            loop = waiting[0][1].get_loop()
+            loop.call_soon_threadsafe(_resolve, [written for _, written in waiting], self._problem)
             self._writing = []
-
-    def _write_together(self, writer: SegmentWriter, waiting: list[_Waiting]) -> None:
-        try:
-            writer.write(b"".join(frame for frame, _ in waiting))
-        except OutputError as error:
-            self._problem = error
-        loop = waiting[0][1].get_loop()
-        loop.call_soon_threadsafe(_tell, [written for _, written in waiting], self._problem)
 
     def _sync(self, writer: SegmentWriter) -> None:
         while not self._ended.wait(_SYNC_EVERY_S):
@@ -116,7 +114,7 @@ class CallLogWriter:
                 self._problem = error
 
     def _send(self, writer: SegmentWriter) -> None:
-        """Bring what is new to the store, first what a worker that died on this machine has left."""
+        """Send what is new to the store, at first also what a worker that died on this machine has left."""
         assert isinstance(self._folder, RemotePath)
         is_first, since = True, time.monotonic()
         while not self._ended.wait(_SEND_EVERY_S):
@@ -126,14 +124,14 @@ class CallLogWriter:
                 send(writer.stem, self._folder)
                 is_first, since = False, time.monotonic()
             except OSError as error:
-                if time.monotonic() - since > _MOST_SILENCE_S:
+                if time.monotonic() - since > _LONGEST_OUTAGE_S:
                     self._problem = self._unwritable(error)
 
     def _unwritable(self, error: OSError) -> OutputError:
         return OutputError(f"the call log {self._folder} cannot be written: {explain_os_error(error)}")
 
     def close(self) -> None:
-        """Write what waits, bring it to the disk or the store, end the threads. Raises OutputError."""
+        """Write what waits, sync it to the disk, send it to the store, and end the threads. Raises OutputError."""
         if self._writer is None:
             return
         self._hand_over()
@@ -149,7 +147,7 @@ class CallLogWriter:
                 raise self._unwritable(error) from None
 
 
-def _tell(waiting: list[asyncio.Future[None]], problem: OutputError | None) -> None:
+def _resolve(waiting: list[asyncio.Future[None]], problem: OutputError | None) -> None:
     for written in waiting:
         if written.done():
             continue

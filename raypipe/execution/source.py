@@ -19,7 +19,7 @@ import pyarrow as pa
 from raypipe.contracts.step import Aggregate, Source, Unit
 from raypipe.errors import InputError, RaypipeError, SpecError, nearest
 from raypipe.execution.conductor.compound_rows import fold
-from raypipe.execution.worker.boundary import close_step, named
+from raypipe.execution.worker.boundary import close_step, describe
 from raypipe.identity import canonical_json, group_identity, source_identity
 from raypipe.row import GROUP, GROUP_ID, LINEAGE, PATH, POSITION, RESERVED, ROW_ID
 from raypipe.storage.paths import AnyPath, open_parquet_at
@@ -91,7 +91,7 @@ class _Reading:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(frame.filename).name}:{frame.lineno}"
             name = self._source.name or type(self._source).__name__
-            said = " ".join(named(error).split())
+            said = " ".join(describe(error).split())
             raise InputError(f"step {name!r} cannot read its rows: {said} ({where})") from None
 
 

@@ -6,9 +6,10 @@ nothing of what is sent.
 
 from __future__ import annotations
 
-from raypipe.limits.amounts import Caps, Cost, Lease, Report
 from raypipe.limits.coordinator import RateCoordinator
+from raypipe.limits.lease_client import LeaseSource
 from raypipe.limits.limiter import Limiter, enter_first
+from raypipe.limits.messages import Caps, Cost, Lease, Report
 from raypipe.limits.retry import LONGEST_WAIT_S, RetryPolicy
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Caps",
     "Cost",
     "Lease",
+    "LeaseSource",
     "Limiter",
     "RateCoordinator",
     "Report",

@@ -1,15 +1,15 @@
 """Keeps a run under its caps: the worst case is reserved before a call is sent, what it took is settled after.
 
-A reservation belongs to a worker, and is what that worker says it holds, and what it was granted since it said so. It
-ends with the worker's next word, with its last one, with another worker that takes its place, or with its silence:
-there is none that nobody can give back. So calls that do not fit are waited for only while somebody holds some.
+A reservation belongs to a worker: what that worker reports to hold, and what it was granted since that report. It ends
+with the worker's next report, with its last one, with another worker that takes its place, or with its silence, so that
+no reservation is left behind. Calls that do not fit wait only while some worker holds a reservation.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raypipe.limits.amounts import NOTHING, Caps, Cost, Report
+from raypipe.limits.messages import NOTHING, Caps, Cost, Report
 
 SILENT_S = 60.0
 """A worker reports at least once a second. After so long a silence it may be gone, and what it holds counts as spent
@@ -17,12 +17,12 @@ until it reports again."""
 
 
 @dataclass
-class _Account:
+class _WorkerBudget:
     """What is known of one life of a worker."""
 
     life: str
     number: int = -1
-    heard: float = 0.0
+    reported_at: float = 0.0
     held: Cost = NOTHING
     granted: Cost = NOTHING
     """Since its last report."""
@@ -38,9 +38,9 @@ class Budget:
 
     def __init__(self, caps: Caps, spent: Cost = NOTHING) -> None:
         self._caps = caps
-        self._accounts: dict[str, _Account] = {}
+        self._workers: dict[str, _WorkerBudget] = {}
         self._ended: set[str] = set()
-        """Lives that have given their last report."""
+        """Lives whose last report has come."""
         self._closed = spent
         self.spent = spent
         self._held = self._reserved = NOTHING
@@ -56,45 +56,45 @@ class Budget:
         if not lacks and self._lacks(need + self.spent + self._held) == "calls":
             lacks = "calls"  # each of those that are in flight is one of them, whatever comes of it
         if lacks:
-            self.exhausted = self._sentence(lacks, need)
+            self.exhausted = self._exhausted_by(lacks, need)
             return False
         if self._lacks(need + self.spent + self._reserved):
             return False
-        self._accounts[client].granted += need
+        self._workers[client].granted += need
         self._reserved += need
         return True
 
     def settle(self, report: Report, now: float) -> bool:
-        """Take a worker's word for what it holds and has spent; whether it is its latest word."""
+        """Take over what a worker reports to hold and to have spent; whether the report is its latest."""
         if report.life in self._ended:
             return False
-        account = self._accounts.get(report.client)
-        if account is None or account.life != report.life:
-            if account is not None:
-                self._close(account)
-            account = self._accounts[report.client] = _Account(report.life)
-        if report.number < account.number:
+        worker = self._workers.get(report.client)
+        if worker is None or worker.life != report.life:
+            if worker is not None:
+                self._close(worker)
+            worker = self._workers[report.client] = _WorkerBudget(report.life)
+        if report.number < worker.number:
             return False
-        account.number, account.heard = report.number, now
-        account.held, account.granted, account.spent = report.held, NOTHING, report.spent_so_far
+        worker.number, worker.reported_at = report.number, now
+        worker.held, worker.granted, worker.spent = report.held, NOTHING, report.spent_so_far
         if report.is_last:
-            self._close(self._accounts.pop(report.client))
+            self._close(self._workers.pop(report.client))
         self._add_up(now)
         return True
 
-    def _close(self, account: _Account) -> None:
-        self._ended.add(account.life)
-        self._closed += account.spent + account.reserved
+    def _close(self, worker: _WorkerBudget) -> None:
+        self._ended.add(worker.life)
+        self._closed += worker.spent + worker.reserved
 
     def _add_up(self, now: float) -> None:
         self.spent, self._held, self._reserved = self._closed, NOTHING, NOTHING
-        for account in self._accounts.values():
-            self.spent += account.spent
-            if now - account.heard > SILENT_S:
-                self.spent += account.reserved
+        for worker in self._workers.values():
+            self.spent += worker.spent
+            if now - worker.reported_at > SILENT_S:
+                self.spent += worker.reserved
             else:
-                self._held += account.held
-                self._reserved += account.reserved
+                self._held += worker.held
+                self._reserved += worker.reserved
 
     def _lacks(self, wanted: Cost) -> str:
         caps = self._caps
@@ -104,7 +104,7 @@ class Budget:
             return "tokens"
         return "usd" if caps.usd is not None and wanted.usd > caps.usd else ""
 
-    def _sentence(self, what: str, need: Cost) -> str:
+    def _exhausted_by(self, what: str, need: Cost) -> str:
         caps, spent = self._caps, self.spent
         if what == "calls":
             return f"max_calls={caps.calls} is reached"

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from raypipe.limits.amounts import NOTHING, Caps, Cost, Lease, Report
 from raypipe.limits.budget import SILENT_S, Budget
+from raypipe.limits.messages import NOTHING, Caps, Cost, Lease, Report
 from raypipe.limits.rate_controller import RateController
 
 _SOONEST_S, _LATEST_S = 0.01, 0.25
 _CALM_AFTER_S, _CALM_S = 5.0, 1.0
-"""An endpoint that has shown no limit for so long is asked about less often."""
+"""After so long without a limit, workers report about an endpoint less often."""
 
 
 @dataclass
@@ -21,30 +21,21 @@ class _Endpoint:
     controller: RateController
     began: float
     reports: dict[str, Report] = field(default_factory=dict[str, Report])
-    heard: dict[str, float] = field(default_factory=dict[str, float])
+    reported_at: dict[str, float] = field(default_factory=dict[str, float])
 
     def note(self, report: Report, now: float) -> None:
         """Keep a worker's latest report; one that is gone has no share any more."""
-        self.reports[report.client], self.heard[report.client] = report, now
-        if report.is_last:
-            self._forget(report.client)
-        for client in [client for client, heard in self.heard.items() if now - heard > SILENT_S]:
-            self._forget(client)
-
-    def _forget(self, client: str) -> None:
-        del self.reports[client], self.heard[client]
-
-    @property
-    def in_flight(self) -> int:
-        return sum(report.in_flight for report in self.reports.values())
-
-    @property
-    def slots(self) -> int:
-        return sum(report.slots for report in self.reports.values())
+        self.reports[report.client], self.reported_at[report.client] = report, now
+        gone = [client for client, at in self.reported_at.items() if now - at > SILENT_S]
+        for client in [*gone, report.client] if report.is_last else gone:
+            del self.reports[client], self.reported_at[client]
 
 
 class RateCoordinator:
-    """Lives in this process or in an actor of its own. `clock` gives seconds that never go back."""
+    """The limits of one run, in this process or in an actor of its own.
+
+    `spent`: what runs into the same folder took before. `clock` gives seconds that never go back.
+    """
 
     def __init__(self, caps: Caps, spent: Cost = NOTHING, clock: Callable[[], float] = time.monotonic) -> None:
         self._budget = Budget(caps, spent) if caps else None
@@ -52,7 +43,7 @@ class RateCoordinator:
         self._clock = clock
 
     async def lease(self, report: Report) -> Lease:
-        """Take a worker's report; say what it may do until the next."""
+        """Take a worker's report; gives what the worker may do until the next."""
         now = self._clock()
         if self._budget is not None and not self._budget.settle(report, now):
             return Lease()
@@ -66,12 +57,12 @@ class RateCoordinator:
         controller = endpoint.controller
         endpoint.note(report, now)
         controller.learn(report.limits.quota, now)
-        controller.sent(report.sent, now)
+        controller.pace.sent(report.sent, now)
         controller.settled(report.ended, report.spent)
-        controller.succeeded(report.succeeded, endpoint.slots, now)
+        controller.succeeded(report.succeeded, sum(one.slots for one in endpoint.reports.values()), now)
         controller.pause(report.pause_s, now)
         if report.refused:
-            controller.refused(report.refused, endpoint.in_flight, now)
+            controller.refused(report.refused, sum(one.in_flight for one in endpoint.reports.values()), now)
 
     def _answer(self, endpoint: _Endpoint, report: Report, now: float) -> Lease:
         controller = endpoint.controller
@@ -97,8 +88,8 @@ class RateCoordinator:
         return Lease(granted, False, window, controller.pause_s(now), again_s, waits_for, exhausted)
 
     def _window(self, endpoint: _Endpoint, report: Report) -> int | None:
-        """This worker's share of the calls in flight, by what each could use."""
-        size = endpoint.controller.window
+        """The worker's share of the calls in flight, by what each could use; `None` where nothing bounds them."""
+        size = endpoint.controller.window.size
         if size is None:
             return None
         wanted = {name: other.in_flight + len(other.needs) for name, other in endpoint.reports.items()}

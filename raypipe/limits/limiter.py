@@ -1,8 +1,8 @@
 """Holds the calls of one worker until they may leave: `async with limiter.permit(need) as permit: …`.
 
 A permit is held from the moment a call may leave until its answer is logged, never while a row waits to try again.
-As long as the coordinator says that calls are free, a permit costs no message. Whatever ends the asking ends the run: a
-call that waits for a permit is granted one or told why there will be none.
+As long as the coordinator says that calls are free, a permit costs no message. A call that waits for a permit is
+granted one, or hears why there will be none.
 """
 
 from __future__ import annotations
@@ -10,40 +10,26 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from types import TracebackType
-from typing import Protocol
-from uuid import uuid4
 
-from raypipe.concurrency.background import TaskOwner, TaskScope
 from raypipe.contracts.model import EndpointLimits
-from raypipe.errors import HaltedError, InfrastructureError, RaypipeError, halt_reason
-from raypipe.limits.amounts import NOTHING, ONE_CALL, Cost, Lease, Report, Total
-from raypipe.limits.coordinator import RateCoordinator
+from raypipe.errors import HaltedError, halt_reason
+from raypipe.limits.lease_client import LeaseClient, LeaseSource
+from raypipe.limits.messages import NOTHING, ONE_CALL, Cost, Lease, Report, Total
 
 _MOST_NEEDS = 512
 """Waiting calls in one report."""
-_SOONEST_S = 0.002
-_SAID_AFTER_S = 5.0
-"""Progress tells of a coordinator that has not answered for so long."""
-MOST_SILENCE_S, _LOOKS = 45.0, 9
-"""The same, before the run ends."""
-_LAST_WORD_S = 2.0
-_WORTH_A_TIME_S, _SPOKEN_S = 60.0, 1e10
-
-
-class LeaseSource(Protocol):
-    """The coordinator, wherever it lives."""
-
-    async def lease(self, report: Report) -> Lease: ...
+_SILENCE_SHOWN_AFTER_S = 5.0
+_TIME_SHOWN_AFTER_S, _LONGEST_SHOWN_S = 60.0, 1e10
+"""A longer pause is shown with the time at which it ends; a longer one than a date can hold is cut."""
 
 
 @dataclass(slots=True)
-class _Counted:
-    """What the next report says."""
+class _Unreported:
+    """What has happened since the last report."""
 
     sent: int = 0
     ended: Cost = NOTHING
@@ -74,39 +60,29 @@ class Permit:
 
 
 class Limiter:
-    """Permits for the calls of one worker, inside one event loop."""
+    """Permits for the calls of one worker, inside one event loop.
+
+    `slots`: the most calls in flight. `limits` gives what is known of the endpoint at the moment.
+    """
 
     def __init__(self, name: str, slots: int, coordinator: LeaseSource, limits: Callable[[], EndpointLimits]) -> None:
         self._name = name
-        self._life = uuid4().hex
         self._slots = slots
         self._window = slots
-        self._coordinator = coordinator
+        """The most calls in flight that the coordinator allows."""
         self._limits = limits
         self._is_free = False
         self._paused_until = 0.0
         self._for_slot: deque[tuple[Cost, asyncio.Future[Limiter]]] = deque()
         self._for_grant: deque[tuple[Cost, asyncio.Future[Limiter]]] = deque()
-        self._counted = _Counted()
-        self._asked = 0
-        self._news = asyncio.Event()
-        self._owner = TaskOwner(self._broke)
-        self._asking: asyncio.Task[None] | None = None
-        self._number = 0
-        self._asked_at: float | None = None
+        self._unreported = _Unreported()
+        self._client = LeaseClient(coordinator, self._report, self._apply, lambda error: self.halt(halt_reason(error)))
         self._waits_for = ""
         self._held, self._spent = Total(), Total()
-        self._is_lost = False
-        """Whether the coordinator can be asked no more."""
-        self._is_closed = False
         self._halted = asyncio.Event()
         self.in_flight = 0
         self.halted_for = ""
         """Why no call is sent any more; empty while calls are."""
-
-    def permit(self, need: Cost = ONE_CALL) -> Permit:
-        """The right to send a call that takes at most `need`. Entering raises HaltedError once no call may be sent."""
-        return Permit(self, need)
 
     @property
     def is_free(self) -> bool:
@@ -116,29 +92,31 @@ class Limiter:
     @property
     def waits_for(self) -> str:
         """What keeps calls from leaving; empty when nothing does."""
-        if self._asked_at is not None:
-            silence_s = asyncio.get_running_loop().time() - self._asked_at
-            if silence_s > _SAID_AFTER_S:
-                return f"the run's limits, which have not answered for {silence_s:.0f} s"
+        silence_s = self._client.silence_s
+        if silence_s > _SILENCE_SHOWN_AFTER_S:
+            return f"the run's limits, which have not answered for {silence_s:.0f} s"
         if not self._for_grant:
             return ""
         pause_s = self.pause_s
         if pause_s > 1:
-            until = datetime.now().astimezone() + timedelta(seconds=min(pause_s, _SPOKEN_S))
-            moment = f" (until {until:%Y-%m-%d %H:%M:%S %Z})" if pause_s > _WORTH_A_TIME_S else ""
+            until = datetime.now().astimezone() + timedelta(seconds=min(pause_s, _LONGEST_SHOWN_S))
+            moment = f" (until {until:%Y-%m-%d %H:%M:%S %Z})" if pause_s > _TIME_SHOWN_AFTER_S else ""
             return f"the endpoint, which asked to wait {pause_s:.0f} s more{moment}"
         return self._waits_for or "its rate limit"
 
     @property
     def pause_s(self) -> float:
-        """How long the endpoint asked to be left alone."""
+        """For how long the endpoint has still asked for no call."""
         if not self._paused_until:  # read for each call
             return 0.0
         return max(0.0, self._paused_until - asyncio.get_running_loop().time())
 
-    # Calls.
+    def permit(self, need: Cost = ONE_CALL) -> Permit:
+        """The right to send a call that takes at most `need`. Entering raises HaltedError once no call may be sent."""
+        return Permit(self, need)
 
     async def enter(self, need: Cost) -> None:
+        """Wait until a call may leave that takes at most `need`. Raises HaltedError."""
         if not self.enter_now(need):
             await enter_first([(self, need)])
 
@@ -148,12 +126,13 @@ class Limiter:
             raise HaltedError(self.halted_for)
         if not self._is_free or self.in_flight >= self._window:
             return False
-        self._hold(need)
-        self._counted.sent += 1
+        self.in_flight += 1
+        self._held.add(need)
+        self._unreported.sent += 1
         return True
 
     def line_up(self, need: Cost, granted: asyncio.Future[Limiter]) -> None:
-        """A call waits here, perhaps elsewhere too: the first that lets it leave says so in `granted`."""
+        """Let a call wait, here and perhaps at other limiters; the first that lets it leave resolves `granted`."""
         while self._for_slot and self._for_slot[0][1].done():
             self._for_slot.popleft()
         self._for_slot.append((need, granted))
@@ -161,46 +140,42 @@ class Limiter:
 
     def leave(self, need: Cost, spent: Cost | None) -> None:
         """A call that was sent has ended; `spent` is what it took, `None` where it was not answered."""
-        counted = self._counted
+        unreported, taken = self._unreported, spent or ONE_CALL
         if spent is not None:
-            counted.succeeded += 1
-        self._spent.add(spent or ONE_CALL)
+            unreported.succeeded += 1
+        self._spent.add(taken)
         if not self._is_free:
-            counted.ended += need
-            counted.spent += spent or ONE_CALL
-        self._let_go(need)
+            unreported.ended += need
+            unreported.spent += taken
+        self.in_flight -= 1
+        self._held.remove(need)
+        if self._for_slot:
+            self._move()
 
     def give_back(self, need: Cost) -> None:
-        """A call that was let leave is not sent."""
+        """A call that was allowed to leave is not sent."""
         if not self._is_free:
-            self._counted.ended += need
-        self._let_go(need)
-
-    def _hold(self, need: Cost) -> None:
-        self.in_flight += 1
-        self._held.add(need)
-
-    def _let_go(self, need: Cost) -> None:
+            self._unreported.ended += need
         self.in_flight -= 1
         self._held.remove(need)
         if self._for_slot:
             self._move()
 
     def refused(self, pause_s: float | None) -> None:
-        """The endpoint asked to slow down, for so long if it said so."""
-        self._counted.refused += 1
+        """The endpoint asked to slow down, and perhaps for so long a pause."""
+        self._unreported.refused += 1
         self.pause(pause_s or 0.0)
 
     def pause(self, pause_s: float) -> None:
-        """The endpoint asked to be left alone for so long: no call leaves, whichever row it is for."""
-        self._counted.pause_s = max(self._counted.pause_s, pause_s)
+        """The endpoint asked for a pause: no call leaves, whichever row it is for."""
+        self._unreported.pause_s = max(self._unreported.pause_s, pause_s)
         if pause_s:
             self._paused_until = max(self._paused_until, asyncio.get_running_loop().time() + pause_s)
         self._is_free = False
-        self._ask()
+        self._client.ask()
 
     async def sleep(self, pause_s: float) -> None:
-        """Wait, but no longer than calls are sent at all."""
+        """Wait, but no longer than calls are sent at all. Raises HaltedError."""
         try:
             async with asyncio.timeout(pause_s):
                 await self._halted.wait()
@@ -209,10 +184,11 @@ class Limiter:
         raise HaltedError(self.halted_for)
 
     def halt(self, reason: str) -> None:
-        """From now on no call is sent; those that wait are told so."""
+        """Send no call from now on; those that wait raise HaltedError with the reason."""
         if self.halted_for:
             return
         self.halted_for = reason
+        self._client.is_stopped = True
         self._halted.set()
         for waiting in (self._for_slot, self._for_grant):
             for _, granted in waiting:
@@ -220,122 +196,69 @@ class Limiter:
                     granted.set_exception(HaltedError(reason))
             waiting.clear()
 
-    def _broke(self, error: RaypipeError) -> None:
-        self._is_lost = True
-        self.halt(halt_reason(error))
-
     async def close(self) -> None:
-        """Ask no more, and say so: what was reserved here is somebody else's again."""
-        self._is_closed = True
-        await self._owner.close()
-        if self._number and not self._is_lost:
-            with suppress(RaypipeError, TimeoutError):  # then it counts as spent once nothing is heard any more
-                async with asyncio.timeout(_LAST_WORD_S):
-                    await self._coordinator.lease(self._report(is_last=True))
-
-    # Permits.
+        """Stop asking for permits; what was reserved here is free again."""
+        await self._client.close()
 
     def _move(self) -> None:
-        """Calls for which a slot is free go on: away, or to wait for a grant."""
+        """Calls for which a slot is free go on: they leave, or wait for a grant."""
         while self._for_slot and self.in_flight + len(self._for_grant) < self._window:
             need, granted = self._for_slot.popleft()
             if granted.done():
                 continue
             if self._is_free:
-                self._counted.sent += 1
-                self._go(need, granted)
+                self._unreported.sent += 1
+                self._let_leave(need, granted)
             else:
                 self._for_grant.append((need, granted))
         if self._for_grant:
-            self._ask()
+            self._client.ask()
 
-    def _go(self, need: Cost, granted: asyncio.Future[Limiter]) -> None:
-        self._hold(need)
+    def _let_leave(self, need: Cost, granted: asyncio.Future[Limiter]) -> None:
+        self.in_flight += 1
+        self._held.add(need)
         granted.set_result(self)
 
-    def _ask(self) -> None:
-        self._news.set()
-        if not self._is_closed and (self._asking is None or self._asking.done()):
-            self._asking = self._owner.start(self._keep_asking(), "the asking for permits")
-
-    async def _keep_asking(self) -> None:
-        while not self.halted_for:
-            self._news.clear()
-            lease = await self._leased()
-            self._take(lease)
-            if self._for_grant and lease.granted < self._asked:
-                await asyncio.sleep(lease.again_s)
-            else:
-                await asyncio.sleep(_SOONEST_S)
-                with suppress(TimeoutError):
-                    # Not `wait_for`: in Python 3.11 it forgets that it was cancelled when news come at that moment.
-                    async with asyncio.timeout(lease.again_s):
-                        await self._news.wait()
-
-    async def _leased(self) -> Lease:
-        """What the coordinator answers. Raises InfrastructureError when it does not."""
-        if isinstance(self._coordinator, RateCoordinator):
-            # In this process it answers at once: with a task between, calls that may go to several endpoints would all
-            # be lined up before the first one is let go, and all go there.
-            return await self._coordinator.lease(self._report())
-        self._asked_at = asyncio.get_running_loop().time()
-        try:
-            async with TaskScope() as scope:
-                asking = scope.start(self._coordinator.lease(self._report()))
-                for _ in range(_LOOKS):  # time in which this loop did not turn does not count
-                    await asyncio.wait({asking}, timeout=MOST_SILENCE_S / _LOOKS)
-                    if asking.done():
-                        return asking.result()
-        finally:
-            self._asked_at = None
-        problem = f"the worker that keeps the run's limits has given no answer for {MOST_SILENCE_S:.0f} s"
-        raise InfrastructureError(f"{problem}; run the same command again to go on")
-
-    def _report(self, is_last: bool = False) -> Report:
-        counted, self._counted = self._counted, _Counted()
-        self._drop_given_up()
-        needs = () if is_last else tuple(need for need, _ in islice(self._for_grant, _MOST_NEEDS))
-        self._asked = len(needs)
-        self._number += 1
+    def _report(self, life: str, number: int, is_last: bool) -> Report:
+        unreported, self._unreported = self._unreported, _Unreported()
+        if any(granted.done() for _, granted in self._for_grant):
+            self._for_grant = deque(one for one in self._for_grant if not one[1].done())
         return Report(
             client=self._name,
-            life=self._life,
+            life=life,
             limits=self._limits(),
-            number=self._number,
+            number=number,
             is_last=is_last,
-            held=self._held.amount,
-            spent_so_far=self._spent.amount,
-            needs=needs,
-            sent=counted.sent,
-            ended=counted.ended,
-            spent=counted.spent,
-            refused=counted.refused,
-            pause_s=counted.pause_s,
-            succeeded=counted.succeeded,
+            held=self._held.cost,
+            spent_so_far=self._spent.cost,
+            needs=() if is_last else tuple(need for need, _ in islice(self._for_grant, _MOST_NEEDS)),
+            sent=unreported.sent,
+            ended=unreported.ended,
+            spent=unreported.spent,
+            refused=unreported.refused,
+            pause_s=unreported.pause_s,
+            succeeded=unreported.succeeded,
             in_flight=self.in_flight,
             slots=self._slots,
         )
 
-    def _drop_given_up(self) -> None:
-        if any(granted.done() for _, granted in self._for_grant):
-            self._for_grant = deque(one for one in self._for_grant if not one[1].done())
-
-    def _take(self, lease: Lease) -> None:
-        loop = asyncio.get_running_loop()
+    def _apply(self, lease: Lease) -> bool:
+        """Do what a lease allows; whether calls still wait for a grant."""
         self._is_free, self._waits_for = lease.is_free, lease.waits_for
         self._window = self._slots if lease.window is None else min(self._slots, lease.window)
-        self._paused_until = max(self._paused_until, loop.time() + lease.pause_s) if lease.pause_s else 0.0
+        now = asyncio.get_running_loop().time()
+        self._paused_until = max(self._paused_until, now + lease.pause_s) if lease.pause_s else 0.0
         for _ in range(min(lease.granted, len(self._for_grant))):
             need, granted = self._for_grant.popleft()
-            if granted.done():
-                # It was given up while the coordinator was asked.
-                self._counted.ended += need
-                continue
-            self._go(need, granted)
+            if granted.done():  # it was given up while the coordinator was asked
+                self._unreported.ended += need
+            else:
+                self._let_leave(need, granted)
         if lease.exhausted:
             self.halt(lease.exhausted)
         else:
             self._move()
+        return bool(self._for_grant)
 
 
 async def enter_first(choices: Sequence[tuple[Limiter, Cost]]) -> int:

@@ -1,7 +1,7 @@
-"""I find out how fast and how many at once one endpoint takes calls, and hold the whole run to it.
+"""Finds out how fast and how many at once one endpoint takes calls, and holds the whole run to it.
 
 Rates that are declared, or learned from an endpoint's headers, are kept as token buckets. Where none is known, calls
-are sent at will until the endpoint refuses one (429); between two refusals it accepted what its limit allows, so the
+are sent freely until the endpoint refuses one (429); between two refusals it accepted what its limit allows, so the
 calls accepted in that time measure the limit. The pace then stays a little below, and grows slowly to find out
 whether more is possible. A refusal also cuts the calls in flight, and successes open them again. Times are seconds of a
 monotonic clock.
@@ -12,27 +12,27 @@ from __future__ import annotations
 import math
 
 from raypipe.contracts.model import Quota
-from raypipe.limits.amounts import Cost
+from raypipe.limits.messages import Cost
 
 _SHARE = 0.995
-"""Of a known rate: a little less, since clocks differ."""
+"""The share of a known rate that is used: a little less, since clocks differ."""
 _BURST_S = 0.1
-"""Calls of so long a time may leave together."""
+"""The calls of so many seconds may leave together."""
 _TOKEN_BURST_S = 6.0
 _FIRST_BURST, _ANSWERED_S, _UNANSWERED_S, _RAMP_LOOK_S = 16, 0.15, 1.0, 0.02
-"""An endpoint of unknown limits gets so many calls at once, and twice as many each time that half are answered."""
+"""An endpoint of unknown limits gets so many calls at once, then twice as many each time half are answered."""
 _RAMP_UP_TO = 1 << 12
 _LEAST_WINDOW_S = 0.25
 _LEAST_CALLS = 4
-"""What is measured in less time, or over fewer calls, says nothing."""
+"""A measurement over less time, or over fewer calls, is not used."""
 _LONG_S = 2.0
 _CAREFUL = 0.98
 _BLINDLY = 0.7
-"""For a refusal before as many calls have ended as are in flight."""
+"""The cut for a refusal that comes before there is a measurement."""
 _FAST_A_SECOND = 4.0
 _SLOWEST_PROBE, _FASTEST_PROBE = 0.01, 0.2
 _PATIENCE_S = 5.0
-"""Without a refusal for a few times so long, the limit was raised or was never found."""
+"""After a few times so long without a refusal, the limit was raised or never found."""
 _NEAR = 0.9
 _STALE = 1.2
 _LONGEST_DEBT_S = 60.0
@@ -82,7 +82,8 @@ class _Pace:
         self._ceiling: float | None = None
         self._probe = _SLOWEST_PROBE
         self._accepted = 0
-        self._succeeded = 0
+        self.succeeded = 0
+        """Calls answered since the last measurement began."""
         self._anchor: float | None = None
         self._quiet_until = -math.inf
         self._refused_at = -math.inf
@@ -93,20 +94,19 @@ class _Pace:
             self._anchor = now
         self._accepted += count
 
-    def succeeded(self, count: int) -> None:
-        self._succeeded += count
-
     def refused(self, count: int, in_flight: int, now: float) -> bool:
         """Whether this is a new burst of refusals, for which the pace was cut."""
-        # Of calls that left before the last measurement began none is counted.
+        # Some of the refused calls may have left before the measurement began, and are not among the accepted ones.
         self._accepted = max(0, self._accepted - count)
         self._refused_at = now
         if now < self._quiet_until:
             return False
+        is_long = now - (self._anchor or 0.0) >= _LONG_S
         if self.rate is None:
             self.rate = _CAREFUL * max(self._accepted, 1) / max(now - (self._anchor or 0.0), 1.0)
             self._restart(now)
-        elif self._says_something(in_flight, now):
+        # Enough calls must have ended since the last measurement; of a slow endpoint, fewer in a longer time.
+        elif self.succeeded >= max(1 if is_long else _LEAST_CALLS, in_flight / 2):
             self._measure(now)
         else:
             self.rate *= _BLINDLY
@@ -114,27 +114,22 @@ class _Pace:
         self._quiet_until = now + max(_LEAST_WINDOW_S, 1 / self.rate)
         return True
 
-    def _says_something(self, in_flight: int, now: float) -> bool:
-        """Whether enough calls have ended since the last measurement; of a slow endpoint, fewer in a longer time."""
-        is_long = now - (self._anchor or 0.0) >= _LONG_S
-        return self._succeeded >= max(1 if is_long else _LEAST_CALLS, in_flight / 2)
-
     def _measure(self, now: float) -> None:
-        """What was accepted between two refusals is what the limit allows."""
+        """Take what was accepted between two refusals for the limit."""
         assert self.rate is not None
         found = max(self._accepted, 1) / max(now - (self._anchor or 0.0), _LEAST_WINDOW_S)
-        # The further the pace had gone beyond what was accepted, the less is known of what is between.
+        # The further the pace was above what was accepted, the less is known about the rates between the two.
         self._probe = min(max((self.rate / found - 1) / 2, _SLOWEST_PROBE), _FASTEST_PROBE)
         self._ceiling, self.rate = found, min(self.rate, _CAREFUL * found)
         self._restart(now)
 
     def _restart(self, now: float) -> None:
-        self._anchor, self._accepted, self._succeeded, self._at = now, 0, 0, now
+        self._anchor, self._accepted, self.succeeded, self._at = now, 0, 0, now
 
-    def grow(self, now: float) -> None:
-        """Calls wait: find out whether the endpoint takes more."""
+    def grow(self, is_short: bool, now: float) -> None:
+        """Find out whether the endpoint takes more, where calls wait for it; otherwise nothing can be learned."""
         passed, self._at = now - self._at, now
-        if self.rate is None or now < self._quiet_until:
+        if not is_short or self.rate is None or now < self._quiet_until:
             return
         if self._ceiling is not None and self.rate > _STALE * self._ceiling:
             self._ceiling = None
@@ -144,13 +139,9 @@ class _Pace:
             probe = self._probe + _SLOWEST_PROBE * ((now - self._refused_at) / _PATIENCE_S) ** 2
             self.rate *= 1 + min(probe, _FASTEST_PROBE) * passed
 
-    def rest(self, now: float) -> None:
-        """Nothing waits, so nothing is learned."""
-        self._at = now
-
 
 class _Window:
-    """The most calls in flight. Cut where a burst of refusals began, it soon opens again: the pace is what lasts."""
+    """The most calls in flight. Cut when a burst of refusals begins, it soon opens again: what lasts is the pace."""
 
     def __init__(self) -> None:
         self.size: float | None = None
@@ -170,11 +161,11 @@ class _Window:
 
 
 class RateController:
-    """One endpoint under one key, seen by the whole run."""
+    """The rates of one endpoint under one key, for the whole run."""
 
     def __init__(self, refuses: bool) -> None:
         self._quota = Quota()
-        self._pace, self._window = _Pace(), _Window()
+        self.pace, self.window = _Pace(), _Window()
         self._requests = _Bucket(_BURST_S, 1.0)
         self._tokens, self._input, self._output = (_Bucket(_TOKEN_BURST_S, 1.0) for _ in range(3))
         self._input_share, self._output_share = 0.25, 1.0
@@ -183,10 +174,8 @@ class RateController:
         self._ramped = 0
         self._paused_until = -math.inf
 
-    # What is learned.
-
     def learn(self, quota: Quota, now: float) -> None:
-        """Rates that the endpoint or its user names; a worker that has had no answer yet knows of none."""
+        """Take over rates that the endpoint or its user names; a worker that has had no answer yet knows none."""
         self._quota = quota.over(self._quota)
         if quota.requests is not None:
             self._is_ramping = False
@@ -194,7 +183,7 @@ class RateController:
 
     def _set_rates(self, now: float) -> None:
         known = None if self._quota.requests is None else _SHARE * self._quota.requests / 60
-        rates = [rate for rate in (known, self._pace.rate) if rate is not None]
+        rates = [rate for rate in (known, self.pace.rate) if rate is not None]
         self._requests.set_rate(min(rates) if rates else None, now)
         for bucket, rate in (
             (self._tokens, self._quota.tokens),
@@ -203,26 +192,22 @@ class RateController:
         ):
             bucket.set_rate(None if rate is None else _SHARE * rate / 60, now)
 
-    def sent(self, count: int, now: float) -> None:
-        """Calls left without asking."""
-        self._pace.sent(count, now)
-
     def pause(self, pause_s: float, now: float) -> None:
-        """The endpoint asked to be left alone for so long."""
+        """The endpoint asked for a pause of so long."""
         self._paused_until = max(self._paused_until, now + pause_s)
 
     def refused(self, count: int, in_flight: int, now: float) -> None:
         """The endpoint asked to slow down; `in_flight` are the calls that it has accepted."""
         self._is_ramping = False
-        if self._pace.refused(count, in_flight, now):
-            self._window.refused(in_flight, now)
+        if self.pace.refused(count, in_flight, now):
+            self.window.refused(in_flight, now)
         self._set_rates(now)
 
     def succeeded(self, count: int, slots: int, now: float) -> None:
         """So many calls were answered; the workers would have at most `slots` in flight."""
         self._ramp_succeeded += count
-        self._pace.succeeded(count)
-        self._window.succeeded(count, slots, now)
+        self.pace.succeeded += count
+        self.window.succeeded(count, slots, now)
 
     def settled(self, reserved: Cost, spent: Cost) -> None:
         """Calls ended: what they really took corrects what was taken for them, and the next estimates."""
@@ -238,21 +223,14 @@ class RateController:
     def _expected(self, need: Cost) -> tuple[float, float]:
         return need.input_tokens * self._input_share, need.output_tokens * self._output_share
 
-    # What is allowed.
-
     @property
     def is_free(self) -> bool:
         """Whether nothing holds calls back."""
         is_known = self._quota.requests is not None or self._quota.counts_tokens
-        return not (self._is_ramping or is_known or self._pace.rate is not None or self._window.size is not None)
-
-    @property
-    def window(self) -> float | None:
-        """The most calls in flight."""
-        return self._window.size
+        return not (self._is_ramping or is_known or self.pace.rate is not None or self.window.size is not None)
 
     def pause_s(self, now: float) -> float:
-        """How long the endpoint asked to be left alone."""
+        """For how long the endpoint has still asked for no call."""
         return max(0.0, self._paused_until - now)
 
     def wait_s(self, now: float) -> float:
@@ -278,7 +256,7 @@ class RateController:
         if not self._ramped:
             self._ramp_since = now
         self._ramped += 1
-        self._pace.sent(1, now)
+        self.pace.sent(1, now)
         self._requests.take(1.0)
         expected_in, expected_out = self._expected(need)
         self._input.take(expected_in)
@@ -287,8 +265,6 @@ class RateController:
 
     def grow(self, is_short: bool, now: float) -> None:
         """Let the pace grow where calls wait for it."""
+        self.pace.grow(is_short, now)
         if is_short:
-            self._pace.grow(now)
             self._set_rates(now)
-        else:
-            self._pace.rest(now)

@@ -9,15 +9,15 @@ from raypipe.errors import CallError, Retry
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 LONGEST_WAIT_S = 900.0
-"""The longest that is waited for an endpoint where nobody says otherwise."""
+"""The default of the longest wait for an endpoint."""
 SHORTEST_SLOW_DOWN_S = 0.1
 
 
 class RetryPolicy:
-    """How often and how long one call is tried: bounded tries, exponential pauses with jitter.
+    """How often and how long one call is tried: a bounded number of tries, exponential pauses with jitter.
 
-    A request to slow down does not count as a try, but the time spent on such requests is bounded too. A pause beyond
-    the bound is not waited for at all.
+    A request to slow down does not count as a try, but the time spent on such requests is bounded too, by `max_wait_s`.
+    A pause beyond the bound ends the tries at once.
     """
 
     def __init__(self, max_tries: int, max_wait_s: float = LONGEST_WAIT_S) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from raypipe.calls.index import CallReader, index_with_segments, load_index
 from raypipe.calls.remote import compact, folder_here, forget, segments, send, send_left
-from raypipe.calls.segments import CallOrigin, SegmentWriter, sides
+from raypipe.calls.segments import CallOrigin, SegmentWriter, segment_paths
 from raypipe.calls.writer import CallLogWriter
 from raypipe.contracts.llm import Completion, Usage
 from raypipe.errors import OutputError
@@ -105,7 +105,7 @@ def test_what_a_worker_had_not_sent_is_found_on_its_machine(calls: RemotePath) -
 def test_a_frame_that_is_cut_is_not_sent_and_those_before_it_are(calls: RemotePath) -> None:
     writer = opened(calls)
     append(writer, 1, 2)
-    [path] = [path for path in sides(writer.stem) if path.stat().st_size > 100]
+    [path] = [path for path in segment_paths(writer.stem) if path.stat().st_size > 100]
     die(writer)
     os.truncate(path, path.stat().st_size - 1)
     compact(calls, OWNER)

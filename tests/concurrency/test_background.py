@@ -22,7 +22,7 @@ NAMED = {
     "raypipe/cli/interrupts.py": 2,
     "raypipe/execution/local.py": 1,
     "raypipe/execution/ray/driver.py": 2,
-    "raypipe/execution/worker/replica.py": 1,
+    "raypipe/execution/worker/row_runner.py": 1,
 }
 
 

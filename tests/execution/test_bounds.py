@@ -174,7 +174,7 @@ def test_a_worker_tells_few_bytes_at_once() -> None:
     mailbox = Mailbox({"told": told}, 10_000)
     for number in range(50):
         mailbox.results["told"].done((0, number), [{"odd": "y" * 1000}] * 2, CallCounts())
-    mailbox.tell()
+    mailbox.notify()
     numbers: list[int] = []
     while mailbox.has_news:
         for answer in mailbox.take():

@@ -24,7 +24,9 @@ PLACES = [
 _DONE = "the result of an asyncio task, which raises where it is not done"
 
 ENDED_BY = {
-    "execution.worker.caller.RowCaller._completion": "each of the calls ends by its model's timeout, or with the row",
+    "execution.worker.call_context.CallContext._first_answer": (
+        "each of the calls ends by its model's timeout, or with the row"
+    ),
     "execution.conductor.conductor.Conductor._serve": (
         "the watchdog marks a worker as lost that does not answer, and rings the bell"
     ),

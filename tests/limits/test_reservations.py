@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from raypipe.contracts.model import EndpointLimits, Quota
 from raypipe.errors import HaltedError
 from raypipe.limits import Caps, Cost, Lease, Limiter, RateCoordinator
-from raypipe.limits.amounts import Report
 from raypipe.limits.budget import SILENT_S
-from raypipe.limits.limiter import MOST_SILENCE_S, enter_first
+from raypipe.limits.lease_client import MOST_SILENCE_S
+from raypipe.limits.limiter import enter_first
+from raypipe.limits.messages import Report
 from raypipe.limits.rate_controller import RateController
 from tests.limits.test_limiter import LIMITS, run
 
@@ -84,7 +85,7 @@ def test_what_a_worker_held_that_is_not_heard_of_counts_as_spent(caps: Caps) -> 
         coordinator, loop = coordinator_of(caps), asyncio.get_running_loop()
         lost, other = limiter_of("lost", coordinator), limiter_of("other", coordinator)
         await lost.permit(NEED).__aenter__()
-        await lost._owner.close()  # pyright: ignore[reportPrivateUsage]
+        await lost._client._owner.close()  # pyright: ignore[reportPrivateUsage]
         with pytest.raises(HaltedError, match="is reached"):
             await asyncio.wait_for(asked(other), 2 * SILENT_S)
         return loop.time()
@@ -99,18 +100,18 @@ def test_a_worker_that_is_heard_of_again_holds_what_it_says(caps: Caps) -> None:
         frozen = limiter_of("frozen", coordinator)
         permit = frozen.permit(NEED)
         await permit.__aenter__()
-        report = frozen._report()  # pyright: ignore[reportPrivateUsage]
-        await frozen._owner.close()  # pyright: ignore[reportPrivateUsage]
+        report = frozen._client.next_report()  # pyright: ignore[reportPrivateUsage]
+        await frozen._client._owner.close()  # pyright: ignore[reportPrivateUsage]
         await asyncio.sleep(SILENT_S + 1)
         other = Report("other", "b", LIMITS)
         await coordinator.lease(other)
         assert coordinator._budget is not None  # pyright: ignore[reportPrivateUsage]
         assert coordinator._budget.spent == NEED  # pyright: ignore[reportPrivateUsage]
         frozen.leave(NEED, Cost(1, 1, 1, 0.1))
-        await coordinator.lease(frozen._report())  # pyright: ignore[reportPrivateUsage]
+        await coordinator.lease(frozen._client.next_report())  # pyright: ignore[reportPrivateUsage]
         assert coordinator._budget.spent == Cost(1, 1, 1, 0.1)  # pyright: ignore[reportPrivateUsage]
         await coordinator.lease(report)
-        assert coordinator._budget.spent == Cost(1, 1, 1, 0.1), "an older word that comes late"  # pyright: ignore[reportPrivateUsage]
+        assert coordinator._budget.spent == Cost(1, 1, 1, 0.1), "an older report that comes late"  # pyright: ignore[reportPrivateUsage]
         assert loop.time() > SILENT_S
 
     run(work())
@@ -161,7 +162,7 @@ def test_every_call_ends_and_no_cap_is_passed_whatever_becomes_of_workers(
         tasks = [asyncio.create_task(call(limiter, need, after_s)) for need, after_s in share]
         await asyncio.sleep(life[0])
         if life[1] != "close":  # nothing more is heard of it
-            await limiter._owner.close()  # pyright: ignore[reportPrivateUsage]
+            await limiter._client._owner.close()  # pyright: ignore[reportPrivateUsage]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,7 +11,7 @@ import pytest
 
 from raypipe.contracts.llm import LLM, Completion, Request
 from raypipe.errors import CallError, SpecError
-from raypipe.execution.worker.call_costs import WorstCase
+from raypipe.execution.worker.call_costs import CallCosts
 from raypipe.limits import Caps
 from raypipe.models import check_request, open_model
 from tests.loopback import serve
@@ -122,5 +122,5 @@ def test_what_may_be_asked_is_not_refused(uri: str, request_: Request) -> None:
 @pytest.mark.parametrize("request_", [TEXT, REWARD, SHARE])
 def test_numbers_are_no_tokens_of_an_answer(uri: str, request_: Request) -> None:
     llm = LLM(uri, max_tokens=500, tokens_per_minute=1e6)
-    need: Any = WorstCase(llm, Caps()).of(open_model(llm).payload(request_))
+    need: Any = CallCosts(llm, Caps()).most(open_model(llm).payload(request_))
     assert need.output_tokens == 0 < need.input_tokens

@@ -81,7 +81,7 @@ class ReplicaActor:
         """Rows that came before it was ready, by sender."""
         self._gauges = Gauges(setup.name) if setup.pool.llm is not None else None
         self._lag = LoopLag()
-        self._tasks = TaskOwner(self._replica.stop_for)
+        self._tasks = TaskOwner(self._replica.runner.stop_for)
 
     @ray.method(concurrency_group=_PULSE)
     async def pulse(self) -> str:

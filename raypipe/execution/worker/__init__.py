@@ -1,1 +1,1 @@
-"""Runs steps on the rows of one model's pool; only here does an exception become a failed row."""
+"""Runs steps on the rows of one pool. Knows nothing of the way of a row from step to step."""

@@ -1,4 +1,4 @@
-"""Holds the rows that a worker has and that have not ended: those that wait, by step, and those that are worked on.
+"""Holds the rows of a worker that have not ended: those that wait, by step, and those that are worked on.
 
 Knows nothing of how a row is worked on.
 """
@@ -19,7 +19,7 @@ from raypipe.values.arrays import to_rows
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """A row of one step, and whose it is."""
+    """A row of one step, and the conductor that sent it."""
 
     sender: str
     step: str
@@ -29,7 +29,7 @@ class Item:
 
 
 class Backlog:
-    """Of one worker; the steps come the deepest first."""
+    """The rows of one worker. The first of its steps are the deepest."""
 
     def __init__(self, steps: Mapping[str, Step]) -> None:
         self._steps = steps
@@ -37,10 +37,10 @@ class Backlog:
         self._begun: dict[Item, float] = {}
         """When each row that is worked on was begun, the oldest first."""
         self._with_batch: set[str] = set()
-        """Steps that have a batch: they are given one at a time, so that they need not be safe for threads."""
+        """Steps that work on a batch: they get one at a time, so that they need not be safe for threads."""
 
     def add(self, sender: str, chunk: Chunk) -> None:
-        """More rows of one step."""
+        """Take in more rows of one step."""
         queue = self._queues[chunk.step]
         ids = chunk.table.column(ROW_ID).to_numpy().tolist()  # `to_pylist` takes twenty times as long
         table = chunk.table if self._steps[chunk.step].is_told_identity else chunk.table.drop_columns([ROW_ID])
@@ -70,10 +70,6 @@ class Backlog:
         self._begun[item] = time.monotonic()
         return item
 
-    def end_one(self, item: Item) -> None:
-        """It is worked on no more."""
-        del self._begun[item]
-
     def begin(self, step: str, most: int) -> list[Item]:
         """Take up to `most` rows of a step to work on them."""
         queue, now = self._queues[step], time.monotonic()
@@ -81,8 +77,12 @@ class Backlog:
         self._begun.update(dict.fromkeys(items, now))
         return items
 
+    def end_one(self, item: Item) -> None:
+        """Forget a row that was worked on."""
+        del self._begun[item]
+
     def end(self, items: Iterable[Item]) -> None:
-        """They are worked on no more."""
+        """Forget rows that were worked on."""
         for item in items:
             del self._begun[item]
 
@@ -99,11 +99,11 @@ class Backlog:
 
     @property
     def held(self) -> int:
-        """How many have not ended."""
+        """How many rows have not ended."""
         return len(self._begun) + sum(map(len, self._queues.values()))
 
     def held_for(self, sender: str) -> int:
-        """How many of one sender have not ended."""
+        """How many rows of one sender have not ended."""
         items: Iterator[Item] = chain(self._begun, *self._queues.values())
         return sum(item.sender == sender for item in items)
 

@@ -1,4 +1,4 @@
-"""Holds what a step raises, so that it fails one row and nothing else, and says what it was."""
+"""Catches what a step raises, so that it fails one row and nothing else, and describes it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 from raypipe.contracts.step import Step
 from raypipe.row import Values
 
+_LONGEST_TEXT = 20_000
+
 
 class Boundary:
-    """Holds what a step raised, so that it fails one row and nothing else."""
+    """Catches what a step raises; `error` is what it raised."""
 
     error: Exception | None = None
 
@@ -27,7 +29,8 @@ class Boundary:
             self.error = error
             return True
         # A signal's KeyboardInterrupt comes in the main thread alone; elsewhere it is the step's own.
-        is_interrupt = isinstance(error, KeyboardInterrupt) and not _is_main_thread()
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        is_interrupt = isinstance(error, KeyboardInterrupt) and not is_main_thread
         if is_interrupt or (isinstance(error, SystemExit | asyncio.CancelledError) and not is_cancelled()):
             code = error.code if isinstance(error, SystemExit) else None
             shown = f" {code}" if type(code) in (int, str) else ""
@@ -36,30 +39,23 @@ class Boundary:
         return False
 
 
-def _is_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
-def said(error: BaseException) -> str:
-    """What an exception says, however long it is and whatever its own code does when it is asked."""
+def error_text(error: BaseException) -> str:
+    """The text of an exception, shortened, whatever its own code does when it makes the text."""
     text = ""
     with Boundary() as boundary:
         text = str.__str__(str(error))
     if boundary.error is not None:
         return f"(its text cannot be made: {type(boundary.error).__name__})"
-    return text if len(text) <= _MOST_SAID else f"{text[:_MOST_SAID]}… ({len(text):,} characters)"
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}… ({len(text):,} characters)"
 
 
-def named(error: BaseException) -> str:
-    """The class of an exception and what it says."""
-    return f"{type(error).__name__}: {said(error)}"
-
-
-_MOST_SAID = 20_000
+def describe(error: BaseException) -> str:
+    """The class of an exception and its text."""
+    return f"{type(error).__name__}: {error_text(error)}"
 
 
 def is_cancelled() -> bool:
-    """Whether this task is to end, and did not raise what says so by itself."""
+    """Whether this task was cancelled from outside, and did not raise CancelledError by itself."""
     try:
         task = asyncio.current_task()
     except RuntimeError:  # a thread without a loop
@@ -68,22 +64,23 @@ def is_cancelled() -> bool:
 
 
 def close_step(name: str, step: Step) -> None:
-    """Let a step give back what it holds; its rows are done, so what it raises is logged and changes none of them."""
+    """Close a step. Its rows are done, so what it raises is logged and changes none of them."""
     with Boundary() as boundary:
         step.close()
     if boundary.error is not None:
-        logging.getLogger("raypipe").warning("step %r could not be unloaded: %s", name, named(boundary.error))
+        logging.getLogger("raypipe").warning("step %r could not be unloaded: %s", name, describe(boundary.error))
     step.keep_artifacts_in(None)
 
 
 def process_rows(step: Step, rows: Sequence[Values]) -> list[Any]:
+    """The output of a step for each row, or what it raised, in this thread. A batch that raises is run row by row."""
     if step.is_given_batches:
         with Boundary():
             return step.process_batch_in_thread(rows)
-    return [_process_row(step, row) for row in rows]
-
-
-def _process_row(step: Step, row: Values) -> Any:
-    with Boundary() as boundary:
-        return step.process_row_in_thread(row)
-    return boundary.error
+    made: list[Any] = []
+    for row in rows:
+        with Boundary() as boundary:
+            made.append(step.process_row_in_thread(row))
+        if boundary.error is not None:
+            made.append(boundary.error)
+    return made

@@ -1,4 +1,4 @@
-"""Says the most that a call can take before it is sent, and what it took when it was answered."""
+"""Estimates the most that a call can take before it is sent, and computes what it took when it was answered."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from raypipe.limits import Caps, Cost
 from raypipe.models.prices import cost_usd
 
 ASSUMED_OUTPUT = 8192
-"""Output tokens that a call without `max_tokens` is expected to take at most."""
+"""The most output tokens that are expected of a call without `max_tokens`."""
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
 
-class WorstCase:
-    """Amounts for the calls of one model. No token is shorter than a byte: a request has no more tokens than bytes."""
+class CallCosts:
+    """Costs of the calls of one model. No token is shorter than a byte: a request has no more tokens than bytes."""
 
     def __init__(self, llm: LLM, caps: Caps) -> None:
         self._llm = llm
@@ -23,22 +23,22 @@ class WorstCase:
         self._counts_tokens = self._counts_usd or caps.tokens is not None or limits != (None, None, None)
         self._one = Cost(1)
 
-    def of(self, payload: Payload) -> Cost:
+    def most(self, payload: Payload) -> Cost:
         """The most that the call can take."""
         if not self._counts_tokens:
             return self._one
         body = payload.body
         if payload.kind in ("embed", "score"):
-            return self._amount(len(canonical_json(body)), 0)
+            return self._cost(len(canonical_json(body)), 0)
         output = next((body[name] for name in _LIMITS if name in body), self._llm.max_tokens or ASSUMED_OUTPUT)
-        return self._amount(len(canonical_json(body)), int(output))
+        return self._cost(len(canonical_json(body)), int(output))
 
-    def taken(self, usage: Usage, most: Cost) -> Cost:
-        """What the call took; `most`, which was kept for it, where nobody counted."""
+    def taken(self, usage: Usage, reserved: Cost) -> Cost:
+        """What the call took; all that was reserved for it where the endpoint counts no tokens."""
         if not usage.is_counted:
-            return most
-        return self._amount(usage.input_tokens, usage.output_tokens)
+            return reserved
+        return self._cost(usage.input_tokens, usage.output_tokens)
 
-    def _amount(self, input_tokens: int, output_tokens: int) -> Cost:
+    def _cost(self, input_tokens: int, output_tokens: int) -> Cost:
         usd = (cost_usd(self._llm, input_tokens, output_tokens) or 0.0) if self._counts_usd else 0.0
         return Cost(1, input_tokens, output_tokens, usd)

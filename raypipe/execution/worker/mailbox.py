@@ -1,4 +1,4 @@
-"""Holds what a worker has not told one conductor yet, and wakes the exchange that waits for it."""
+"""Holds what a worker has not sent to one conductor yet, and wakes the exchange that waits for it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _LONGEST_POLL_S = 5.0
 
 
 class Mailbox:
-    """What one conductor has not been told yet."""
+    """The results of one conductor's rows that it does not have yet."""
 
     def __init__(self, steps: Mapping[str, Step], most_bytes: int) -> None:
-        """`most_bytes`: of what is told at once, but a row that is more."""
+        """`most_bytes`: of what is sent at once; a larger row is sent alone."""
         self._most_bytes = most_bytes
         self.results = {name: Results(step.writes()) for name, step in steps.items()}
         self.has_news = False
@@ -23,7 +23,7 @@ class Mailbox:
 
     @property
     def rows(self) -> int:
-        """How many have ended."""
+        """How many rows have ended."""
         return sum(map(len, self.results.values()))
 
     async def wait(self) -> bool:
@@ -39,7 +39,8 @@ class Mailbox:
         finally:
             timer.cancel()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
+        """There is news: wake the exchange that waits."""
         if not self.has_news:
             self.has_news = True
             _resolve(self._waiting, True)
@@ -49,7 +50,7 @@ class Mailbox:
         _resolve(self._waiting, False)
 
     def take(self) -> list[Answer]:
-        """What is to be told now; there is news left where that is not all."""
+        """What is to be sent now; there is news left where that is not all."""
         self.has_news = False
         answers: list[Answer] = []
         left = self._most_bytes

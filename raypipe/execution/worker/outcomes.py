@@ -1,7 +1,7 @@
-"""Says whether what a step made of a row is what it promised, and what an exception of its means as a failure.
+"""Checks what a step made of a row against what it promised, and turns an exception into a failure.
 
-The one door by which values of user code come among the rows: behind it all are plain. Knows nothing of where the
-step ran.
+The one door through which values of user code come into the rows: behind it all values are plain. Knows nothing of
+where the step ran.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from raypipe.contracts.step import Shape, Step
 from raypipe.errors import RowError
-from raypipe.execution.worker.boundary import Boundary, named, said
+from raypipe.execution.worker.boundary import Boundary, describe, error_text
 from raypipe.row import KEPT_NAMES, Failure
 from raypipe.values.plain import MOST_ITEMS, NotPlainError, to_plain
 
@@ -24,7 +24,7 @@ _NOWHERE = object()
 _ADVICE = "return texts, numbers, dates, lists or mappings"
 
 
-class _Accepting:
+class _OutputReader:
     """One output of a step while its values are read."""
 
     def __init__(self, step: Step) -> None:
@@ -39,19 +39,19 @@ class _Accepting:
                 return None
             return (self._row(output, kind, "a mapping of column names to values"),)
         if issubclass(kind, str) or not issubclass(kind, Sequence):
-            raise _unfit(kind, "a list of mappings")
+            raise _misfit(kind, "a list of mappings")
         items = cast("Iterable[Any]", output if kind in (list, tuple) else islice(iter(output), MOST_ITEMS))
         return [self._row(item, type(item), "a list of mappings", kind) for item in items]
 
     def _row(self, row: Any, kind: type, promised: str, whole: type | None = None) -> dict[str, Any]:
         if not issubclass(kind, Mapping):
-            raise _unfit(whole or kind, promised)
+            raise _misfit(whole or kind, promised)
         pairs = dict.items(row) if issubclass(kind, dict) else [(name, row[name]) for name in row]
         found: dict[str, Any] = {}
         for name, value in cast("Iterable[tuple[Any, Any]]", pairs):
             if type(name) is not str or not name.isascii() or name in KEPT_NAMES:
                 self._check(name)
-            if value is None or type(value) in _AS_THEY_ARE:
+            if value is None or type(value) in _PLAIN_TYPES:
                 found[name] = value
             else:
                 self.column, self.kind = name, type(value).__name__
@@ -70,22 +70,22 @@ class _Accepting:
             )
 
 
-_AS_THEY_ARE = frozenset({bool, float})
+_PLAIN_TYPES = frozenset({bool, float})
 
 
-def _unfit(kind: type, promised: str) -> RowError:
+def _misfit(kind: type, promised: str) -> RowError:
     return RowError(f"the step returned {kind.__name__}, not {promised}", kind="output")
 
 
-def _is_certain(output: dict[Any, Any]) -> bool:
-    """Whether an output is a row as it is, seen at a glance: most are."""
+def _is_plain_row(output: dict[Any, Any]) -> bool:
+    """Whether an output is a row as it stands, by a quick look: most are."""
     for name, value in output.items():
         if type(name) is not str or not name.isascii() or name in KEPT_NAMES:
             return False
         if type(value) is str:
             if len(value) > _SHORT:
                 return False
-        elif value is not None and type(value) not in _AS_THEY_ARE:
+        elif value is not None and type(value) not in _PLAIN_TYPES:
             return False
     return True
 
@@ -93,34 +93,35 @@ def _is_certain(output: dict[Any, Any]) -> bool:
 _SHORT = 1 << 20
 
 
-def accepted(name: str, step: Step, output: Any) -> Rows | Exception | None:
+def accept(name: str, step: Step, output: Any) -> Rows | Exception | None:
     """The rows that an output of the step `name` is, with plain values; `None` for a row that is filtered.
 
     An exception where it is not what the step's shape promises, or holds what no row can.
     """
-    if type(output) is dict and step.shape is Shape.MAP and _is_certain(output):
+    if type(output) is dict and step.shape is Shape.MAP and _is_plain_row(output):
         return (output.copy(),)
-    accepting = _Accepting(step)
+    reader = _OutputReader(step)
     with Boundary() as boundary:
-        return accepting.rows(output)
+        return reader.rows(output)
     error = boundary.error
     if error is None or isinstance(error, RowError):
         return error
-    if accepting.column is _NOWHERE:
-        return RowError(f"what step {name!r} returned cannot be read ({named(error)})", kind="output")
-    where = f"step {name!r} returned in column {accepting.column!r}"
+    if reader.column is _NOWHERE:
+        return RowError(f"what step {name!r} returned cannot be read ({describe(error)})", kind="output")
+    where = f"step {name!r} returned in column {reader.column!r}"
     if isinstance(error, NotPlainError):
-        is_within = str(error).count(" ") == 1 and str(error) != f"a {accepting.kind}"
-        inside = f" (in a {accepting.kind})" if is_within else ""
+        is_within = str(error).count(" ") == 1 and str(error) != f"a {reader.kind}"
+        inside = f" (in a {reader.kind})" if is_within else ""
         return RowError(f"{where} {error}{inside}, which no row can hold; {_ADVICE}", kind="output")
-    return RowError(f"{where} a {accepting.kind} that cannot be read ({named(error)}); {_ADVICE}", kind="output")
+    return RowError(f"{where} a {reader.kind} that cannot be read ({describe(error)}); {_ADVICE}", kind="output")
 
 
-def failure_of(error: Exception) -> Failure:
+def make_failure(error: Exception) -> Failure:
+    """The failure of a row whose step raised `error`: a defect of the step has the place in its code."""
     if isinstance(error, RowError):
-        return Failure(error.kind if type(error.kind) is str else "step", said(error))
+        return Failure(error.kind if type(error.kind) is str else "step", error_text(error))
     place = ""
     with Boundary():
         frames = traceback.extract_tb(error.__traceback__)
         place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return Failure("exception", f"{named(error)}{place}")
+    return Failure("exception", f"{describe(error)}{place}")

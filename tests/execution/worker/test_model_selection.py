@@ -12,13 +12,11 @@ from typing import Any
 
 import pytest
 
-from raypipe.calls.index import CallReader, load_index
-from raypipe.calls.writer import CallLogWriter
+from raypipe.contracts.model import Payload
 from raypipe.contracts.model_pool import make_pool, name_members
 from raypipe.errors import CallError, InfrastructureError, Retry, SpecError
-from raypipe.execution.context import RunContext, RunOptions
 from raypipe.execution.worker import model_selection
-from raypipe.execution.worker.model_selection import make_backends
+from raypipe.execution.worker.backend import make_backends
 from raypipe.limits import Caps, RateCoordinator
 from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
@@ -198,28 +196,27 @@ def test_who_comes_back_does_not_catch_up(tmp_path: Path, monkeypatch: pytest.Mo
     async def chosen() -> tuple[Counter[str], Counter[str]]:
         llm = make_pool([LLM("offline/one", weight=2.0), LLM("offline/other")])
         members = make_backends(llm, "worker", 1, RateCoordinator(Caps()), Caps())
-        run = RunContext(RunOptions(tmp_path), tmp_path / "parts", tmp_path, "run")
-        pool = model_selection.Desk(members, CallLogWriter(tmp_path, "run"), CallReader(load_index(tmp_path)), run)
+        selector = model_selection.ModelSelector(members)
 
         async def turns(count: int) -> Counter[str]:
             found: Counter[str] = Counter()
             for _ in range(count):
-                chances = [model_selection.Attempt(member, {}, b"") for member in members]
-                for one in chances:
+                attempts = [model_selection.Attempt(member, Payload({}), b"") for member in members]
+                for one in attempts:
                     one.begin()
-                entered = await pool.enter(chances)
-                entered.member.limiter.leave(entered.need, None)
-                found[entered.member.name] += 1
+                entered = await selector.enter(attempts)
+                entered.backend.limiter.leave(entered.need, None)
+                found[entered.backend.name] += 1
             return found
 
         await turns(3)
         for _ in range(3):
-            members[1].failed(CallError("away", retry=Retry.LATER))
+            members[1].note_failure(CallError("away", retry=Retry.LATER))
         alone = await turns(300)
         now[0] += 10.0
-        members[1].succeeded()
+        members[1].note_success()
         together = await turns(30)
-        await pool.close()
+        await selector.close()
         return alone, together
 
     alone, together = asyncio.run(chosen())

@@ -1,7 +1,7 @@
-"""What workers and the coordinator tell each other: amounts, limits, reports and leases.
+"""Defines what workers and the coordinator send each other: costs, caps, reports and leases.
 
-What a worker holds and has spent is told as it stands, not as it has changed: a report or a lease that is lost costs
-nothing, since the next report puts it right.
+A report carries what a worker holds and has spent as totals, not as changes: a report or a lease that is lost costs
+nothing, since the next report corrects it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from raypipe.contracts.model import EndpointLimits
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What calls take: their number, tokens, US dollars."""
+    """What calls take, or may take at most: their number, tokens, US dollars."""
 
     calls: int = 0
     input_tokens: int = 0
@@ -38,7 +38,7 @@ ONE_CALL = Cost(1)
 
 
 class Total:
-    """A sum of amounts that come and go with each call: no new amount is made until somebody asks for it."""
+    """A sum of costs that change with each call: no new `Cost` is made until one is asked for."""
 
     __slots__ = ("_calls", "_count", "_input", "_output", "_usd")
 
@@ -46,23 +46,23 @@ class Total:
         self._count = self._calls = self._input = self._output = 0
         self._usd = 0.0
 
-    def add(self, amount: Cost) -> None:
+    def add(self, cost: Cost) -> None:
         self._count += 1
-        self._calls += amount.calls
-        self._input += amount.input_tokens
-        self._output += amount.output_tokens
-        self._usd += amount.usd
+        self._calls += cost.calls
+        self._input += cost.input_tokens
+        self._output += cost.output_tokens
+        self._usd += cost.usd
 
-    def remove(self, amount: Cost) -> None:
-        """Take one away that was added; without any the sum is exactly nothing."""
+    def remove(self, cost: Cost) -> None:
+        """Take away a cost that was added; without any the sum is exactly nothing, whatever floats add up to."""
         self._count -= 1
-        self._calls -= amount.calls
-        self._input -= amount.input_tokens
-        self._output -= amount.output_tokens
-        self._usd = self._usd - amount.usd if self._count else 0.0
+        self._calls -= cost.calls
+        self._input -= cost.input_tokens
+        self._output -= cost.output_tokens
+        self._usd = self._usd - cost.usd if self._count else 0.0
 
     @property
-    def amount(self) -> Cost:
+    def cost(self) -> Cost:
         return Cost(self._calls, self._input, self._output, self._usd)
 
 
@@ -80,30 +80,30 @@ class Caps:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one worker tells the coordinator. Counts are those since its last report, unless they say otherwise."""
+    """What one worker reports to the coordinator. Numbers are of the time since its last report, or say otherwise."""
 
     client: str
     life: str
-    """Another one when the worker was replaced: what its predecessor had reserved counts as spent."""
+    """Differs when the worker was replaced: what its predecessor had reserved counts as spent."""
     limits: EndpointLimits
     number: int = 0
-    """Reports of one life are numbered: an older one that comes late says nothing."""
+    """Reports of one life are numbered: an older one that comes late is ignored."""
     is_last: bool = False
-    """The worker asks no more: it holds nothing from now on."""
+    """The worker ends: it holds nothing from now on."""
     held: Cost = NOTHING
-    """The most that the calls can take which are in flight now."""
+    """The most that the calls in flight now can take."""
     spent_so_far: Cost = NOTHING
-    """What all calls of this life took that have ended."""
+    """What all ended calls of this life took."""
     needs: tuple[Cost, ...] = ()
-    """The most that each call which waits to be sent can take."""
+    """The most that each waiting call can take."""
     sent: int = 0
     """Calls sent without a permit."""
     ended: Cost = NOTHING
-    """Permits of calls that have ended."""
+    """What was reserved for calls that have ended."""
     spent: Cost = NOTHING
     """What those calls really took."""
     refused: int = 0
-    """Calls answered with a request to slow down."""
+    """Calls that were answered with a request to slow down."""
     pause_s: float = 0.0
     """The longest pause that was asked for."""
     succeeded: int = 0
@@ -117,7 +117,7 @@ class Lease:
     """What a worker may do until its next report."""
 
     granted: int = 0
-    """So many of the calls in the report may be sent, the first ones."""
+    """How many of the waiting calls in the report may be sent, the first ones first."""
     is_free: bool = False
     """Calls may be sent without a permit."""
     window: int | None = None
@@ -126,6 +126,6 @@ class Lease:
     again_s: float = 0.25
     """When to report again, at the latest."""
     waits_for: str = ""
-    """What else than the endpoint keeps calls from leaving."""
+    """What keeps calls from leaving, where it is not the endpoint."""
     exhausted: str = ""
     """Why no call will ever be granted again."""
