@@ -324,9 +324,9 @@ def _pipeline(
     if small:
         leave_pandas_out()
     from raypipe.cli.specs import Wanted, pipeline_of
-    from raypipe.execution.stopping import Phase, phase_of_command
+    from raypipe.execution.stopping import Phase, log_phase
 
-    with phase_of_command(Phase.READ):
+    with log_phase(Phase.READ):
         pipeline = pipeline_of(Wanted(spec, input, *(change or () for change in changes), is_foreign=is_foreign))
     collect_from_here()
     return pipeline

@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from types import FrameType
 
-from raypipe.execution.stopping import heard_signals, is_supervised, tell_with
+from raypipe.execution.stopping import is_supervised, listen, stop_signals
 
 STOPPED = 4
 _FIRST_S, _SECOND_S = 4.0, 1.6
@@ -32,10 +32,10 @@ class Interrupts:
             self._errors = os.dup(2)
         self._heard: list[float] = []
         self._code = STOPPED
-        self._kinds = heard_signals()
+        self._kinds = stop_signals()
         reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
-        tell_with(self.say)
+        listen(self.say)
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         for kind in self._kinds:
             signal.signal(kind, self._interrupt)

@@ -25,7 +25,7 @@ from raypipe.execution.conductor.batches import BatchResult
 from raypipe.execution.conductor.conductor import Conductor, Snapshot
 from raypipe.execution.conductor.spill import end_spilled, spilled_in
 from raypipe.execution.gc_tuning import rare_collection
-from raypipe.execution.setup import MOST_REPLACEMENTS, Outcome, PoolBase, RunSetup, Watch, calls_in_flight
+from raypipe.execution.setup import MOST_REPLACEMENTS, Outcome, PoolBase, RunSetup, Watch, count_calls_in_flight
 from raypipe.execution.source import grouped_batches, source_batches
 from raypipe.execution.stopping import ASKED, DRAIN_S, Phase, Stop
 from raypipe.execution.wire import WorkerStatus
@@ -85,7 +85,7 @@ def execute(setup: RunSetup, watch: Watch, stop: Stop) -> Outcome:
             if stop.is_asked:
                 run.halt(ASKED)
             if snapshots := run.snapshots():
-                stop.calls_in_flight(calls_in_flight(setup.plan, snapshots, stop.is_overdue))
+                stop.note_calls_in_flight(count_calls_in_flight(setup.plan, snapshots, stop.is_overdue))
                 watch(snapshots)
     except BaseException:
         run.cancel()

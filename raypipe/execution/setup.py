@@ -19,7 +19,7 @@ Watch = Callable[[Sequence[Snapshot]], None]
 """Called about twice a second with what each conductor sees."""
 
 
-def calls_in_flight(plan: Plan, snapshots: Sequence[Snapshot], is_overdue: bool) -> int:
+def count_calls_in_flight(plan: Plan, snapshots: Sequence[Snapshot], is_overdue: bool) -> int:
     """Calls that have been sent to models and not been answered yet, as far as conductors see.
 
     With `is_overdue`, workers that should have heard of a stop and have not count no more: a step blocks them.

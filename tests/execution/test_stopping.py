@@ -71,7 +71,7 @@ def test_calls_in_flight_are_waited_for_and_that_is_said() -> None:
     def work() -> str:
         with stop.phase(Phase.RUN):
             for _ in range(50):
-                stop.calls_in_flight(3)
+                stop.note_calls_in_flight(3)
                 time.sleep(0.1)
         with stop.phase(Phase.COMMIT):
             checkpoint()
@@ -105,7 +105,7 @@ def test_a_run_whose_ground_is_gone_ends_with_the_reason() -> None:
     stop, left = Stop(), list[str]()
 
     def work() -> None:
-        with stop.leaving(lambda: left.append("left")), stop.phase(Phase.RUN):
+        with stop.abandoning(lambda: left.append("left")), stop.phase(Phase.RUN):
             stop.fail(InfrastructureError("the head is gone"))
             time.sleep(60)
 

@@ -52,7 +52,6 @@ ENDED_BY = {
     "calls.writer.CallLogWriter.close": "a call is in the log before its row goes on: the disk alone says when",
     "execution.conductor.watchdog.Watchdog._judge": _DONE,
     "execution.conductor.watchdog.Watchdog._take_pulse": _DONE,
-    "execution.stopping._supervised": "a count of runs, which was raised before it is lowered",
 }
 """What waits without a bound, and what ends it all the same."""
 

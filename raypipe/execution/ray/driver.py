@@ -37,7 +37,7 @@ from raypipe.execution.ray.pools import RemotePool, end_pools, start_pools, unwr
 from raypipe.execution.ray.reading import read_groups, read_source, read_spilled
 from raypipe.execution.ray.servers import hold_servers
 from raypipe.execution.ray.session import leave_ray, session
-from raypipe.execution.setup import Outcome, RunSetup, Watch, calls_in_flight
+from raypipe.execution.setup import Outcome, RunSetup, Watch, count_calls_in_flight
 from raypipe.execution.stopping import ASKED, DRAIN_S, Phase, Stop
 from raypipe.plan.load_groups import ALL, fitted, kept
 from raypipe.plan.plan import Sink, Stage
@@ -53,7 +53,7 @@ def execute(setup: RunSetup, address: str | None, watch: Watch, stop: Stop) -> O
     """Run all stages on Ray. Raises RaypipeError when the run cannot go on, StoppedError when it is to end at once."""
     with ExitStack() as stack:
         with stop.phase(Phase.START_RAY):
-            stack.enter_context(stop.leaving(leave_ray))
+            stack.enter_context(stop.abandoning(leave_ray))
             is_own_ray = stack.enter_context(session(address))
             ship_by_value(setup.plan)
         with watch_head(stop.fail):
@@ -155,9 +155,8 @@ class _Driver:
                 if self._stop.is_asked:
                     board.halt.remote(ASKED, 0.0 if self._stop.is_at_once else DRAIN_S)
                 snapshots, counts, is_heard = ray.get(board.read.remote(), timeout=_CLOSE_TIMEOUT_S)
-                if not is_heard:
-                    self._stop.not_heard_yet()
-                self._stop.calls_in_flight(calls_in_flight(self._setup.plan, snapshots, self._stop.is_overdue))
+                in_flight = count_calls_in_flight(self._setup.plan, snapshots, self._stop.is_overdue)
+                self._stop.note_calls_in_flight(in_flight, is_known=is_heard)
                 watch(snapshots)
                 if not self._stop.is_asked:
                     reports.look(counts)
