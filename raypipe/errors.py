@@ -1,4 +1,4 @@
-"""I list everything that can go wrong and which of it is worth trying again.
+"""Lists everything that can go wrong, and which of it is worth trying again.
 
     RaypipeError
     ├── SpecError            the pipeline or its configuration is unsound (exit 1)
@@ -175,7 +175,7 @@ def halt_reason(error: RaypipeError) -> str:
 
 
 def stop_error(reason: str, rest: str) -> RaypipeError:
-    """The error that ends a run in which no call was sent any more for `reason`; `rest` is said behind it."""
+    """The error that ends a run in which no call was sent any more for `reason`; `rest` follows it."""
     kind = InfrastructureError if reason.startswith(_CANNOT_GO_ON) else StoppedError
     return kind(f"{reason}{rest}")
 
@@ -186,33 +186,29 @@ class ReplicaLostError(InfrastructureError):
 
 def to_json(error: RaypipeError) -> bytes:
     """An error as text, with its class and its fields."""
-    fields = {name: _field(value) for name, value in vars(error).items()}
+    fields: dict[str, Any] = {}
+    for name, value in vars(error).items():
+        if isinstance(value, tuple):
+            found = cast("tuple[Violation, ...]", value)
+            fields[name] = [{"where": one.where, "problem": one.problem} for one in found]
+        else:
+            fields[name] = value if value is None or isinstance(value, str | int | float) else str(value)
     return json.dumps({"error": type(error).__name__, "message": str(error), "fields": fields}).encode()
 
 
-def _field(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [{"where": one.where, "problem": one.problem} for one in cast("tuple[Violation, ...]", value)]
-    return value if value is None or isinstance(value, str | int | float) else str(value)
-
-
 def from_json(text: bytes) -> RaypipeError:
-    """The error that was written; one of a class that is not known is an InfrastructureError."""
-    said = json.loads(text)
-    fields: dict[str, Any] = said["fields"]
+    """The error that `to_json` wrote; one of an unknown class becomes an InfrastructureError."""
+    written = json.loads(text)
+    fields: dict[str, Any] = written["fields"]
     if "violations" in fields:
         fields["violations"] = tuple(Violation(**one) for one in fields["violations"])
     if "retry" in fields:
         fields["retry"] = Retry(fields["retry"])
-    kind = _kinds().get(said["error"], InfrastructureError)
-    return _restore(kind, said["message"], fields)
-
-
-def _kinds() -> dict[str, type[RaypipeError]]:
-    found: list[type[RaypipeError]] = [RaypipeError]
-    for kind in found:
-        found.extend(kind.__subclasses__())
-    return {kind.__name__: kind for kind in found}
+    kinds: list[type[RaypipeError]] = [RaypipeError]
+    for kind in kinds:  # grows meanwhile, until all subclasses are in it
+        kinds.extend(kind.__subclasses__())
+    known = {kind.__name__: kind for kind in kinds}
+    return _restore(known.get(written["error"], InfrastructureError), written["message"], fields)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

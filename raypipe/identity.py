@@ -1,7 +1,7 @@
 """The same value has the same digest on every machine, forever (versioned).
 
-I do not know what a row or a request means: I turn plain values (null, booleans, numbers,
-text, bytes, lists, mappings) into canonical bytes and bytes into 16-byte digests.
+Turns plain values (null, booleans, numbers, text, bytes, lists, mappings) into canonical bytes,
+and bytes into 16-byte digests. Knows nothing of what a row or a request means.
 
 Canonical JSON follows RFC 8785 (JSON Canonicalization Scheme) in what decides equality: keys are
 sorted, a float with an integral value is written as that integer, text is UTF-8 without
@@ -30,7 +30,7 @@ _TAGGED = (Decimal, UUID, datetime, date, time, timedelta)
 
 
 def digest(*parts: bytes) -> bytes:
-    """16 bytes that stand for `parts` in this order; part borders count."""
+    """A digest of 16 bytes of `parts` in this order; borders between parts count."""
     return blake2b(b"".join(map(_sized, parts)), digest_size=SIZE_BYTES, person=_PERSON).digest()
 
 
@@ -58,7 +58,9 @@ def _plain(value: Any) -> Any:
     if kind is int:
         return value if -(2**63) <= value < 2**64 else {"$int": str(value)}
     if kind is float:
-        return _number(value)
+        if not math.isfinite(value):
+            return {"$float": str(value)}
+        return int(value) if value.is_integer() and abs(value) <= _EXACT_FLOAT else value
     if kind is dict:
         return {
             key if type(key) is str else str(key): item if type(item) is str else _plain(item)
@@ -67,13 +69,6 @@ def _plain(value: Any) -> Any:
     if kind is list or kind is tuple:
         return [_plain(item) for item in value]
     return _rare(value)
-
-
-def _number(value: float) -> Any:
-    if math.isfinite(value):
-        integral = value.is_integer() and abs(value) <= _EXACT_FLOAT
-        return int(value) if integral else value
-    return {"$float": str(value)}
 
 
 def _rare(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""I am a row, its identity, its failure.
+"""A row, its identity, its failure.
 
 A row is columns plus lineage. Lineage travels as columns of the same Arrow table, named
 here; user columns never carry these names.

@@ -36,9 +36,9 @@ from raypipe.storage.paths import (
     AnyPath,
     RemotePath,
     address_identity,
+    copy_file,
     map_concurrently,
     remove_files,
-    upload,
     write_atomically,
 )
 
@@ -129,7 +129,7 @@ def compact(calls: AnyPath, owner: str, wait_s: float = WAIT_S) -> None:
         contents = map(BytesIO, map_concurrently(RemotePath.read_bytes, pieces))
         made = write_parquet(Path(folder), contents)
         if made is not None:
-            upload(made, calls / made.name)
+            copy_file(made, calls / made.name)
     remove_files(pieces)
 
 

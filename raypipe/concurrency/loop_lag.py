@@ -73,12 +73,10 @@ class LoopLag:
         inner: FrameType | None = None
         while frame is not None:
             if frame.f_code.co_filename.startswith(_PACKAGE):
-                where = _place(inner or frame) if where == "unknown" else where
+                seen = inner or frame
+                line = f"{Path(seen.f_code.co_filename).name}:{seen.f_lineno}"
+                where = line if where == "unknown" else where
             if frame.f_code in _STEP_IN:
                 step = frame.f_locals[_STEP_IN[frame.f_code]]
             frame, inner = frame.f_back, frame
         return step, where
-
-
-def _place(frame: FrameType) -> str:
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

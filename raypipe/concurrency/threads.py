@@ -1,8 +1,8 @@
 """Runs functions in threads that never hold up the end of the process. Knows nothing of what they do.
 
-The interpreter waits for the threads of a plain `ThreadPoolExecutor`, and a loop for those of its default one, however
-long a user's function sleeps in them. These are daemon threads that nobody joins: one that is busy when the process
-ends, ends with it.
+The interpreter waits for the threads of a plain `ThreadPoolExecutor`, and a loop for those of its default executor,
+however long a user's function sleeps in them. These are daemon threads that nothing joins: one that is busy when the
+process ends, ends with it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
-from functools import partial
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from raypipe.concurrency.background import start_thread
+from raypipe.concurrency.background import Caught, start_thread
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -52,60 +51,49 @@ class DaemonThreads(ThreadPoolExecutor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more work; nobody is waited for, with or without `wait`."""
+        """Take no more work; does not wait for any, with or without `wait`."""
         with self._guard:
             if self._is_closed:
                 return
             self._is_closed = True
-            if cancel_futures:
-                self._cancel_waiting()
+            while cancel_futures and not self._waiting.empty():  # only here and in `_work` is anything taken
+                with suppress(Empty):
+                    work = self._waiting.get_nowait()
+                    if work is not None:
+                        work[0].cancel()
             for _ in range(self._started):
                 self._waiting.put(None)
 
-    def _cancel_waiting(self) -> None:
-        while True:
-            try:
-                work = self._waiting.get_nowait()
-            except Empty:
-                return
-            if work is not None:
-                work[0].cancel()
-
     def _work(self) -> None:
         while (work := self._waiting.get()) is not None:
-            _done(*work)
+            _run(*work)
             del work
             with self._guard:
                 self._busy -= 1
 
 
-def _done(future: Future[Any], function: Callable[[], Any]) -> None:
-    """Whatever the function raises is for whoever waits for it."""
+def _run(future: Future[Any], function: Callable[[], Any]) -> None:
+    """Whatever the function raises is raised where the future is awaited."""
     if not future.set_running_or_notify_cancel():
         return
     result: Any = None
-    with ExitStack() as stack:
-        stack.push(partial(_tell, future))
+    with Caught() as caught:
         result = function()
-    if not future.done():
+    if caught.error is not None:
+        future.set_exception(caught.error)
+    else:
         future.set_result(result)
 
 
-def _tell(future: Future[Any], kind: object, error: BaseException | None, trace: object) -> bool:
-    if error is not None:
-        future.set_exception(error)
-    return True
-
-
 class ThreadedIterator(Generic[T]):
-    """What an iterator gives, taken from it in a daemon thread, so that it can be left while it is blocked."""
+    """Takes items from an iterator in a daemon thread, so that the iteration can be left while the iterator blocks."""
 
     def __init__(self, items: Iterable[T], name: str) -> None:
         self._items = iter(items)
         self._threads = DaemonThreads(1, name)
 
     def until(self, is_left: Callable[[], bool]) -> Iterator[T]:
-        """Item after item; the end once `is_left` while the next is awaited. Raises whatever the iterator raises."""
+        """Item after item; ends once `is_left` while the next is awaited. Raises whatever the iterator raises."""
         nothing: Any = object()
         while True:
             future = self._threads.submit(next, self._items, nothing)

@@ -1,8 +1,8 @@
-"""Runs functions that others wrote in a thread beside the event loop, which goes on meanwhile.
+"""Runs users' functions in a thread beside the event loop, which goes on meanwhile.
 
-Knows nothing of what they do. Those of one owner run one after the other, as they would in the loop, so that they need
-not be safe for threads. The thread begins with the first function and ends when none came for a while; nobody waits for
-it at the end, so that a function which never returns keeps no process from ending.
+Knows nothing of what they do. Those of one owner run one after the other, as they would in the loop, so they need not
+be thread-safe. The thread starts with the first function and ends when none has come for a while; nothing waits for it
+at exit, so a function that never returns does not keep the process from ending.
 """
 
 from __future__ import annotations
@@ -12,50 +12,39 @@ import contextvars
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from raypipe.concurrency.background import start_thread
+from raypipe.concurrency.background import Caught, start_thread
 
 LONG = 20_000
-"""Characters of a text that is read beside the loop even by functions of our own."""
+"""Characters of a text that is read beside the loop even by functions of raypipe."""
 _IDLE_S = 5.0
 
 T = TypeVar("T")
 
 
-class CapturedResult:
-    """What a function returned or raised, as a future takes it."""
-
+def run_and_deliver(function: Callable[[], Any], loop: asyncio.AbstractEventLoop, waiting: asyncio.Future[Any]) -> None:
+    """Call the function in this thread, and end a future of another thread's loop with what it returns or raises."""
     result: Any = None
-    error: Exception | None = None
+    with Caught() as caught:
+        result = function()
+    error = caught.error
+    # A future takes no StopIteration, and SystemExit would end the loop.
+    if error is not None and (not isinstance(error, Exception) or isinstance(error, StopIteration)):
+        error = RuntimeError(f"it raised {type(error).__name__} {error}".rstrip())
 
-    def __enter__(self) -> None: ...
+    def deliver() -> None:
+        if not waiting.done():
+            waiting.set_result(result) if error is None else waiting.set_exception(error)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if error is not None:
-            # A future takes no StopIteration, and SystemExit would end the loop.
-            if not isinstance(error, Exception) or isinstance(error, StopIteration):
-                error = RuntimeError(f"it raised {type(error).__name__} {error}".rstrip())
-            self.error = error
-        return True
-
-    def deliver(self, loop: asyncio.AbstractEventLoop, waiting: asyncio.Future[Any]) -> None:
-        """End the future, from another thread."""
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(self._end, waiting)
-
-    def _end(self, waiting: asyncio.Future[Any]) -> None:
-        if waiting.done():
-            return
-        if self.error is None:
-            waiting.set_result(self.result)
-        else:
-            waiting.set_exception(self.error)
+    with suppress(RuntimeError):  # the loop is closed: nothing waits any more
+        loop.call_soon_threadsafe(deliver)
 
 
 class UserCodeThread:
-    """The thread of one owner. It travels to workers without its work."""
+    """The thread of one owner. Pickled without its work."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -67,7 +56,7 @@ class UserCodeThread:
         return UserCodeThread, (self._name,)
 
     def __eq__(self, other: object) -> bool:
-        """Any is as good as another, so that what holds one is equal to what says the same."""
+        """Any two are equal, so that steps which hold one compare by their options alone."""
         return isinstance(other, UserCodeThread)
 
     def __hash__(self) -> int:
@@ -80,31 +69,25 @@ class UserCodeThread:
         context = contextvars.copy_context()
 
         def work() -> None:
-            if waiting.cancelled():
-                return
-            held = CapturedResult()
-            with held:
-                held.result = context.run(function, *args)
-            held.deliver(loop, waiting)
+            if not waiting.cancelled():
+                run_and_deliver(partial(context.run, function, *args), loop, waiting)
 
         self._work.put(work)
-        self._begin()
-        return await waiting
-
-    def _begin(self) -> None:
         with self._lock:
             if not self._is_running:
                 self._is_running = True
-                start_thread(self._go_on, self._name, None)
+                start_thread(self._work_until_idle, self._name, None)
+        return await waiting
 
-    def _go_on(self) -> None:
-        while (work := self._next()) is not None:
+    def _work_until_idle(self) -> None:
+        while True:
+            try:
+                work = self._work.get(timeout=_IDLE_S)
+            except Empty:
+                with self._lock:
+                    self._is_running = not self._work.empty()
+                    if not self._is_running:
+                        return
+                continue
             work()
-
-    def _next(self) -> Callable[[], None] | None:
-        """`None` when none came for a while; then the thread ends."""
-        with suppress(Empty):
-            return self._work.get(timeout=_IDLE_S)
-        with self._lock:
-            self._is_running = not self._work.empty()
-            return self._work.get() if self._is_running else None
+            del work

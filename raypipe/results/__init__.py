@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from raypipe.contracts.distilabel_names import missing
-from raypipe.results.result import DryRun, HeldRows, PushOptions, RemoteRows, Result, Rows
+from raypipe.results.result import DryRun, HeldRows, PushOptions, Result, Rows
 
-__all__ = ["DryRun", "HeldRows", "PushOptions", "RemoteRows", "Result", "Rows"]
+__all__ = ["DryRun", "HeldRows", "PushOptions", "Result", "Rows"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
-"""I write the card of a dataset: a README.md whose header tells the hub's readers where each dataset is.
+"""Writes the card of a dataset: a README.md whose header tells the hub's readers where each dataset is.
 
-I do not know the hub. What I say comes from the manifest and the rows, so that anyone can check it.
+Knows nothing of the hub. What it states comes from the manifest and the rows, so that anyone can check it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from keyword import iskeyword
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -22,6 +22,7 @@ from raypipe.row import RESERVED
 from raypipe.security.untrusted_tables import names_extension_types, open_parquet
 from raypipe.storage.artifacts import ARTIFACTS, list_artifacts
 from raypipe.storage.paths import reading
+from raypipe.storage.run_files import LocalCopy
 
 PARQUET = "part-*.parquet"
 ARROW = "data-*.arrow"
@@ -43,30 +44,27 @@ _MOST_CHARACTERS = 600
 _ROUND_TRIP = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
 
 
-class CommittedRun(Protocol):
-    """A run that was committed to a folder."""
-
-    @property
-    def path(self) -> Path: ...
-    @property
-    def manifest(self) -> Mapping[str, Any]: ...
-
-
-def card(result: CommittedRun, repo_id: str, license: str | None = None, files: str = PARQUET) -> str:
+def card(result: LocalCopy, repo_id: str, license: str | None = None, files: str = PARQUET) -> str:
     """README.md of the dataset `repo_id`, or of a folder with that name: YAML header and Markdown.
 
     `files`: pattern of the files in `data/<leaf>/`. A leaf without rows is not among the configurations, since
     `datasets` (5.2) raises at a split without rows.
     """
+    leaves: Mapping[str, Any] = result.manifest["leaves"]
+    most = max((leaf["rows"] for leaf in leaves.values()), default=0)
     header: dict[str, Any] = {
         **({"license": license} if license is not None else {}),
         "pretty_name": _one_line(result.manifest["pipeline"]),
-        "size_categories": [_size_category(result)],
+        "size_categories": [next((words for bound, words in _SIZES if most < bound), "n>1T")],
         "tags": ["synthetic", "raypipe"],
-        "configs": _configs(result.manifest["leaves"], files),
+        "configs": [
+            {"config_name": name, "data_files": [{"split": "train", "path": f"data/{leaf}/{files}"}]}
+            for leaf, name in config_names(list(leaves)).items()
+            if leaves[leaf]["rows"]
+        ],
     }
-    said = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
-    return f"---\n{said}---\n\n" + "\n".join(_body(result, repo_id)) + "\n"
+    front = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
+    return f"---\n{front}---\n\n" + "\n".join(_body(result, repo_id)) + "\n"
 
 
 def config_names(leaves: Sequence[str]) -> dict[str, str]:
@@ -77,8 +75,8 @@ def config_names(leaves: Sequence[str]) -> dict[str, str]:
 def list_data_files(folder: Path) -> list[Path]:
     """The files of a leaf in order: Parquet parts, or the Arrow files of a saved dataset.
 
-    Raises InputError for one that names extension types of Arrow's: nothing that is written here does, and what the
-    libraries behind such types do with a file is not known.
+    Raises InputError for a file that names extension types of Arrow's: no run writes one, and a library that registers
+    such a type may run code when the file is opened.
     """
     files = sorted(folder.glob(PARQUET)) or sorted(folder.glob(ARROW))
     for path in files:
@@ -90,23 +88,10 @@ def list_data_files(folder: Path) -> list[Path]:
     return files
 
 
-def _configs(leaves: Mapping[str, Any], files: str) -> list[dict[str, Any]]:
-    return [
-        {"config_name": name, "data_files": [{"split": "train", "path": f"data/{leaf}/{files}"}]}
-        for leaf, name in config_names(list(leaves)).items()
-        if leaves[leaf]["rows"]
-    ]
-
-
-def _size_category(result: CommittedRun) -> str:
-    most = max((leaf["rows"] for leaf in result.manifest["leaves"].values()), default=0)
-    return next((words for bound, words in _SIZES if most < bound), "n>1T")
-
-
 # The body.
 
 
-def _body(result: CommittedRun, repo_id: str) -> Iterator[str]:
+def _body(result: LocalCopy, repo_id: str) -> Iterator[str]:
     manifest = result.manifest
     yield f"# {_text(repo_id)}"
     yield ""
@@ -114,8 +99,7 @@ def _body(result: CommittedRun, repo_id: str) -> Iterator[str]:
     yield f"Synthetic data, made by the pipeline **{_text(manifest['pipeline'])}** with raypipe{version}."
     if manifest.get("stopped"):
         yield f"The run was stopped before its end ({_text(manifest['stopped'])}), so rows are missing."
-    yield from _loading(manifest, repo_id)
-    yield from _running(repo_id, manifest)
+    yield from _usage(manifest, repo_id)
     yield from _models(manifest)
     yield from _steps(manifest)
     yield from _failures(result)
@@ -124,24 +108,23 @@ def _body(result: CommittedRun, repo_id: str) -> Iterator[str]:
         yield from _sample(result, leaf)
 
 
-def _loading(manifest: Mapping[str, Any], repo_id: str) -> Iterator[str]:
+def _usage(manifest: Mapping[str, Any], repo_id: str) -> Iterator[str]:
     leaves = manifest["leaves"]
     yield from ("", "## Datasets", "", "```python", "from datasets import load_dataset", "")
     for leaf, name in config_names(list(leaves)).items():
         if not leaves[leaf]["rows"]:
             continue
         chosen = "" if len(leaves) == 1 else f', "{name}"'
-        yield f'{_variable(leaf)} = load_dataset("{repo_id}"{chosen}, split="train")  # {leaves[leaf]["rows"]:,} rows'
+        variable = re.sub(r"\W", "_", leaf)
+        variable = variable if variable.isidentifier() and not iskeyword(variable) else f"rows_{variable}"
+        yield f'{variable} = load_dataset("{repo_id}"{chosen}, split="train")  # {leaves[leaf]["rows"]:,} rows'
     yield from ("```", "", "Columns that begin with `_` say where a row comes from: `_source_id` is the same for all")
     yield "rows that were made of one source row."
-
-
-def _running(repo_id: str, manifest: Mapping[str, Any]) -> Iterator[str]:
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(manifest["pipeline"])).strip("-.") or "pipeline"
+    folder = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(manifest["pipeline"])).strip("-.") or "pipeline"
     yield from ("", "## How to run it again", "", "```console", "$ pip install raypipe")
     if "/" in repo_id:
         yield f"$ hf download {repo_id} pipeline.yaml --repo-type dataset --local-dir ."
-    yield f"$ raypipe run pipeline.yaml --out out/{name}"
+    yield f"$ raypipe run pipeline.yaml --out out/{folder}"
     yield "```"
 
 
@@ -175,7 +158,7 @@ def _steps(manifest: Mapping[str, Any]) -> Iterator[str]:
     yield from _table(["step", "model", "rows in", "done", "failed", "filtered", "rows out"], rows)
 
 
-def _failures(result: CommittedRun) -> Iterator[str]:
+def _failures(result: LocalCopy) -> Iterator[str]:
     yield from ("", "## Failures", "")
     if not result.manifest["failures"]["rows"]:
         yield "No row failed."
@@ -190,19 +173,19 @@ def _failures(result: CommittedRun) -> Iterator[str]:
     yield from _table(["step", "kind", "rows"], [[*which, f"{rows:,}"] for which, rows in sorted(found.items())])
 
 
-def _artifacts(result: CommittedRun) -> Iterator[str]:
-    """What steps saved beside their rows, and what they said of it."""
+def _artifacts(result: LocalCopy) -> Iterator[str]:
+    """What steps saved beside their rows, with its metadata."""
     found = list(list_artifacts(result.path / ARTIFACTS))
     if not found:
         return
     yield from ("", "## Artifacts", "", f"Files that steps saved are in `{ARTIFACTS}/<step>/<artifact>/`.", "")
-    said = [orjson.dumps(artifact.metadata).decode() if artifact.metadata else "" for artifact in found]
+    notes = [orjson.dumps(artifact.metadata).decode() if artifact.metadata else "" for artifact in found]
     files = [f"{len(artifact.files):,}" for artifact in found]
-    rows = [[one.step, one.name, *more] for one, *more in zip(found, files, said, strict=True)]
+    rows = [[one.step, one.name, *more] for one, *more in zip(found, files, notes, strict=True)]
     yield from _table(["step", "artifact", "files", "metadata"], rows)
 
 
-def _sample(result: CommittedRun, leaf: str) -> Iterator[str]:
+def _sample(result: LocalCopy, leaf: str) -> Iterator[str]:
     name = config_names(list(result.manifest["leaves"]))[leaf]
     yield from ("", f"## A row of `{name}`", "")
     row = first_row(result.path / "data" / leaf)
@@ -231,7 +214,7 @@ def _batches(path: Path, size: int = 10_000, columns: list[str] | None = None) -
 
 
 def shorten_values(value: Any) -> Any:
-    """The same value with long texts and lists cut; what was cut is said."""
+    """The same value with long texts and lists cut, and how much was cut."""
     if isinstance(value, str) and len(value) > _MOST_CHARACTERS:
         return f"{value[:_MOST_CHARACTERS]}… (+{len(value) - _MOST_CHARACTERS:,} characters)"
     if isinstance(value, bytes):
@@ -264,8 +247,3 @@ def _one_line(text: str) -> str:
 def _text(text: str) -> str:
     """Text that Markdown shows as it is."""
     return re.sub(r"([\\`*\[\]<>|])", r"\\\1", _one_line(text))
-
-
-def _variable(leaf: str) -> str:
-    name = re.sub(r"\W", "_", leaf)
-    return name if name.isidentifier() and not iskeyword(name) else f"rows_{name}"

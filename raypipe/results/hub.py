@@ -1,7 +1,7 @@
-"""I put the datasets of a run on the Hugging Face hub, in one commit.
+"""Puts the datasets of a run on the Hugging Face hub, in one commit.
 
-I do not know how a token looks and write none down. What the hub answers to a wrong request is passed on with the token
-blotted out; of other answers only the status is told.
+Writes no token down. What the hub answers to a wrong request is passed on with the token removed; of other answers only
+the status is shown.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raypipe.errors import InfrastructureError, RaypipeError, SpecError
-from raypipe.results.card import CommittedRun, card, list_data_files
+from raypipe.results.card import card, list_data_files
 from raypipe.results.saving import count_rows, to_dataset
 from raypipe.security.symlinks import check_no_outside_links
 from raypipe.storage.artifacts import ARTIFACTS, METADATA, list_artifacts
+from raypipe.storage.run_files import LocalCopy
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ class Upload:
     commit_message: str | None = None
 
 
-def push(result: CommittedRun, upload: Upload) -> str:
+def push(result: LocalCopy, upload: Upload) -> str:
     """The address of the dataset. What an earlier push left there of a leaf or artifact is removed in the same commit.
 
     Raises SpecError for an unsound name, for `private` where the dataset is public already, or when `huggingface_hub`
@@ -57,7 +58,7 @@ def push(result: CommittedRun, upload: Upload) -> str:
         return _asked(hub, upload, lambda: _committed(hub, api, added, ours, upload))
 
 
-def _files(result: CommittedRun, upload: Upload, scratch: Path) -> Iterator[tuple[str, Path | bytes]]:
+def _files(result: LocalCopy, upload: Upload, scratch: Path) -> Iterator[tuple[str, Path | bytes]]:
     """Path in the repository and content of each file; a leaf without rows has none."""
     for leaf in result.manifest["leaves"]:
         for part in _parquet(result.path / "data" / leaf, scratch):
@@ -130,9 +131,9 @@ def _explained(hub: Any, upload: Upload, error: Exception) -> RaypipeError:
     if isinstance(error, hub.errors.HfHubHTTPError):
         return _answered(hub, upload, error)
     if isinstance(error, ValueError):
-        said = _blotted(str(error), upload, hub)
+        said = _without_token(str(error), upload, hub)
         return SpecError.of(where, f"is not accepted: {said}")
-    endpoint = _blotted(os.environ.get("HF_ENDPOINT") or hub.constants.ENDPOINT, upload, hub)
+    endpoint = _without_token(os.environ.get("HF_ENDPOINT") or hub.constants.ENDPOINT, upload, hub)
     return InfrastructureError(
         f"the hub at {endpoint} cannot be reached ({type(error).__name__}); nothing was committed, try again later"
     )
@@ -145,12 +146,12 @@ def _answered(hub: Any, upload: Upload, error: Any) -> RaypipeError:
         hint = "log in with `hf auth login`, or name a token in HF_TOKEN that may write there"
         return InfrastructureError(f"{where}: the hub refuses to write it (HTTP {status}); {hint}")
     if status in _WRONG:
-        said = _blotted(error.server_message or "no reason given", upload, hub)
+        said = _without_token(error.server_message or "no reason given", upload, hub)
         return SpecError.of(where, f"is not accepted (HTTP {status}): {said}")
     return InfrastructureError(f"{where}: the hub answered HTTP {status}; nothing was committed, try again later")
 
 
-def _blotted(text: str, upload: Upload, hub: Any) -> str:
+def _without_token(text: str, upload: Upload, hub: Any) -> str:
     for token in {upload.token, hub.get_token()} - {None, ""}:
         text = text.replace(str(token), "***")
     return re.sub(r"hf_\w+|(?<=://)[^/@\s]*@", "***", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""I am what a run left behind: datasets by leaf, failures, manifest."""
+"""Gives what a run left: datasets by leaf, failures, manifest. Knows nothing of how a run is made."""
 
 from __future__ import annotations
 
@@ -34,40 +34,47 @@ _SHOWN_ROWS = 3
 
 
 class PushOptions(TypedDict, total=False):
-    """What else `push_to_hub` may be told."""
+    """More options of `push_to_hub`."""
 
     license: str | None
     """The licence that the card names."""
     commit_message: str | None
+    """The message of the commit on the hub."""
 
 
 class Rows:
-    """A folder of rows as Parquet, or as a saved Hugging Face dataset, read when asked."""
+    """Rows in Parquet files or in a saved Hugging Face dataset, read when they are asked for.
 
-    path: AnyPath
+    `path`: their folder, here or in a store. `files`: their Parquet files, in the order of the rows.
+    """
 
-    def __init__(self, path: Path) -> None:
-        self.path = self._folder = path
-
-    @property
-    def files(self) -> Sequence[AnyPath]:
-        """Its Parquet files, in the order of their rows."""
-        return sorted(self._folder.glob("part-*.parquet"))
+    def __init__(self, path: AnyPath, files: Sequence[AnyPath] | None = None) -> None:
+        """`files`: by default those of the folder."""
+        self.path = path
+        self.files: Sequence[AnyPath] = sorted(path.glob("part-*.parquet")) if files is None else files
 
     def to_arrow(self) -> pa.Table:
-        """All rows, in the order of their sources."""
+        """All rows, in the order of their sources. Raises InputError for a damaged file."""
+        import pyarrow as pa
+
         from raypipe.results.saving import read_table
 
-        return read_table(self._folder)
+        if isinstance(self.path, Path):
+            return read_table(self.path)
+        tables: list[pa.Table] = []
+        for file in self.files:
+            with reading(file):
+                tables.append(open_parquet_at(file).read())
+        return pa.concat_tables(tables)
 
     def to_datasets(self) -> Dataset:
-        """All rows as a Hugging Face dataset, which reads them from disk.
+        """All rows as a Hugging Face dataset: read from disk, or held in memory where they are in a store.
 
         Raises SpecError when `datasets` is not installed.
         """
-        from raypipe.results.saving import to_dataset
+        from raypipe.results.saving import table_to_dataset, to_dataset
 
-        return to_dataset(self._folder)
+        return to_dataset(self.path) if isinstance(self.path, Path) else table_to_dataset(self.to_arrow())
 
     def __getitem__(self, split: str) -> Dataset:
         """`["train"]`: all rows as a Hugging Face dataset."""
@@ -82,14 +89,16 @@ class Rows:
     def __len__(self) -> int:
         from raypipe.results.saving import count_rows
 
-        return count_rows(self._folder)
+        if isinstance(self.path, Path):
+            return count_rows(self.path)
+        return sum(open_parquet_at(file).metadata.num_rows for file in self.files)
 
     def __repr__(self) -> str:
         return f"Rows({str(self.path)!r})"
 
 
 class HeldRows(Rows):
-    """Rows in memory, of which no file is left."""
+    """Rows in memory, of which there is no file."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
@@ -109,61 +118,28 @@ class HeldRows(Rows):
         return f"HeldRows({len(self)})"
 
 
-class RemoteRows(Rows):
-    """Rows in the files that a manifest lists, in an object store. A Hugging Face dataset of them is held in memory."""
-
-    def __init__(self, path: RemotePath, files: Sequence[RemotePath]) -> None:
-        self.path = path
-        self._files = files
-
-    @property
-    def files(self) -> Sequence[AnyPath]:
-        return self._files
-
-    def to_arrow(self) -> pa.Table:
-        import pyarrow as pa
-
-        tables: list[pa.Table] = []
-        for file in self._files:
-            with reading(file):
-                tables.append(open_parquet_at(file).read())
-        return pa.concat_tables(tables)
-
-    def to_datasets(self) -> Dataset:
-        from raypipe.results.saving import table_to_dataset
-
-        return table_to_dataset(self.to_arrow())
-
-    def __len__(self) -> int:
-        return sum(open_parquet_at(file).metadata.num_rows for file in self._files)
-
-
 def _check_manifest(path: AnyPath, manifest: Any) -> None:
-    """Raises InputError for what is no manifest, or names files outside the folder."""
+    """Raises InputError for what is not a manifest, or names files outside the folder."""
     there = cast("dict[str, Any]", manifest if isinstance(manifest, dict) else {})
     leaves, failures = there.get("leaves"), there.get("failures")
-    entries = [failures, *(cast("dict[str, Any]", leaves).values() if isinstance(leaves, dict) else [None])]
-    is_sound = all(isinstance(entry, dict) and _is_inside(entry) for entry in entries)
-    is_sound = is_sound and all(map(is_name, cast("dict[str, Any]", leaves)))
+    is_sound = isinstance(leaves, dict) and all(map(is_name, cast("dict[str, Any]", leaves)))
+    for entry in [failures, *(cast("dict[str, Any]", leaves).values() if isinstance(leaves, dict) else ())]:
+        entry = cast("dict[str, Any]", entry if isinstance(entry, dict) else {})
+        files = entry.get("files", [])
+        for name in (entry.get("path"), *(cast("list[Any]", files) if isinstance(files, list) else [None])):
+            below = PurePath(name) if isinstance(name, str) else PurePath("/")
+            is_sound = is_sound and not below.is_absolute() and ".." not in below.parts
+        is_sound = is_sound and isinstance(entry.get("rows"), int)
     if not (is_sound and isinstance(there.get("max_failed_rows"), int) and isinstance(there.get("origin") or {}, dict)):
         problem = "is not as a run writes it: it is damaged or something else"
         raise InputError(f"the manifest of {path} {problem}; run the pipeline again")
 
 
-def _is_inside(entry: Mapping[str, Any]) -> bool:
-    """Whether what a manifest says of rows names a folder and files below the run's own."""
-    folder, files = entry.get("path"), entry.get("files", [])
-    if not isinstance(folder, str) or not isinstance(entry.get("rows"), int) or not isinstance(files, list):
-        return False
-    names = [folder, *cast("list[Any]", files)]
-    return all(
-        isinstance(name, str) and not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
-        for name in names
-    )
-
-
 class DryRun(Mapping[str, Rows]):
-    """What a dry run found: leaf name → rows, as in `Result`; the models that a real run calls, counts, failures."""
+    """What a dry run found: leaf name → rows, as in `Result`.
+
+    `models`: the models that a real run calls, by step. `manifest`: its counts. `failures`: the first failed rows.
+    """
 
     def __init__(
         self, models: dict[str, ModelOrPool], manifest: dict[str, Any], rows: Mapping[str, pa.Table], failures: pa.Table
@@ -211,10 +187,9 @@ class Result(Mapping[str, Rows]):
         self.failures = self._rows(self.manifest["failures"])
 
     def _rows(self, entry: Mapping[str, Any]) -> Rows:
-        """`entry`: what the manifest says of them."""
-        if isinstance(self.path, RemotePath):
-            return RemoteRows(self.path / entry["path"], list_files(self.path, entry))
-        return Rows(self.path / entry["path"])
+        """The rows of an entry of the manifest."""
+        files = list_files(self.path, entry) if isinstance(self.path, RemotePath) else None
+        return Rows(self.path / entry["path"], files)
 
     def __getitem__(self, leaf: str) -> Rows:
         if leaf == "default" and len(self) == 1:
@@ -231,6 +206,7 @@ class Result(Mapping[str, Rows]):
 
     @property
     def failed_rows(self) -> int:
+        """How many rows failed at a step."""
         return self.manifest["failures"]["rows"]
 
     @property
@@ -333,7 +309,7 @@ class Result(Mapping[str, Rows]):
             return push(committed, upload)
 
     def transform_columns_to_image(self, columns: str | Sequence[str]) -> None:
-        """Raises SpecError: there are no images here."""
+        """Raises SpecError: rows hold no images."""
         problem = f"rows hold no images; write to_datasets().cast_column({columns!r}, datasets.Image()) for a leaf"
         raise SpecError.of("transform_columns_to_image", problem)
 

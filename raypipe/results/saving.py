@@ -1,6 +1,6 @@
-"""I bring the datasets of a run to Hugging Face `datasets` and to a folder of them, and back.
+"""Brings the datasets of a run to Hugging Face `datasets` and to a folder of them, and back.
 
-I do not know how a run is made, only what its folder holds. `datasets` is loaded when it is asked for.
+Knows what the folder of a run holds, and nothing of how a run is made. `datasets` is loaded when it is needed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import orjson
 import pyarrow as pa
 
 from raypipe.errors import InputError, OutputError, SpecError
-from raypipe.results.card import ARROW, CommittedRun, card, list_data_files
+from raypipe.results.card import ARROW, card, list_data_files
 from raypipe.security.file_modes import owner_only
 from raypipe.security.symlinks import check_no_outside_links
 from raypipe.security.untrusted_tables import open_parquet
 from raypipe.storage.artifacts import ARTIFACTS
 from raypipe.storage.paths import reading
+from raypipe.storage.run_files import LocalCopy
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -50,7 +51,7 @@ def table_to_dataset(table: pa.Table) -> Dataset:
 
 @contextmanager
 def _without_bars(datasets: Any) -> Generator[None]:
-    """What is read is on this disk: nobody waits for it."""
+    """What is read is on this disk, which takes no time worth showing."""
     is_shown = not datasets.utils.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -65,18 +66,14 @@ def read_table(folder: Path) -> pa.Table:
     files = list_data_files(folder)
     if not files:
         raise InputError(f"{folder} holds no rows; the folder of the run is damaged, run the pipeline again")
-    if files[0].suffix == ".parquet":
-        return pa.concat_tables([_whole(path) for path in files])
+    is_parquet = files[0].suffix == ".parquet"
     tables: list[pa.Table] = []
     for path in files:
         with reading(path):
-            tables.append(pa.ipc.open_stream(pa.memory_map(str(path))).read_all())
-    return pa.concat_tables(tables).replace_schema_metadata(None)
-
-
-def _whole(path: Path) -> pa.Table:
-    with reading(path):
-        return open_parquet(path).read()
+            opened = open_parquet(path).read if is_parquet else pa.ipc.open_stream(pa.memory_map(str(path))).read_all
+            tables.append(opened())
+    rows = pa.concat_tables(tables)
+    return rows if is_parquet else rows.replace_schema_metadata(None)
 
 
 def count_rows(folder: Path) -> int:
@@ -92,7 +89,7 @@ def _row_count(path: Path) -> int:
 
 
 def split(
-    result: CommittedRun, train_size: float, *, shuffle: bool = True, seed: int | None = None
+    result: LocalCopy, train_size: float, *, shuffle: bool = True, seed: int | None = None
 ) -> dict[str, DatasetDict]:
     """For each leaf `train`, with the share `train_size` of its rows, and `test`, with the others.
 
@@ -111,7 +108,7 @@ def split(
     return found
 
 
-def save(result: CommittedRun, path: Path) -> None:
+def save(result: LocalCopy, path: Path) -> None:
     """Write a folder that `Result.load_from_disk` reads, and `datasets.load_from_disk` leaf by leaf (`data/<leaf>`).
 
     It appears whole, in place of one saved there before. Raises SpecError when `datasets` is not installed,
@@ -150,7 +147,7 @@ def check_saved(path: Path) -> None:
         raise InputError(f"{path} {problem}")
 
 
-def _write(result: CommittedRun, folder: Path, name: str) -> None:
+def _write(result: LocalCopy, folder: Path, name: str) -> None:
     (folder / "data").mkdir(parents=True)
     for leaf in result.manifest["leaves"]:
         _write_leaf(result.path / "data" / leaf, folder / "data" / leaf)
@@ -161,7 +158,7 @@ def _write(result: CommittedRun, folder: Path, name: str) -> None:
         shutil.copyfile(result.path / "pipeline.yaml", folder / "pipeline.yaml")
     manifest = {**result.manifest, "saved_as": FORMAT}
     (folder / "manifest.json").write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
-    (folder / "README.md").write_text(card(_Saved(folder, manifest), name, files=ARROW), encoding="utf-8")
+    (folder / "README.md").write_text(card(LocalCopy(folder, manifest), name, files=ARROW), encoding="utf-8")
 
 
 def _write_leaf(rows: Path, folder: Path) -> None:
@@ -170,14 +167,6 @@ def _write_leaf(rows: Path, folder: Path) -> None:
         to_dataset(rows).save_to_disk(str(folder))
     else:
         shutil.copytree(rows, folder)
-
-
-class _Saved:
-    """The folder that is being written, as a run."""
-
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
-        self.path = path
-        self.manifest = manifest
 
 
 def _check_free(path: Path) -> None:

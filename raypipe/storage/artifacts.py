@@ -1,6 +1,6 @@
-"""I keep files that steps write beside their rows: each artifact is a folder that appears whole.
+"""Keeps files that steps write beside their rows: each artifact is a folder that appears whole.
 
-I do not know what is in them, nor when the run that they belong to is committed.
+Knows nothing of what is in them, nor of when the run that they belong to is committed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from uuid import uuid4
 import orjson
 
 from raypipe.errors import OutputError, SpecError
-from raypipe.storage.paths import AnyPath, P, RemotePath, explain_os_error, upload
+from raypipe.storage.paths import AnyPath, P, RemotePath, copy_file, explain_os_error
 
 ARTIFACTS = "artifacts"
-"""The folder of a run in which they are."""
+"""The folder of a run for artifacts."""
 METADATA = "metadata.json"
 _MOST_TRIES = 1000
 
@@ -40,7 +40,7 @@ class Artifact(Generic[P]):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the step said of it."""
+        """What the step noted about it; empty where nothing was noted or it cannot be read."""
         with suppress(OSError, ValueError):
             return orjson.loads((self.path / METADATA).read_bytes())
         return {}
@@ -48,8 +48,9 @@ class Artifact(Generic[P]):
     @property
     def files(self) -> list[P]:
         """The files that the step wrote, in order."""
-        mine = self.path / METADATA
-        return sorted(found for found in self.path.rglob("*") if found.is_file() and found != mine)
+        own = self.path / METADATA
+        found = (file for file in self.path.rglob("*") if isinstance(file, RemotePath) or file.is_file())
+        return sorted(file for file in found if file != own)
 
 
 def list_artifacts(folder: Path) -> Iterator[Artifact[Path]]:
@@ -72,32 +73,35 @@ class ArtifactStore:
 
         Raises SpecError for an unsound name or metadata that is not JSON, OutputError when it cannot be written.
         """
-        said = self._checked(name, metadata or {})
+        content = self._check(name, metadata or {})
+        path = self.folder / self.step / name
         try:
-            with self._scratch() as scratch:
+            with tempfile.TemporaryDirectory(prefix="raypipe-", dir=self._unfinished()) as scratch:
                 new = Path(scratch) / "new"
                 new.mkdir()
                 write(new)
-                (new / METADATA).write_bytes(said)
-                place = self.folder / self.step / name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                if isinstance(place, RemotePath):
-                    _send(new, place / f"{time.time_ns():020d}-{uuid4().hex[:8]}")
-                else:
-                    _put(new, place, Path(scratch))
+                (new / METADATA).write_bytes(content)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if isinstance(path, Path):
+                    _replace(new, path, Path(scratch))
+                    return
+                version = path / f"{time.time_ns():020d}-{uuid4().hex[:8]}"
+                files = sorted(file.relative_to(new).as_posix() for file in new.rglob("*") if file.is_file())
+                for file in sorted(files, key=lambda file: file == METADATA):  # complete once it is there
+                    copy_file(new / file, version / file)
         except OSError as error:
-            problem = f"cannot be written: {explain_os_error(error)}; mend that and run the same command again"
+            problem = f"cannot be written: {explain_os_error(error)}; solve that and run the same command again"
             raise OutputError(f"the artifact {name!r} of step {self.step!r} {problem}") from None
 
-    def _scratch(self) -> tempfile.TemporaryDirectory[str]:
-        """A folder to write in: from beside those of the run it can be renamed among them."""
+    def _unfinished(self) -> Path | None:
+        """Where to write: from beside the folder of a run an artifact can be renamed into it."""
         if isinstance(self.folder, RemotePath):
-            return tempfile.TemporaryDirectory(prefix="raypipe-")
+            return None
         unfinished = self.folder.with_name(f"{self.folder.name}-unfinished")
         unfinished.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(dir=unfinished)
+        return unfinished
 
-    def _checked(self, name: str, metadata: Mapping[str, Any]) -> bytes:
+    def _check(self, name: str, metadata: Mapping[str, Any]) -> bytes:
         where = f"step {self.step!r}"
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             problem = f"saves an artifact as {name!r}; a name has letters, digits, '_', '-' and '.', no other sign"
@@ -109,8 +113,8 @@ class ArtifactStore:
             raise SpecError.of(where, problem) from None
 
 
-def _put(new: Path, target: Path, scratch: Path) -> None:
-    """Rename a folder into a place that another one may hold; a worker that does the same is waited for."""
+def _replace(new: Path, target: Path, scratch: Path) -> None:
+    """Rename a folder to a path where another may stand; waits for a worker that does the same."""
     for number in range(_MOST_TRIES):
         try:
             os.rename(new, target)
@@ -122,15 +126,8 @@ def _put(new: Path, target: Path, scratch: Path) -> None:
             os.rename(target, scratch / f"old-{number}")
 
 
-def _send(new: Path, version: RemotePath) -> None:
-    """Bring a folder to a store as a version of its own; the one that is sent last is complete when it is there."""
-    files = sorted(found.relative_to(new).as_posix() for found in new.rglob("*") if found.is_file())
-    for name in sorted(files, key=lambda name: name == METADATA):
-        upload(new / name, version / name)
-
-
 def find_latest_versions(folder: RemotePath) -> dict[tuple[str, str], RemotePath]:
-    """Of each artifact that was sent to a store, by step and name, the version that is the last of those complete."""
+    """Of each artifact in a store, by step and name, the last complete version."""
     found: dict[tuple[str, str], RemotePath] = {}
     for file in folder.rglob(METADATA):
         step, name, *below = file.relative_to(folder).parts
@@ -140,7 +137,7 @@ def find_latest_versions(folder: RemotePath) -> dict[tuple[str, str], RemotePath
 
 
 def copy_missing_artifacts(before: Path, now: Path) -> None:
-    """Bring the artifacts that only an earlier run wrote beside those of this one. Raises OSError."""
+    """Copy the artifacts that only an earlier run wrote to those of this one. Raises OSError."""
     for artifact in list_artifacts(before):
         target = now / artifact.step / artifact.name
         if not target.exists():

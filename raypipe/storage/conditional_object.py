@@ -14,7 +14,7 @@ from configparser import ConfigParser, Error
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from raypipe.storage.paths import RemotePath, explain_os_error, s3_endpoint
 
@@ -27,21 +27,6 @@ class Versioned(NamedTuple):
 
     content: bytes
     version: Any
-
-
-class StoredObject(Protocol):
-    """One object that several processes write."""
-
-    def read(self) -> Versioned | None:
-        """What it holds; `None` where there is none. Raises OSError."""
-        ...
-
-    def write(self, content: bytes, version: Any = None) -> Any:
-        """The version written; `None`, with nothing written, unless `version` is the one that stands there.
-
-        `version=None`: unless no object stands there. Raises OSError.
-        """
-        ...
 
 
 class ConditionalObject:
@@ -69,6 +54,7 @@ class ConditionalObject:
             self._store = S3Store(bucket, region=path.store.region, **_profile_keys(), **options)
 
     def read(self) -> Versioned | None:
+        """What the object holds; `None` where there is none. Raises OSError."""
         try:
             with _os_errors():
                 found = self._store.get(self._key)
@@ -77,6 +63,10 @@ class ConditionalObject:
             return None
 
     def write(self, content: bytes, version: Any = None) -> Any:
+        """The version written; `None`, with nothing written, unless `version` is the one that stands there.
+
+        `version=None`: unless no object stands there. Raises OSError.
+        """
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         try:
@@ -93,7 +83,7 @@ def _version_in(answer: Any) -> dict[str, str]:
 
 
 class PlainObject:
-    """An object in a store of which no condition is asked: its version is its content."""
+    """An object in a store that takes no conditions: its version is its content."""
 
     def __init__(self, path: RemotePath) -> None:
         self._path = path
@@ -111,6 +101,9 @@ class PlainObject:
             return None
         self._path.write_bytes(content)
         return content
+
+
+StoredObject = ConditionalObject | PlainObject
 
 
 def why_not_conditional(made: StoredObject, content: bytes) -> str | None:

@@ -1,7 +1,7 @@
-"""Sends one HTTP request and gives what came back, within bounds of time and size.
+"""Sends one HTTP request and returns the answer, within bounds of time and size.
 
-Knows nothing of what it is for, and sends it once. What follows redirects, `fetch_file`, sends no headers of its own
-and takes user and password to no other host.
+Knows nothing of what it is for, and sends it once. Only `fetch_file` follows redirects; it sends no headers of the
+caller's and takes user and password to no other host.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PIECE_BYTES = 2**16
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """What is sent. Redirects are not followed: headers may hold a key for one server alone."""
+    """A request. Redirects are not followed: headers may hold a key for one server alone."""
 
     method: str
     url: str
@@ -42,7 +42,7 @@ class Outgoing:
 
 
 class Fetched(NamedTuple):
-    """What came back, with whatever status."""
+    """An answer, with whatever status."""
 
     status: int
     headers: Mapping[str, str]
@@ -52,11 +52,12 @@ class Fetched(NamedTuple):
 
     @property
     def is_good(self) -> bool:
+        """Whether the status is 2xx."""
         return 200 <= self.status < 300
 
 
 async def fetch(request: Outgoing) -> Fetched:
-    """What the server answers. Raises CallError when there is no answer."""
+    """The answer of the server. Raises CallError when there is none."""
     url, headers = URL(request.url), {"User-Agent": "raypipe", **request.headers}
     body = None if request.body is None else orjson.dumps(request.body, default=str)
     if body is not None:
@@ -92,8 +93,8 @@ def fetch_now(request: Outgoing) -> Fetched:
 
 
 def fetch_file(url: str, timeout_s: float, max_bytes: int) -> Fetched:
-    """What stands at an address, also where it has moved to. Raises CallError, also for another status than 2xx."""
-    return _result_of(_followed(url, timeout_s, max_bytes))
+    """The file at an address, redirects followed. Raises CallError, also for another status than 2xx."""
+    return _result_of(_follow(url, timeout_s, max_bytes))
 
 
 def _result_of(asked: Coroutine[Any, Any, T]) -> T:
@@ -105,33 +106,30 @@ def _result_of(asked: Coroutine[Any, Any, T]) -> T:
         threads.shutdown()
 
 
-async def _followed(url: str, timeout_s: float, max_bytes: int) -> Fetched:
+async def _follow(address: str, timeout_s: float, max_bytes: int) -> Fetched:
     try:
         async with asyncio.timeout(timeout_s):
-            return await _hops(URL(url), timeout_s, max_bytes)
+            url = URL(address)
+            for _ in range(_MOST_REDIRECTS + 1):
+                answer = await fetch(Outgoing("GET", str(url), timeout_s=timeout_s, max_bytes=max_bytes))
+                location = answer.headers.get("Location")
+                if answer.is_good and not answer.is_cut:
+                    return answer
+                if answer.is_good:
+                    raise CallError(f"it has more than {max_bytes >> 20} MiB", "size")
+                if not 300 <= answer.status < 400 or not location:
+                    raise CallError(f"HTTP status {answer.status}", "status", status=answer.status)
+                url = _redirect(url, location)
+            raise CallError(f"it has moved more than {_MOST_REDIRECTS} times", "redirect")
     except TimeoutError:
         raise CallError(f"it took longer than {timeout_s:g} s", "timeout", Retry.LATER) from None
     except ValueError as error:
         raise CallError(f"its address cannot be read ({error})", "unreachable") from None
 
 
-async def _hops(url: URL, timeout_s: float, max_bytes: int) -> Fetched:
-    for _ in range(_MOST_REDIRECTS + 1):
-        answer = await fetch(Outgoing("GET", str(url), timeout_s=timeout_s, max_bytes=max_bytes))
-        place = answer.headers.get("Location")
-        if answer.is_good and not answer.is_cut:
-            return answer
-        if answer.is_good:
-            raise CallError(f"it has more than {max_bytes >> 20} MiB", "size")
-        if not 300 <= answer.status < 400 or not place:
-            raise CallError(f"HTTP status {answer.status}", "status", status=answer.status)
-        url = _next(url, place)
-    raise CallError(f"it has moved more than {_MOST_REDIRECTS} times", "redirect")
-
-
-def _next(url: URL, place: str) -> URL:
-    """Where an answer leads to; what opens one host is taken to no other."""
-    target = url.join(URL(place))
+def _redirect(url: URL, location: str) -> URL:
+    """Where an answer leads to; user and password are taken to no other host."""
+    target = url.join(URL(location))
     if target.scheme not in ("http", "https") or (url.scheme == "https" and target.scheme != "https"):
         problem = f"it has moved to an address that begins with {target.scheme}:, which is not followed"
         raise CallError(problem, "redirect")

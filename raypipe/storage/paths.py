@@ -1,8 +1,8 @@
-"""I am a file or folder that may be here or in an object store, and I read and write it whole.
+"""Reads and writes files on this machine and in object stores, whole or not at all. Knows nothing of what is in them.
 
-A place here is a plain `Path`; one elsewhere is a `Remote`, which answers to the same words as far as runs need them.
-`pyarrow.fs` is loaded only when a place elsewhere is used. Keys come from the environment, as those of the stores' own
-tools do: I neither hold nor tell them. I do not know what is in the files.
+A path on this machine is a plain `Path`; one in a store is a `RemotePath`, which has as much of the interface of `Path`
+as runs need. `pyarrow.fs` is loaded only when a path in a store is used. Keys come from the environment, as those of
+the stores' own tools do, and are neither kept nor shown.
 """
 
 from __future__ import annotations
@@ -32,19 +32,22 @@ R = TypeVar("R")
 
 SCHEMES = ("s3", "gs")
 _REACH_S = 30.0
-"""What a store may take to say that it is there; after that a run does not begin."""
+"""How long a store may take to answer at all; after that a run does not begin."""
 _LOOK_EVERY_S = 0.1
 _CONNECT_S, _REQUEST_S, _TRIES = 5.0, 30.0, 4
 _AT_ONCE = 16
 _CHUNK_BYTES = 8 << 20
 _MOST_COPIED_BYTES = 5_000_000_000
-"""S3 copies no larger object by itself."""
+"""S3 copies no larger object in one request."""
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class RemotePath:
-    """A file or folder in an object store; folders need not be made. Raises OSError as a `Path` does."""
+    """A file or folder in an object store; folders need not be made. Raises OSError as a `Path` does.
+
+    Pickled as its scheme and path; keys and endpoint are read from the environment where it is used.
+    """
 
     scheme: str
     path: str
@@ -70,7 +73,7 @@ class RemotePath:
 
     @property
     def store(self) -> Any:
-        """The file system of pyarrow that it is in."""
+        """The pyarrow file system of its store."""
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
         return _store(self.scheme, self.path.partition("/")[0], s3_endpoint(), region)
 
@@ -81,11 +84,7 @@ class RemotePath:
         return self
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: a folder is there as soon as there is something in it."""
-
-    def is_file(self) -> bool:
-        """Whether it is one: what a folder tells that it has in it is."""
-        return True
+        """Does nothing: a folder is there as soon as there is something in it."""
 
     def exists(self) -> bool:
         """Whether there is a file with this name, or anything under it."""
@@ -129,49 +128,40 @@ class RemotePath:
             if not missing_ok:
                 raise
 
-    def copy_to(self, target: RemotePath) -> None:
-        """Copy a file within the store."""
-        store = self.store
-        if store.get_file_info([self.path])[0].size <= _MOST_COPIED_BYTES:
-            store.copy_file(self.path, target.path)
-            return
-        with store.open_input_stream(self.path) as source, target.open("wb") as sink:
-            _pour(source, sink)
-
 
 AnyPath = Path | RemotePath
 P = TypeVar("P", Path, RemotePath)
 
 
 def parse_path(named: str | Path | RemotePath) -> AnyPath:
-    """The place that a user names: a path, or the URI of one. Raises SpecError for what is neither."""
+    """The path that a user names, on this machine or in a store. Raises SpecError for what is neither."""
     if isinstance(named, RemotePath):
         return named
     text = str(named)
     if isinstance(named, Path) and re.match(r"(s3|gs|file):/", text):
         shown = redact_address(text.replace(":/", "://", 1), every=True)
-        raise _refused(shown, "is the URI of a folder made a Path, which takes a slash away; give it as a text")
+        raise SpecError.of(
+            f"the path {shown}", "is the URI of a folder made a Path, which takes a slash away; give it as a text"
+        )
     if "://" not in text:
         return Path(named)
     parts = urlsplit(text)
-    where = redact_address(text, every=True)
+    where = f"the path {redact_address(text, every=True)}"
     if parts.scheme == "file":
         return Path(parts.path)
     if parts.scheme not in SCHEMES:
         allowed = ", ".join(f"{name}://" for name in SCHEMES)
-        problem = f"names a kind of place that is not known (allowed: a path, file://, {allowed})"
-        raise _refused(where, f"{problem}; mount it and give its path, or use one of these")
+        problem = f"is an address of an unknown kind (allowed: a path, file://, {allowed})"
+        raise SpecError.of(where, f"{problem}; mount it and give its path, or use one of these")
     if "@" in parts.netloc or parts.query:
         problem = "has keys or options in it, which would be written down with it"
-        raise _refused(where, f"{problem}; set them in the environment, such as AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL")
+        raise SpecError.of(
+            where, f"{problem}; set them in the environment, such as AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL"
+        )
     path = f"{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
     if not parts.netloc or "//" in path or path == parts.netloc:
-        raise _refused(where, f"is not the folder of a bucket; write {parts.scheme}://bucket/folder")
+        raise SpecError.of(where, f"is not the folder of a bucket; write {parts.scheme}://bucket/folder")
     return RemotePath(parts.scheme, path)
-
-
-def _refused(where: str, problem: str) -> SpecError:
-    return SpecError.of(f"the place {where}", problem)
 
 
 @lru_cache
@@ -193,9 +183,9 @@ def _store(scheme: str, bucket: str, endpoint: str, region: str) -> Any:
     )
 
 
-def address_identity(place: RemotePath) -> str:
-    """Stands for a place: the same on every machine, another one for another endpoint."""
-    return f"{place} {s3_endpoint() if place.scheme == 's3' else ''}"
+def address_identity(path: RemotePath) -> str:
+    """Text that identifies a path: the same on every machine, another one for another endpoint."""
+    return f"{path} {s3_endpoint() if path.scheme == 's3' else ''}"
 
 
 def s3_endpoint() -> str:
@@ -203,36 +193,33 @@ def s3_endpoint() -> str:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
-# Whether a store is there, and what is wrong with it.
-
-
-def check_reachable(place: AnyPath) -> None:
-    """Return when the store of a place answers, within half a minute; a place here is left to be tried.
+def check_reachable(path: AnyPath) -> None:
+    """Return when the store of a path answers, within half a minute; a path on this machine is not checked.
 
     Raises OutputError when there is no such bucket or it may not be read, InfrastructureError when nothing answers.
     """
-    if isinstance(place, Path):
+    if isinstance(path, Path):
         return
     answers: list[OSError | bool] = []
-    bucket = place.path.partition("/")[0]
+    bucket = path.path.partition("/")[0]
 
     def ask() -> None:
         try:
-            answers.append(bool(place.store.get_file_info([bucket])[0].type))
+            answers.append(bool(path.store.get_file_info([bucket])[0].type))
         except OSError as error:
             answers.append(error)
 
-    asking = start_thread(ask, "the look for a store", lambda error: answers.append(OSError(str(error))))
+    asking = start_thread(ask, "the check of a store", lambda error: answers.append(OSError(str(error))))
     deadline = time.monotonic() + _REACH_S
     while asking.is_alive() and time.monotonic() < deadline:
         asking.join(_LOOK_EVERY_S)
         checkpoint()
     answer = answers[0] if answers else TimeoutError(f"no answer within {_REACH_S:.0f} s")
     if answer is False:
-        raise OutputError(f"{place} cannot be used: there is no bucket {bucket!r}; make it, or name another one")
+        raise OutputError(f"{path} cannot be used: there is no bucket {bucket!r}; make it, or name another one")
     if isinstance(answer, OSError):
         kind = InfrastructureError if "NETWORK" in str(answer) or isinstance(answer, TimeoutError) else OutputError
-        raise kind(f"{place} cannot be used: {explain_os_error(answer)}")
+        raise kind(f"{path} cannot be used: {explain_os_error(answer)}")
 
 
 _REASONS = (
@@ -246,108 +233,93 @@ _REASONS = (
 
 
 def explain_os_error(error: OSError) -> str:
-    """Why something could not be read or written, in words that hold no key."""
-    said = error.strerror or str(error)
-    for sign, words in _REASONS:
-        if sign in said:
-            return words
+    """Why something could not be read or written, as a message without keys."""
+    text = error.strerror or str(error)
+    for sign, explanation in _REASONS:
+        if sign in text:
+            return explanation
     for name in _SECRETS:
         if secret := os.environ.get(name):
-            said = said.replace(secret, "***")
-    return re.sub(r" \(Request ID: .*?\)", "", " ".join(said.split()))
+            text = text.replace(secret, "***")
+    return re.sub(r" \(Request ID: .*?\)", "", " ".join(text.split()))
 
 
-# Files of any place.
-
-
-def open_parquet_at(place: AnyPath | str) -> Any:
-    """The Parquet file at a place, opened: a `ParquetFile`, no column of which has an extension type of anybody's."""
+def open_parquet_at(path: AnyPath | str) -> Any:
+    """The Parquet file at a path, opened: a `ParquetFile`, in which no column has an extension type."""
     from raypipe.security.untrusted_tables import open_parquet
 
-    place = parse_path(place)
-    if isinstance(place, Path):
-        return open_parquet(place, pre_buffer=False)  # else every row group is held until the end of the file
-    return open_parquet(place.path, place.store)
+    path = parse_path(path)
+    if isinstance(path, Path):
+        return open_parquet(path, pre_buffer=False)  # else every row group is held until the end of the file
+    return open_parquet(path.path, path.store)
 
 
 @contextmanager
-def reading(place: AnyPath | str) -> Generator[None]:
-    """What reads a file of a run inside. Raises InputError, naming it, for a damaged file."""
+def reading(path: AnyPath | str) -> Generator[None]:
+    """Reads a file of a run in this block. Raises InputError, which names it, for a damaged file."""
     import pyarrow as pa
 
     try:
         yield
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        said = explain_os_error(error) if isinstance(error, OSError) else str(error).partition("\n")[0]
-        problem = f"cannot be read ({said}): it is cut, damaged or something else"
+        reason = explain_os_error(error) if isinstance(error, OSError) else str(error).partition("\n")[0]
+        problem = f"cannot be read ({reason}): it is cut, damaged or something else"
         remedy = "run the pipeline again, which takes from the call log what was paid for"
-        raise InputError(f"the file {place} {problem}; {remedy}") from None
-
-
-def for_arrow(paths: Sequence[str]) -> tuple[list[str], Any]:
-    """Files of one run in the words of pyarrow: their paths, and the file system that they are in."""
-    places = [parse_path(path) for path in paths]
-    remote = [place for place in places if isinstance(place, RemotePath)]
-    return ([place.path for place in remote], remote[0].store) if remote else (list(paths), None)
+        raise InputError(f"the file {path} {problem}; {remedy}") from None
 
 
 @contextmanager
-def replacing(place: AnyPath) -> Generator[Any]:
-    """What to write a small file to so that a reader sees the old or the new content: a path, or a file in memory."""
-    if isinstance(place, RemotePath):
+def replacing(path: AnyPath) -> Generator[Any]:
+    """Gives what to write a small file to, a path or a file in memory; readers see the old content or the new."""
+    if isinstance(path, RemotePath):
         content = BytesIO()
         yield content
-        place.write_bytes(content.getbuffer())
+        path.write_bytes(content.getbuffer())
         return
-    temporary = place.with_name(f".{place.name}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     yield temporary
-    os.replace(temporary, place)
+    os.replace(temporary, path)
 
 
-def write_atomically(place: AnyPath, content: bytes) -> None:
-    """Write a small file so that a reader sees the old or the new content."""
-    if isinstance(place, RemotePath):
-        place.write_bytes(content)
-        return
-    with replacing(place) as file:
-        file.write_bytes(content)
+def write_atomically(path: AnyPath, content: bytes) -> None:
+    """Write a small file so that readers see the old content or the new."""
+    with replacing(path) as file:
+        file.write(content) if isinstance(file, BytesIO) else file.write_bytes(content)
 
 
-def upload(file: Path, target: RemotePath) -> None:
-    """Bring a file of this machine to a store."""
-    with file.open("rb") as source, target.open("wb") as sink:
-        _pour(source, sink)
+def copy_file(source: AnyPath, target: AnyPath) -> None:
+    """Copy a file between this machine and a store, or within a store. Raises OSError."""
+    opened: Any
+    if isinstance(source, RemotePath):
+        store = source.store
+        if isinstance(target, RemotePath) and store.get_file_info([source.path])[0].size <= _MOST_COPIED_BYTES:
+            store.copy_file(source.path, target.path)
+            return
+        opened = store.open_input_stream(source.path)
+    else:
+        opened = source.open("rb")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with opened as stream, target.open("wb") as sink:
+        while chunk := stream.read(_CHUNK_BYTES):
+            checkpoint()
+            sink.write(chunk)
 
 
-def download(source: RemotePath, file: Path) -> None:
-    """Bring a file of a store to this machine."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with source.store.open_input_stream(source.path) as stream, file.open("wb") as sink:
-        _pour(stream, sink)
+def local_file(path: AnyPath, folder: Path) -> str:
+    """The path of a file on this machine; one in a store is fetched into `folder`. Raises OSError."""
+    if isinstance(path, RemotePath):
+        copy_file(path, folder / path.name)
+        return str(folder / path.name)
+    return str(path)
 
 
-def local_file(place: AnyPath, folder: Path) -> str:
-    """The path of a file, one elsewhere brought to `folder`."""
-    if isinstance(place, Path):
-        return str(place)
-    download(place, folder / place.name)
-    return str(folder / place.name)
-
-
-def _pour(source: Any, sink: Any) -> None:
-    while chunk := source.read(_CHUNK_BYTES):
-        checkpoint()
-        sink.write(chunk)
-
-
-def remove_files(places: Iterable[RemotePath]) -> None:
-    """Remove files; one that is gone already is fine."""
-    for _ in map_concurrently(lambda place: place.unlink(missing_ok=True), list(places)):
-        pass
+def remove_files(paths: Iterable[RemotePath]) -> None:
+    """Remove files; one that is already gone is no error."""
+    list(map_concurrently(lambda path: path.unlink(missing_ok=True), list(paths)))
 
 
 def map_concurrently(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """What `work` makes of each item, in order, some at a time: a store answers many as fast as one."""
+    """What `work` returns for each item, in order, some at a time: a store answers many requests as fast as one."""
     with DaemonThreads(min(_AT_ONCE, len(items) or 1)) as threads:
         for start in range(0, len(items), 4 * _AT_ONCE):
             for made in threads.map(work, items[start : start + 4 * _AT_ONCE]):

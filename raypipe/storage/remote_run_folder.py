@@ -1,7 +1,7 @@
-"""I am the folder of a run in an object store, where nothing can be renamed and no system keeps a lock.
+"""The folder of a run in an object store, where nothing can be renamed and no system keeps a lock.
 
 New files get names that no earlier run used; the manifest, which lists the files that count, is the commit; what it
-does not list is removed behind it. The call log in the folder is not mine to look into.
+does not list is removed afterwards. Knows nothing of the call log in the folder.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from raypipe.storage.paths import (
     RemotePath,
     address_identity,
     check_reachable,
+    copy_file,
     explain_os_error,
     map_concurrently,
     remove_files,
@@ -44,11 +45,11 @@ class RemoteRunFolder(Layout[RemotePath]):
 
     @property
     def owner(self) -> str:
-        """Stands for this folder in names of call log segments."""
+        """Identifies this folder in names of call log segments."""
         return blake2b(address_identity(self.path).encode(), digest_size=6).hexdigest()
 
     def check(self) -> None:
-        """Raises OutputError when the folder holds something else than a run, InfrastructureError when it is away."""
+        """Raises OutputError when the folder holds something else than a run, InfrastructureError when out of reach."""
         check_reachable(self.path)
         if (self.own / "mark").exists():
             return
@@ -58,7 +59,7 @@ class RemoteRunFolder(Layout[RemotePath]):
 
     @contextmanager
     def held(self, lost: Callable[[], None] = lambda: None) -> Generator[None]:
-        """The folder is ours and nobody else's while inside; `lost` is called when another run takes it over.
+        """Holds the folder for this run alone in this block; `lost` is called when another run takes it over.
 
         Raises OutputError, InfrastructureError when the store cannot be reached.
         """
@@ -99,45 +100,35 @@ class RemoteRunFolder(Layout[RemotePath]):
         return [file for entry in entries if entry["path"] == name for file in list_files(self.path, entry)]
 
     def commit(self, manifest: dict[str, Any], spec: bytes, keeps_artifacts: bool) -> None:
-        """Put rows, failures and artifacts of the work folder in place of what the manifest lists that stands there.
+        """Put rows, failures and artifacts of the work folder in place of those that the present manifest lists.
 
         Completes the manifest. Raises OSError, OutputError when another run has taken the folder.
         """
-        run = f"{time.time_ns():020d}-{uuid4().hex[:6]}"
+        prefix = f"part-{time.time_ns():020d}-{uuid4().hex[:6]}-"
+        copies: list[tuple[RemotePath, RemotePath]] = []
         for entry in [*manifest["leaves"].values(), manifest["failures"]]:
-            entry["files"] = self._placed(entry["path"], f"part-{run}-")
-        before = self.committed().get(ARTIFACTS, {}) if keeps_artifacts else {}
-        manifest[ARTIFACTS] = before | self._placed_artifacts()
+            made = sorted((self.work / entry["path"]).glob("part-*.parquet"))
+            entry["files"] = [prefix + file.name.removeprefix("part-") for file in made]
+            copies += zip(made, list_files(self.path, entry), strict=True)
+        artifacts: dict[str, str] = self.committed().get(ARTIFACTS, {}) if keeps_artifacts else {}
+        for (step, name), version in find_latest_versions(self.work / ARTIFACTS).items():
+            path = artifacts[f"{step}/{name}"] = f"{ARTIFACTS}/{step}/{name}/{version.name}"
+            copies += [(file, self.path / path / str(file.relative_to(version))) for file in version.rglob("*")]
+        manifest[ARTIFACTS] = artifacts
+        list(map_concurrently(lambda pair: copy_file(*pair), copies))
         (self.path / "pipeline.yaml").write_bytes(spec)
-        said = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
+        content = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
         self.check_held()
         with uninterrupted():
-            self.manifest.write_bytes(said)
+            self.manifest.write_bytes(content)
         remove_files(self._stray(manifest))
         self.clear()
-
-    def _placed(self, name: str, prefix: str) -> list[str]:
-        """The new files of a leaf or of the failures, by the names that readers find them under."""
-        made = sorted((self.work / name).glob("part-*.parquet"))
-        names = [prefix + file.name.removeprefix("part-") for file in made]
-        targets = [self.path / name / one for one in names]
-        _copy(list(zip(made, targets, strict=True)))
-        return names
-
-    def _placed_artifacts(self) -> dict[str, str]:
-        """The new artifacts: where each is in the run folder, by step and name."""
-        found = find_latest_versions(self.work / ARTIFACTS)
-        placed = {f"{step}/{name}": f"{ARTIFACTS}/{step}/{name}/{made.name}" for (step, name), made in found.items()}
-        pairs = zip(found.values(), placed.values(), strict=True)
-        copies = [(made, self.path / place) for made, place in pairs]
-        _copy([(file, target / str(file.relative_to(made))) for made, target in copies for file in made.rglob("*")])
-        return placed
 
     def _stray(self, manifest: dict[str, Any]) -> list[RemotePath]:
         """Outputs that a manifest does not list."""
         entries = [*manifest.get("leaves", {}).values(), *filter(None, [manifest.get("failures")])]
         listed = {file for entry in entries for file in list_files(self.path, entry)}
-        kept = [f"{self.path.path}/{place}/" for place in manifest.get(ARTIFACTS, {}).values()]
+        kept = [f"{self.path.path}/{path}/" for path in manifest.get(ARTIFACTS, {}).values()]
         there = chain.from_iterable((self.path / name).rglob("*") for name in _OUTPUTS)
         return [one for one in there if one not in listed and not one.path.startswith(tuple(kept))]
 
@@ -149,11 +140,6 @@ class RemoteRunFolder(Layout[RemotePath]):
 AnyRunFolder = RunFolder | RemoteRunFolder
 
 
-def run_folder_at(place: AnyPath) -> AnyRunFolder:
-    """The run folder at a place."""
-    return RemoteRunFolder(place) if isinstance(place, RemotePath) else RunFolder(place)
-
-
-def _copy(pairs: list[tuple[RemotePath, RemotePath]]) -> None:
-    for _ in map_concurrently(lambda pair: pair[0].copy_to(pair[1]), pairs):
-        pass
+def run_folder_at(path: AnyPath) -> AnyRunFolder:
+    """The run folder at a path."""
+    return RemoteRunFolder(path) if isinstance(path, RemotePath) else RunFolder(path)

@@ -1,6 +1,6 @@
-"""I know what a manifest lists of a run in an object store, and bring it to a folder of this machine.
+"""Finds the files that a manifest lists of a run in an object store, and brings them to a folder of this machine.
 
-I do not know how it came there.
+Knows nothing of how they were written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import orjson
 from raypipe.errors import InputError
 from raypipe.security.dataset_notes import is_name
 from raypipe.storage.artifacts import ARTIFACTS, METADATA, Artifact
-from raypipe.storage.paths import AnyPath, RemotePath, download, map_concurrently
+from raypipe.storage.paths import AnyPath, RemotePath, copy_file, map_concurrently
 
 
 def list_files(folder: RemotePath, entry: Mapping[str, Any]) -> list[RemotePath]:
@@ -29,21 +29,15 @@ def list_files(folder: RemotePath, entry: Mapping[str, Any]) -> list[RemotePath]
 def list_remote_artifacts(folder: RemotePath, manifest: Mapping[str, Any]) -> Iterator[Artifact[RemotePath]]:
     """The artifacts of a run, by step and name. Raises InputError for what would lie outside of the run's folder."""
     listed = manifest.get(ARTIFACTS) or {}
-    for named, place in sorted(cast("dict[str, Any]", listed).items() if isinstance(listed, dict) else ()):
+    for named, path in sorted(cast("dict[str, Any]", listed).items() if isinstance(listed, dict) else ()):
         step, _, name = named.partition("/")
-        if not (is_name(step) and is_name(name) and isinstance(place, str) and _stays_inside(place)):
-            raise _outside(folder, f"{named}: {place}")
-        yield Artifact(step, name, folder / place)
+        is_inside = is_name(step) and is_name(name) and isinstance(path, str) and all(map(is_name, path.split("/")))
+        if not is_inside:
+            raise InputError(_OUTSIDE.format(folder, f"{named}: {path}"))
+        yield Artifact(step, name, folder / path)
 
 
-def _stays_inside(path: str) -> bool:
-    return all(map(is_name, path.split("/")))
-
-
-def _outside(folder: RemotePath, named: str) -> InputError:
-    return InputError(
-        f"{folder} has the artifact {named!r}, which no run writes: it leads out of its folder; remove it"
-    )
+_OUTSIDE = "{} has the artifact {!r}, which no run writes: it leads out of its folder; remove it"
 
 
 @dataclass(frozen=True)
@@ -55,29 +49,28 @@ class LocalCopy:
 
 
 @contextmanager
-def local_copy(place: AnyPath, manifest: Mapping[str, Any]) -> Generator[LocalCopy]:
-    """A committed run as a folder of this machine; one elsewhere is fetched into a folder that is not kept."""
-    if isinstance(place, Path):
-        yield LocalCopy(place, manifest)
+def local_copy(path: AnyPath, manifest: Mapping[str, Any]) -> Generator[LocalCopy]:
+    """A committed run as a folder of this machine; one in a store is fetched into a folder that is not kept."""
+    if isinstance(path, Path):
+        yield LocalCopy(path, manifest)
         return
     with tempfile.TemporaryDirectory(prefix="raypipe-") as name:
         folder = Path(name)
-        fetched = dict(_fetched(place, manifest))
-        for _ in map_concurrently(lambda pair: download(pair[0], folder / pair[1]), list(fetched.items())):
-            pass
+        files = list(_files_to_fetch(path, manifest))
+        list(map_concurrently(lambda pair: copy_file(pair[0], folder / pair[1]), files))
         (folder / "manifest.json").write_bytes(orjson.dumps(manifest))
         yield LocalCopy(folder, manifest)
 
 
-def _fetched(place: RemotePath, manifest: Mapping[str, Any]) -> Iterator[tuple[RemotePath, str]]:
-    """Each file that counts, and where it is in a folder of this machine."""
+def _files_to_fetch(path: RemotePath, manifest: Mapping[str, Any]) -> Iterator[tuple[RemotePath, str]]:
+    """Each file that counts, and its place in a folder of this machine."""
     for entry in [*manifest["leaves"].values(), manifest["failures"]]:
-        for number, file in enumerate(list_files(place, entry)):
+        for number, file in enumerate(list_files(path, entry)):
             yield file, f"{entry['path']}/part-{number:05d}.parquet"
-    for one in list_remote_artifacts(place, manifest):
-        for file in (*one.files, one.path / METADATA):
-            below = file.path.removeprefix(f"{one.path.path}/")
-            if not _stays_inside(below):  # a store takes any name
-                raise _outside(place, below)
-            yield file, f"{ARTIFACTS}/{one.step}/{one.name}/{below}"
-    yield place / "pipeline.yaml", "pipeline.yaml"
+    for artifact in list_remote_artifacts(path, manifest):
+        for file in (*artifact.files, artifact.path / METADATA):
+            below = file.path.removeprefix(f"{artifact.path.path}/")
+            if not all(map(is_name, below.split("/"))):  # a store takes any name
+                raise InputError(_OUTSIDE.format(path, below))
+            yield file, f"{ARTIFACTS}/{artifact.step}/{artifact.name}/{below}"
+    yield path / "pipeline.yaml", "pipeline.yaml"

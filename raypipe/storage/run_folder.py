@@ -1,7 +1,7 @@
-"""I am the folder of a run: held by one run at a time, committed by rename, never anybody else's.
+"""The folder of a run: held by one run at a time, committed by rename, and never a folder that holds something else.
 
 Layout: `data/<leaf>/`, `failures/`, `artifacts/<step>/<name>/`, `calls/`, `manifest.json`, `pipeline.yaml` for readers;
-`.raypipe/` holds the mark that the folder is ours, the lock and the work of a run that has not been committed.
+`.raypipe/` holds the mark of a run folder, the lock and the work of a run that has not been committed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -28,11 +28,11 @@ from raypipe.storage.paths import P, write_atomically
 
 MARK = "raypipe run folder 1\n"
 _ENDING_S, _LOOK_EVERY_S = 5.0, 0.1
-"""How long a run of this process that was stopped at once may take to let go of its folder."""
+"""How long a stopped run of this process may take to let go of its folder."""
 
 
 class Layout(Generic[P]):
-    """Where things are in a run folder. Places are absolute."""
+    """The paths in a run folder, absolute."""
 
     def __init__(self, path: P) -> None:
         self.path: P = path
@@ -51,11 +51,11 @@ class RunFolder(Layout[Path]):
 
     @property
     def owner(self) -> str:
-        """Stands for this folder in names of call log segments."""
+        """Identifies this folder in names of call log segments."""
         return blake2b(str(self.path.resolve()).encode(), digest_size=6).hexdigest()
 
     def check(self) -> None:
-        """Raises OutputError when the folder holds something that is not a run of ours, or a link to something else."""
+        """Raises OutputError when the folder holds something else than a run, or a link to something else."""
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"the output path {self.path} is a file; name a folder with --out")
         if self.path.is_dir() and not (self.own / "mark").exists() and any(self.path.iterdir()):
@@ -65,9 +65,9 @@ class RunFolder(Layout[Path]):
 
     @contextmanager
     def held(self, lost: Callable[[], None] = lambda: None) -> Generator[None]:
-        """The folder exists, is ours and nobody else's while inside. Raises OutputError.
+        """Makes the folder and holds it for this run alone in this block. Raises OutputError.
 
-        `lost` is for folders that another run can take over; this one stays ours.
+        `lost` is for folders that another run can take over, which it cannot here.
         """
         self.check()
         try:
@@ -84,9 +84,14 @@ class RunFolder(Layout[Path]):
             os.close(lock)
 
     def _lock(self, lock: int) -> None:
-        """The system releases the lock when its process ends, however it ends."""
+        """Take the lock, which the system releases when its process ends, however it ends."""
         me, deadline = f"process {os.getpid()} on {socket.gethostname()}", time.monotonic() + _ENDING_S
-        while (holder := _taken(lock)) is not None:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
             if holder != me or time.monotonic() > deadline:
                 problem = f"is in use by {holder}; wait for it or stop it"
                 raise OutputError(f"the output folder {self.path} {problem}")
@@ -114,7 +119,7 @@ class RunFolder(Layout[Path]):
         return sorted((self.path / name).glob("part-*.parquet"))
 
     def check_held(self) -> None:
-        """Nothing: the system holds the lock as long as this process lives."""
+        """Does nothing: the system holds the lock as long as this process lives."""
 
     def commit(self, manifest: dict[str, Any], spec: bytes, keeps_artifacts: bool) -> None:
         """Put rows, failures and artifacts of the work folder in place of what stands there, each by one rename.
@@ -123,32 +128,19 @@ class RunFolder(Layout[Path]):
         """
         if keeps_artifacts:
             copy_missing_artifacts(self.path / ARTIFACTS, self.work / ARTIFACTS)
-        said = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
+        content = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
         with uninterrupted():
-            self._move(["data", "failures", ARTIFACTS])
+            old = self.work / "old"
+            old.mkdir()
+            for name in ("data", "failures", ARTIFACTS):
+                if (self.path / name).exists():
+                    os.rename(self.path / name, old / name)
+                if (self.work / name).exists():
+                    os.rename(self.work / name, self.path / name)
             write_atomically(self.path / "pipeline.yaml", spec)
-            write_atomically(self.manifest, said)
+            write_atomically(self.manifest, content)
         self.clear()
-
-    def _move(self, names: Sequence[str]) -> None:
-        old = self.work / "old"
-        old.mkdir()
-        for name in names:
-            target = self.path / name
-            if target.exists():
-                os.rename(target, old / name)
-            if (self.work / name).exists():
-                os.rename(self.work / name, target)
 
     def clear(self) -> None:
         """Remove the work folder."""
         shutil.rmtree(self.work, ignore_errors=True)
-
-
-def _taken(lock: int) -> str | None:
-    """Who holds a lock; `None` where it is ours from now on."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
-    return None

@@ -1,4 +1,4 @@
-"""I bring tables together under one schema, and read and write rows as Parquet, whole or not at all."""
+"""Brings tables together under one schema, reads and writes them as Parquet. Knows nothing of what the values mean."""
 
 from __future__ import annotations
 
@@ -94,19 +94,16 @@ def concat(tables: Sequence[pa.Table]) -> pa.Table:
     if all(table.schema.equals(first) for table in tables[1:]):
         return pa.concat_tables(tables)
     types: dict[str, pa.DataType] = {}
-    for table in tables:
-        for field in table.schema:
-            types[field.name] = _type_of_both(types.get(field.name, field.type), field.type)
-    return pa.concat_tables([_carrying(table, types) for table in tables])
+    for field in (field for table in tables for field in table.schema):
+        before = types.get(field.name, field.type)
+        if pa.types.is_null(before):
+            types[field.name] = field.type
+        else:
+            types[field.name] = before if before.equals(field.type) or pa.types.is_null(field.type) else AS_IS
+    return pa.concat_tables([_with_types(table, types) for table in tables])
 
 
-def _type_of_both(a: pa.DataType, b: pa.DataType) -> pa.DataType:
-    if a.equals(b) or pa.types.is_null(b):
-        return a
-    return b if pa.types.is_null(a) else AS_IS
-
-
-def _carrying(table: pa.Table, types: Mapping[str, pa.DataType]) -> pa.Table:
+def _with_types(table: pa.Table, types: Mapping[str, pa.DataType]) -> pa.Table:
     columns: dict[str, Any] = {}
     for name, kind in types.items():
         column = table.column(name) if name in table.column_names else pa.nulls(table.num_rows)
@@ -122,7 +119,7 @@ def _carrying(table: pa.Table, types: Mapping[str, pa.DataType]) -> pa.Table:
 def settle_types(table: pa.Table) -> pa.Table:
     """The same rows as they are written: values that were carried as they are get the type they have in common.
 
-    What has a type that files do not have is text there; see `is_writable`.
+    What has a type that Parquet files do not have becomes text; see `is_writable`.
     """
     for index, field in enumerate(table.schema):
         if not is_writable(field.type):
@@ -140,7 +137,7 @@ def to_ipc(table: pa.Table) -> pa.Buffer:
 
 
 def from_ipc(content: pa.Buffer | bytes) -> pa.Table:
-    """A table that this run packed."""
+    """A table that `to_ipc` of this run wrote."""
     return restore_as_is(pa.ipc.open_stream(content).read_all())
 
 
@@ -152,7 +149,7 @@ def write_part(place: AnyPath, table: pa.Table) -> None:
 
 
 def open_part_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
-    """Of a file that is read once and removed: what packs fast is better there than what packs well."""
+    """A writer of a file that is read once and removed: it packs fast rather than well."""
     return pq.ParquetWriter(file, schema, compression="lz4", use_dictionary=False, write_statistics=False)
 
 
@@ -163,7 +160,7 @@ def write_groups(writer: pq.ParquetWriter, table: pa.Table) -> None:
 
 
 def to_output_columns(table: pa.Table) -> pa.Table:
-    """User columns, then lineage as it is written to the output (identities as hexadecimal text)."""
+    """User columns, then lineage as the output has it (identities as hexadecimal text)."""
     own = [name for name in table.column_names if name not in LINEAGE]
     ids = _hexadecimal(table.column(ROW_ID).combine_chunks())
     ancestors = table.column(ANCESTORS).combine_chunks()
@@ -232,64 +229,34 @@ def read_tables(path: AnyPath, schema: pa.Schema) -> Iterator[pa.Table]:
 
 
 def write_dataset(tables: Iterable[pa.Table], folder: AnyPath, schema: pa.Schema, bounds: Bounds | None = None) -> int:
-    """Rows as files `part-00000.parquet`, … of one schema, which the tables have. Returns the number of rows.
+    """Write rows as files `part-00000.parquet`, … under one schema, which the tables have. Returns the number of rows.
 
-    Without any row there is one file, so that readers find the columns.
+    A column that never had a value is text: readers disagree about columns without a type. Without any row there is one
+    file, so that readers find the columns. Raises OSError, StoppedError.
     """
     folder.mkdir(parents=True)
-    bounds, writer = bounds or Bounds(), _Files(folder, _without_nulls(schema))
-    rows = 0
-    for group in _gathered(tables, bounds.row_group_bytes):
-        writer.write(group, bounds.file_bytes)
-        rows += group.num_rows
-    writer.close()
+    bounds = bounds or Bounds()
+    schema = pa.schema([pa.field(field.name, _null_as_text(field.type)) for field in schema])
+    store = folder.store if isinstance(folder, RemotePath) else None
+    with_dictionary: Any = [name for name in schema.names if name not in OUTPUT_LINEAGE]
+    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": with_dictionary, "filesystem": store}
+    groups = _row_groups(tables, bounds.row_group_bytes)
+    group: pa.Table | None = next(groups, schema.empty_table())
+    rows = number = 0
+    while group is not None:
+        path = folder / f"part-{number:05d}.parquet"
+        file_rows = file_bytes = 0
+        with pq.ParquetWriter(path.path if isinstance(path, RemotePath) else path, schema, **options) as writer:
+            while group is not None and file_rows < ROWS_PER_FILE and file_bytes < bounds.file_bytes:
+                writer.write_table(conform(group, schema), row_group_size=_ROWS_PER_GROUP)
+                file_rows, file_bytes = file_rows + group.num_rows, file_bytes + size_bytes(group)
+                group = next(groups, None)
+        rows, number = rows + file_rows, number + 1
     return rows
 
 
-class _Files:
-    """The files of a dataset, one after the other."""
-
-    def __init__(self, folder: AnyPath, schema: pa.Schema) -> None:
-        self._folder, self._schema = folder, schema
-        self._writer: pq.ParquetWriter | None = None
-        self._number = self._rows = self._bytes = 0
-
-    def write(self, group: pa.Table, most_bytes: int) -> None:
-        """Write a row group, in a new file where there are enough rows in the last."""
-        if self._rows >= ROWS_PER_FILE or self._bytes >= most_bytes:
-            self._end()
-        if self._writer is None:
-            self._writer = self._opened()
-        self._writer.write_table(conform(group, self._schema), row_group_size=_ROWS_PER_GROUP)
-        self._rows += group.num_rows
-        self._bytes += size_bytes(group)
-
-    def close(self) -> None:
-        """Write an empty file where there is none."""
-        if self._writer is None and not self._number:
-            self._writer = self._opened()
-            self._writer.write_table(self._schema.empty_table())
-        self._end()
-
-    def _end(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer, self._rows, self._bytes, self._number = None, 0, 0, self._number + 1
-
-    def _opened(self) -> pq.ParquetWriter:
-        store = self._folder.store if isinstance(self._folder, RemotePath) else None
-        packed: Any = [name for name in self._schema.names if name not in OUTPUT_LINEAGE]
-        path = _in_store(self._folder / f"part-{self._number:05d}.parquet")
-        return pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=packed, filesystem=store)
-
-
-def _in_store(place: AnyPath) -> Any:
-    """A file in the words of pyarrow: its path, where it is elsewhere the one in its store."""
-    return place.path if isinstance(place, RemotePath) else place
-
-
-def _gathered(tables: Iterable[pa.Table], most_bytes: int) -> Iterator[pa.Table]:
-    """The same rows in tables that are each a row group: of enough rows or bytes, and not of more bytes."""
+def _row_groups(tables: Iterable[pa.Table], most_bytes: int) -> Iterator[pa.Table]:
+    """The same rows in tables that each become a row group: with enough rows or bytes, and no more bytes."""
     held: list[pa.Table] = []
     count = held_bytes = 0
     for table in tables:
@@ -313,16 +280,11 @@ _PART_GROUP_BYTES = 4 << 20
 """Of a row group of a part."""
 
 
-def _without_nulls(schema: pa.Schema) -> pa.Schema:
-    """A column that never had a value is text: readers disagree about columns without a type."""
-    return pa.schema([pa.field(f.name, _typed(f.type)) for f in schema])
-
-
-def _typed(kind: pa.DataType) -> pa.DataType:
+def _null_as_text(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_null(kind):
         return pa.string()
     if pa.types.is_list(kind):
-        return pa.list_(_typed(kind.value_type))
+        return pa.list_(_null_as_text(kind.value_type))
     if pa.types.is_struct(kind):
-        return pa.struct([pa.field(f.name, _typed(f.type)) for f in kind])
+        return pa.struct([pa.field(field.name, _null_as_text(field.type)) for field in kind])
     return kind

@@ -3,7 +3,7 @@
 Metadata of schemas and columns stay outside. Values keep their meaning and lose an encoding: dictionaries, run-end
 encodings and views are unpacked, extension types become what they are stored as (a UUID stays one), an interval of
 months, days and nanoseconds becomes a struct of these. Refused is what has no meaning here: unions, periods of pandas,
-time zones that this machine does not know, texts that are no UTF-8, two columns of one name.
+time zones unknown to this machine, texts that are not UTF-8, two columns of one name.
 """
 
 from __future__ import annotations
@@ -33,8 +33,15 @@ def admit_table(table: pa.Table, where: str) -> pa.Table:
     table = table.drop_columns([name for name in table.column_names if name in RESERVED])
     plain = _admitted_schema(table.schema, where)
     if not plain.equals(table.schema, check_metadata=True):
-        columns = [_taken(column, field, where) for column, field in zip(table.columns, plain, strict=True)]
-        table = _whole(table, columns, plain)
+        columns: list[Any] = []
+        for column, field in zip(table.columns, plain, strict=True):
+            try:
+                columns.append(_convert(column, field.type))
+            except (_Refused, pa.ArrowException, OverflowError, ValueError) as error:
+                problem = f"which cannot become {field.type} ({error}); write it as one"
+                raise InputError(f"{where}: column {field.name!r} has the type {column.type}, {problem}") from None
+        # A table of no columns forgets how many rows it has.
+        table = pa.Table.from_arrays(columns, schema=plain) if columns else table.replace_schema_metadata(None)
     for name, column in zip(table.column_names, table.columns, strict=True):
         try:
             column.validate(full=True)
@@ -42,19 +49,6 @@ def admit_table(table: pa.Table, where: str) -> pa.Table:
             problem = f"has values that its type {column.type} does not allow ({error}); write the column again"
             raise InputError(f"{where}: column {name!r} {problem}") from None
     return table
-
-
-def _taken(column: pa.ChunkedArray, field: pa.Field, where: str) -> Any:
-    try:
-        return _converted(column, field.type)
-    except (_Refused, pa.ArrowException, OverflowError, ValueError) as error:
-        problem = f"which cannot become {field.type} ({error}); write it as one"
-        raise InputError(f"{where}: column {field.name!r} has the type {column.type}, {problem}") from None
-
-
-def _whole(table: pa.Table, columns: list[Any], schema: pa.Schema) -> pa.Table:
-    # A table of no columns forgets how many rows it has.
-    return pa.Table.from_arrays(columns, schema=schema) if columns else table.replace_schema_metadata(None)
 
 
 def check_names(names: Sequence[str], where: str) -> None:
@@ -133,7 +127,7 @@ def _check_zone(name: str) -> None:
         raise _Refused(f"with the time zone {name!r}, which this machine does not know; write UTC") from None
 
 
-def _converted(column: pa.ChunkedArray, kind: pa.DataType) -> Any:
+def _convert(column: pa.ChunkedArray, kind: pa.DataType) -> Any:
     stored = _as_stored(column.type)
     if stored is not column.type:
         column = column.cast(stored)  # or not at all: a value of a library's type is never made

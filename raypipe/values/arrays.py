@@ -1,4 +1,4 @@
-"""I turn Python values into Arrow arrays and back without bending one.
+"""Turns Python values into Arrow arrays and back without changing one. Knows nothing of files.
 
 Where the values of one column have no common type (a number here, a text there), a written column becomes text: texts
 as they are, everything else as JSON. On their way between steps such values are carried exactly as they are.
@@ -22,7 +22,7 @@ ARROW_ERRORS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError,
 
 
 def parse_arrow_type(name: str) -> pa.DataType | None:
-    """The Arrow type called `name` (`string`, `int64`, `double`, `bool`, `list<…>`); `None` for `""`."""
+    """The Arrow type named `name` (`string`, `int64`, `double`, `bool`, `list<…>`); `None` for `""`."""
     if not name:
         return None
     if name.startswith("list<") and name.endswith(">"):
@@ -48,11 +48,11 @@ def _fitting(values: Sequence[Any], wanted: pa.DataType | None) -> pa.Array | No
         return None
     if isinstance(made.type, pa.UuidType):
         return pa.array([None if value is None else str(value) for value in values], pa.string())
-    return made if is_writable(made.type) and not _is_bent(made.type, values) else None
+    return made if is_writable(made.type) and not _is_changed(made.type, values) else None
 
 
-def _is_bent(kind: pa.DataType, values: Sequence[Any]) -> bool:
-    """Whether pyarrow bent values to fit a type: 0.5 becomes 0, False 0.0, a text bytes or a list, times are cut."""
+def _is_changed(kind: pa.DataType, values: Sequence[Any]) -> bool:
+    """Whether pyarrow changed values to fit a type: 0.5 becomes 0, False 0.0, a text bytes or a list, times are cut."""
     if pa.types.is_integer(kind):
         return any(isinstance(value, float) and not value.is_integer() for value in values)
     if pa.types.is_floating(kind):
@@ -67,15 +67,11 @@ def _is_bent(kind: pa.DataType, values: Sequence[Any]) -> bool:
         inner, there = kind.value_type, [value for value in values if value is not None]
         if any(isinstance(value, str | bytes | Mapping) for value in there):
             return True
-        return not _is_safe(inner) and any(_is_bent(inner, value) for value in there)
+        return not pa.types.is_boolean(inner) and any(_is_changed(inner, value) for value in there)
     if pa.types.is_struct(kind):
         there = [value for value in values if value is not None]
-        return any(_is_bent(field.type, [value.get(field.name) for value in there]) for field in kind)
+        return any(_is_changed(field.type, [value.get(field.name) for value in there]) for field in kind)
     return False
-
-
-def _is_safe(kind: pa.DataType) -> bool:
-    return pa.types.is_boolean(kind)
 
 
 _OCTETS = frozenset({bytes, bytearray, memoryview})
@@ -91,7 +87,7 @@ def to_rows(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def to_values(column: pa.ChunkedArray) -> list[Any]:
-    """The same of one column."""
+    """The values of one column, as in `to_rows`."""
     try:
         return column.to_pylist()
     except (OverflowError, ValueError, pa.ArrowException):
@@ -111,11 +107,11 @@ def _value_of(scalar: Any) -> Any:
     try:
         return scalar.as_py()
     except (OverflowError, ValueError, pa.ArrowException):
-        return _said(scalar.value, kind)
+        return _time_text(scalar.value, kind)
 
 
-def _said(number: int, kind: Any) -> str:
-    """A moment as ISO 8601 says it (in UTC where it has a time zone), a duration with its unit."""
+def _time_text(number: int, kind: Any) -> str:
+    """A moment in ISO 8601 (in UTC where it has a time zone), a duration with its unit."""
     if pa.types.is_duration(kind):
         return f"{number} {kind.unit}"
     unit: Any = {"date32[day]": "D", "date64[ms]": "ms"}.get(str(kind)) or kind.unit
@@ -125,7 +121,7 @@ def _said(number: int, kind: Any) -> str:
 def to_text(value: Any) -> str | None:
     """A value as text: `None` and texts as they are, everything else as JSON.
 
-    What JSON cannot say is said in words: NaN, other objects, the halves of a character (as their escapes).
+    What JSON cannot hold becomes text: NaN, other objects, halves of a surrogate pair (as their escapes).
     """
     if value is None:
         return None
@@ -135,26 +131,26 @@ def to_text(value: Any) -> str | None:
 
 def _json(value: Any) -> str:
     # Not orjson: it has no integers beyond 64 bits and turns NaN into null.
-    write = partial(json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_in_words)
+    write = partial(json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_as_json)
     try:
         return write(value)
     except (TypeError, ValueError):
         pass
     try:
-        return write(_sayable(value))
+        return write(_with_finite_numbers(value))
     except RecursionError:
         return repr(value)
 
 
-def _sayable(value: Any) -> Any:
+def _with_finite_numbers(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else str(key): _sayable(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    return [_sayable(item) for item in value] if isinstance(value, list | tuple) else value  # pyright: ignore[reportUnknownVariableType]
+        return {key if isinstance(key, str) else str(key): _with_finite_numbers(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    return [_with_finite_numbers(item) for item in value] if isinstance(value, list | tuple) else value  # pyright: ignore[reportUnknownVariableType]
 
 
-def _in_words(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sets_to_lists(cast("set[Any]", value))
     return value.isoformat() if isinstance(value, date | time) else str(value)
@@ -251,19 +247,17 @@ def to_lossless_array(values: Sequence[Any], type_name: str = "") -> pa.Array:
     wanted = parse_arrow_type(type_name)
     if wanted is not None and pa.types.is_string(wanted):
         return to_array(values, type_name)
-    if wanted is not None or _is_of_one_kind(values):
+    types = set(map(type, values)) - {type(None)}
+    if list in types:
+        kinds = {_kind(value) for value in values if value is not None}
+        is_of_one_kind = len(kinds) < 2 and None not in kinds
+    else:
+        is_of_one_kind = len(types) < 2 and types <= _PLAIN
+    if wanted is not None or is_of_one_kind:
         made = _fitting(values, wanted)
         if made is not None:
             return made
     return as_is_array(values)
-
-
-def _is_of_one_kind(values: Sequence[Any]) -> bool:
-    types = set(map(type, values)) - {type(None)}
-    if list not in types:
-        return len(types) < 2 and types <= _PLAIN
-    kinds = {_kind(value) for value in values if value is not None}
-    return len(kinds) < 2 and None not in kinds
 
 
 def _kind(value: Any, depth: int = 0) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from importlib import import_module
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -24,7 +24,7 @@ _write = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def dumps(value: Any) -> bytes:
-    """The value as text. Raises TypeError for one that is no plain value, RecursionError for one nested too deep."""
+    """The value as text. Raises TypeError for one that is not plain, RecursionError for one nested too deeply."""
     if _is_json(value):
         try:
             return _write(value).encode()
@@ -49,7 +49,7 @@ def _is_json(value: Any) -> bool:
 
 
 def loads(text: bytes) -> Any:
-    """The value that was written. Raises ValueError for a text that was written by nobody here."""
+    """The value that was written. Raises ValueError for a text that `dumps` did not write."""
     try:
         return json.loads(text, object_hook=_untagged) if _SIGN in text else json.loads(text)
     except (KeyError, TypeError, ArithmeticError, RecursionError) as error:
@@ -67,7 +67,9 @@ def _tagged(value: Any) -> Any:
     if kind is list:
         return [_tagged(item) for item in value]
     if kind is dict:
-        return _mapping(cast("dict[Any, Any]", value))
+        if _TAG not in value and all(type(key) is str for key in value):
+            return {key: _tagged(item) for key, item in value.items()}
+        return _tag("dict", [[_tagged(key), _tagged(item)] for key, item in value.items()])
     writer = _WRITERS.get(kind)
     if writer is not None:
         return _tag(kind.__name__, writer(value))
@@ -80,16 +82,6 @@ def _tagged(value: Any) -> Any:
 
 def _tag(name: str, value: Any) -> dict[str, Any]:
     return {_TAG: name, _VALUE: value}
-
-
-def _mapping(value: dict[Any, Any]) -> dict[str, Any]:
-    if _TAG not in value and all(type(key) is str for key in value):
-        return {key: _tagged(item) for key, item in value.items()}
-    return _tag("dict", [[_tagged(key), _tagged(item)] for key, item in value.items()])
-
-
-def _items(value: Any) -> list[Any]:
-    return [_tagged(item) for item in value]
 
 
 def _zone(zone: tzinfo | None, value: Any) -> Any:
@@ -107,9 +99,7 @@ def _moment(value: Any) -> list[Any]:
 
 _WRITERS: dict[type, Callable[[Any], Any]] = {
     bytes: lambda value: b64encode(value).decode(),
-    tuple: _items,
-    set: _items,
-    frozenset: _items,
+    **dict.fromkeys((tuple, set, frozenset), lambda value: [_tagged(item) for item in value]),
     datetime: _moment,
     time: _moment,
     date: date.isoformat,

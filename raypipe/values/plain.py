@@ -1,4 +1,4 @@
-"""Turns what user code hands over into plain values. Knows nothing of rows, and imports no library for them.
+"""Turns what user code hands over into plain values. Knows nothing of rows, and imports no library to do so.
 
 Plain are `None`, truth values, integers, floats, texts, bytes, dates, times, `timedelta`, `Decimal`, `UUID`, and lists,
 tuples, sets and mappings of them. An array or a Series becomes a list, a pydantic object or a dataclass a mapping, an
@@ -16,6 +16,7 @@ from collections.abc import Callable, ItemsView, Iterable, KeysView, Mapping, Se
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from operator import methodcaller
 from pathlib import PurePath
 from typing import Any, cast
 from uuid import UUID
@@ -34,11 +35,11 @@ _ATOMS = frozenset({type(None), bool, float, datetime, date, time, timedelta, De
 
 
 class NotPlainError(Exception):
-    """A value that means no plain value; the message begins with what it is."""
+    """A value that stands for no plain value; the message begins with what it is."""
 
 
 def to_plain(value: Any) -> Any:
-    """The plain value that `value` means.
+    """The plain value that `value` stands for.
 
     Raises NotPlainError, and whatever code of the value's own raises.
     """
@@ -62,16 +63,14 @@ def _is_small_and_plain(value: Any, depth: int) -> bool:
     if len(items) > _FEW or depth > _FLAT:
         return False
     return all(
-        type(item) in _ATOMS or (type(item) in _SIZED and _is_short(item)) or _is_small_and_plain(item, depth + 1)
+        type(item) in _ATOMS
+        or (type(item) in _SIZED and (item.bit_length() < 64 if type(item) is int else len(item) < 2**20))
+        or _is_small_and_plain(item, depth + 1)
         for item in items
     )
 
 
 _FEW, _FLAT = 256, 3
-
-
-def _is_short(value: Any) -> bool:
-    return value.bit_length() < 64 if type(value) is int else len(value) < 2**20
 
 
 class _Reading:
@@ -187,10 +186,6 @@ def _moment(value: datetime) -> datetime:
     return datetime(*parts, tzinfo=value.tzinfo, fold=value.fold)
 
 
-def _time(value: time) -> time:
-    return time(value.hour, value.minute, value.second, value.microsecond, value.tzinfo, fold=value.fold)
-
-
 _BASES: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
     (str, lambda value: _sized(str.__str__(value))),
     (int, lambda value: _sized(int.__int__(value))),
@@ -198,7 +193,10 @@ _BASES: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
     ((bytes, bytearray, memoryview), lambda value: _sized(bytes(memoryview(value)))),
     (datetime, _moment),
     (date, lambda value: date(value.year, value.month, value.day)),
-    (time, _time),
+    (
+        time,
+        lambda value: time(value.hour, value.minute, value.second, value.microsecond, value.tzinfo, fold=value.fold),
+    ),
     (timedelta, lambda value: timedelta(value.days, value.seconds, value.microseconds)),
     (Decimal, lambda value: Decimal(value)),
     (UUID, lambda value: UUID(int=value.int)),
@@ -264,7 +262,9 @@ def _pandas(name: str, value: Any) -> Callable[[Any], Any] | None:
     if name in ("_Timestamp", "Timestamp"):
         return lambda value: value.isoformat() if value.nanosecond else _moment(value)
     if name in ("_Timedelta", "Timedelta"):
-        return _duration
+        return lambda value: (
+            value.isoformat() if value.nanoseconds else timedelta(value.days, value.seconds, value.microseconds)
+        )
     if name == "DataFrame":
         return lambda value: value.to_dict("records")
     if name in ("Series", "Index", "ExtensionArray"):
@@ -274,10 +274,6 @@ def _pandas(name: str, value: Any) -> Callable[[Any], Any] | None:
     if name == "Interval":
         return lambda value: {"left": value.left, "right": value.right, "closed": value.closed}
     return None
-
-
-def _duration(value: Any) -> Any:
-    return value.isoformat() if value.nanoseconds else timedelta(value.days, value.seconds, value.microseconds)
 
 
 def _torch(name: str, value: Any) -> Callable[[Any], Any] | None:
@@ -290,36 +286,25 @@ def _torch(name: str, value: Any) -> Callable[[Any], Any] | None:
     return None if value.is_complex() else lambda value: value.detach().cpu().tolist()
 
 
-def _arrow(name: str, value: Any) -> Callable[[Any], Any] | None:
-    if name == "Scalar":
-        return lambda value: value.as_py()
-    return (lambda value: value.to_pylist()) if hasattr(value, "to_pylist") else None
+def _by_method(*methods: tuple[str, str]) -> Callable[[str, Any], Callable[[Any], Any] | None]:
+    """Reads by the first method that a value has, each for one class or, where it is empty, for all of a library."""
 
+    def find(name: str, value: Any) -> Callable[[Any], Any] | None:
+        found = (method for kind, method in methods if kind in ("", name) and hasattr(value, method))
+        method = next(found, None)
+        return None if method is None else methodcaller(method)
 
-def _polars(name: str, value: Any) -> Callable[[Any], Any] | None:
-    if name == "DataFrame":
-        return lambda value: value.to_dicts()
-    return (lambda value: value.to_list()) if name == "Series" else None
-
-
-def _pydantic(name: str, value: Any) -> Callable[[Any], Any] | None:
-    if name != "BaseModel":
-        return None
-    return (lambda value: value.model_dump()) if hasattr(value, "model_dump") else lambda value: value.dict()
-
-
-def _array_like(name: str, value: Any) -> Callable[[Any], Any] | None:
-    return (lambda value: value.tolist()) if hasattr(value, "tolist") else None
+    return find
 
 
 _LIBRARIES: dict[str, Callable[[str, Any], Callable[[Any], Any] | None]] = {
     "numpy": _numpy,
     "pandas": _pandas,
     "torch": _torch,
-    "pyarrow": _arrow,
-    "polars": _polars,
-    "pydantic": _pydantic,
-    "jax": _array_like,
-    "jaxlib": _array_like,
-    "cupy": _array_like,
+    "pyarrow": _by_method(("Scalar", "as_py"), ("", "to_pylist")),
+    "polars": _by_method(("DataFrame", "to_dicts"), ("Series", "to_list")),
+    "pydantic": _by_method(("BaseModel", "model_dump"), ("BaseModel", "dict")),
+    "jax": _by_method(("", "tolist")),
+    "jaxlib": _by_method(("", "tolist")),
+    "cupy": _by_method(("", "tolist")),
 }

@@ -21,6 +21,8 @@ _REPEATED_VALUE_BYTES = 1 << 10
 """The same where all of them together are large."""
 _MOST_COPIED_BYTES = 512 << 20
 
+_TEXT_TESTS: Any = (pa.types.is_string, pa.types.is_binary, pa.types.is_large_string, pa.types.is_large_binary)
+
 Numbers = Sequence[int] | np.ndarray
 
 
@@ -44,9 +46,20 @@ def filter_rows(table: pa.Table, is_chosen: np.ndarray | Sequence[bool]) -> pa.T
 
 def split(table: pa.Table, most_rows: int, most_bytes: int) -> Iterator[pa.Table]:
     """The rows in order, in tables of at most so many rows and bytes; a row that is larger is one by itself."""
-    start = 0
-    for end in _cuts(table, most_rows, most_bytes):
-        yield table if end - start == table.num_rows else table.slice(start, end - start)
+    rows = table.num_rows
+    is_small = size_bytes(table) <= most_bytes
+    if is_small and 0 < rows <= most_rows:
+        yield table
+        return
+    ends = None if is_small else np.cumsum(_row_bytes(table))
+    start = before = 0
+    while start < rows:
+        end = min(start + most_rows, rows)
+        if ends is not None:
+            fits = int(np.searchsorted(ends, before + most_bytes, side="right"))
+            end = min(max(fits, start + 1), end)
+            before = int(ends[end - 1])
+        yield table if end - start == rows else table.slice(start, end - start)
         start = end
 
 
@@ -69,27 +82,11 @@ def held_bytes(table: pa.Table) -> int:
     return shared if shared < _LARGE_VALUE_BYTES else min(shared, table.nbytes)
 
 
-def _cuts(table: pa.Table, most_rows: int, most_bytes: int) -> Iterator[int]:
-    rows = table.num_rows
-    if size_bytes(table) <= most_bytes:
-        yield from range(most_rows, rows, most_rows)
-        if rows:
-            yield rows
-        return
-    ends = np.cumsum(_row_bytes(table))
-    start, before = 0, 0
-    while start < rows:
-        fits = int(np.searchsorted(ends, before + most_bytes, side="right"))
-        start = min(max(fits, start + 1), start + most_rows, rows)
-        before = int(ends[start - 1])
-        yield start
-
-
 def _row_bytes(table: pa.Table) -> np.ndarray:
     """The bytes of each row; where values are nested, each counts as much as its neighbours in the same chunk."""
     total = np.zeros(table.num_rows, np.int64)
     for column in table.columns:
-        if _is_text(column.type):
+        if any(test(column.type) for test in _TEXT_TESTS):
             lengths = _compute.binary_length(column).fill_null(0)
             total += lengths.to_numpy().astype(np.int64) + 4
         else:
@@ -113,11 +110,6 @@ def _is_large(column: pa.ChunkedArray, count: int) -> bool:
     if each >= _LARGE_VALUE_BYTES or together > _MOST_COPIED_BYTES:
         return True
     return each >= _REPEATED_VALUE_BYTES and together > _LARGE_COLUMN_BYTES
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    tests: Any = (pa.types.is_string, pa.types.is_binary, pa.types.is_large_string, pa.types.is_large_binary)
-    return any(test(kind) for test in tests)
 
 
 def _indices(at: np.ndarray) -> pa.Array:

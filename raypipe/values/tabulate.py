@@ -1,6 +1,6 @@
-"""I turn rows of plain values into Arrow tables.
+"""Turns rows of plain values into Arrow tables.
 
-I do not know where the rows come from; I am told how to name one whose value does not fit.
+Knows nothing of where the rows come from; the caller names the place of one whose value does not fit.
 """
 
 from __future__ import annotations
@@ -64,16 +64,9 @@ def _first_misfit(values: list[Any]) -> int:
     fits, fails = 0, len(values)
     while fails - fits > 1:
         middle = (fits + fails) // 2
-        if _has_type(values[:middle]):
+        try:
+            pa.array(values[:middle])
             fits = middle
-        else:
+        except ARROW_ERRORS:
             fails = middle
     return fails - 1
-
-
-def _has_type(values: list[Any]) -> bool:
-    try:
-        pa.array(values)
-    except ARROW_ERRORS:
-        return False
-    return True

@@ -151,7 +151,7 @@ def test_a_bucket_folder_with_something_else_is_left_alone(bucket: str) -> None:
     with serve(answer=answer) as server, pytest.raises(Exception, match="holds no raypipe run; it is left as it is"):
         chain(server.base_url, topics(5)).run(f"{bucket}/out", engine="local")
     assert theirs.read_bytes() == b"precious"
-    with pytest.raises(SpecError, match="kind of place that is not known"):
+    with pytest.raises(SpecError, match="is an address of an unknown kind"):
         chain("http://nowhere", topics(5)).run("ftp://there/out", engine="local")
 
 

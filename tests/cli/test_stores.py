@@ -39,4 +39,4 @@ def test_a_store_that_is_not_known_is_one_sentence(command: Command, spec: Path)
         ended = command(*arguments)
         assert ended.exit_code == 1
         assert ended.stderr.count("\n") == 1
-        assert "error: the place ftp://host/x: names a kind of place that is not known" in ended.stderr
+        assert "error: the path ftp://host/x: is an address of an unknown kind" in ended.stderr

@@ -17,7 +17,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raypipe.concurrency.background import TaskScope, start_thread
-from raypipe.concurrency.user_code import CapturedResult
+from raypipe.concurrency.user_code import run_and_deliver
 from raypipe.contracts.llm import Caller, Completion, Message, Request
 from raypipe.errors import CallError, RaypipeError, RowError, nearest
 from raypipe.steps.answers.parsing import read_json
@@ -225,14 +225,7 @@ async def _in_thread(work: Callable[[], Any], named: str) -> Any:
     loop = asyncio.get_running_loop()
     working: asyncio.Future[Any] = loop.create_future()
     context = contextvars.copy_context()
-
-    def run() -> None:
-        held = CapturedResult()
-        with held:
-            held.result = context.run(work)
-        held.deliver(loop, working)
-
-    start_thread(run, named, None)
+    start_thread(partial(run_and_deliver, partial(context.run, work), loop, working), named, None)
     return await working
 
 
