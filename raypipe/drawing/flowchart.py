@@ -1,23 +1,23 @@
-"""I write a graph as a Mermaid flowchart, which Markdown viewers draw."""
+"""Writes a graph as a Mermaid flowchart, which Markdown viewers draw. Knows nothing of where boxes stand."""
 
 from __future__ import annotations
 
 import re
 
-from raypipe.drawing.labels import COLOURS, MOST_CHARACTERS, cut, kind_of, label_of, words_of
+from raypipe.drawing.labels import COLOURS, MOST_CHARACTERS, column_label, cut_line, describe_step, kind_of
 from raypipe.graph.graph import Graph
 
 
 def mermaid(graph: Graph, *, top_to_bottom: bool = False) -> str:
-    """The graph as a Mermaid flowchart, which Markdown viewers draw."""
+    """The graph as a Mermaid flowchart, from left to right or from top to bottom."""
     ids = {name: f"s{number}" for number, name in enumerate(graph.steps)}
     lines = [f"flowchart {'TD' if top_to_bottom else 'LR'}"]
     for name, step in graph.steps.items():
-        said = "<br/>".join(_quoted(words) for words in [name, *words_of(step)])
-        lines.append(f'  {ids[name]}["{said}"]:::{kind_of(step)}')
+        text = "<br/>".join(map(_escape, [name, *describe_step(step)]))
+        lines.append(f'  {ids[name]}["{text}"]:::{kind_of(step)}')
     for above, below in graph.edges:
-        label = ", ".join(label_of(graph, above))
-        arrow = f'-- "{_quoted(label)}" -->' if label else "-->"
+        label = ", ".join(column_label(graph, above))
+        arrow = f'-- "{_escape(label)}" -->' if label else "-->"
         lines.append(f"  {ids[above]} {arrow} {ids[below]}")
     used = {kind_of(step) for step in graph.steps.values()}
     for kind, colour in COLOURS.items():
@@ -26,6 +26,6 @@ def mermaid(graph: Graph, *, top_to_bottom: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _quoted(text: str) -> str:
-    """Mermaid writes a character as `#` and its number; quotes, tags and Markdown would be read as more than text."""
-    return re.sub(r"[\"#&<>`*\\\[\]{}]", lambda found: f"#{ord(found[0])};", cut(text, MOST_CHARACTERS))
+def _escape(text: str) -> str:
+    """One line of text, in which quotes, tags and Markdown are Mermaid's `#` and the character's number."""
+    return re.sub(r"[\"#&<>`*\\\[\]{}]", lambda found: f"#{ord(found[0])};", cut_line(text, MOST_CHARACTERS))

@@ -1,6 +1,6 @@
-"""I say what stands in a picture of a graph: the kind and the words of a step, the columns on a line.
+"""Says what stands in a picture of a graph: the kind and the text of a step, the columns on a line.
 
-I do not know how it is drawn.
+Knows nothing of how it is drawn.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class Kind(StrEnum):
-    """What a step is, as far as its colour goes."""
+    """Kinds of steps that have a colour each."""
 
     SOURCE = "source"
     MODEL = "model"
@@ -45,7 +45,7 @@ COLOURS = {
 
 
 def kind_of(step: Step) -> Kind:
-    """The kind that gives a step its colour."""
+    """The kind of a step: where its work is done, and whether it asks a model."""
     if step.runs is Runs.SOURCE:
         return Kind.SOURCE
     if step.runs is Runs.GATHER:
@@ -55,8 +55,8 @@ def kind_of(step: Step) -> Kind:
     return Kind.MODEL if step.llm is not None else Kind.FUNCTION
 
 
-def words_of(step: Step) -> list[str]:
-    """What stands under the name of a step: what it is, and the model that it asks."""
+def describe_step(step: Step) -> list[str]:
+    """The lines under the name of a step: its class, and the models that it asks."""
     kind = type(step).__name__
     if step.copies > 1:
         kind += f" × {step.copies}"
@@ -67,8 +67,8 @@ def words_of(step: Step) -> list[str]:
     return [kind, *asked]
 
 
-def label_of(graph: Graph, name: str) -> list[str]:
-    """The columns of the rows that leave a step, those it added first; empty where they are unknown."""
+def column_label(graph: Graph, name: str) -> list[str]:
+    """The columns of the rows that leave a step, new ones first; empty where they are unknown."""
     flow = graph.flows.get(name)
     if flow is None or not flow.columns:
         return []
@@ -77,26 +77,27 @@ def label_of(graph: Graph, name: str) -> list[str]:
         for above in graph.predecessors[name]
         for column in (graph.flows[above].columns if above in graph.flows else None) or ()
     }
-    return shortened(sorted(flow.columns, key=known.__contains__))
+    return shorten_list(sorted(flow.columns, key=known.__contains__))
 
 
-def shortened(columns: Sequence[str]) -> list[str]:
-    """`a`, `b`, `+3`: as many names as are read at a glance, at least one, and how many more there are."""
-    shown = [cut(columns[0], _MOST_LABEL_CHARACTERS)]
+def shorten_list(columns: Sequence[str]) -> list[str]:
+    """`a`, `b`, `+3`: as many names as fit in a label, at least one, and the number of the others."""
+    shown = [cut_line(columns[0], _MOST_LABEL_CHARACTERS)]
     for column in columns[1:]:
         if width_px(", ".join([*shown, column]), 1) > width_px("n" * _MOST_LABEL_CHARACTERS, 1):
             break
-        shown.append(cut(column, _MOST_LABEL_CHARACTERS))
+        shown.append(cut_line(column, _MOST_LABEL_CHARACTERS))
     more = len(columns) - len(shown)
     return [*shown, *([f"+{more}"] if more else [])]
 
 
-def cut(text: str, most: int) -> str:
+def cut_line(text: str, most: int) -> str:
+    """Text on one line of at most `most` characters, without those that XML cannot hold."""
     one_line = " ".join(_NOT_XML.sub("", text).split())
     return one_line if len(one_line) <= most else one_line[: most - 1] + "…"
 
 
 def width_px(text: str, font_px: float) -> float:
-    """About how wide a text is; DejaVu Sans was measured at 0.57 of its height for a character."""
+    """About how wide a text is; a character of DejaVu Sans was measured at 0.57 of its height."""
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     return (len(text) * 0.6 + wide * 0.5) * font_px

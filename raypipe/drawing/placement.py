@@ -1,18 +1,19 @@
-"""I put boxes and the lines between them on a plane, so that nothing lies on anything else.
+"""Places boxes and the lines between them on a plane, so that nothing lies on anything else.
 
-I do not know what a box stands for or how it is drawn. Boxes stand in columns by the longest path to them, and every
+Knows nothing of what a box stands for or how it is drawn. Boxes stand in columns by the longest path to them, and every
 second column holds the labels of lines, so a label has a place of its own; a line that passes a column has one too,
 and bends only between columns. Within a column, neighbours are ordered by where their lines lead (Sugiyama, Tagawa
-and Toda 1981) and moved as close to them as their order allows (isotonic regression).
+and Toda 1981) and moved as close to them as their order allows (isotonic regression). The package fast-sugiyama (0.5)
+does the ordering, but knows boxes of one size only, and no labels.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 Edge = tuple[str, str]
 Point = tuple[float, float]
@@ -21,22 +22,18 @@ MARGIN = 24.0
 BETWEEN_BOXES = 22.0
 BETWEEN_LINES = 12.0
 BETWEEN_COLUMNS = (26.0, 90.0)
-"""Least and most; a line that must climb more gets more room."""
+"""Least and most; a steeper line gets more room."""
 BEFORE_BOX = 10.0
-"""Straight end of a line, for the tip of its arrow."""
+"""Straight end of a line, for its arrowhead."""
 _SWEEPS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """In pixels, like all lengths here."""
+    """Width and height in pixels, like all lengths here."""
 
     width: float
     height: float
-
-    @property
-    def turned(self) -> Size:
-        return Size(self.height, self.width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +49,28 @@ class Box:
     def middle(self) -> Point:
         return self.left + self.width / 2, self.top + self.height / 2
 
-    @property
-    def turned(self) -> Box:
+    def transpose(self) -> Box:
+        """The box with its axes exchanged."""
         return Box(self.top, self.left, self.height, self.width)
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where everything is. A route alternates straight and bent pieces, beginning with a straight one."""
+    """Where everything is."""
 
     boxes: Mapping[str, Box]
     labels: Mapping[str, Box]
+    """The labels of the lines that leave a box, by its name."""
     routes: Mapping[Edge, Sequence[Point]]
+    """Points of each line; its pieces are straight and bent in turn, beginning with a straight one."""
     size: Size
+
+    def transpose(self) -> Placement:
+        """The placement with its axes exchanged."""
+        boxes = {name: box.transpose() for name, box in self.boxes.items()}
+        labels = {name: box.transpose() for name, box in self.labels.items()}
+        routes = {edge: [(y, x) for x, y in route] for edge, route in self.routes.items()}
+        return Placement(boxes, labels, routes, Size(self.size.height, self.size.width))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,36 +89,27 @@ _Link = tuple[_Spot, _Spot]
 def place(
     sizes: Mapping[str, Size], edges: Sequence[Edge], labels: Mapping[str, Size], top_to_bottom: bool = False
 ) -> Placement:
-    """Boxes of these `sizes` from left to right, or from top to bottom. Raises graphlib.CycleError.
+    """Place boxes of these `sizes` from left to right, or from top to bottom. Raises graphlib.CycleError.
 
     `labels`: for a box, the size of the label that the lines leaving it share.
     """
     if top_to_bottom:
-        sizes, labels = _turned(sizes), _turned(labels)
+        sizes = {name: Size(size.height, size.width) for name, size in sizes.items()}
+        labels = {name: Size(size.height, size.width) for name, size in labels.items()}
+        return place(sizes, edges, labels).transpose()
     ranks = _ranks(list(sizes), edges)
     paths = _paths(ranks, edges, labels)
     links = list(dict.fromkeys(link for path in paths.values() for link in pairwise(path)))
     spots = dict.fromkeys([_Spot(2 * ranks[name], name) for name in sizes])
     spots |= dict.fromkeys(spot for path in paths.values() for spot in path)
-    extent = {spot: _extent(spot, sizes, labels) for spot in spots}
-    columns = _ordered(_columns(spots), links)
+    extent = {
+        spot: Size(0.0, 0.0) if spot.towards else (labels if spot.column % 2 else sizes)[spot.name] for spot in spots
+    }
+    by_column = groupby(sorted(spots, key=lambda spot: spot.column), key=lambda spot: spot.column)
+    columns = _order([list(column) for _, column in by_column], links)
     across = _across(columns, links, extent)
     along = _along(columns, links, extent, across)
-    found = _placement(paths, extent, across, along)
-    return _turned_back(found) if top_to_bottom else found
-
-
-def _turned(sizes: Mapping[str, Size]) -> dict[str, Size]:
-    return {name: size.turned for name, size in sizes.items()}
-
-
-def _turned_back(found: Placement) -> Placement:
-    return Placement(
-        {name: box.turned for name, box in found.boxes.items()},
-        {name: box.turned for name, box in found.labels.items()},
-        {edge: [(y, x) for x, y in route] for edge, route in found.routes.items()},
-        found.size.turned,
-    )
+    return _placement(paths, extent, across, along)
 
 
 # Columns.
@@ -140,24 +137,11 @@ def _paths(ranks: Mapping[str, int], edges: Sequence[Edge], labels: Mapping[str,
     return paths
 
 
-def _extent(spot: _Spot, sizes: Mapping[str, Size], labels: Mapping[str, Size]) -> Size:
-    if spot.towards:
-        return Size(0.0, 0.0)
-    return labels[spot.name] if spot.column % 2 else sizes[spot.name]
-
-
-def _columns(spots: Iterable[_Spot]) -> _Columns:
-    found: dict[int, list[_Spot]] = defaultdict(list)
-    for spot in spots:
-        found[spot.column].append(spot)
-    return [found[column] for column in sorted(found)]
-
-
 # Order within a column.
 
 
-def _ordered(columns: _Columns, links: Sequence[_Link]) -> _Columns:
-    """The order with the fewest crossings that sweeping to and fro meets."""
+def _order(columns: _Columns, links: Sequence[_Link]) -> _Columns:
+    """The order with the fewest crossings that sweeps forward and back find."""
     above, below = _neighbours(links)
     best, fewest = columns, _crossings(columns, below)
     current = columns
@@ -165,7 +149,7 @@ def _ordered(columns: _Columns, links: Sequence[_Link]) -> _Columns:
         if not fewest:
             break
         forward = sweep % 2 == 0
-        current = _swept(current, above if forward else below, forward)
+        current = _sweep(current, above if forward else below, forward)
         crossings = _crossings(current, below)
         if crossings < fewest:
             best, fewest = current, crossings
@@ -173,6 +157,7 @@ def _ordered(columns: _Columns, links: Sequence[_Link]) -> _Columns:
 
 
 def _neighbours(links: Sequence[_Link]) -> tuple[dict[_Spot, list[_Spot]], dict[_Spot, list[_Spot]]]:
+    """The spots above and below each spot."""
     above: dict[_Spot, list[_Spot]] = defaultdict(list)
     below: dict[_Spot, list[_Spot]] = defaultdict(list)
     for start, end in links:
@@ -181,7 +166,8 @@ def _neighbours(links: Sequence[_Link]) -> tuple[dict[_Spot, list[_Spot]], dict[
     return above, below
 
 
-def _swept(columns: _Columns, neighbours: Mapping[_Spot, Sequence[_Spot]], forward: bool) -> _Columns:
+def _sweep(columns: _Columns, neighbours: Mapping[_Spot, Sequence[_Spot]], forward: bool) -> _Columns:
+    """Each column in the order of the mean place of its neighbours in the column before."""
     place_of: dict[_Spot, float] = {}
     swept: _Columns = []
     for column in columns if forward else reversed(columns):
@@ -199,6 +185,7 @@ def _mean(values: Sequence[float], otherwise: float) -> float:
 
 
 def _crossings(columns: _Columns, below: Mapping[_Spot, Sequence[_Spot]]) -> int:
+    """How many pairs of lines cross."""
     count = 0
     for column, following in pairwise(columns):
         index = {spot: number for number, spot in enumerate(following)}
@@ -213,22 +200,22 @@ def _crossings(columns: _Columns, below: Mapping[_Spot, Sequence[_Spot]]) -> int
 
 
 def _across(columns: _Columns, links: Sequence[_Link], extent: Mapping[_Spot, Size]) -> dict[_Spot, float]:
-    """Middle of each spot along its column: near its neighbours', in order and apart."""
+    """Middle of each spot along its column: near its neighbours', in order and without overlap."""
     above, below = _neighbours(links)
     found: dict[_Spot, float] = {}
     for column in columns:
-        found |= _apart(column, dict.fromkeys(column, 0.0), extent)
+        found |= _spread(column, dict.fromkeys(column, 0.0), extent)
     for sweep in range(_SWEEPS):
         forward = sweep % 2 == 0
         near = above if forward else below
         for column in columns if forward else reversed(columns):
             wanted = {spot: _mean([found[other] for other in near.get(spot, ())], found[spot]) for spot in column}
-            found |= _apart(column, wanted, extent)
+            found |= _spread(column, wanted, extent)
     first = min(found[spot] - extent[spot].height / 2 for spot in found)
     return {spot: middle - first + MARGIN for spot, middle in found.items()}
 
 
-def _apart(column: Sequence[_Spot], wanted: Mapping[_Spot, float], extent: Mapping[_Spot, Size]) -> dict[_Spot, float]:
+def _spread(column: Sequence[_Spot], wanted: Mapping[_Spot, float], extent: Mapping[_Spot, Size]) -> dict[_Spot, float]:
     """The middles nearest to `wanted` (least squares) that keep the order and the distances."""
     offsets = [0.0]
     for one, other in pairwise(column):
@@ -257,14 +244,10 @@ def _along(
     begin = MARGIN
     for column in columns:
         number = column[0].column
-        end = begin + _tip(column[0]) + max(extent[spot].width for spot in column)
+        end = begin + (0.0 if number % 2 else BEFORE_BOX) + max(extent[spot].width for spot in column)
         found[number] = begin, end
         begin = end + min(most, max(least, climbs[number] / 5))
     return found
-
-
-def _tip(spot: _Spot) -> float:
-    return 0.0 if spot.column % 2 else BEFORE_BOX
 
 
 def _placement(
@@ -273,11 +256,12 @@ def _placement(
     across: Mapping[_Spot, float],
     along: Mapping[int, tuple[float, float]],
 ) -> Placement:
+    """Boxes, labels and routes, from the middle of each spot and the ends of each column."""
     boxes: dict[str, Box] = {}
     labels: dict[str, Box] = {}
     for spot, size in extent.items():
         begin, end = along[spot.column]
-        left = (begin + _tip(spot) + end - size.width) / 2
+        left = (begin + (0.0 if spot.column % 2 else BEFORE_BOX) + end - size.width) / 2
         box = Box(left, across[spot] - size.height / 2, size.width, size.height)
         if not spot.towards:
             (labels if spot.column % 2 else boxes)[spot.name] = box

@@ -1,6 +1,6 @@
-"""I turn a picture into pixels; only here is resvg known.
+"""Renders an SVG document as PNG; the one door to resvg.
 
-I need `resvg-py`, one wheel without dependencies, and ask no service: what a graph says about its data stays here.
+Needs `resvg-py`, one wheel without dependencies, and sends nothing: the names of data stay on this machine.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from raypipe.errors import SpecError
 
 _ZOOM = 2.0
 _MOST_PX = 16_000
-"""A wider or higher picture is drawn smaller: viewers refuse larger ones."""
+"""A wider or higher picture is drawn smaller, since viewers refuse larger ones."""
 _SHEET = f'<svg xmlns="http://www.w3.org/2000/svg" width="40" height="40" font-family="{FONTS}">'
 _LETTER = _SHEET + '<text y="30" font-size="30">{}</text></svg>'
 
 
 def png(picture: str) -> bytes:
-    """The pixels of an SVG document. Raises SpecError when resvg, or any font, is missing."""
+    """An SVG document as PNG. Raises SpecError when resvg, or any font, is missing."""
     try:
         from resvg_py import svg_to_bytes
     except ImportError:
@@ -27,9 +27,6 @@ def png(picture: str) -> bytes:
     if svg_to_bytes(svg_string=_LETTER.format("M")) == svg_to_bytes(svg_string=_LETTER.format("")):
         problem = "this machine has no font to write into a .png; install fonts-dejavu, or write .svg or .mmd"
         raise SpecError.of("picture", problem)
-    return bytes(svg_to_bytes(svg_string=picture, zoom=_zoom(picture)))
-
-
-def _zoom(picture: str) -> float:
     found = re.search(r'viewBox="0 0 (\d+) (\d+)"', picture)
-    return min(_ZOOM, _MOST_PX / max(int(side) for side in found.groups())) if found else _ZOOM
+    zoom = min(_ZOOM, _MOST_PX / max(int(side) for side in found.groups())) if found else _ZOOM
+    return bytes(svg_to_bytes(svg_string=picture, zoom=zoom))

@@ -1,7 +1,4 @@
-"""I draw a graph as an SVG document that needs nothing but a font.
-
-I do not know how to place boxes.
-"""
+"""Draws a graph as an SVG document that needs nothing but a font. Knows nothing of how boxes are placed."""
 
 from __future__ import annotations
 
@@ -9,29 +6,42 @@ from collections.abc import Iterator, Mapping, Sequence
 from xml.sax.saxutils import escape
 
 from raypipe.contracts.step import Step
-from raypipe.drawing.labels import COLOURS, MOST_CHARACTERS, Kind, cut, kind_of, label_of, width_px, words_of
+from raypipe.drawing.labels import (
+    COLOURS,
+    MOST_CHARACTERS,
+    Kind,
+    column_label,
+    cut_line,
+    describe_step,
+    kind_of,
+    width_px,
+)
 from raypipe.drawing.placement import MARGIN, Box, Placement, Point, Size, place
 from raypipe.graph.graph import Graph
 
 _NAME_PX, _WORDS_PX, _LABEL_PX = 14, 11, 11
 _LINE_PX = 17.0
 _TITLE_PX = 40.0
+_LEGEND_PX = 34.0
+"""Width of a legend's square and the space around it."""
 FONTS = "'DejaVu Sans', Verdana, 'Segoe UI', Helvetica, Arial, 'Liberation Sans', 'Noto Sans', sans-serif"
 
 
 def svg(graph: Graph, name: str = "pipeline", *, top_to_bottom: bool = False) -> str:
-    """The graph as an SVG document that needs nothing but a font."""
-    labels = _labels_of(graph, top_to_bottom)
-    placed = place(
-        {step: _box_size(step, words_of(graph.steps[step])) for step in graph.steps},
-        graph.edges,
-        {step: _label_size(lines) for step, lines in labels.items()},
-        top_to_bottom,
-    )
-    title, legend = cut(name, 80), list(_legend(graph))
-    width = max(
-        placed.size.width, width_px(title, 18) + 2 * MARGIN, sum(_legend_width(kind) for kind in legend) + MARGIN
-    )
+    """The graph as an SVG document, from left to right or from top to bottom; `name` is its title."""
+    # One line for each column of a label, where labels beside each other would make the picture wide.
+    columns = {step: column_label(graph, step) for step in graph.steps if graph.successors[step]}
+    labels = {step: [", ".join(label)] if top_to_bottom else label for step, label in columns.items() if label}
+    label_sizes = {
+        step: Size(max(width_px(line, _LABEL_PX) for line in lines) + 10, len(lines) * (_LABEL_PX + 3.0) + 5)
+        for step, lines in labels.items()
+    }
+    box_sizes = {step: _box_size(step, describe_step(graph.steps[step])) for step in graph.steps}
+    placed = place(box_sizes, graph.edges, label_sizes, top_to_bottom)
+    used = {kind_of(step) for step in graph.steps.values()}
+    title, legend = cut_line(name, 80), [kind for kind in Kind if kind in used]
+    legend_px = sum(width_px(kind, _LABEL_PX) + _LEGEND_PX for kind in legend)
+    width = max(placed.size.width, width_px(title, 18) + 2 * MARGIN, legend_px + MARGIN)
     height = _TITLE_PX + placed.size.height + _LINE_PX + 8
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}"'
     lines = [
@@ -44,29 +54,20 @@ def svg(graph: Graph, name: str = "pipeline", *, top_to_bottom: bool = False) ->
         *_labels(placed, labels),
         *(part for step, box in placed.boxes.items() for part in _box(step, graph.steps[step], box)),
         "</g>",
-        *_legend_parts(legend, height - _LINE_PX),
+        *_legend(legend, height - _LINE_PX),
         "</svg>",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _box_size(name: str, words: list[str]) -> Size:
-    widths = [width_px(cut(name, MOST_CHARACTERS), _NAME_PX)]
-    widths += [width_px(cut(line, MOST_CHARACTERS), _WORDS_PX) for line in words]
+    widths = [width_px(cut_line(name, MOST_CHARACTERS), _NAME_PX)]
+    widths += [width_px(cut_line(line, MOST_CHARACTERS), _WORDS_PX) for line in words]
     return Size(max(*widths, 80.0) + 24, _LINE_PX * (len(words) + 1) + 14)
 
 
-def _labels_of(graph: Graph, top_to_bottom: bool) -> dict[str, list[str]]:
-    """Lines of the label of each step: one for each column where labels would make the picture wide."""
-    found = {step: label_of(graph, step) for step in graph.steps if graph.successors[step]}
-    return {step: [", ".join(label)] if top_to_bottom else label for step, label in found.items() if label}
-
-
-def _label_size(lines: Sequence[str]) -> Size:
-    return Size(max(width_px(line, _LABEL_PX) for line in lines) + 10, len(lines) * (_LABEL_PX + 3.0) + 5)
-
-
 def _lines(placed: Placement, top_to_bottom: bool) -> Iterator[str]:
+    """Every line, and an arrowhead at every end of one."""
     yield '<g fill="none" stroke="#94a3b8" stroke-width="1.5">'
     for route in placed.routes.values():
         yield f'<path d="{_path(route, top_to_bottom)}"/>'
@@ -80,7 +81,7 @@ def _lines(placed: Placement, top_to_bottom: bool) -> Iterator[str]:
 
 
 def _path(route: Sequence[Point], top_to_bottom: bool) -> str:
-    """Straight along columns, bent between them: a curve leaves and arrives in the direction of the flow."""
+    """Straight within columns and bent between them; a curve leaves and arrives in the direction of the flow."""
     parts = [f"M{_point(route[0])}"]
     for index in range(1, len(route)):
         before, here = route[index - 1], route[index]
@@ -105,30 +106,23 @@ def _box(name: str, step: Step, box: Box) -> Iterator[str]:
     colour = COLOURS[kind_of(step)]
     x, _ = box.middle
     first = box.top + 7 + _LINE_PX - 4
-    yield f"<g><title>{escape(cut(' '.join([name, *words_of(step)]), 200))}</title>"
+    words = describe_step(step)
+    yield f"<g><title>{escape(cut_line(' '.join([name, *words]), 200))}</title>"
     yield _rectangle(box, f'rx="8" fill="{colour.fill}" stroke="{colour.line}" stroke-width="1.5"', "step")
-    yield _text(cut(name, MOST_CHARACTERS), (x, first), _NAME_PX, weight="bold")
-    for number, words in enumerate(words_of(step), start=1):
-        yield _text(cut(words, MOST_CHARACTERS), (x, first + number * _LINE_PX), _WORDS_PX, colour="#475569")
+    yield _text(cut_line(name, MOST_CHARACTERS), (x, first), _NAME_PX, weight="bold")
+    for number, line in enumerate(words, start=1):
+        yield _text(cut_line(line, MOST_CHARACTERS), (x, first + number * _LINE_PX), _WORDS_PX, colour="#475569")
     yield "</g>"
 
 
-def _legend(graph: Graph) -> Iterator[Kind]:
-    used = {kind_of(step) for step in graph.steps.values()}
-    return (kind for kind in Kind if kind in used)
-
-
-def _legend_width(kind: Kind) -> float:
-    return width_px(kind, _LABEL_PX) + 34
-
-
-def _legend_parts(kinds: list[Kind], bottom: float) -> Iterator[str]:
+def _legend(kinds: list[Kind], bottom: float) -> Iterator[str]:
+    """A coloured square for each kind of step, and its name."""
     x = MARGIN
     for kind in kinds:
         colour = COLOURS[kind]
         yield _rectangle(Box(x, bottom - 10, 12, 12), f'rx="3" fill="{colour.fill}" stroke="{colour.line}"', "legend")
         yield _text(kind, (x + 18, bottom), _LABEL_PX, colour="#475569", anchor="start")
-        x += _legend_width(kind)
+        x += width_px(kind, _LABEL_PX) + _LEGEND_PX
 
 
 def _rectangle(box: Box, style: str, role: str) -> str:

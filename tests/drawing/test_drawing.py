@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from raypipe.contracts.llm import LLM
 from raypipe.contracts.step import Aggregate
 from raypipe.drawing import draw, mermaid, svg
-from raypipe.drawing.labels import shortened
+from raypipe.drawing.labels import shorten_list
 from raypipe.drawing.placement import Box, Edge, Placement, Point, Size, place
 from raypipe.errors import OutputError, SpecError
 from raypipe.graph.graph import Flow, Graph
@@ -92,9 +92,9 @@ def test_svg_text_is_escaped() -> None:
 
 
 def test_long_lists_of_columns_are_shortened() -> None:
-    assert shortened(["a", "b"]) == ["a", "b"]
-    assert shortened([f"column_{number}" for number in range(5)]) == ["column_0", "column_1", "+3"]
-    assert shortened(["x" * 50, "b"]) == ["x" * 25 + "…", "+1"]
+    assert shorten_list(["a", "b"]) == ["a", "b"]
+    assert shorten_list([f"column_{number}" for number in range(5)]) == ["column_0", "column_1", "+3"]
+    assert shorten_list(["x" * 50, "b"]) == ["x" * 25 + "…", "+1"]
 
 
 # Places.
@@ -183,7 +183,7 @@ def test_the_suffix_says_which_picture(tmp_path: Path) -> None:
 def test_another_suffix_is_refused(name: str, got: str, tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         draw(graph(), tmp_path / name)
-    problem = f"{got}, which names no kind of picture (allowed: .mmd, .png, .svg); write graph.svg"
+    problem = f"{got}, which is not a format of pictures (allowed: .mmd, .png, .svg); write graph.svg"
     assert str(caught.value) == f"picture {str(tmp_path / name)!r}: {problem}"
     assert not list(tmp_path.iterdir())
 
