@@ -1,6 +1,6 @@
-"""I speak Dria's words and build ordinary pipelines: its programs run here once their imports say `raypipe.dria`.
+"""Speaks Dria's words and builds ordinary pipelines: its programs run here once their imports say `raypipe.dria`.
 
-I do not know how a pipeline is run. The words of workflows are those of `raypipe.workflows`.
+Knows nothing of how a pipeline is run. The classes of workflows are those of `raypipe.workflows`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""I stand where Dria's client stood: which models answer, on which engine, and where the results are kept.
+"""Takes the place of Dria's client: which models answer, on which engine, and where results are kept.
 
-I do not know pipelines. No network is joined and no token needed; what only made sense there is accepted.
+Knows nothing of pipelines. No network is joined and no token is needed; options of Dria's network are accepted with a
+warning.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from raypipe.contracts.model_pool import ModelOrPool, make_pool
 from raypipe.dria.models import Model
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.execution.context import Engine
+from raypipe.steps.idle_options import warn_idle
 from raypipe.storage.paths import AnyPath, parse_path
 
 Named = Model | LLM | str
@@ -20,7 +22,7 @@ Named = Model | LLM | str
 
 
 class NetworkOptions(TypedDict, total=False):
-    """What Dria's network was joined with. It changes nothing here."""
+    """Options of Dria's network. They change nothing here, and a warning says so."""
 
     rpc_token: str | None
     api_mode: bool
@@ -29,11 +31,12 @@ class NetworkOptions(TypedDict, total=False):
 
 
 class Dria:
-    """`Dria()`; every `Model` has an `LLM` of its own, unless it is told otherwise.
+    """The client: `Dria()`, in which every `Model` has an `LLM` of its own.
 
-    `models` puts an `LLM` in the place of some: `{Model.GPT4O: LLM("openai/gpt-4o", temperature=0)}`. `default`
-    stands for all others, and for steps that name no model, which else is gpt-4o-mini. `out` is the run folder of its
-    pipelines (by default each has one under `out/`), `engine` is `ray` or `local`, `address` a Ray cluster's.
+    `models` replaces the `LLM` of some: `{Model.GPT4O: LLM("openai/gpt-4o", temperature=0)}`. `default` replaces that
+    of all others, and answers steps that name no model, which is otherwise gpt-4o-mini. `out` is the run folder of its
+    pipelines (by default each has one under `out/`), `engine` is `ray` or `local`, `address` that of a Ray cluster.
+    Raises SpecError for an unknown option or model.
     """
 
     def __init__(
@@ -50,10 +53,12 @@ class Dria:
         unknown = [f"has no option {name!r}{nearest(name, known)}" for name in network if name not in known]
         if unknown:
             raise SpecError(violations=[Violation("Dria", problem) for problem in unknown])
+        for name in network:
+            warn_idle("Dria", name, "no network is joined")
         self.out = None if out is None else parse_path(out)
         self.engine: Engine = engine
         self.address = address
-        self._models = {_model(name): _llm(llm) for name, llm in (models or {}).items()}
+        self._models = {_find_model(name): _llm(llm) for name, llm in (models or {}).items()}
         self._default = None if default is None else _llm(default)
 
     async def initialize(self) -> None:
@@ -66,7 +71,7 @@ class Dria:
         """Nothing to leave."""
 
     def llm_of(self, named: Named) -> LLM:
-        """The model that answers in the place of `named`. Raises SpecError for what is none."""
+        """The `LLM` that answers for `named`. Raises SpecError for what names no model."""
         if isinstance(named, LLM):
             return named
         try:
@@ -76,7 +81,7 @@ class Dria:
         return self._models.get(model) or self._default or LLM(model.value)
 
     def pool_of(self, named: Sequence[Named] | None) -> ModelOrPool:
-        """What a step asks that names these models: one, or a pool of which any may answer."""
+        """The model of a step that names these models: one `LLM`, or a pool of which any may answer."""
         if not named:
             return self._default or self.llm_of(Model.GPT4O_MINI)
         llms: list[LLM] = []
@@ -91,8 +96,8 @@ def _llm(given: LLM | str) -> LLM:
     return given if isinstance(given, LLM) else LLM(given)
 
 
-def _model(name: Model | str) -> Model:
-    """Raises SpecError for a name that Dria did not have."""
+def _find_model(name: Model | str) -> Model:
+    """The model of a name or uri. Raises SpecError for one that Dria did not have."""
     by_name = Model.__members__.get(name)
     if by_name is not None:
         return by_name

@@ -1,6 +1,6 @@
-"""I am the catalogue of models by the names that Dria gave them, each with the uri of the model that answers here.
+"""The catalogue of models by the names that Dria gave them, each with the uri of the model that answers here.
 
-I do not know keys or addresses; `Dria(models={…})` puts another `LLM` in the place of one.
+Knows nothing of keys or addresses; `Dria(models={…})` replaces the `LLM` of one.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ __all__ = ["CallbackType", "Model", "Step", "TaskInput", "TaskResult"]
 
 
 class Model(StrEnum):
-    """Dria's models. The value is the uri of the `LLM` that stands for it; equal values are one model.
+    """Dria's models. The value is the uri of the `LLM` that answers for it; names of equal value are one model.
 
-    Names of groups (`OLLAMA`, `SMALL`, …), which meant any of many, stand for one of their members.
+    The name of a group (`OLLAMA`, `SMALL`, …), which meant any of its models, is one of them here.
     """
 
-    # On a machine of one's own, by Ollama.
+    # On the user's own machine, by Ollama.
     NOUS_THETA = "ollama/finalend/hermes-3-llama-3.1:8b-q8_0"
     PHI3_MEDIUM = "ollama/phi3:14b-medium-4k-instruct-q4_1"
     PHI3_MEDIUM_128K = "ollama/phi3:14b-medium-128k-instruct-q4_1"
@@ -109,7 +109,7 @@ class Model(StrEnum):
 
 
 class CallbackType(StrEnum):
-    """What becomes of a step's outputs."""
+    """How a step's answers become tasks of the next step; see `StepTemplate`."""
 
     SCATTER = "scatter"
     BROADCAST = "broadcast"

@@ -1,6 +1,6 @@
-"""I am a task of a step: what it is given, and what came back.
+"""The tasks of a step: their inputs and their answers.
 
-I do not know how it is done. Between steps a task is text, so that its values may be anything that JSON can say.
+Knows nothing of how a task is run. Between steps a task is JSON text, so that its values may be anything JSON can hold.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TaskInput(Mapping[str, Any]):
         return f"TaskInput({', '.join(f'{name}={value!r}' for name, value in self._values.items())})"
 
     def model_dump(self) -> Plain:
-        """The inputs as a plain mapping."""
+        """The inputs as a plain dict."""
         return {**self._values}
 
     dict = model_dump
@@ -50,7 +50,7 @@ class TaskInput(Mapping[str, Any]):
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """What one task was answered."""
+    """The answer to one task."""
 
     result: str
     """The return value of its workflow; a list or several keys as JSON."""
@@ -62,10 +62,11 @@ class TaskResult:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step whose tasks are done, as a callback sees it. Tasks that failed are not among them."""
+    """A finished step, as a callback sees it. Tasks that failed are left out."""
 
     name: str
     output: list[TaskResult] = field(default_factory=list[TaskResult])
+    """The answers to its tasks."""
 
     @property
     def step_name(self) -> str:
@@ -73,21 +74,22 @@ class Step:
 
     @property
     def all_inputs(self) -> list[TaskInput]:
-        """What the tasks were given, in the order of `output`."""
+        """The inputs of its tasks, in the order of `output`."""
         return [one.task_input for one in self.output]
 
 
-def written(values: Mapping[str, Any]) -> str:
-    """The inputs of a task as JSON; what JSON cannot say is said in words."""
-    text = json.dumps(dict(values), ensure_ascii=False, default=_plain)
+def to_json(values: Mapping[str, Any]) -> str:
+    """The inputs of a task as JSON; a value that JSON cannot hold becomes text."""
+    text = json.dumps(dict(values), ensure_ascii=False, default=_to_plain)
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a character
-        return json.dumps(dict(values), default=_plain)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return json.dumps(dict(values), default=_to_plain)
     return text
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
+    """A value that JSON can hold, for one that it cannot."""
     if isinstance(value, Mapping):
         return dict(cast("Mapping[Any, Any]", value))
     if isinstance(value, BaseModel):

@@ -240,11 +240,11 @@ def test_where_nothing_comes_out_the_pipeline_has_failed(tmp_path: Path) -> None
     with serve(answer=echo, shares={400: 1.0}) as server:
         pipeline = built(client(server, tmp_path), [{"q": "1"}, {"q": "2"}], Ask().scatter(), AskResult())
         with pytest.raises(
-            RowError, match=r"nothing came out: 2 tasks failed, most at 'Ask\.0' \(rejected\)"
+            RowError, match=r"there is no output: 2 tasks failed, most at 'Ask\.0' \(rejected\)"
         ) as caught:
             asyncio.run(pipeline.execute(return_output=True))
         assert caught.value.kind == "rejected"
-        with pytest.raises(RowError, match="nothing came out"):
+        with pytest.raises(RowError, match="there is no output"):
             pipeline.poll()
     assert len(pipeline.failures) == 2
 

@@ -1,4 +1,4 @@
-"""I am where programs of Dria import small things for their steps from; ready-made pipelines are files."""
+"""The address from which programs of Dria import helpers of steps; its ready-made pipelines are files here."""
 
 from __future__ import annotations
 

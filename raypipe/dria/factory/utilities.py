@@ -1,4 +1,4 @@
-"""I am the address that steps of Dria import `get_abs_path` and `parse_json` from."""
+"""The address from which steps of Dria import `get_abs_path` and `parse_json`."""
 
 from __future__ import annotations
 

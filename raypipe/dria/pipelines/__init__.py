@@ -1,4 +1,4 @@
-"""I am where Dria's pipelines are imported from: `PipelineBuilder`, `StepTemplate` and what they are told."""
+"""Dria's pipelines: `PipelineBuilder`, `StepTemplate` and their configuration."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""I run something in a thread, so that an event loop goes on meanwhile and can be asked to stop it.
+"""Runs work in a thread, so that an event loop is free meanwhile and can ask it to stop.
 
-I do not know what is run.
+Knows nothing of the work.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ T = TypeVar("T")
 
 
 class Background(Generic[T]):
-    """Work that began when this was made."""
+    """Work in a thread, which begins when this is made."""
 
     def __init__(self, work: Callable[[Stop], T]) -> None:
         self._stop = Stop()
         self.future: Future[T] = Future()
-        start_thread(lambda: self._work(work), "raypipe-dria", None)
+        """What the work returns or raises."""
 
-    def _work(self, work: Callable[[Stop], T]) -> None:
-        try:
-            self.future.set_result(work(self._stop))
-        except BaseException as error:  # noqa: BLE001 - raised where it is awaited
-            self.future.set_exception(error)
+        def run() -> None:
+            try:
+                self.future.set_result(work(self._stop))
+            except BaseException as error:  # noqa: BLE001 - raised where it is awaited
+                self.future.set_exception(error)
+
+        start_thread(run, "raypipe-dria", None)
 
     async def result(self) -> T:
-        """What the work returned. To be cancelled once asks it to finish its calls, twice to end at once."""
+        """What the work returned. Cancelled once, it asks the work to finish its calls; twice, to end at once."""
         waiting = asyncio.wrap_future(self.future)
         while True:
             try:

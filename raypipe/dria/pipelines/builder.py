@@ -1,6 +1,6 @@
-"""I build a pipeline in Dria's words: its inputs, then its steps in their order.
+"""Builds a pipeline in Dria's words: its inputs, then its steps in order.
 
-I do not know how it is run. What can be known before anything is asked is checked here.
+Knows nothing of how it is run. Everything that can be known before a question is asked is checked here.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from raypipe.dria.client import Dria
 from raypipe.dria.models import CallbackType
 from raypipe.dria.pipelines.callbacks import SINGLE, Following
 from raypipe.dria.pipelines.config import PipelineConfig
-from raypipe.dria.pipelines.inputs import unfit
+from raypipe.dria.pipelines.inputs import check_inputs
 from raypipe.dria.pipelines.pipeline import Pipeline
 from raypipe.dria.pipelines.steps import ROWS, TASK, Answers, HandOver, TaskStep
 from raypipe.dria.pipelines.template import StepTemplate
-from raypipe.dria.tasks import written
+from raypipe.dria.tasks import to_json
 from raypipe.errors import SpecError, Violation
 from raypipe.identity import digest
 from raypipe.pipeline import Pipeline as Graph
@@ -29,12 +29,15 @@ from raypipe.steps import LoadDataFromDicts
 __all__ = ["Pipeline", "PipelineBuilder", "StepTemplate"]
 
 _SHOWN = 10
-"""Inputs that do not fit and are told of; the others are likely to be wrong in the same way."""
+"""Unfit inputs that are reported; others are likely to be wrong in the same way."""
 _SINGLE_VALUED = frozenset({CallbackType.SCATTER, CallbackType.BROADCAST, CallbackType.AGGREGATE})
 
 
 class PipelineBuilder:
-    """`PipelineBuilder(dria)`, or `PipelineBuilder(config, dria)`; then `.input(…)`, `<<` for each step, `.build()`."""
+    """`PipelineBuilder(dria)`, or `PipelineBuilder(config, dria)`; then `.input(…)`, `<<` for each step, `.build()`.
+
+    `config` changes nothing, see `PipelineConfig`. Raises SpecError without a client.
+    """
 
     def __init__(self, config: PipelineConfig | Dria | None = None, dria: Dria | None = None) -> None:
         given = [one for one in (config, dria) if isinstance(one, Dria)]
@@ -46,24 +49,27 @@ class PipelineBuilder:
         self._templates: list[StepTemplate] = []
 
     def input(self, rows: Sequence[Mapping[str, Any]] | None = None, /, **values: Any) -> Self:
-        """The tasks of the first step: a list of mappings, or the inputs of a single one by name."""
+        """Set the tasks of the first step: a list of mappings, or the inputs of a single task by name.
+
+        Raises SpecError for anything else.
+        """
         if rows is None:
             self._inputs = [values] if values else []
             return self
         if values or isinstance(rows, str | Mapping) or not isinstance(rows, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise _unsound("input", "is a list of mappings, or the inputs of one task by name: input(topic=…)")
+            raise SpecError.of("input", "is a list of mappings, or the inputs of one task by name: input(topic=…)")
         wrong = next((number for number, row in enumerate(rows, 1) if not isinstance(row, Mapping)), None)  # pyright: ignore[reportUnnecessaryIsInstance]
         if wrong is not None:
-            raise _unsound("input", f"row {wrong} is a {type(rows[wrong - 1]).__name__}, not a mapping of inputs")
+            raise SpecError.of("input", f"row {wrong} is a {type(rows[wrong - 1]).__name__}, not a mapping of inputs")
         self._inputs = list(rows)
         return self
 
     def __lshift__(self, template: StepTemplate) -> Self:
-        """Add a step behind the others. Raises SpecError where what comes does not fit what it takes."""
+        """Add a step after the others. Raises SpecError where it does not fit the inputs, or the step before it."""
         if not isinstance(template, StepTemplate):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise _unsound("<<", f"takes an instance of a StepTemplate, got {template!r}")
+            raise SpecError.of("<<", f"takes an instance of a StepTemplate, got {template!r}")
         if self._templates:
-            self._check_handing_over(template)
+            self._check_join(template)
         else:
             self._check_inputs(template)
         self._templates.append(template)
@@ -72,10 +78,13 @@ class PipelineBuilder:
     def build(self) -> Pipeline:
         """The pipeline. Raises SpecError with all that is wrong with it."""
         if not self._templates:
-            raise _unsound("pipeline", "has no steps; add one with `pipeline << Step()`")
-        names = [self._name(number, template) for number, template in enumerate(self._templates)]
-        tasks = [{TASK: written(row)} for row in self._inputs]
-        self._templates[0].workflow_of(tasks[0])
+            raise SpecError.of("pipeline", "has no steps; add one with `pipeline << Step()`")
+        names: list[str] = []
+        for number, template in enumerate(self._templates):
+            bare = re.sub(r"[^A-Za-z0-9_-]|^[_-]+", "", type(template).__name__) or "Step"
+            names.append(f"{bare}.{number}")
+        tasks = [{TASK: to_json(row)} for row in self._inputs]
+        self._templates[0].make_workflow(tasks[0])
         graph = Graph(f"dria-{digest(' '.join(names).encode()).hex()[:8]}")
         with graph:
             above: AnyStep = LoadDataFromDicts(tasks, name="input")
@@ -88,49 +97,41 @@ class PipelineBuilder:
         return Pipeline(graph, names, self._dria, is_default=self._templates[-1].ending.kind is CallbackType.DEFAULT)
 
     def _steps(self, template: StepTemplate, name: str, following: Following | None) -> list[AnyStep]:
-        """What asks for each task of a step, and what hands its answers over."""
+        """The steps for a template: one asks for each task, others hand its answers over."""
         llm = self._dria.pool_of(template.config.models)
-        asking = TaskStep(name, workflow=template.workflow_of, inputs=[TASK], output="result", llm=llm)
+        asking = TaskStep(name, workflow=template.make_workflow, inputs=[TASK], output="result", llm=llm)
         ending = template.ending
         own: dict[str, Any] = {"template": template, "answered": name, "following": following}
         if following is None and ending.kind is CallbackType.DEFAULT:
             return [asking, Answers("dataset", **own)]
-        # The answers that came of the only input are all there are; they need not wait for the end of a stage.
+        # With one input all answers come from it, so none needs to wait for the end of a stage.
         by = "root" if ending.gathers and len(self._inputs) == 1 else ending.gathers
         together: list[AnyStep] = [] if by is None else [Aggregate(f"{name}.outputs", by=by, as_rows=ROWS)]
         handing = HandOver("dataset" if following is None else f"{name}.callback", **own, gathers=by is not None)
         return [asking, *together, handing]
 
-    def _name(self, number: int, template: StepTemplate) -> str:
-        bare = re.sub(r"[^A-Za-z0-9_-]|^[_-]+", "", type(template).__name__) or "Step"
-        return f"{bare}.{number}"
-
     def _check_inputs(self, template: StepTemplate) -> None:
         where = f"input of {type(template).__name__}"
         if not self._inputs:
-            raise _unsound(where, "is not set, or empty; call .input(…) before the first step is added")
+            raise SpecError.of(where, "is not set, or empty; call .input(…) before the first step is added")
         found = (
             Violation(where, f"{problem} (row {number})" if len(self._inputs) > 1 else problem)
             for number, row in enumerate(self._inputs, 1)
-            for problem in unfit(template.create_workflow, row)
+            for problem in check_inputs(template.create_workflow, row)
         )
         problems = list(islice(found, _SHOWN))
         if problems:
             raise SpecError(violations=problems)
 
-    def _check_handing_over(self, template: StepTemplate) -> None:
-        """What is known before any answer about the tasks that the last step makes for this one."""
+    def _check_join(self, template: StepTemplate) -> None:
+        """Raises SpecError where tasks that the last step will make cannot fit this one, whatever is answered."""
         above, inputs = self._templates[-1], template.inputs()
         kind, own = above.ending.kind, type(template).__name__
         where = f"{type(above).__name__} << {own}"
         if kind in _SINGLE_VALUED and len(inputs.required) > 1:
             several = ", ".join(inputs.required)
             problem = f"{kind} has one value for each task, and {own} takes several ({several}); use a custom callback"
-            raise _unsound(where, problem)
+            raise SpecError.of(where, problem)
         if kind is CallbackType.DEFAULT and (missing := inputs.missing({SINGLE: None})):
             problem = f"the answers go on as {SINGLE!r}, but {own} takes {missing[0]}; choose scatter, or a callback"
-            raise _unsound(where, problem)
-
-
-def _unsound(where: str, problem: str) -> SpecError:
-    return SpecError.of(where, problem)
+            raise SpecError.of(where, problem)

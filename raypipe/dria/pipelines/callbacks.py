@@ -1,6 +1,6 @@
-"""I make the tasks of the next step, or the output of the last one, of a step's answers.
+"""Makes the tasks of the next step, or the output of the last one, from a step's answers.
 
-I do not know whether the answers are all of the step's or one alone; whoever brings them together does.
+Knows nothing of whether the answers are all of the step's or one alone.
 """
 
 from __future__ import annotations
@@ -17,35 +17,34 @@ from raypipe.dria.tasks import Step, TaskInput
 from raypipe.errors import RowError
 
 SINGLE = "result"
-"""The name of a value behind the last step, where no input names it."""
+"""The name of a value of the last step, which no input names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Following:
-    """The step that tasks are made for."""
+    """The step that tasks are made for, and its inputs."""
 
     name: str
     inputs: Inputs = field(default_factory=Inputs)
 
 
-def tasks(template: StepTemplate, step: Step, following: Following | None) -> TaskInput | list[TaskInput]:
-    """One task, or several. Raises RowError for answers that are not in the form that the callback needs."""
+def make_tasks(template: StepTemplate, step: Step, following: Following | None) -> TaskInput | list[TaskInput]:
+    """One task, or several. Raises RowError for answers or tasks that do not fit."""
     ending = template.ending
     name = SINGLE if following is None else following.inputs.first
     if ending.kind is CallbackType.SCATTER:
-        return [TaskInput(**{name: item}) for one in step.output for item in _items(one.result)]
+        return [TaskInput(**{name: item}) for one in step.output for item in _parse_list(one.result)]
     if ending.kind is CallbackType.BROADCAST:
-        return [TaskInput(**{name: _value(one.result)}) for one in step.output for _ in range(ending.copies)]
+        return [TaskInput(**{name: _parse_or_text(one.result)}) for one in step.output for _ in range(ending.copies)]
     if ending.kind is CallbackType.AGGREGATE:
-        return TaskInput(**{name: [_value(one.result) for one in step.output]})
-    made = _checked(template.callback(step), step)
-    if following is not None:
-        for task in made if isinstance(made, list) else [made]:
-            _check(task, step, following)
-    return made
+        return TaskInput(**{name: [_parse_or_text(one.result) for one in step.output]})
+    made: Any = template.callback(step)
+    values = cast("list[Any]", list(made) if isinstance(made, list | tuple) else [made])
+    checked = [_check_task(one, step, following) for one in values]
+    return checked if isinstance(made, list | tuple) else checked[0]
 
 
-def _items(text: str) -> list[Any]:
+def _parse_list(text: str) -> list[Any]:
     try:
         found = parse_json(text)
     except ValueError as error:
@@ -55,7 +54,7 @@ def _items(text: str) -> list[Any]:
     return cast("list[Any]", found)
 
 
-def _value(text: str) -> Any:
+def _parse_or_text(text: str) -> Any:
     """The JSON value in a text, or the text where it has none."""
     try:
         return parse_json(text)
@@ -63,27 +62,17 @@ def _value(text: str) -> Any:
         return text
 
 
-def _checked(made: Any, step: Step) -> TaskInput | list[TaskInput]:
-    """What a callback returned, each a task."""
-    if isinstance(made, Mapping):
-        return _task(cast("Mapping[str, Any]", made))
-    if isinstance(made, list | tuple):
-        given = cast("list[Any]", made)
-        wrong = next((one for one in given if not isinstance(one, Mapping)), None)
-        if wrong is None:
-            return [_task(one) for one in given]
-        made = wrong
-    problem = f"the callback of {step.name!r} returned a {type(made).__name__}; return a TaskInput or a list of them"
-    raise RowError(problem, kind="output")
-
-
-def _task(values: Mapping[str, Any]) -> TaskInput:
-    return values if isinstance(values, TaskInput) else TaskInput(**values)
-
-
-def _check(task: TaskInput, step: Step, following: Following) -> None:
-    missing = following.inputs.missing(task)
-    if missing:
+def _check_task(made: Any, step: Step, following: Following | None) -> TaskInput:
+    """A task that a callback returned. Raises RowError for what is none, or lacks an input of the next step."""
+    if not isinstance(made, Mapping):
+        problem = (
+            f"the callback of {step.name!r} returned a {type(made).__name__}; return a TaskInput or a list of them"
+        )
+        raise RowError(problem, kind="output")
+    task = made if isinstance(made, TaskInput) else TaskInput(**cast("Mapping[str, Any]", made))
+    missing = [] if following is None else following.inputs.missing(task)
+    if following is not None and missing:
         wanted, got = ", ".join(following.inputs.required), ", ".join(task) or "nothing"
         problem = f"step {following.name!r} takes {wanted}, but the callback of {step.name!r} gave a task with {got}"
         raise RowError(f"{problem}; give it {missing[0]} too", kind="inputs")
+    return task

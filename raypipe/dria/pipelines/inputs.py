@@ -1,7 +1,4 @@
-"""I am what a step's `create_workflow` takes: the names of its inputs, and which of them may be left out.
-
-I do not know where they come from.
-"""
+"""The inputs of a step: the parameters of its `create_workflow`. Knows nothing of where their values come from."""
 
 from __future__ import annotations
 
@@ -17,16 +14,16 @@ _PLAIN = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Names of inputs."""
+    """Names of parameters that are given by name."""
 
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     takes_all: bool = False
-    """Whether inputs of any other name are taken too."""
+    """Whether other names are accepted too."""
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Inputs:
-        """What a function takes by name."""
+        """The inputs of a function."""
         parameters = inspect.signature(function).parameters.values()
         plain = [one for one in parameters if one.kind in _PLAIN]
         return cls(
@@ -37,21 +34,21 @@ class Inputs:
 
     @property
     def first(self) -> str:
-        """The input that takes a single value."""
+        """The input that a single value is given to."""
         return next(iter((*self.required, *self.optional)), "result")
 
-    def taken(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Those that are taken; others travel with the task and are not asked for."""
+    def select(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The values that the function accepts; others stay with the task unused."""
         names = {*self.required, *self.optional}
         return {name: value for name, value in given.items() if self.takes_all or name in names}
 
     def missing(self, given: Mapping[str, Any]) -> list[str]:
-        """Those that must be given and are not."""
+        """Required inputs that are not given."""
         return [name for name in self.required if name not in given]
 
 
-def unfit(function: Callable[..., Any], given: Mapping[str, Any]) -> Iterator[str]:
-    """Why values are not those that a function's annotations ask for, one sentence for each."""
+def check_inputs(function: Callable[..., Any], given: Mapping[str, Any]) -> Iterator[str]:
+    """Why values do not fit a function's parameters and their annotations, one sentence for each."""
     names = Inputs.of(function)
     for name in names.missing(given):
         yield f"has no {name!r}"
@@ -59,7 +56,7 @@ def unfit(function: Callable[..., Any], given: Mapping[str, Any]) -> Iterator[st
         hints = get_type_hints(function)
     except (NameError, TypeError):  # annotations of what is only imported for a type checker
         return
-    kinds: dict[str, Any] = {name: (hints[name], ...) for name in names.taken(given) if name in hints}
+    kinds: dict[str, Any] = {name: (hints[name], ...) for name in names.select(given) if name in hints}
     try:
         create_model("Inputs", **kinds)(**{name: given[name] for name in kinds})
     except ValidationError as error:

@@ -1,6 +1,6 @@
-"""I am a built pipeline of Dria: run at once, or begun and asked about.
+"""A built pipeline of Dria: run at once, or started in the background and polled.
 
-I do not know its steps' workflows; the graph that I run is like any other of raypipe's.
+Knows nothing of its steps' workflows; the graph that it runs is an ordinary pipeline of raypipe.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _log = logging.getLogger("raypipe.dria")
 
 
 class PipelineStatus(StrEnum):
-    """How far a pipeline is; of one that failed, `poll` raises why."""
+    """The status of a pipeline; for one that failed, `poll` raises its error."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -38,33 +38,37 @@ class PipelineStatus(StrEnum):
 
 
 class Execution(TypedDict, total=False):
-    """What `execute` may be told, beside whether it waits."""
+    """Options of `execute`, beside whether it waits."""
 
     out: str | AnyPath | None
-    """The run folder; by default the client's, or one under `out/` that the steps and the inputs name."""
+    """The run folder; by default the client's, or one under `out/` named after the steps and the inputs."""
     calls: str | AnyPath | None
-    """Folder of the call log; by default inside the run folder, or shared by all inputs of the same steps."""
+    """Folder of the call log; by default in the run folder, or shared by all inputs of the same steps."""
     engine: Engine
     """`ray`, or `local`: this process alone. By default the client's."""
     address: str | None
+    """Address of a Ray cluster; by default the client's."""
     fresh: bool
-    """Forget the calls made before."""
+    """Reuse no call of earlier runs."""
     max_cost_usd: float | None
+    """Most money for calls of this run, in US dollars."""
     max_calls: int | None
+    """Most calls of this run."""
     max_tokens: int | None
+    """Most tokens of this run, sent and received."""
 
 
 class Pipeline:
-    """Steps with their inputs. `execute` runs them; what was answered is kept, and a second run asks only the rest.
+    """Steps with their inputs. `execute` runs them; answers are kept, so that a second run asks only for the rest.
 
-    A task that fails is left out of what its step's callback sees and of the output, a warning is logged, and
-    `failures` has it with the reason. Where tasks failed and nothing came out, `execute` raises RowError.
+    A task that fails is left out of its step's callback and of the output, a warning is logged, and `failures` has it
+    with the reason. Where tasks failed and there is no output at all, `execute` raises RowError.
     """
 
     def __init__(self, graph: Graph, names: Sequence[str], dria: Dria, *, is_default: bool) -> None:
         self.pipeline_id = str(uuid4())
         self.graph = graph
-        """The same pipeline in raypipe's own words."""
+        """The `raypipe.Pipeline` that is run."""
         self.result: Result | None = None
         """The dataset, failures and manifest of the last run."""
         self._names = list(names)
@@ -75,26 +79,26 @@ class Pipeline:
 
     @property
     def failures(self) -> list[dict[str, Any]]:
-        """Tasks of the last run that failed: step, kind, message, tries and the row."""
+        """Tasks of the last run that failed: step, kind, message, tries and row of each."""
         return [] if self.result is None else self.result.failures.to_arrow().to_pylist()
 
     async def execute(self, return_output: bool = False, **options: Unpack[Execution]) -> Any:
-        """Run it and return its output; without `return_output` begin it and return its id, see `poll`.
+        """Run it and return its output; without `return_output` start it and return its id, see `poll`.
 
         The output is what the last step's callback returned, tasks as mappings; without callback
-        `{"result": [every answer]}`. Other coroutines go on meanwhile. Cancelled, as by Ctrl+C, it finishes the
-        calls in flight and raises StoppedError. Raises what `raypipe.pipeline.Pipeline.run` raises, and RowError.
+        `{"result": [every answer]}`. Other coroutines run meanwhile. Cancelled, as by Ctrl+C, it finishes the calls in
+        flight and raises StoppedError. Raises what `raypipe.pipeline.Pipeline.run` raises, and RowError.
         """
-        run = self._options(options)
+        run = self._read_options(options)
         self._background = Background(lambda stop: self._run(run, stop))
         return await self._background.result() if return_output else self.pipeline_id
 
     def execute_sync(self, **options: Unpack[Execution]) -> Any:
         """`execute(return_output=True)` without an event loop."""
-        return self._run(self._options(options), None)
+        return self._run(self._read_options(options), None)
 
     def poll(self) -> tuple[str, str, Any]:
-        """The step that works, the status, and the output once there is one. Raises why the pipeline failed."""
+        """The step at work, the status, and the output once there is one. Raises the error of a run that failed."""
         if self._background is None:
             return self._state, PipelineStatus.PENDING.value, None
         if not self._background.future.done():
@@ -102,7 +106,7 @@ class Pipeline:
         return self._state, PipelineStatus.COMPLETED.value, self._background.future.result()
 
     def folder(self, out: str | AnyPath | None = None) -> AnyPath:
-        """The run folder: `out`, the client's, or one that is called as the steps and the inputs."""
+        """The run folder: `out`, the client's, or one named after the steps and the inputs."""
         given = out if out is not None else self._dria.out
         if given is not None:
             return parse_path(given)
@@ -110,7 +114,8 @@ class Pipeline:
         assert isinstance(source, LoadDataFromDicts)
         return self.graph.folder() / digest(canonical_json(list(source.data))).hex()[:12]
 
-    def _options(self, options: Execution) -> RunOptions:
+    def _read_options(self, options: Execution) -> RunOptions:
+        """Options of `execute` as those of a run. Raises SpecError for one that does not exist."""
         known = list(Execution.__annotations__)
         unknown = [f"has no option {name!r}{nearest(name, known)}" for name in options if name not in known]
         if unknown:
@@ -131,19 +136,19 @@ class Pipeline:
         rows = result["dataset"].to_arrow()
         output: list[str] = rows.column(OUTPUT).to_pylist() if OUTPUT in rows.column_names else []
         if result.failed_rows:
-            self._tell(result, has_output=bool(output))
+            self._report_failures(result, has_output=bool(output))
         return output_of(output, is_default=self._is_default)
 
     def _watch(self, snapshots: Sequence[Snapshot]) -> None:
-        begun = {name for one in snapshots for name, counts in one.counts.items() if counts.rows_in}
-        self._state = next((name for name in reversed(self._names) if name in begun), self._state)
+        started = {name for one in snapshots for name, counts in one.counts.items() if counts.rows_in}
+        self._state = next((name for name in reversed(self._names) if name in started), self._state)
 
-    def _tell(self, result: Result, *, has_output: bool) -> None:
-        """Warn of failed tasks; raises RowError where nothing came out."""
+    def _report_failures(self, result: Result, *, has_output: bool) -> None:
+        """Warns of failed tasks. Raises RowError where there is no output."""
         failures = result.failures.to_arrow().select(["step", "kind", "message"]).to_pylist()
         [((step, kind), _)] = Counter((one["step"], one["kind"]) for one in failures).most_common(1)
         example = next(one["message"] for one in failures if (one["step"], one["kind"]) == (step, kind))
-        said = f"{len(failures)} tasks failed, most at {step!r} ({kind}), for example: {example}"
+        summary = f"{len(failures)} tasks failed, most at {step!r} ({kind}), for example: {example}"
         if not has_output:
-            raise RowError(f"nothing came out: {said}; all are in {result.path / 'failures'}", kind)
-        _log.warning("%s; the output is without them, all are in %s", said, result.path / "failures")
+            raise RowError(f"there is no output: {summary}; all failures are in {result.path / 'failures'}", kind)
+        _log.warning("%s; the output lacks them, all failures are in %s", summary, result.path / "failures")

@@ -1,6 +1,6 @@
-"""I am the steps that a Dria pipeline is made of: one asks for each task, one makes tasks of the answers.
+"""The steps that a Dria pipeline is made of: one asks for each task, one makes tasks of the answers.
 
-I do not know the order of steps. A row is a task: its inputs as JSON in one column, then the answer beside it.
+Knows nothing of the order of steps. A row is a task: its inputs as JSON in one column, then the answer beside it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any, ClassVar, cast
 from raypipe.contracts.llm import Caller
 from raypipe.contracts.step import Columns, Output, Runs, Shape
 from raypipe.contracts.step import Step as AnyStep
-from raypipe.dria.pipelines.callbacks import Following, tasks
+from raypipe.dria.pipelines.callbacks import Following, make_tasks
 from raypipe.dria.pipelines.template import StepTemplate
-from raypipe.dria.tasks import Step, TaskInput, TaskResult, written
+from raypipe.dria.tasks import Step, TaskInput, TaskResult, to_json
 from raypipe.row import MODEL_NAME, Values
 from raypipe.steps.prompts.to_text import to_text
 from raypipe.workflows import WorkflowStep
@@ -22,11 +22,12 @@ TASK = "task_input"
 RESULT = "result"
 ROWS = "rows"
 OUTPUT = "_output"
-"""What a row behind the last step stands for, as JSON: an object where it is all, otherwise a list of one."""
+"""The part of the pipeline's output that a row of the last step holds, as JSON: an object where it is all of it,
+otherwise a list of one."""
 
 
 class TaskStep(WorkflowStep):
-    """Runs the workflow that a template makes of each task's own inputs."""
+    """Runs the workflow that a template makes for each task."""
 
     def writes(self) -> dict[str, str]:
         return {RESULT: "string", MODEL_NAME: "string"}
@@ -37,21 +38,18 @@ class TaskStep(WorkflowStep):
 
 
 class HandOver(AnyStep):
-    """Makes tasks of the next step of a step's answers; behind the last step, the rows of the dataset."""
+    """Makes tasks of the next step from a step's answers; after the last step, the rows of the dataset."""
 
     runs: ClassVar[Runs] = Runs.THREAD
+    output_shape: ClassVar[Shape] = Shape.SCATTER
 
     template: Any
     answered: str
-    """The step whose answers come."""
+    """The step that answered."""
     following: Any = None
-    """The step that takes the tasks, if there is one."""
+    """The next step, if there is one."""
     gathers: bool = False
-    """Whether a row has many answers, in the column `rows`, or is one."""
-
-    @property
-    def shape(self) -> Shape:
-        return Shape.SCATTER
+    """Whether a row holds many answers, in the column `rows`, or is one."""
 
     def reads(self) -> tuple[str, ...]:
         return (ROWS,) if self.gathers else (TASK, RESULT, MODEL_NAME)
@@ -77,34 +75,28 @@ class HandOver(AnyStep):
             TaskResult(each[RESULT], TaskInput(**json.loads(each[TASK])), each[MODEL_NAME], self.answered)
             for each in rows
         ]
-        made = tasks(template, Step(self.answered, outputs), following)
+        made = make_tasks(template, Step(self.answered, outputs), following)
         if following is not None:
-            return [{TASK: written(task)} for task in (made if isinstance(made, list) else [made])]
-        return _dataset(made)
+            return [{TASK: to_json(task)} for task in (made if isinstance(made, list) else [made])]
+        if not isinstance(made, list):
+            return [{**made, OUTPUT: to_json(made)}]
+        return [{**task, OUTPUT: f"[{to_json(task)}]"} for task in made]
 
 
 class Answers(HandOver):
-    """Behind a last step without callback: each answer is a row of the dataset, beside what it was asked with."""
+    """After a last step without callback: each answer is a row of the dataset, beside the inputs of its task."""
 
-    @property
-    def shape(self) -> Shape:
-        return Shape.MAP
+    output_shape: ClassVar[Shape] = Shape.MAP
 
     def process_row_in_thread(self, row: Values) -> Output:
         own = {RESULT: row[RESULT], MODEL_NAME: row[MODEL_NAME]}
-        return json.loads(row[TASK]) | own | {OUTPUT: written({RESULT: row[RESULT]})}
-
-
-def _dataset(made: TaskInput | list[TaskInput]) -> list[Values]:
-    if not isinstance(made, list):
-        return [{**made, OUTPUT: written(made)}]
-    return [{**task, OUTPUT: f"[{written(task)}]"} for task in made]
+        return json.loads(row[TASK]) | own | {OUTPUT: to_json({RESULT: row[RESULT]})}
 
 
 def output_of(rows: list[str], *, is_default: bool) -> Any:
-    """What the rows behind the last step stand for together: `rows` is their column `_output`, in order.
+    """The output of the pipeline, from the column `_output` of its last step, in order.
 
-    Without a callback `{"result": [every answer]}`; with one a list, or the only mapping where it returned no list.
+    Without a callback `{"result": [every answer]}`; with one a list, or a mapping where it returned one mapping.
     """
     values = [json.loads(row) for row in rows]
     if is_default:

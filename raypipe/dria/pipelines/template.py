@@ -1,6 +1,6 @@
-"""I am a step as a program of Dria writes it: a workflow for each task, and what becomes of the answers.
+"""A step as a program of Dria writes it: a workflow for each task, and how its answers become the next tasks.
 
-I do not know how tasks are run; `steps` makes a step of a pipeline of me.
+Knows nothing of how tasks are run; `steps` makes the steps of a pipeline of it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from raypipe.row import Values
 from raypipe.workflows import Workflow, WorkflowBuilder
 
 Together = Literal["all", "root", "task"]
-"""Answers that a callback sees at once: all of the step, all that came of one input of the pipeline, or one alone."""
+"""Answers that a callback sees at once: all of the step, all that stem from one input of the pipeline, or one alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What becomes of a step's outputs."""
+    """How a step's answers become the tasks of the next step."""
 
     kind: CallbackType = CallbackType.DEFAULT
     copies: int = 1
@@ -35,16 +35,16 @@ class Ending:
 
     @property
     def gathers(self) -> Literal["all", "root"] | None:
-        """The answers that are waited for; `None` where each goes on by itself."""
+        """The answers that a callback waits for; `None` where each is passed on by itself."""
         if self.kind in (CallbackType.SCATTER, CallbackType.BROADCAST) or self.by == "task":
             return None
         return self.by
 
 
 class StepTemplate(ABC):
-    """A step: subclass it and write `create_workflow`, and `callback` where its outputs need one.
+    """A step: subclass it and write `create_workflow`, and `callback` where its answers need one.
 
-    Keyword arguments are `self.params`: `Questions(n_questions=5)` has `self.params.n_questions`.
+    Keyword arguments become `self.params`: `Questions(n_questions=5)` has `self.params.n_questions`.
     """
 
     def __init__(self, config: StepConfig | None = None, **params: Any) -> None:
@@ -62,42 +62,43 @@ class StepTemplate(ABC):
         """The workflow for one task; its parameters are the step's inputs. Called for each task with its own values."""
 
     def callback(self, step: Step) -> list[TaskInput] | TaskInput:
-        """The tasks of the next step, or behind the last one the output: one for each `TaskInput`.
+        """The tasks of the next step, or after the last one the output: one for each `TaskInput`.
 
-        `step.output` are the answers to all tasks of the step that did not fail, also where the pipeline has several
-        inputs; `custom(by=…)` makes it fewer. A task must have the inputs of the next step, and may have more.
+        `step.output` holds the answers to all tasks of the step that did not fail, even where the pipeline has several
+        inputs; `custom(by=…)` makes them fewer. A task must have the inputs of the next step, and may have more.
         """
         return TaskInput(result=[one.result for one in step.output])
 
     def scatter(self) -> Self:
         """Each answer is a JSON list, and each item of it a task of the next step."""
-        return self._ends(Ending(CallbackType.SCATTER))
+        return self._set_ending(Ending(CallbackType.SCATTER))
 
     def broadcast(self, n: int) -> Self:
-        """Each answer becomes `n` equal tasks of the next step, which are asked separately."""
+        """Each answer becomes `n` equal tasks of the next step, asked separately. Raises SpecError for n below 1."""
         if n < 1:
             raise SpecError.of(f"{type(self).__name__}.broadcast", f"n is 1 or more, got {n!r}")
-        return self._ends(Ending(CallbackType.BROADCAST, n))
+        return self._set_ending(Ending(CallbackType.BROADCAST, n))
 
     def aggregate(self, by: Together = "all") -> Self:
-        """All answers of the step become one list, the input of one task; `by="root"`: for each pipeline input one."""
-        return self._ends(Ending(CallbackType.AGGREGATE, by=by))
+        """All answers of the step become one list, the input of one task; `by="root"`: one for each pipeline input."""
+        return self._set_ending(Ending(CallbackType.AGGREGATE, by=by))
 
     def custom(self, by: Together = "all") -> Self:
-        """What `callback` returns: called once, when all tasks of the step are done, with all answers.
+        """The tasks that `callback` returns: it is called once, with all answers, when all tasks of the step are done.
 
-        `by="root"`: called for each input of the pipeline with the answers that came of it; `by="task"`: for each
-        answer as it comes. Then nothing waits for other inputs, an error of the callback fails what it was called for
-        and not all, and an input that is added leaves the calls of the others as they are.
+        `by="root"`: it is called for each input of the pipeline with the answers that stem from it; `by="task"`: for
+        each answer as it comes. Then nothing waits for other inputs, an error of the callback fails only what it was
+        called for, and an input that is added leaves the calls of the others as they are. Raises SpecError for a
+        template without a callback.
         """
         if type(self).callback is StepTemplate.callback:
             problem = "has no callback of its own; write `def callback(self, step)`, or choose scatter or aggregate"
             raise SpecError.of(f"{type(self).__name__}.custom", problem)
-        return self._ends(Ending(CallbackType.CUSTOM, by=by))
+        return self._set_ending(Ending(CallbackType.CUSTOM, by=by))
 
     def set_models(self, models: Sequence[Model | LLM | str] | None = None) -> Self:
-        """The pool that answers: any of these models may."""
-        self.config = self.config.changed({"models": list(models or ())})
+        """Choose the models that answer; of several, any may answer a task."""
+        self.config = self.config.update({"models": list(models or ())})
         return self
 
     def set_workflow_params(
@@ -107,25 +108,26 @@ class StepTemplate(ABC):
         max_steps: int | None = None,
         max_tokens: int | None = None,
     ) -> Self:
-        """Limits of each task, in the place of those that its workflow sets: seconds, questions, tokens of answers.
+        """Limit each task, instead of its workflow's own limits: seconds of work, questions, tokens of its answers.
 
-        A task that reaches one fails and says so. `min_compute` changes nothing: no task is left behind.
+        A task that reaches a limit fails. `min_compute` changes nothing, and a warning says so. Raises SpecError for a
+        negative value.
         """
         given = {"min_compute": min_compute, "max_time": max_time, "max_steps": max_steps, "max_tokens": max_tokens}
-        self.config = self.config.changed(given)
+        self.config = self.config.update(given)
         return self
 
     def inputs(self) -> Inputs:
-        """What `create_workflow` takes."""
+        """The parameters of `create_workflow`."""
         return Inputs.of(self.create_workflow)
 
-    def workflow_of(self, row: Values) -> Any:
-        """The workflow for the task in a row, under the step's limits."""
-        made = self.create_workflow(**self.inputs().taken(json.loads(row["task_input"])))
+    def make_workflow(self, row: Values) -> Any:
+        """The workflow for the task in a row, with the step's limits."""
+        made = self.create_workflow(**self.inputs().select(json.loads(row["task_input"])))
         made = made.build() if isinstance(made, WorkflowBuilder) else made
         return replace(made, limits=self.config.limits(made.limits)) if isinstance(made, Workflow) else made
 
-    def _ends(self, ending: Ending) -> Self:
+    def _set_ending(self, ending: Ending) -> Self:
         allowed = [by for by in get_args(Together) if by != "task" or ending.kind is not CallbackType.AGGREGATE]
         if ending.by not in allowed:
             where = f"{type(self).__name__}.{ending.kind}"
