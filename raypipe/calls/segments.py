@@ -92,10 +92,6 @@ class SegmentWriter:
         self._active = 0
         self._has_news = False
 
-    def append(self, key: bytes, origin: CallOrigin, completion: Completion, latency_s: float) -> None:
-        """Write one completion through. Raises OutputError when the disk does not take it."""
-        self.write(make_frame(key, origin, completion, latency_s))
-
     def write(self, frames: bytes) -> None:
         """Write frames through. Raises OutputError when the disk does not take them."""
         self._has_news = True
@@ -119,7 +115,7 @@ class SegmentWriter:
             self._room = None
 
     def sync(self) -> None:
-        """Sync what was written to the disk; a no-op when nothing is new. May run beside `append`.
+        """Sync what was written to the disk; a no-op when nothing is new. May run beside `write`.
 
         Raises OutputError.
         """

@@ -39,8 +39,8 @@ class LeaseClient:
         apply: Callable[[Lease], bool],
         on_failure: Callable[[RaypipeError], None],
     ) -> None:
-        """`report` is given the life of the worker, the report's number, and whether it is the last one; `apply` says
-        whether calls still wait for a grant; `on_failure` is told why no lease will come any more."""
+        """`report` makes a report from a life of the worker, a number and whether it is the last. `apply` says whether
+        calls still wait for a grant. `on_failure` gets the reason why no lease will come any more."""
         self._source, self._report, self._apply, self._on_failure = source, report, apply, on_failure
         self._life = uuid4().hex
         self._number = 0

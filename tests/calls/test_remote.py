@@ -11,7 +11,7 @@ import pytest
 
 from raypipe.calls.index import CallReader, index_with_segments, load_index
 from raypipe.calls.remote import compact, folder_here, forget, segments, send, send_left
-from raypipe.calls.segments import CallOrigin, SegmentWriter, segment_paths
+from raypipe.calls.segments import CallOrigin, SegmentWriter, make_frame, segment_paths
 from raypipe.calls.writer import CallLogWriter
 from raypipe.contracts.llm import Completion, Usage
 from raypipe.errors import OutputError
@@ -43,7 +43,7 @@ def opened(calls: RemotePath, owner: str = OWNER) -> SegmentWriter:
 
 def append(writer: SegmentWriter, *numbers: int) -> None:
     for number in numbers:
-        writer.append(key(number), CallOrigin("step", key(number), 0, 0), completion(number), 0.25)
+        writer.write(make_frame(key(number), CallOrigin("step", key(number), 0, 0), completion(number), 0.25))
 
 
 def die(writer: SegmentWriter) -> None:

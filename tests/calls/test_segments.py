@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raypipe.calls.index import CallReader, index_with_segments, load_index
-from raypipe.calls.segments import HEADER, SCHEMA, CallOrigin, SegmentWriter, compact, read_segment
+from raypipe.calls.segments import HEADER, SCHEMA, CallOrigin, SegmentWriter, compact, make_frame, read_segment
 from raypipe.contracts.llm import Completion, Usage
 from raypipe.errors import OutputError
 from raypipe.identity import digest
@@ -37,7 +37,7 @@ def completion(text: str) -> Completion:
 def write(folder: Path, entries: dict[bytes, str] | list[tuple[bytes, str]], owner: str = OWNER) -> None:
     writer = SegmentWriter(folder, owner)
     for one, text in entries.items() if isinstance(entries, dict) else entries:
-        writer.append(one, CallOrigin("step", digest(one), 0, 0), completion(text), 0.25)
+        writer.write(make_frame(one, CallOrigin("step", digest(one), 0, 0), completion(text), 0.25))
     writer.close()
 
 
@@ -138,7 +138,7 @@ def test_the_last_of_equal_keys_wins(tmp_path: Path) -> None:
 
 def test_compacted_calls_say_where_they_were_asked(tmp_path: Path) -> None:
     writer = SegmentWriter(tmp_path, OWNER)
-    writer.append(key(1), CallOrigin("answers", b"r" * 16, 2, 3), completion("é\x00😀\n"), 0.5)
+    writer.write(make_frame(key(1), CallOrigin("answers", b"r" * 16, 2, 3), completion("é\x00😀\n"), 0.5))
     writer.close()
     compact(tmp_path, OWNER)
     table = pq.read_table(next(iter(tmp_path.glob("calls-*.parquet"))))
@@ -181,7 +181,7 @@ def living(tmp_path: Path) -> Iterator[Any]:
 
     def make(owner: str) -> SegmentWriter:
         writer = SegmentWriter(tmp_path, owner)
-        writer.append(key(1), CallOrigin("step", b"r" * 16, 0, 0), completion("alive"), 0.1)
+        writer.write(make_frame(key(1), CallOrigin("step", b"r" * 16, 0, 0), completion("alive"), 0.1))
         made.append(writer)
         return writer
 
@@ -249,7 +249,7 @@ def test_what_a_living_writer_has_written_can_be_looked_up(tmp_path: Path, livin
     writer = living(OWNER)
     for number in range(2, 6):
         writer.sync()
-        writer.append(key(number), CallOrigin("step", b"r" * 16, 0, 0), completion(f"text {number}"), 0.1)
+        writer.write(make_frame(key(number), CallOrigin("step", b"r" * 16, 0, 0), completion(f"text {number}"), 0.1))
     reader = CallReader(index_with_segments(load_index(tmp_path), tmp_path, OWNER))
     assert reader.find(key(0)) == completion("compacted")
     assert reader.find(key(1)) == completion("alive")

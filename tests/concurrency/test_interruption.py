@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from raypipe.calls.index import index_with_segments, load_index
-from raypipe.calls.segments import ROW_GROUP, CallOrigin, SegmentWriter, compact
+from raypipe.calls.segments import ROW_GROUP, CallOrigin, SegmentWriter, compact, make_frame
 from raypipe.concurrency.interruption import Interruption, checkpoint, interruptible, pause
 from raypipe.contracts.llm import Completion, Usage
 from raypipe.errors import StoppedError
@@ -37,7 +37,7 @@ def log_of(folder: Path, calls: int) -> None:
     writer = SegmentWriter(folder, OWNER)
     completion = Completion("text", "stop", Usage(1, 1), "model")
     for number in range(calls):
-        writer.append(number.to_bytes(16, "big"), CallOrigin("step", b"row", 0, 0), completion, 0.1)
+        writer.write(make_frame(number.to_bytes(16, "big"), CallOrigin("step", b"row", 0, 0), completion, 0.1))
     writer.close()
 
 

@@ -34,9 +34,9 @@ class Backlog:
     def __init__(self, steps: Mapping[str, Step]) -> None:
         self._steps = steps
         self._queues: dict[str, deque[Item]] = {name: deque() for name in steps}
-        self._begun: dict[Item, float] = {}
+        self.begun: dict[Item, float] = {}
         """When each row that is worked on was begun, the oldest first."""
-        self._with_batch: set[str] = set()
+        self.with_batch: set[str] = set()
         """Steps that work on a batch: they get one at a time, so that they need not be safe for threads."""
 
     def add(self, sender: str, chunk: Chunk) -> None:
@@ -56,7 +56,7 @@ class Backlog:
     def next_step(self) -> str:
         """The deepest step for which rows wait and that can take them; empty when there is none."""
         for name, queue in self._queues.items():
-            if queue and name not in self._with_batch:
+            if queue and name not in self.with_batch:
                 return name
         return ""
 
@@ -67,47 +67,33 @@ class Backlog:
     def begin_one(self, step: str) -> Item:
         """Take one row of a step to work on it."""
         item = self._queues[step].popleft()
-        self._begun[item] = time.monotonic()
+        self.begun[item] = time.monotonic()
         return item
 
     def begin(self, step: str, most: int) -> list[Item]:
         """Take up to `most` rows of a step to work on them."""
         queue, now = self._queues[step], time.monotonic()
         items = [queue.popleft() for _ in range(min(most, len(queue)))]
-        self._begun.update(dict.fromkeys(items, now))
+        self.begun.update(dict.fromkeys(items, now))
         return items
 
     def end_one(self, item: Item) -> None:
         """Forget a row that was worked on."""
-        del self._begun[item]
+        del self.begun[item]
 
     def end(self, items: Iterable[Item]) -> None:
         """Forget rows that were worked on."""
         for item in items:
-            del self._begun[item]
+            del self.begun[item]
 
-    def begin_batch(self, step: str) -> None:
-        self._with_batch.add(step)
-
-    def end_batch(self, step: str) -> None:
-        self._with_batch.discard(step)
-
-    @property
-    def begun(self) -> int:
-        """How many rows are worked on."""
-        return len(self._begun)
-
-    @property
-    def held(self) -> int:
-        """How many rows have not ended."""
-        return len(self._begun) + sum(map(len, self._queues.values()))
-
-    def held_for(self, sender: str) -> int:
-        """How many rows of one sender have not ended."""
-        items: Iterator[Item] = chain(self._begun, *self._queues.values())
+    def count(self, sender: str | None = None) -> int:
+        """How many rows have not ended; with a `sender`, of its rows."""
+        if sender is None:
+            return len(self.begun) + sum(map(len, self._queues.values()))
+        items: Iterator[Item] = chain(self.begun, *self._queues.values())
         return sum(item.sender == sender for item in items)
 
     def oldest(self) -> tuple[float, str]:
         """For how long the oldest row has been worked on, in seconds, and by which step."""
-        item = next(iter(self._begun), None)
-        return (time.monotonic() - self._begun[item], item.step) if item is not None else (0.0, "")
+        item = next(iter(self.begun), None)
+        return (time.monotonic() - self.begun[item], item.step) if item is not None else (0.0, "")

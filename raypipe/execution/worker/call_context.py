@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 from raypipe.calls.index import KnownCalls
 from raypipe.calls.segments import CallOrigin
+from raypipe.calls.writer import CallLogWriter
 from raypipe.concurrency.background import TaskScope
 from raypipe.contracts.llm import Completion
 from raypipe.errors import CallError, RaypipeError
@@ -21,21 +22,10 @@ from raypipe.execution.counts import CallCounts
 from raypipe.execution.worker.model_selection import Attempt, ModelSelector
 
 
-class Log(Protocol):
-    """Where completions are written through."""
-
-    def open(self) -> None: ...
-
-    @property
-    def is_full(self) -> bool: ...
-
-    async def append(self, key: bytes, origin: CallOrigin, completion: Completion, latency_s: float) -> None: ...
-
-
 class CallContext:
     """The calls of one worker in one run."""
 
-    def __init__(self, run: RunContext, selector: ModelSelector, log: Log, known: KnownCalls) -> None:
+    def __init__(self, run: RunContext, selector: ModelSelector, log: CallLogWriter, known: KnownCalls) -> None:
         self.run, self.selector, self.known = run, selector, known
         self.total = CallCounts()
         """Of all rows."""

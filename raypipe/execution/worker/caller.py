@@ -156,7 +156,7 @@ class RowCaller:
         selector = self._context.selector
         left, began = list(attempts), time.monotonic()
         for one in attempts:
-            one.begin()
+            one.need = one.backend.most_cost(one.payload)
         while left := [one for one in left if not one.is_paused_too_long]:
             self._waiting_since = time.monotonic()
             one = await selector.enter(left)

@@ -28,7 +28,7 @@ class Mailbox:
 
     async def wait(self) -> bool:
         """Whether there is news; False when a later exchange took this one's place or time ran out."""
-        self.hang_up()
+        _resolve(self._waiting, False)  # an earlier exchange that still waits
         if self.has_news:
             return True
         loop = asyncio.get_running_loop()
@@ -44,10 +44,6 @@ class Mailbox:
         if not self.has_news:
             self.has_news = True
             _resolve(self._waiting, True)
-
-    def hang_up(self) -> None:
-        """End an exchange that still waits."""
-        _resolve(self._waiting, False)
 
     def take(self) -> list[Answer]:
         """What is to be sent now; there is news left where that is not all."""

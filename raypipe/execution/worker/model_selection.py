@@ -25,7 +25,7 @@ class Attempt:
     payload: Payload
     key: bytes
     need: Cost = field(init=False)
-    """The most that it can take; known once it is begun."""
+    """The most that it can take, set when it is begun: what is found in the call log has no cost."""
     not_before: float = 0.0
     """When it may be tried next (`time.monotonic`)."""
     error: CallError | None = None
@@ -34,9 +34,6 @@ class Attempt:
     _retries: RetryPolicy | None = None
     _refused_at: float | None = None
     """When it was first asked to slow down."""
-
-    def begin(self) -> None:
-        self.need = self.backend.most_cost(self.payload)
 
     def fail(self, error: CallError, began: float) -> bool:
         """Note that it got no answer; whether it is tried again, then at `not_before`. `began`: when the call began."""

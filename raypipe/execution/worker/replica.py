@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from raypipe.calls.index import CallIndex, KnownCalls
+from raypipe.calls.writer import CallLogWriter
 from raypipe.contracts.llm import LLM
 from raypipe.contracts.model_pool import ModelOrPool, change_members
 from raypipe.contracts.step import Step
@@ -19,7 +20,7 @@ from raypipe.execution.context import RunContext
 from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, Sender, WorkerStatus
 from raypipe.execution.worker.backend import Backend, make_backends
 from raypipe.execution.worker.boundary import Boundary, close_step, describe
-from raypipe.execution.worker.call_context import CallContext, Log
+from raypipe.execution.worker.call_context import CallContext
 from raypipe.execution.worker.mailbox import Mailbox
 from raypipe.execution.worker.model_selection import ModelSelector
 from raypipe.execution.worker.row_runner import RowRunner
@@ -50,7 +51,7 @@ class ReplicaSetup:
 class Replica:
     """One worker of a pool, bound to one model."""
 
-    def __init__(self, setup: ReplicaSetup, index: CallIndex, log: Log, coordinator: LeaseSource) -> None:
+    def __init__(self, setup: ReplicaSetup, index: CallIndex, log: CallLogWriter, coordinator: LeaseSource) -> None:
         self.name = setup.name
         self.concurrency = setup.pool.rows
         self.setup = setup
@@ -127,7 +128,7 @@ class Replica:
     def _reply(self, sender: str, answers: list[Answer]) -> Reply:
         """The answers, and how many rows of the sender are still here."""
         backlog = self.runner.backlog
-        held = backlog.held if len(self._mailboxes) == 1 else backlog.held_for(sender)
+        held = backlog.count(None if len(self._mailboxes) == 1 else sender)
         return Reply(answers, self.status(), held + self._mailboxes[sender].rows)
 
     async def _gather(self, flush_s: float) -> None:
@@ -138,7 +139,9 @@ class Replica:
             with suppress(TimeoutError):
                 async with asyncio.timeout(FLUSH_S):
                     await runner.idle.wait()
-            if runner.fatal is not None or not (runner.backlog.next_step() or runner.backlog.begun > self.concurrency):
+            if runner.fatal is not None or not (
+                runner.backlog.next_step() or len(runner.backlog.begun) > self.concurrency
+            ):
                 return
 
     def _forget_predecessor(self, stage: int) -> None:
@@ -152,7 +155,7 @@ class Replica:
     def status(self) -> WorkerStatus:
         """The state of this worker, for progress."""
         runner, context = self.runner, self._context
-        held, (oldest_s, oldest_step) = runner.backlog.held, runner.backlog.oldest()
+        held, (oldest_s, oldest_step) = runner.backlog.count(), runner.backlog.oldest()
         if context is None:
             there, why = len(runner.tasks), runner.halted_for
             return WorkerStatus(there, held=held, oldest_s=oldest_s, halted_for=why, oldest_step=oldest_step)
@@ -172,7 +175,7 @@ class Replica:
         )
 
 
-def _make_context(setup: ReplicaSetup, index: CallIndex, log: Log, coordinator: LeaseSource) -> CallContext:
+def _make_context(setup: ReplicaSetup, index: CallIndex, log: CallLogWriter, coordinator: LeaseSource) -> CallContext:
     """What the rows of a worker share when they call models: each model once, whichever steps ask it."""
     asked: list[tuple[ModelOrPool, list[Backend]]] = []
     for llm in setup.pool.llms:

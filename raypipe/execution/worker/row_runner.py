@@ -117,13 +117,13 @@ class RowRunner:
                 self.idle.set()
 
     async def _run_batch(self, name: str, step: Step) -> None:
-        self.backlog.begin_batch(name)
+        self.backlog.with_batch.add(name)
         if self.backlog.waiting(name) < step.input_batch_size:
             await asyncio.sleep(FLUSH_S)  # others may be on their way
         try:
             await self._run_in_thread(name, step, self.backlog.begin(name, step.input_batch_size))
         finally:
-            self.backlog.end_batch(name)
+            self.backlog.with_batch.discard(name)
 
     @works_for("name")
     async def _run_row(self, name: str, step: Step, item: Item) -> None:

@@ -203,7 +203,7 @@ def test_who_comes_back_does_not_catch_up(tmp_path: Path, monkeypatch: pytest.Mo
             for _ in range(count):
                 attempts = [model_selection.Attempt(member, Payload({}), b"") for member in members]
                 for one in attempts:
-                    one.begin()
+                    one.need = one.backend.most_cost(one.payload)
                 entered = await selector.enter(attempts)
                 entered.backend.limiter.leave(entered.need, None)
                 found[entered.backend.name] += 1
