@@ -12,7 +12,7 @@ import pytest
 from raypipe.contracts.step import collecting
 from raypipe.errors import InfrastructureError, InputError, SpecError
 from raypipe.models import LLM, AzureOpenAILLM, OpenAILLM, vLLM
-from raypipe.pipeline import Pipeline, routing_batch_function, sample_n_steps
+from raypipe.pipeline import Pipeline, RetryArguments, RunArguments, routing_batch_function, sample_n_steps
 from raypipe.steps import GroupColumns, KeepColumns, LoadDataFromDicts, TextGeneration, step
 from tests.books import balanced_run, user_rows
 from tests.loopback import Loopback
@@ -235,3 +235,9 @@ def test_a_pipeline_comes_back_from_what_it_dumps_and_runs_where_it_is_told(tmp_
     assert len(again.ray("127.0.0.1:1").run(tmp_path / "out", engine="local")["default"]["train"]) == 2
     with pytest.raises(InfrastructureError, match=r"127\.0\.0\.1:1"):
         again.run(tmp_path / "other")
+
+
+def test_help_names_every_option_of_a_run() -> None:
+    for method, arguments in ((Pipeline.run, RunArguments), (Pipeline.retry, RetryArguments)):
+        said = f"{Pipeline.run.__doc__} {method.__doc__}"
+        assert [name for name in arguments.__annotations__ if f"`{name}" not in said] == []

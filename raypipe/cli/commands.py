@@ -1,6 +1,6 @@
-"""I am the commands and their options.
+"""The commands and their options.
 
-I do not know how anything is done: each command makes one call of the public API and prints what comes back.
+Knows nothing of how anything is done: each command makes one call of the public API and prints what comes back.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raypipe.cli import jobs
+from raypipe.cli.command_inputs import check_address, make_pipeline, pipeline_of_run, priced, run_options
 from raypipe.cli.exits import ReportedErrors
 from raypipe.cli.options import (
-    SEQUENTIAL,
     Address,
     BaseUrls,
     Calls,
@@ -36,6 +35,7 @@ from raypipe.cli.options import (
     MaxCalls,
     MaxCostUsd,
     MaxFailedRows,
+    MaxFailedRowsOrBefore,
     MaxTokens,
     Models,
     Names,
@@ -50,7 +50,6 @@ from raypipe.cli.options import (
 if TYPE_CHECKING:
     from raypipe.execution.context import RunOptions
     from raypipe.pipeline import Pipeline
-    from raypipe.plan.load_groups import LoadGroups
 
 _HELP = """Training datasets from pipelines of language-model calls.
 
@@ -117,23 +116,19 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
     shared: Shared = False,
 ) -> None:
     """Run a pipeline and write its datasets. A call that was completed before is not sent again."""
-    if address is not None and engine == "local":
-        raise typer.BadParameter("is for --engine ray", param_hint="--address")
+    check_address(address, engine)
     with ReportedErrors(resume=sys.argv[1:]):
         allowed = allow_import, allow_files, allow_key, allow_host
-        pipeline = _pipeline(spec, input, set, model, base_url, *allowed, small=engine == "local")
+        pipeline = make_pipeline(spec, input, set, model, base_url, *allowed, small=engine == "local")
         from raypipe.cli.origins import noted
-        from raypipe.execution.context import RunOptions
-        from raypipe.limits import Caps
-        from raypipe.storage.paths import parse_path
 
-        folder, log = pipeline.folder(out), parse_path(calls) if calls else None
-        caps = Caps(max_calls, max_tokens, max_cost_usd)
-        options = RunOptions(folder, log, engine, address, fresh, max_failed_rows, caps=caps)
-        options = replace(options, load_groups=_groups(load_group or []), env=tuple(env or ()), is_shared=shared)
+        caps = max_calls, max_tokens, max_cost_usd
+        options = run_options(pipeline.folder(out), calls, (engine, address), caps, load_group)
         given = {"input": input, "settings": set, "models": model, "base_urls": base_url}
         origin = noted(spec, given | {"allow_import": allow_import, "calls": calls})
-        code = _watched(_priced(pipeline, prices), replace(options, origin=origin))
+        options = replace(options, fresh=fresh, max_failed_rows=max_failed_rows, origin=origin)
+        options = replace(options, env=tuple(env or ()), is_shared=shared)
+        code = _watched(priced(pipeline, prices), options)
     raise typer.Exit(code)
 
 
@@ -154,6 +149,13 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
     allow_host: Hosts = None,
     engine: Engines = "ray",
     address: Address = None,
+    max_failed_rows: MaxFailedRowsOrBefore = None,
+    max_cost_usd: MaxCostUsd = None,
+    max_calls: MaxCalls = None,
+    max_tokens: MaxTokens = None,
+    prices: Prices = None,
+    load_group: Groups = None,
+    env: Names = None,
     shared: Shared = False,
 ) -> None:
     """Run only the rows again that failed, and merge what comes out.
@@ -161,29 +163,22 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
     Without --spec the pipeline is what DIR has written down. Nothing else in DIR is trusted: what it imports, reads
     outside of DIR, or sends to hosts and with keys that are not its provider's, has to be allowed here.
     """
-    with ReportedErrors(resume=sys.argv[1:]), TemporaryDirectory(prefix="raypipe-") as scratch:
-        from raypipe.results import Result
-        from raypipe.storage.paths import local_file, parse_path
-
-        place = parse_path(folder).absolute()
-        before = Result(place)
-        kept = local_file(place / "pipeline.yaml", Path(scratch)) if spec is None else spec
-        allowed = allow_import, allow_files, allow_key, allow_host
-        changes = (input, set, model, base_url, *allowed)
-        from raypipe.cli.origins import check_calls, explained
+    check_address(address, engine)
+    with ReportedErrors(resume=sys.argv[1:]):
         from raypipe.cli.progress import watching
         from raypipe.cli.summary import retried
-        from raypipe.execution.context import RunOptions
+        from raypipe.results import Result
+        from raypipe.storage.paths import parse_path
 
-        origin: dict[str, Any] = before.manifest.get("origin") or {}
-        check_calls(place, origin, calls)
-        with explained(place, origin, is_foreign=spec is None):
-            pipeline = _pipeline(kept, *changes, small=engine == "local", is_foreign=spec is None)
-        log = parse_path(calls) if calls else None
-        options = RunOptions(place, log, engine, address, max_failed_rows=before.manifest["max_failed_rows"])
-        options = replace(options, is_shared=shared)
+        before, caps = Result(parse_path(folder).absolute()), (max_calls, max_tokens, max_cost_usd)
+        changes = (set, model, base_url, allow_import, allow_files, allow_key, allow_host)
+        pipeline = pipeline_of_run(before, spec, calls, input, *changes, small=engine == "local")
+        options = run_options(before.path, calls, (engine, address), caps, load_group)
+        most = before.manifest["max_failed_rows"] if max_failed_rows is None else max_failed_rows
+        options = replace(options, max_failed_rows=most, origin=before.manifest.get("origin"))
+        options = replace(options, env=tuple(env or ()), is_shared=shared)
         with watching(pipeline.plan(), engine) as watch:
-            result = pipeline.retry_with(options, kind or (), watch)
+            result = priced(pipeline, prices).retry_with(options, kind or (), watch)
         _print(retried(before, result))
     raise typer.Exit(result.exit_code)
 
@@ -206,7 +201,7 @@ def dry_run(  # noqa: PLR0913 - each parameter is one option of the command
     """Try a pipeline on a few rows. A stand-in plays its models, nothing is kept."""
     with ReportedErrors():
         allowed = allow_import, allow_files, allow_key, allow_host
-        pipeline = _pipeline(spec, input, set, model, base_url, *allowed)
+        pipeline = make_pipeline(spec, input, set, model, base_url, *allowed)
         from raypipe.cli import reports
 
         made = pipeline.dry_run(batch_size=rows, live=live)
@@ -233,7 +228,7 @@ def plan(  # noqa: PLR0913 - each parameter is one option of the command
     """Print stages, pools and resources. Starts nothing and sends nothing."""
     with ReportedErrors():
         allowed = allow_import, allow_files, allow_key, allow_host
-        pipeline = _pipeline(spec, input, set, model, base_url, *allowed)
+        pipeline = make_pipeline(spec, input, set, model, base_url, *allowed)
         planned, problem = pipeline.plan_here()
         _print([planned.describe(), *([f"on this machine {problem}"] if problem else [])])
         if explain:
@@ -256,7 +251,7 @@ def validate(  # noqa: PLR0913 - each parameter is one option of the command
     """Check what can be checked beforehand. Spends nothing."""
     with ReportedErrors():
         allowed = allow_import, allow_files, allow_key, allow_host
-        pipeline = _pipeline(spec, input, set, model, base_url, *allowed)
+        pipeline = make_pipeline(spec, input, set, model, base_url, *allowed)
         from raypipe.cli import reports
 
         _print(reports.soundness(pipeline.validate()))
@@ -278,7 +273,7 @@ def info(  # noqa: PLR0913 - each parameter is one option of the command
     """Describe the steps, their models and columns."""
     with ReportedErrors():
         allowed = allow_import, allow_files, allow_key, allow_host
-        pipeline = _pipeline(spec, input, set, model, base_url, *allowed)
+        pipeline = make_pipeline(spec, input, set, model, base_url, *allowed)
         from raypipe.cli import reports
 
         _print(reports.description(pipeline))
@@ -298,7 +293,7 @@ def draw(  # noqa: PLR0913 - each parameter is one option of the command
     """Draw the graph into a file."""
     with ReportedErrors():
         allowed = allow_import, allow_files, allow_key, allow_host
-        _print([_pipeline(spec, None, set, None, None, *allowed).draw(out)])
+        _print([make_pipeline(spec, None, set, None, None, *allowed).draw(out)])
 
 
 @app.command()
@@ -309,27 +304,6 @@ def failures(folder: Folder) -> None:
         from raypipe.results import Result
 
         _print(reports.failures(Result(folder)))
-
-
-def _groups(named: list[str]) -> LoadGroups:
-    return SEQUENTIAL if named == [SEQUENTIAL] else [group.split(",") for group in named]
-
-
-def _pipeline(
-    spec: str, input: str | None, *changes: list[str] | None, small: bool = True, is_foreign: bool = False
-) -> Pipeline:
-    """`changes`: what --set, --model, --base-url and --allow-… say, as far as a command has them."""
-    from raypipe.cli.startup import collect_from_here, leave_pandas_out
-
-    if small:
-        leave_pandas_out()
-    from raypipe.cli.specs import Wanted, pipeline_of
-    from raypipe.execution.stopping import Phase, log_phase
-
-    with log_phase(Phase.READ):
-        pipeline = pipeline_of(Wanted(spec, input, *(change or () for change in changes), is_foreign=is_foreign))
-    collect_from_here()
-    return pipeline
 
 
 def _watched(pipeline: Pipeline, options: RunOptions) -> int:
@@ -343,14 +317,6 @@ def _watched(pipeline: Pipeline, options: RunOptions) -> int:
     if result.failed_rows:
         typer.secho(failed_rows(result), fg=typer.colors.RED, color=_color())
     return result.exit_code
-
-
-def _priced(pipeline: Pipeline, prices: Path | None) -> Pipeline:
-    if prices is None:
-        return pipeline
-    from raypipe.models.prices import read_prices
-
-    return pipeline.priced(read_prices(prices))
 
 
 def _color() -> bool | None:

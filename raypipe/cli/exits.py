@@ -1,6 +1,6 @@
-"""I turn an error into sentences on standard error and an exit code.
+"""Turns an error into sentences on standard error and an exit code.
 
-I do not know what was being done. A traceback shows only with RAYPIPE_DEBUG=1.
+Knows nothing of what was being done. A traceback shows only with RAYPIPE_DEBUG=1.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def sentences(error: BaseException) -> Sequence[str]:
     if isinstance(error, KeyboardInterrupt):
         return ["stopped; what was completed is kept, run the same command again to go on"]
     said = _one_line(f"{type(error).__name__}: {error}")
-    hint = "unless it comes from code of your own, please report it; RAYPIPE_DEBUG=1 shows where it is"
-    return [f"what nobody expected ended the command ({said}); {hint}"]
+    hint = "unless it comes from your own code, please report it; RAYPIPE_DEBUG=1 shows the traceback"
+    return [f"unexpected error ({said}); {hint}"]
 
 
 def exit_code(error: BaseException) -> int:
-    """4 when stopped, the error's own code when it is one of raypipe's, 70 for what nobody expected."""
+    """4 when stopped, the error's own code when it is one of raypipe's, 70 for any other."""
     if isinstance(error, KeyboardInterrupt):
         return StoppedError.exit_code
     return error.exit_code if isinstance(error, RaypipeError) else _UNEXPECTED

@@ -19,7 +19,7 @@ from raypipe.cli.python_files import is_python
 from raypipe.cli.specs import Wanted, pipeline_of
 from raypipe.contracts.step import Runs
 from raypipe.errors import SpecError
-from raypipe.files.schema import read_setting
+from raypipe.files.overrides import read_override
 from raypipe.models.reach import key_pairs_of
 from raypipe.pipeline import Pipeline
 from raypipe.security.permissions import OF_ENGINE, folder_to_allow
@@ -83,7 +83,7 @@ def _written(wanted: Wanted) -> str:
 def _check_settings(wanted: Wanted) -> None:
     """Raises SpecError for a secret that would stand in the job's record."""
     for text in wanted.settings:
-        setting = read_setting(text)
+        setting = read_override(text)
         if setting.where != f"--set {text}":
             raise _with_secret(setting.where)
 

@@ -1,7 +1,4 @@
-"""I am the options that several commands share, with their words of help.
-
-I do not know what they do.
-"""
+"""The options that several commands share, with their help texts. Knows nothing of what they do."""
 
 from __future__ import annotations
 
@@ -22,7 +19,12 @@ Input = Annotated[
     str | None, typer.Option("--input", metavar="PATH", help="Read rows from here; takes the place of the loader.")
 ]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="STEP.PARAM=VALUE", help="Change one option of a step.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="STEP.PARAM=VALUE",
+        help="Change one option of a step, or of a named model: models.NAME.PARAM=VALUE.",
+    ),
 ]
 Models = Annotated[
     list[str] | None, typer.Option("--model", metavar="[NAME=]URI", help="Ask provider/model instead of a model.")
@@ -64,6 +66,9 @@ Shared = Annotated[
     bool, typer.Option("--shared", help="Let others read the run, as the umask says; by default only its owner can.")
 ]
 MaxFailedRows = Annotated[int, typer.Option(min=0, help="Failed rows that still count as success.")]
+MaxFailedRowsOrBefore = Annotated[
+    int | None, typer.Option(min=0, help="Failed rows that still count as success; by default as in the run.")
+]
 MaxCostUsd = Annotated[float | None, typer.Option(min=0, help="Stop before all runs here cost more.")]
 MaxCalls = Annotated[int | None, typer.Option(min=0, help="Stop before more calls are sent.")]
 MaxTokens = Annotated[int | None, typer.Option(min=0, help="Stop before more tokens are used.")]

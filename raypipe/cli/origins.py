@@ -13,7 +13,8 @@ from typing import Any, cast
 
 from raypipe.cli.python_files import is_python
 from raypipe.errors import SpecError, Violation
-from raypipe.files.schema import is_url, read_setting
+from raypipe.files.overrides import read_override
+from raypipe.files.schema import is_url
 from raypipe.security.secrets import redact, redact_address
 from raypipe.storage.paths import AnyPath
 
@@ -34,7 +35,7 @@ def shown_word(word: str, option: str = "") -> str:
     """A word of a command line, the value of `option` where it follows one, without secrets."""
     if option == "--set":
         try:
-            return read_setting(word).where.removeprefix("--set ")
+            return read_override(word).where.removeprefix("--set ")
         except SpecError as error:
             return error.violations[0].where.removeprefix("--set ")
     name, equals, value = word.partition("=")

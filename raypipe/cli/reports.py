@@ -16,7 +16,7 @@ from raypipe.pipeline import DryRun, Pipeline
 from raypipe.plan.plan import Plan
 from raypipe.results import Result
 from raypipe.row import RESERVED
-from raypipe.run.run import check_models
+from raypipe.run.checks import check_models
 from raypipe.storage.paths import open_parquet_at, reading
 
 _WIDTH = 100

@@ -1,6 +1,6 @@
-"""I say in a few lines what a run did and where its rows are.
+"""Says in a few lines what a run did and where its rows are.
 
-I do not know how it ran: everything stands in the manifest.
+Knows nothing of how it ran: everything is in the manifest.
 """
 
 from __future__ import annotations
@@ -34,10 +34,14 @@ def failed_rows(result: Result) -> str:
 
 
 def retried(before: Result, after: Result) -> list[str]:
-    """How many rows failed before and after, and where the others are."""
+    """How many rows failed before and after, time and money of the retry, and where the other rows are."""
     if before.manifest == after.manifest:
         return [f"no row failed in {shown_path(after.path)}, so there was nothing to retry"]
-    lines = [f"{rows(before.failed_rows)} failed before, {number(after.failed_rows)} after"]
+    retries = after.manifest.get("retries") or [after.manifest]
+    lines = [
+        f"{rows(before.failed_rows)} failed before, {number(after.failed_rows)} after",
+        f"retried in {_spent(retries[-1])}",
+    ]
     for leaf, dataset in after.manifest["leaves"].items():
         lines.append(f"{rows(dataset['rows'])} of {leaf!r} in {shown_path(after.path / dataset['path'])}/")
     return lines + [line for line in [failed_rows(after)] if line]

@@ -17,17 +17,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Unpack, cast
+from typing import Any, Unpack, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from raypipe.contracts.declaration import violations
-from raypipe.errors import CallError, SpecError, Violation, nearest, shorten
+from raypipe.errors import CallError, SpecError, Violation, shorten
 from raypipe.security.permissions import Allowances, Permissions, check_allowances, parse_key_pairs, resolve_folders
-from raypipe.security.secrets import REDACTED, is_secret_name, redact, redact_address
+from raypipe.security.secrets import redact_address
 from raypipe.security.untrusted_text import DEEPEST, PlainLoader, check_depth
 
 
@@ -224,6 +223,14 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
+def parse_value(text: str) -> Any:
+    """One value, read as YAML; text that is not YAML stands for itself."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError):
+        return text
+
+
 def _plain(text: str) -> Any:
     # YAML takes most of JSON but neither tabs nor a character that is escaped as two surrogates.
     if text.lstrip().startswith("{"):
@@ -246,107 +253,3 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, count in counts.items() if count > 1)
         raise ValueError(f"key {shorten(repr(twice), 80)} is given twice")
     return made
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One option to change: `step.option=value`, or `step.option.inner=value`."""
-
-    step: str
-    path: tuple[str, ...]
-    value: Any
-    where: str
-
-
-def read_setting(text: str) -> Setting:
-    """`step.option=value`, the value read as YAML. Raises SpecError."""
-    target, equals, value = text.partition("=")
-    step, _, option = target.partition(".")
-    path = tuple(option.split("."))
-    if not (equals and step and all(path)):
-        raise SpecError.of(f"--set {target}", "is not written step.option=value")
-    try:
-        read = yaml.load(value, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError):
-        read = value
-    is_open = redact({path[-1]: read}) == {path[-1]: read} and not is_secret_name(path[-1])
-    return Setting(step, path, read, f"--set {text if is_open else f'{target}={REDACTED}'}")
-
-
-def with_setting(spec: PipelineSpec, text: str) -> PipelineSpec:
-    """The file with one option changed: `step.option=value`, the value read as YAML. Raises SpecError."""
-    setting = read_setting(text)
-    names = [one.name or one.type for one in spec.steps]
-    if setting.step not in names:
-        problem = f"there is no step {setting.step!r}{nearest(setting.step, names)}"
-        raise SpecError.of(setting.where, problem)
-    steps = [one.model_dump(exclude_none=True) for one in spec.steps]
-    _put(steps[names.index(setting.step)], setting)
-    return spec_of(spec.model_dump() | {"steps": steps}, setting.where)
-
-
-def _put(options: dict[str, Any], setting: Setting) -> None:
-    for part in setting.path[:-1]:
-        inner = options.setdefault(part, {})
-        if not isinstance(inner, dict):
-            problem = f"option {part!r} is one value here, without options of its own; give all of it"
-            raise SpecError.of(setting.where, f"{problem}, such as {setting.step}.{part}={{…}}")
-        options = cast(dict[str, Any], inner)
-    options[setting.path[-1]] = setting.value
-
-
-@dataclass(frozen=True)
-class Choice:
-    """An option of the model `name`, or of all models where the name is empty."""
-
-    name: str
-    option: Literal["model", "base_url"]
-    value: str
-    where: str
-
-    def is_for(self, name: str) -> bool:
-        """Whether the model `name` is meant."""
-        return self.name in ("", name)
-
-    def applied(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of a model as they are to be."""
-        if self.option == "base_url":
-            kept = {name: value for name, value in options.items() if name not in _OF_A_SERVER}
-            return {**(kept if options.get("serve") else options), "base_url": self.value}
-        return {name: value for name, value in options.items() if name not in _OF_ONE_MODEL} | {"uri": self.value}
-
-
-_OF_ONE_MODEL = (
-    *("also", "weight", "base_url", "api_key_env", "options", "extra", "engine", "gpus", "lora", "serve"),
-    *("magpie_pre_query_template", "use_magpie_template"),
-)
-"""Options that belong to the model that was there and not to its replacement."""
-_OF_A_SERVER = ("serve", "engine", "gpus")
-"""Options that say how a server is started, where none is asked at an address."""
-
-
-def read_choice(text: str, option: Literal["model", "base_url"]) -> Choice:
-    """`NAME=value`, or a value alone. Names have no slash, addresses and models do."""
-    name, equals, value = text.partition("=")
-    if not equals or "/" in name:
-        name, value = "", text
-    shown = f"{name}={redact_address(value)}" if name else redact_address(value)
-    return Choice(name, option, value, f"--{option.replace('_', '-')} {shown}")
-
-
-def with_model(spec: PipelineSpec, text: str) -> PipelineSpec:
-    """The file with a model replaced: `NAME=provider/model`, or `provider/model` for all. Raises SpecError."""
-    return _with_choice(spec, read_choice(text, "model"))
-
-
-def with_base_url(spec: PipelineSpec, text: str) -> PipelineSpec:
-    """The file with a model reached elsewhere: `NAME=address`, or an address for all. Raises SpecError."""
-    return _with_choice(spec, read_choice(text, "base_url"))
-
-
-def _with_choice(spec: PipelineSpec, choice: Choice) -> PipelineSpec:
-    if choice.name and choice.name not in spec.models:
-        problem = f"the pipeline has no model {choice.name!r}{nearest(choice.name, list(spec.models))}"
-        raise SpecError.of(choice.where, problem)
-    models = {name: choice.applied(old) if choice.is_for(name) else old for name, old in spec.models.items()}
-    return spec.model_copy(update={"models": models})

@@ -1,13 +1,13 @@
-"""I say what tokens cost, where that is known; an unknown price is never taken for zero."""
+"""Knows what tokens cost, where that is known; an unknown price is never taken for zero."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from raypipe.contracts.llm import LLM
-from raypipe.contracts.model_pool import ModelOrPool, name_members
+from raypipe.contracts.model_pool import ModelOrPool, ModelPool, name_members
 from raypipe.errors import SpecError
 
 _FREE = frozenset({"offline"})
@@ -51,13 +51,23 @@ def pool_cost_usd(
     """Price of these tokens, of which `by_model` says what each member of a pool of models took."""
     if isinstance(llm, LLM):
         return cost_usd(llm, input_tokens, output_tokens)
-    members = name_members(llm)
-    costs = [
-        cost_usd(members[name], counts.get("input_tokens", 0), counts.get("output_tokens", 0))
-        for name, counts in by_model.items()
-    ]
+    costs = member_costs_usd(llm, by_model)
+    return sum_usd([costs[name] for name in by_model])
+
+
+def member_costs_usd(llm: ModelPool, by_model: Mapping[str, Mapping[str, int]]) -> dict[str, float | None]:
+    """Price of the tokens of each member of a pool of models, by its label."""
+    costs: dict[str, float | None] = {}
+    for name, member in name_members(llm).items():
+        counts = by_model.get(name, {})
+        costs[name] = cost_usd(member, counts.get("input_tokens", 0), counts.get("output_tokens", 0))
+    return costs
+
+
+def sum_usd(costs: Sequence[float | None]) -> float | None:
+    """The sum, or `None` where one is not known."""
     known = [cost for cost in costs if cost is not None]
-    return sum(known) if len(known) == len(costs) else None
+    return sum(known, 0.0) if len(known) == len(costs) else None
 
 
 def read_prices(path: Path) -> dict[str, tuple[float, float]]:

@@ -197,12 +197,30 @@ def test_prices_come_from_a_file_too(command: Command, spec: Path, tmp_path: Pat
     assert "must be a mapping of provider/model to [input, output]" in result.stderr
 
 
+def test_a_retry_takes_the_options_of_a_run(command: Command, tmp_path: Path):
+    spec, prices = rejecting(tmp_path), tmp_path / "prices.yaml"
+    prices.write_text("offline/stand-in: [1.0, 2.0]\n")
+    assert command("run", spec, "--engine", "local", "--out", "here").exit_code == 3
+    words = ["retry", "here", "--engine", "local", "--model", "offline/stand-in"]
+    capped = command(*words, "--max-calls", 1)
+    assert (capped.exit_code, "max_calls" in capped.stderr) == (4, True)
+    refused = command(*words, "--address", "auto")
+    assert (refused.exit_code, "is for --engine ray" in refused.stderr) == (2, True)
+    assert command(*words[:4], "--max-failed-rows", 6).exit_code == 0
+    paid = command(*words, "--prices", prices, "--max-cost-usd", 1)
+    assert paid.exit_code == 0, paid.output
+    retried = next(line for line in paid.stdout.splitlines() if line.startswith("retried in "))
+    assert "$0.00" in retried
+
+
 def test_retry_runs_failed_rows_again_with_changes(command: Command, tmp_path: Path):
     assert command("run", rejecting(tmp_path), "--engine", "local", "--out", "here").exit_code == 3
     still = command("retry", "here", "--engine", "local")
     assert (still.exit_code, still.stdout.splitlines()[0]) == (3, "6 rows failed before, 6 after")
     mended = command("retry", "here", "--engine", "local", "--model", "offline/stand-in")
     assert (mended.exit_code, mended.stdout.splitlines()[0]) == (0, "6 rows failed before, 0 after")
+    [spent] = json.loads(Path("here/manifest.json").read_text())["retries"][-1]["models"].values()
+    assert mended.stdout.splitlines()[1].endswith(f", {spent['calls_sent']} calls sent, $0")
     again = command("retry", "here", "--engine", "local")
     assert again.stdout.splitlines() == ["no row failed in here, so there was nothing to retry"]
     assert command("retry", "nowhere", "--engine", "local").exit_code == 1

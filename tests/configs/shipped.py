@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raypipe.files.schema import read_spec, with_setting
+from raypipe.files.overrides import override_spec, read_override
+from raypipe.files.schema import read_spec
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from tests.books import Row, assert_balanced
@@ -37,7 +38,7 @@ def shipped(
     for model, fixed in (answers or {}).items():
         spec.models[model]["options"] = {"answers": fixed}
     for setting in settings:
-        spec = with_setting(spec, setting)
+        spec = override_spec(spec, [read_override(setting)])
     pipeline = Pipeline.from_spec(spec, CONFIGS)
     if not data:
         return pipeline

@@ -12,6 +12,8 @@ from datasets import Dataset, DatasetDict
 from typer.testing import CliRunner
 
 from raypipe.cli.commands import app
+from raypipe.cli.specs import Wanted, pipeline_of
+from raypipe.contracts.model_pool import members_of
 from raypipe.errors import SpecError
 from raypipe.models import LLM, AzureOpenAILLM, OpenAILLM
 from raypipe.pipeline import Pipeline, sample_n_steps
@@ -52,8 +54,11 @@ def test_options_are_changed_deep_inside_and_the_pipeline_stays_as_it_is(tmp_pat
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ({"answer": {}}, "parameters: there is no step 'answer' (did you mean 'answers'?)"),
-        ({"answers": {"templat": "x"}}, "there is no parameter 'templat' (did you mean 'template'?)"),
+        ({"answer": {}}, "parameters of step 'answer': there is no step 'answer' (did you mean 'answers'?)"),
+        ({"answers": {"templat": "x"}}, "step 'answers': unknown option 'templat' (did you mean 'template'?)"),
+        ({"answers": {"zzz": "x"}}, "unknown option 'zzz' (allowed: add_model_name"),
+        ({"answers": 3}, "parameters of 'answers': must be a mapping of options to their values"),
+        ({"models": {"judge": {"seed": 1}}}, "there is no model 'judge'; the pipeline names none: set step.llm.option"),
         ({"answers": {"num_generations": "many"}}, "option 'num_generations': "),
         ({"answers": {"llm": {"temperatur": 1}}}, "unknown option 'temperatur' (did you mean 'temperature'?)"),
         (
@@ -61,13 +66,104 @@ def test_options_are_changed_deep_inside_and_the_pipeline_stays_as_it_is(tmp_pat
             "generation_kwargs: unknown parameter 'temprature' (did you mean 'temperature'?); other fields",
         ),
     ],
-    ids=["step", "parameter", "type", "model's parameter", "generation parameter"],
+    ids=[
+        "step",
+        "parameter",
+        "none like it",
+        "no mapping",
+        "no named model",
+        "type",
+        "model's parameter",
+        "generation parameter",
+    ],
 )
 def test_unknown_parameters_are_refused_with_the_nearest(tmp_path: Path, parameters: Any, said: str) -> None:
     with pytest.raises(SpecError) as caught:
         asking().run(tmp_path / "out", engine="local", parameters=parameters)
     assert said in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+_FILE = """
+name: asking
+models:
+  writer: {uri: offline/writer, temperature: 0.5}
+  judge: {uri: offline/judge, temperature: 0.4}
+steps:
+  - {name: seed, type: LoadDataFromDicts, data: [{instruction: a}]}
+  - {name: answers, type: TextGeneration, llm: writer}
+  - {name: marks, type: TextGeneration, llm: judge, output_mappings: {generation: mark}}
+  - {name: more, type: TextGeneration, llm: [writer, offline/other], output_mappings: {generation: more}}
+"""
+_COOL = "{uri: offline/writer, temperature: 0.2}"
+
+
+@pytest.mark.parametrize(
+    ("setting", "parameters", "written"),
+    [
+        ("answers.llm.temperature=0.2", {"answers": {"llm": {"temperature": 0.2}}}, ("llm: writer", f"llm: {_COOL}")),
+        (
+            "models.judge.temperature=0.2",
+            {"models": {"judge": {"temperature": 0.2}}},
+            ("0.4}", "0.2}"),
+        ),
+        (
+            "more.llm.temperature=0.2",
+            {"more": {"llm": {"temperature": 0.2}}},
+            ("[writer, offline/other]", f"[{_COOL}, {{uri: offline/other, temperature: 0.2}}]"),
+        ),
+        ("answers.llm=judge", {"answers": {"llm": "judge"}}, ("llm: writer", "llm: judge")),
+        ("answers.llm=offline/a", {"answers": {"llm": "offline/a"}}, ("llm: writer", "llm: offline/a")),
+        ("models.judge=offline/a", {"models": {"judge": "offline/a"}}, ("judge: {", "judge: offline/a #")),
+        (
+            "marks.resources.cpus=2",
+            {"marks": {"resources": {"cpus": 2}}},
+            ("llm: judge", "llm: judge, resources: {cpus: 2}"),
+        ),
+    ],
+)
+def test_the_command_line_and_python_change_what_the_file_could_say(
+    tmp_path: Path, setting: str, parameters: Any, written: tuple[str, str]
+) -> None:
+    path, other = tmp_path / "asking.yaml", tmp_path / "written.yaml"
+    path.write_text(_FILE)
+    other.write_text(_FILE.replace(*written))
+    expected = Pipeline.from_file(other)
+    for changed in (
+        pipeline_of(Wanted(str(path), settings=[setting])),
+        Pipeline.from_file(path).with_parameters(parameters),
+    ):
+        assert changed.named_steps() == expected.named_steps()
+        assert changed.dump() == expected.dump()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (
+            "answers.num_generations.x=1",
+            "option 'num_generations' has no options of its own here; give the whole value",
+        ),
+        ("models.juge.seed=1", "there is no model 'juge' (did you mean 'judge'?)"),
+        ("model.judge.seed=1", "there is no step 'model' (did you mean 'models'?)"),
+        ("models.judge.sed=1", "unknown option 'sed' (did you mean 'seed'?)"),
+        ("models.judge=nonsense", "a model is written provider/model"),
+    ],
+)
+def test_an_option_that_is_not_there_is_refused(tmp_path: Path, setting: str, said: str) -> None:
+    path = tmp_path / "asking.yaml"
+    path.write_text(_FILE.replace("llm: writer}", "llm: writer, num_generations: 2}"))
+    with pytest.raises(SpecError) as caught:
+        pipeline_of(Wanted(str(path), settings=[setting]))
+    assert said in str(caught.value)
+
+
+def test_a_named_model_is_told_from_one_that_is_equal(tmp_path: Path) -> None:
+    path = tmp_path / "asking.yaml"
+    path.write_text(_FILE.replace("judge, temperature: 0.4", "writer, temperature: 0.5"))
+    changed = Pipeline.from_file(path).with_parameters({"models": {"judge": {"seed": 1}}})
+    seeds = [[one.seed for one in members_of(step.llm)] for step in changed.steps]
+    assert seeds == [[], [None], [1], [None, None]]
 
 
 def test_a_required_parameter_that_is_missing_comes_with_the_lines_to_write() -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from raypipe.errors import SpecError
-from raypipe.files.schema import parse_spec, read_spec, with_base_url, with_model, with_setting
+from raypipe.files.model_choices import choose_in_spec, read_choice
+from raypipe.files.overrides import override_spec, read_override
+from raypipe.files.schema import parse_spec, read_spec
 
 TEXT = """
 name: small
@@ -77,26 +79,29 @@ def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
 
 def test_an_option_is_changed_and_the_file_stays() -> None:
     spec = parse_spec(TEXT, "file.yaml")
-    changed = with_setting(spec, "ask.num_generations=3")
+    changed = override_spec(spec, [read_override("ask.num_generations=3")])
     assert changed.steps[1].options["num_generations"] == 3
     assert "num_generations" not in spec.steps[1].options
-    assert with_setting(spec, "ask.template={{ a }}!").steps[1].options["template"] == "{{ a }}!"
-    for setting, said in [("ask", "is not written step.option=value"), ("sed.x=1", "did you mean 'seed'?")]:
+    assert override_spec(spec, [read_override("ask.template={{ a }}!")]).steps[1].options["template"] == "{{ a }}!"
+    for setting, said in [
+        ("ask", "is not written step.option=value or models.name.option=value"),
+        ("sed.x=1", "did you mean 'seed'?"),
+    ]:
         with pytest.raises(SpecError, match=said.replace("?", r"\?")):
-            with_setting(spec, setting)
+            override_spec(spec, [read_override(setting)])
 
 
 def test_a_replaced_model_keeps_what_is_not_its_own() -> None:
-    spec = with_model(parse_spec(TEXT, "file.yaml"), "judge=ollama/llama3.1")
+    spec = choose_in_spec(parse_spec(TEXT, "file.yaml"), read_choice("judge=ollama/llama3.1", "model"))
     assert spec.models["judge"] == {"uri": "ollama/llama3.1", "temperature": 0.0}
     assert spec.models["writer"] == {"uri": "openai/gpt-4o-mini"}
-    every = with_model(spec, "offline/stand-in")
+    every = choose_in_spec(spec, read_choice("offline/stand-in", "model"))
     assert {options["uri"] for options in every.models.values()} == {"offline/stand-in"}
     with pytest.raises(SpecError, match=r"the pipeline has no model 'juge' \(did you mean 'judge'\?\)"):
-        with_model(spec, "juge=offline/x")
+        choose_in_spec(spec, read_choice("juge=offline/x", "model"))
 
 
 def test_a_model_is_reached_elsewhere() -> None:
-    spec = with_base_url(parse_spec(TEXT, "file.yaml"), "writer=http://localhost:8000/v1")
+    spec = choose_in_spec(parse_spec(TEXT, "file.yaml"), read_choice("writer=http://localhost:8000/v1", "base_url"))
     assert spec.models["writer"]["base_url"] == "http://localhost:8000/v1"
     assert spec.models["judge"]["base_url"] == "http://localhost:1/v1"

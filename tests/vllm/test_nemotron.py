@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from raypipe.files.schema import read_spec, with_model
+from raypipe.files.model_choices import choose_in_spec, read_choice
+from raypipe.files.schema import read_spec
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
 from tests.vllm.marks import MARKS
@@ -18,7 +19,7 @@ pytestmark = MARKS
 
 
 def _pipeline(base_url: str) -> Pipeline:
-    spec = with_model(read_spec(CONFIG), "vllm-server/tiny")
+    spec = choose_in_spec(read_spec(CONFIG), read_choice("vllm-server/tiny", "model"))
     models = {name: options | {"base_url": base_url} for name, options in spec.models.items()}
     return Pipeline.from_spec(spec.model_copy(update={"models": models}), CONFIG.parent)
 

@@ -12,7 +12,8 @@ from raypipe.contracts.model_pool import make_pool, name_members
 from raypipe.errors import InfrastructureError, SpecError
 from raypipe.execution.context import RunContext, RunOptions
 from raypipe.execution.worker.replica import ReplicaSetup
-from raypipe.files.schema import parse_spec, with_base_url, with_model
+from raypipe.files.model_choices import choose_in_spec, read_choice
+from raypipe.files.schema import parse_spec
 from raypipe.models import LLM, check_model, engine_gpus, gpus_of
 from raypipe.models.vllm import options
 from raypipe.models.vllm.options import is_cpu_build
@@ -120,9 +121,9 @@ def test_another_model_or_address_is_not_served() -> None:
     spec = parse_spec(
         "name: p\nmodels:\n  m: {uri: vllm-server/org/model, serve: true, gpus: 1}\nsteps: []\n", "the file"
     )
-    assert with_model(spec, "m=openai/gpt").models == {"m": {"uri": "openai/gpt"}}
+    assert choose_in_spec(spec, read_choice("m=openai/gpt", "model")).models == {"m": {"uri": "openai/gpt"}}
     there = {"uri": "vllm-server/org/model", "base_url": "http://h:1/v1"}
-    assert with_base_url(spec, "m=http://h:1/v1").models == {"m": there}
+    assert choose_in_spec(spec, read_choice("m=http://h:1/v1", "base_url")).models == {"m": there}
 
 
 @pytest.mark.parametrize(
