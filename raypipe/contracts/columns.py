@@ -22,6 +22,8 @@ class ColumnContract:
     """What `reads` gives."""
     written_columns: ClassVar[Mapping[str, str]] = {}
     """What `writes` gives."""
+    writes_unknown: ClassVar[bool] = False
+    """Whether its columns are found only when it runs: behind it none is known, and any may have changed."""
     needs_whole_row: ClassVar[bool] = False
     """Whether the step's method is given all columns, and not only those that it reads."""
 
@@ -63,11 +65,11 @@ class ColumnContract:
 
     def columns_after(self, columns: Columns) -> Columns:
         """Columns behind the step, given those before it."""
-        if columns is None:
+        if columns is None or self.writes_unknown:
             return None
         kept = [name for name in columns if name not in self.consumes()]
         return tuple(dict.fromkeys((*kept, *self.gives())))
 
     def changes(self) -> Columns:
         """Columns whose values may differ behind the step; `None` where that cannot be known."""
-        return tuple(self.gives())
+        return None if self.writes_unknown else tuple(self.gives())

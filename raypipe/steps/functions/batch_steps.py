@@ -38,13 +38,8 @@ _ASIDE = "~"
 """Prefix of a column that is put aside, while a `GlobalStep` works, for one that takes its name."""
 
 
-class _ManyRowsStep(Base):
-    """Base of the steps that declare their columns as `inputs` and `outputs` and write `process`."""
-
-    @property
-    def inputs(self) -> StepColumns:
-        """Columns that are read: names, or whether each is required by name."""
-        return []
+class _Hooks:
+    """What a subclass may write beside `process`."""
 
     @property
     def outputs(self) -> StepColumns:
@@ -56,6 +51,15 @@ class _ManyRowsStep(Base):
 
     def unload(self) -> None:
         """Called once in each worker that was loaded, after the last rows; what it raises changes no result."""
+
+
+class _ManyRowsStep(_Hooks, Base):
+    """Base of the steps that declare their columns as `inputs` and `outputs` and write `process`."""
+
+    @property
+    def inputs(self) -> StepColumns:
+        """Columns that are read: names, or whether each is required by name."""
+        return []
 
     def process(self, *inputs: Any) -> Iterator[Any]:
         """Yields lists of rows, which are concatenated."""
@@ -141,6 +145,7 @@ class GlobalStep(_ManyRowsStep):
     runs: ClassVar[Runs] = Runs.THREAD
     output_shape: ClassVar[Shape] = Shape.SCATTER
     read_columns: ClassVar[tuple[str, ...]] = (_ROWS,)
+    writes_unknown: ClassVar[bool] = True
     is_given_all: ClassVar[bool] = True
 
     def problems(self) -> list[str]:
@@ -151,12 +156,6 @@ class GlobalStep(_ManyRowsStep):
 
     def consumes(self) -> tuple[str, ...]:
         return (_ROWS,)
-
-    def columns_after(self, columns: Columns) -> Columns:
-        return None
-
-    def changes(self) -> Columns:
-        return None
 
     def process_row_in_thread(self, row: Values) -> Output:
         names = self.input_mappings
@@ -200,7 +199,7 @@ def _rename_back(made: Any, names: Mapping[str, str], all_names: Iterable[str]) 
     return {were[name]: row[name] for name in row if name in were} | found
 
 
-class GeneratorStep(Source):
+class GeneratorStep(_Hooks, Source):
     """A source with `process(self, offset=0)` that yields `(rows, is_last)`; it ends with `is_last`, or its last yield.
 
     Raises InputError for what is not `(rows, is_last)`.
@@ -209,18 +208,7 @@ class GeneratorStep(Source):
     batch_size: int = Field(default=50, ge=1)
     """For `process` to read: rows that it yields at a time."""
 
-    @property
-    def outputs(self) -> StepColumns:
-        """Columns that are written."""
-        return []
-
     _is_loaded: bool = PrivateAttr(default=False)
-
-    def load(self) -> None:
-        """Called once before the first rows."""
-
-    def unload(self) -> None:
-        """Called once after the last rows that are read; what it raises changes no result."""
 
     def close(self) -> None:
         if self._is_loaded:

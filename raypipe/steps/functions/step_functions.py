@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, TypedDict, Unpack, cast, overload
 
 from raypipe.contracts.imports import is_importable
 from raypipe.contracts.llm import LLM, Caller
-from raypipe.contracts.step import Columns, Output, Runs, Shape, Step
+from raypipe.contracts.step import Output, Runs, Shape, Step
 from raypipe.errors import RowError, SpecError
 from raypipe.row import Values
 from raypipe.steps.functions.batch_functions import batch_step, row_parameters
@@ -57,12 +57,6 @@ class FunctionStep(Step):
         if self.scattered:
             return Shape.SCATTER
         return Shape.FILTER if self.declared.filter else Shape.MAP
-
-    def columns_after(self, columns: Columns) -> Columns:
-        return None if self.declared.outputs is None else super().columns_after(columns)
-
-    def changes(self) -> Columns:
-        return None if self.declared.outputs is None else super().changes()
 
     async def process_row(self, row: Values, llm: Caller) -> Output:
         made = self.function(row, llm) if self.declared.asks else self.function(row)
@@ -166,6 +160,7 @@ def _make_class(function: Function, declared: Declaration) -> type[FunctionStep]
         "declared": declared,
         "read_columns": declared.inputs or (),
         "written_columns": declared.outputs or {},
+        "writes_unknown": declared.outputs is None,
         "needs_whole_row": declared.inputs is None,
         "runs": Runs.ROW if is_async(function) else Runs.THREAD,
     }
