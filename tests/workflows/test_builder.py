@@ -146,7 +146,7 @@ def test_the_last_task_leads_to_the_end_by_itself():
         ({"operator": "generate"}, "task 'a': there is no operator 'generate' (did you mean 'generation'?)"),
         (
             {"schema": {"type": "objct"}},
-            "task 'a': schema: type is no JSON Schema: 'objct' is not valid under any of the given schemas",
+            "task 'a': schema: type is not a JSON Schema: 'objct' is not valid under any of the given schemas",
         ),
         (
             {"msg_history": [{"role": "robot", "content": "x"}]},

@@ -19,6 +19,7 @@ from raypipe.steps.prompts.to_text import quoted
 
 FORMS = ("regex", "choice", "grammar")
 """The names of the forms, which no JSON Schema has among its keywords."""
+_WHERE = "structured_output"
 
 
 class TextForm:
@@ -32,15 +33,16 @@ class TextForm:
     def __init__(self, form: Mapping[str, Any]) -> None:
         """Raises SpecError for anything else."""
         if len(form) != 1:
-            raise _unsound(f"has {' and '.join(map(repr, form))}; an answer has one form, keep one of them")
+            raise SpecError.of(_WHERE, f"has {' and '.join(map(repr, form))}; an answer has one form, keep one of them")
         self.declared: dict[str, Any] = dict(form)
-        self._pattern = _compiled(form["regex"]) if "regex" in form else None
+        self._pattern = _compile(form["regex"]) if "regex" in form else None
         self.beside = UserCodeThread("checks")
         self.may_take_long = self._pattern is not None and not self._pattern.is_linear
         self._choices = _choices(form["choice"]) if "choice" in form else ()
         grammar = form.get("grammar", "-")
         if not isinstance(grammar, str) or not grammar.strip():
-            raise _unsound(f"has the grammar {quoted(grammar)}; write it as text, in the syntax of xgrammar or Lark")
+            problem = f"has the grammar {quoted(grammar)}; write it as text, in the syntax of xgrammar or Lark"
+            raise SpecError.of(_WHERE, problem)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TextForm) and self.declared == other.declared
@@ -71,13 +73,15 @@ def form_of(form: Any) -> TextForm | None:
     return TextForm(cast("Mapping[str, Any]", form)) if is_form else None
 
 
-def _compiled(pattern: Any) -> Pattern:
+def _compile(pattern: Any) -> Pattern:
     if not isinstance(pattern, str):
-        raise _unsound(f"has the pattern {quoted(pattern)}, which is not text")
+        raise SpecError.of(_WHERE, f"has the pattern {quoted(pattern)}, which is not text")
     try:
         return compile_pattern(pattern)
     except ValueError as error:
-        raise _unsound(f"has the pattern {quoted(pattern)}, which is no regular expression: {error}") from None
+        raise SpecError.of(
+            _WHERE, f"has the pattern {quoted(pattern)}, which is not a regular expression: {error}"
+        ) from None
 
 
 def _choices(given: Any) -> tuple[str, ...]:
@@ -85,9 +89,5 @@ def _choices(given: Any) -> tuple[str, ...]:
     choices: tuple[Any, ...] = tuple(cast("Sequence[Any]", given)) if listed else ()
     if not choices or not all(isinstance(one, str) and one for one in choices) or len(set(choices)) < len(choices):
         advice = "write a list of different texts, in YAML in quotes: ['yes', 'no']"
-        raise _unsound(f"has the choice {quoted(given)}; {advice}")
+        raise SpecError.of(_WHERE, f"has the choice {quoted(given)}; {advice}")
     return choices
-
-
-def _unsound(problem: str) -> SpecError:
-    return SpecError.of("structured_output", problem)

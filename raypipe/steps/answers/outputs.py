@@ -36,7 +36,7 @@ class Outputs:
         """Raises RowError when the value has not the parts that the columns need."""
         if self.unwrap is not None and isinstance(value, dict):
             value = cast(dict[str, Any], value).get(self.unwrap)
-        return self._columns(value)
+        return dict.fromkeys(self.types, value) if self.whole else self._columns(value)
 
     def rows(self, value: Any) -> list[dict[str, Any]]:
         """One row for each item of a list. Raises RowError when the value is no list."""

@@ -70,7 +70,7 @@ class SchemaCheck:
         error = _first(kind(_of_this_draft(metaschema), registry=registry), schema, _MOST_STEPS)
         if error is not None:
             place = ".".join(str(part) for part in error.absolute_path)
-            raise Uncheckable(f"{place or 'its top level'} is no JSON Schema: {shorten(error.message)}")
+            raise Uncheckable(f"{place or 'its top level'} is not a JSON Schema: {shorten(error.message)}")
         _check_patterns(schema)
         self._validator = kind(_of_this_draft(schema), registry=registry)
         for probe in _PROBES:
@@ -124,7 +124,7 @@ def _check_patterns(schema: Node) -> None:
                 compile_pattern(pattern)
             except ValueError as error:
                 shown = shorten(repr(pattern), 80)
-                raise Uncheckable(f"has the pattern {shown}, which is no regular expression: {error}") from None
+                raise Uncheckable(f"has the pattern {shown}, which is not a regular expression: {error}") from None
 
 
 def _bounded(kind: Any) -> Any:
@@ -184,16 +184,14 @@ def _additional_properties(validator: Any, wanted: Any, instance: Any, schema: N
         for name in extras:
             yield from validator.descend(instance[name], wanted, path=name)
     elif not wanted and extras:
-        yield _error(_unexpected(sorted(extras), sorted(named)))
-
-
-def _unexpected(extras: list[str], patterns: list[str]) -> str:
-    """Worded as jsonschema words it, since recorded calls repeat it to their model."""
-    listed = ", ".join(map(repr, extras))
-    if patterns:
-        verb = "does" if len(extras) == 1 else "do"
-        return f"{listed} {verb} not match any of the regexes: {', '.join(map(repr, patterns))}"
-    return f"Additional properties are not allowed ({listed} {'was' if len(extras) == 1 else 'were'} unexpected)"
+        # Worded as jsonschema words it, since recorded calls repeat it to their model.
+        listed, is_one = ", ".join(map(repr, sorted(extras))), len(extras) == 1
+        if named:
+            regexes = ", ".join(map(repr, sorted(named)))
+            yield _error(f"{listed} {'does' if is_one else 'do'} not match any of the regexes: {regexes}")
+        else:
+            verb = "was" if is_one else "were"
+            yield _error(f"Additional properties are not allowed ({listed} {verb} unexpected)")
 
 
 def _unique_items(_: Any, wanted: Any, instance: Any, __: Any) -> Iterator[Any]:

@@ -36,7 +36,7 @@ class ChatGeneration(LLMStep):
 def conversation_of(messages: Any, column: str = "messages") -> tuple[Message, ...]:
     """The conversation in a column. Raises RowError (`messages`) for anything else."""
     if not isinstance(messages, list | tuple) or not messages:
-        got = "empty" if isinstance(messages, list | tuple) else f"no list but {quoted(messages)}"
+        got = "empty" if isinstance(messages, list | tuple) else f"not a list but {quoted(messages)}"
         problem = f'column {column!r} is {got}; write [{{"role": "user", "content": "…"}}]'
         raise RowError(problem, kind="messages")
     found: list[Message] = []
@@ -51,7 +51,7 @@ def conversation_of(messages: Any, column: str = "messages") -> tuple[Message, .
 def _read_message(message: Any) -> dict[str, Any]:
     """Raises ValueError saying why a message cannot be sent."""
     if not isinstance(message, Mapping):
-        raise ValueError(f'is no message but {quoted(message)}; write {{"role": …, "content": …}}')
+        raise ValueError(f'is not a message but {quoted(message)}; write {{"role": …, "content": …}}')
     found: dict[str, Any] = without_nulls(message)
     if not isinstance(found.get("role"), str):
         raise ValueError(f"has no role ({quoted(message)}); it is 'system', 'user', 'assistant' or 'tool'")

@@ -132,7 +132,7 @@ def task(inputs: StepColumns | None = None, outputs: StepColumns | None = None) 
 
 def _prompts_of(function: Any) -> _Prompts:
     if not inspect.isfunction(function) or len(inspect.signature(function).parameters) != 2:
-        raise unsound(function, "is no function of an answer and a row; write def f(output, input)")
+        raise unsound(function, "is not a function of an answer and a row; write def f(output, input)")
     text = re.sub(r"^---\s*$", "", inspect.getdoc(function) or "", flags=re.MULTILINE)
     try:
         said: Any = yaml.safe_load(text)
@@ -145,7 +145,7 @@ def _prompts_of(function: Any) -> _Prompts:
         for one in prompts:
             list(Formatter().parse(one))
     except ValueError as error:
-        raise unsound(function, f"has prompts that are no templates ({error}); write {{{{ for a brace") from None
+        raise unsound(function, f"has prompts that are not templates ({error}); write {{{{ for a brace") from None
     return prompts
 
 

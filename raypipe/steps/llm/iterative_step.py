@@ -61,5 +61,5 @@ class IterativeStep(TextGeneration):
         made: Any = await TextGeneration.process_row(self, row, llm)
         for one in made:
             if not isinstance(one[self.column], str):
-                raise RowError(f"an item of the answer is no text: {quoted(one[self.column])}", kind="parse")
+                raise RowError(f"an item of the answer is not text: {quoted(one[self.column])}", kind="parse")
         return made

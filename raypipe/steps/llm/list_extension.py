@@ -65,9 +65,9 @@ def _texts(column: str, row: Values) -> Sequence[str]:
     """Raises RowError for what is no list of texts."""
     items = row[column]
     if not isinstance(items, list | tuple):
-        problem = f"column {column!r} is no list but {quoted(items)}; bring rows together with Aggregate"
+        problem = f"column {column!r} is not a list but {quoted(items)}; bring rows together with Aggregate"
         raise RowError(problem, kind="input")
     wrong = next((item for item in cast("Sequence[Any]", items) if not isinstance(item, str)), "")
     if wrong != "":
-        raise RowError(f"column {column!r} has an item that is no text: {quoted(wrong)}", kind="input")
+        raise RowError(f"column {column!r} has an item that is not text: {quoted(wrong)}", kind="input")
     return cast("Sequence[str]", items)

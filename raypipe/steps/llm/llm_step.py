@@ -108,6 +108,7 @@ class LLMStep(ModelStep):
         types, has_label, makes_rows = self.answer_types(), bool(self.add_model_name), self.shape is Shape.SCATTER
         is_one = self.num_generations == 1 and not (makes_rows or self.group_generations)
         return RowProgram(
+            sends_schema=self.sends_schema,
             is_plain=is_one and self.sends_schema and not (has_label or self.keeps_calls),
             makes_rows=makes_rows,
             lists=tuple(name for name, kind in types.items() if _is_list(kind)) if self.scattered else None,
@@ -121,7 +122,8 @@ class LLMStep(ModelStep):
         program = self.program
         if program.is_plain:
             return await self.answer(self.prepare(row), llm, 0)
-        callers = [RecordingCaller(llm, self.sends_schema) for _ in range(self.num_generations)]
+        sends_schema = program.sends_schema
+        callers = [RecordingCaller(llm, sends_schema) for _ in range(self.num_generations)]
         try:
             asked = self.prepare(row)
             if len(callers) == 1:

@@ -21,7 +21,7 @@ from raypipe.steps.answers.structured import ask_whole_text
 from raypipe.steps.late_options import missing_option
 from raypipe.steps.llm.llm_step import LLMStep
 from raypipe.steps.prompts.inputs import text_of
-from raypipe.steps.prompts.pre_query import NO_TURNS, PreQuery, pre_query
+from raypipe.steps.prompts.pre_query import NO_TURNS, pre_query
 from raypipe.steps.sources.loaders import BATCH_ROWS
 
 if TYPE_CHECKING:
@@ -96,25 +96,21 @@ class Magpie(LLMStep):
         found = super().problems()
         if self.llm is None:
             return found
-        if first_of(self.llm).pre_query is None:
+        template = first_of(self.llm).pre_query
+        if template is None:
             problem = (
                 f"model {self.llm.label!r} has no magpie_pre_query_template, so it cannot be made to speak as a user; "
                 'give it "llama3", "qwen2" or the text that begins a user\'s turn in its chat template'
             )
             return [*found, problem]
         try:
-            has_turns = self._pre_query.writes_turns
+            has_turns = pre_query(template).writes_turns
         except SpecError as error:
             return [*found, str(error)]
         if not has_turns and (self.system_prompt or (self.n_turns > 1 and not self.only_instruction)):
             wanted = "a system prompt" if self.system_prompt else "several turns"
             found.append(f"wants {wanted}, but {NO_TURNS}")
         return found
-
-    @property
-    def _pre_query(self) -> PreQuery:
-        """Raises SpecError for what is no template."""
-        return pre_query((self.llm and first_of(self.llm).pre_query) or "")
 
     async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
         key, system = self._choose_prompt(row, sample)
@@ -132,7 +128,7 @@ class Magpie(LLMStep):
 
     async def _speak_as_user(self, messages: list[Message], row: Values, llm: Caller, sample: int) -> str:
         """What the user says next. Raises RowError when it is cut or empty: nothing can be answered then."""
-        template = self._pre_query
+        template = pre_query((self.llm and first_of(self.llm).pre_query) or "")
         stop = (template.end,) if template.end else ()
         variant = self._draw(b"variant", row, sample) % _VARIANTS
         request = Request(prompt=template.prompt(messages), stop=stop, variant=variant)

@@ -23,7 +23,9 @@ class ModelStep(Step):
         return self.input_columns
 
     def problems(self) -> list[str]:
-        return [] if self.llm else [f'asks a model but has none; give it llm=LLM("{self.model_example}")']
+        if self.llm is not None:
+            return []
+        return [f'asks a model but has none; give it llm=LLM("{self.model_example}")']
 
     def open(self) -> None:
         """Raises SpecError for a step that cannot work."""

@@ -20,6 +20,8 @@ Answer = dict[str, Any] | list[dict[str, Any]]
 class RowProgram(NamedTuple):
     """What becomes of the answers to a row; worked out once for all rows of a step."""
 
+    sends_schema: bool
+    """The model is sent the schema that its answer is checked by."""
     is_plain: bool
     """There is one answer, and its columns are all that is wanted."""
     makes_rows: bool

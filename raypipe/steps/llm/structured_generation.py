@@ -62,7 +62,7 @@ def _read_form(written: Any) -> Mapping[str, Any]:
     """The JSON Schema, or the form of a text, as a mapping. Raises ValueError for anything else."""
     found = _read_json(written) if isinstance(written, str) else without_nulls(written)
     if not isinstance(found, Mapping):
-        raise ValueError(f"is no mapping but {quoted(written)}")
+        raise ValueError(f"is not a mapping but {quoted(written)}")
     parts = cast("Mapping[str, Any]", found)
     if not parts or parts.keys() - {"format", "schema"}:
         return parts
@@ -75,7 +75,7 @@ def _read_form(written: Any) -> Mapping[str, Any]:
         raise ValueError(f"has the format {quoted(kind)} (allowed: 'json', {', '.join(map(repr, FORMS))})")
     read = _read_json(schema) if isinstance(schema, str) else schema
     if not isinstance(read, Mapping):
-        raise ValueError(f"has the schema {quoted(read)}, which is no JSON Schema")
+        raise ValueError(f"has the schema {quoted(read)}, which is not a JSON Schema")
     return cast("Mapping[str, Any]", read)
 
 

@@ -41,38 +41,38 @@ class TextClassification(SchemaStep):
 
     def problems(self) -> list[str]:
         found = super().problems()
-        if self.available_labels is not None and len(self._allowed) < self.n:
-            problem = f"puts {self.n} labels on a text, but available_labels has {len(self._allowed)}"
+        allowed, defaults = self._labels
+        if self.available_labels is not None and len(allowed) < self.n:
+            problem = f"puts {self.n} labels on a text, but available_labels has {len(allowed)}"
             found.append(f"{problem}; name more labels or lower n")
-        if self.n == 1 and len(self._defaults) > 1:
+        if self.n == 1 and len(defaults) > 1:
             found.append("with n=1 default_label is one label, not a list; name one or raise n")
         return found
 
     async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:
         prompt = self._prompt(text_of(row, "text"))
-        structure = _structure((*self._allowed, *self._defaults) if self._allowed else (), self.n == 1)
+        allowed, defaults = self._labels
+        structure = _structure((*allowed, *defaults) if allowed else (), self.n == 1)
         value, _ = await ask_structured(llm, chat_request(prompt), structure, sample)
         found = [value["labels"]] if self.n == 1 else cast("list[str]", value["labels"])
         labels = list(dict.fromkeys(known for label in found or [""] for known in self._known(label)))[: self.n]
         return {"labels": labels if self.n > 1 else next(iter(labels), None)}
 
     @property
-    def _allowed(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.available_labels or ()))
-
-    @property
-    def _defaults(self) -> tuple[str, ...]:
-        given = self.default_label
-        return (given,) if isinstance(given, str) else tuple(given or ())
+    def _labels(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The labels to choose from, where there are any, and those that stand for others."""
+        allowed = tuple(dict.fromkeys(self.available_labels or ()))
+        default = self.default_label
+        return allowed, (default,) if isinstance(default, str) else tuple(default or ())
 
     def _known(self, label: str) -> tuple[str, ...]:
         """The label as it is declared, whatever its case; the default for one that is not."""
-        bare = label.strip()
-        if not self._allowed:
-            return (bare,) if bare else self._defaults
-        declared = {name.strip().casefold(): name for name in reversed((*self._allowed, *self._defaults))}
+        bare, (allowed, defaults) = label.strip(), self._labels
+        if not allowed:
+            return (bare,) if bare else defaults
+        declared = {name.strip().casefold(): name for name in reversed((*allowed, *defaults))}
         found = declared.get(bare.casefold())
-        return self._defaults if found is None else (found,)
+        return defaults if found is None else (found,)
 
     def _prompt(self, text: str) -> str:
         form = '"…"' if self.n == 1 else '["…"]'
@@ -87,11 +87,12 @@ class TextClassification(SchemaStep):
 
     def _choice(self) -> str:
         wanted = "the label that fits best" if self.n == 1 else f"the {self.n} labels that fit best, the best first"
-        otherwise = f" If no label fits, answer {' and '.join(map(repr, self._defaults))}." if self._defaults else ""
-        if not self._allowed:
+        allowed, defaults = self._labels
+        otherwise = f" If no label fits, answer {' and '.join(map(repr, defaults))}." if defaults else ""
+        if not allowed:
             return f"Find {wanted}; a label is one word or a short name.{otherwise}"
         described = self.available_labels if isinstance(self.available_labels, dict) else {}
-        lines = [f"- {label}: {described[label]}" if described.get(label) else f"- {label}" for label in self._allowed]
+        lines = [f"- {label}: {described[label]}" if described.get(label) else f"- {label}" for label in allowed]
         return "\n".join([f"Choose from this list {wanted}.{otherwise}", *lines])
 
 

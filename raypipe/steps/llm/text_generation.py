@@ -6,10 +6,10 @@ declaration shows when it is made, before anything is spent.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import orjson
 from pydantic import (
@@ -21,17 +21,18 @@ from pydantic import (
     model_validator,
 )
 
+from raypipe.concurrency.user_code import LONG, UserCodeThread
 from raypipe.contracts.llm import Caller, Request
-from raypipe.errors import SpecError, Violation, nearest
+from raypipe.errors import RowError, SpecError, Violation, nearest
 from raypipe.row import MODEL_NAME, Values
 from raypipe.security.permissions import check_file
 from raypipe.steps.answers.constrained_text import FORMS
 from raypipe.steps.answers.outputs import Outputs, Wanted, from_structure, from_text
 from raypipe.steps.answers.parsing import Parser, parser, takes_long
-from raypipe.steps.answers.structured import Expected, expected
+from raypipe.steps.answers.structured import Expected, ask_structured, cut, expected
 from raypipe.steps.llm.llm_step import LLMStep
-from raypipe.steps.llm.prompt_program import PromptProgram
 from raypipe.steps.llm.row_program import Answer
+from raypipe.steps.prompts.inputs import chat_request
 from raypipe.steps.prompts.templates import Template, first_variable, variables
 
 _DEFAULT_TEMPLATE = "{{ instruction }}"
@@ -41,6 +42,20 @@ _FROM_FILES = frozenset(("template", "template_file", "structured_output", "base
 
 Names = Annotated[list[str] | None, BeforeValidator(lambda names: [names] if isinstance(names, str) else names)]
 """Column names; a single one may be written without a list."""
+
+
+class Compiled(NamedTuple):
+    """What a step asks with, and reads an answer by."""
+
+    template: Template
+    system: Template | None
+    structure: Expected | None
+    parse: Parser
+    is_slow: bool
+    """The parser may take longer than an event loop can wait."""
+    outputs: Outputs
+    thread: UserCodeThread
+    """Where a parser works that is slow, or reads a long text."""
 
 
 class TextGeneration(LLMStep):
@@ -172,22 +187,39 @@ class TextGeneration(LLMStep):
 
     def open(self) -> None:
         super().open()
-        vars(self).pop("prompt_program", None)
-        _ = self.prompt_program
+        vars(self).pop("compiled", None)
+        _ = self.compiled
 
     @cached_property
-    def prompt_program(self) -> PromptProgram:
-        """How a row is asked about and read, compiled once (a private attribute would be found more slowly)."""
+    def compiled(self) -> Compiled:
+        """What rows are asked with and read by (a private attribute would be found more slowly)."""
         system = None if self.system_prompt is None else Template(self.system_prompt)
         parse, outputs = self._parser(), self._wanted_outputs()
-        answers = (self._structure, parse, outputs, takes_long(parse), self.scattered)
-        return PromptProgram(Template(self._text), system, *answers)
+        return Compiled(
+            Template(self._text), system, self._structure, parse, takes_long(parse), outputs, UserCodeThread("parser")
+        )
 
     def prepare(self, row: Values) -> Request:
-        return self.prompt_program.request(row)
+        """The request for a row. Raises RowError (`template`) for one that does not fit."""
+        compiled = self.compiled
+        prompt, system = compiled.template.render(row), compiled.system
+        return chat_request(prompt) if system is None else chat_request(prompt, system.render(row))
 
-    def answer(self, row: Request, llm: Caller, sample: int) -> Awaitable[Answer]:
-        return self.prompt_program.answer(row, llm, sample)
+    async def answer(self, row: Request, llm: Caller, sample: int) -> Answer:
+        """The columns of an answer to the request, or its rows. Raises RowError for one that cannot be read."""
+        _, _, structure, parse, is_slow, outputs, thread = self.compiled
+        if structure is not None:
+            value, _ = await ask_structured(llm, row, structure, sample)
+        else:
+            completion = await llm.complete(row, sample=sample)
+            try:
+                if is_slow or len(completion.text) > LONG:
+                    value = await thread.run(parse, completion.text)
+                else:
+                    value = parse(completion.text)
+            except RowError as error:
+                raise cut(row, completion) or error from None
+        return outputs.rows(value) if self.scattered else outputs.row(value)
 
 
 def _file_text(base_dir: str | None, option: str, name: str) -> str:

@@ -113,7 +113,7 @@ def _texts(generations: Any) -> list[str | None]:
     texts = cast("Sequence[Any]", generations)
     wrong = next((text for text in texts if not isinstance(text, str | None)), None)
     if wrong is not None:
-        raise RowError(f"column 'generations' holds a {type(wrong).__name__}, which is no text", kind="input")
+        raise RowError(f"column 'generations' holds a {type(wrong).__name__}, which is not text", kind="input")
     return list(texts)
 
 

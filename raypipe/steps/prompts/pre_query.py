@@ -38,24 +38,11 @@ class Turns:
         return self.tail.strip()
 
     def prompt(self, messages: Sequence[Message]) -> str:
-        """`messages`, and the beginning of the user's turn behind them."""
+        """`messages`, and the beginning of the user's turn behind them. Raises RowError for turns it cannot write."""
+        if messages and not self.writes_turns:
+            raise RowError(f"the row has a system prompt, but {NO_TURNS}", kind="template")
         turns = [self.head.replace("ROLE", one["role"]) + one["content"] + self.tail for one in messages]
         return "".join((self.opening, *turns, self.head.replace("ROLE", "user")))
-
-
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """The beginning of a user's turn, and nothing known beside it."""
-
-    text: str
-    end: str = ""
-    writes_turns: bool = False
-
-    def prompt(self, messages: Sequence[Message]) -> str:
-        """The beginning of the user's turn. Raises RowError for messages before it."""
-        if messages:
-            raise RowError(f"the row has a system prompt, but {NO_TURNS}", kind="template")
-        return self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +58,7 @@ class Rendered:
         return self.template.render({"messages": messages, "add_generation_prompt": False})
 
 
-PreQuery = Turns | Beginning | Rendered
+PreQuery = Turns | Rendered
 """What stands before a user's turn."""
 
 PRE_QUERIES: dict[str, Turns] = {
@@ -98,4 +85,4 @@ def pre_query(template: str) -> PreQuery:
         hint = nearest(template, list(PRE_QUERIES))
         problem = f"{template!r} is not a known template{hint}; write the text that begins a user's turn"
         raise SpecError.of("magpie_pre_query_template", problem)
-    return Beginning(template)
+    return Turns(template, "", "", writes_turns=False)

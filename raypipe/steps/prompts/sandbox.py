@@ -191,14 +191,16 @@ def _written(value: Any) -> Any:
 
 def _counted(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
     """A filter or test that counts what it is given and what it makes."""
-    offset = 1 if hasattr(work, "jinja_pass_arg") else 0
+    offset, cost = 1 if hasattr(work, "jinja_pass_arg") else 0, costs.FILTERS.get(name)
 
     @wraps(work)
     def counted(*args: Any, **kwargs: Any) -> Any:
         if name == "join" and isinstance(args[offset], Iterator):
             args = (*args[:offset], list(args[offset]), *args[offset + 1 :])
         given = args[offset:]
-        spend(1 + _sizes(given, kwargs) + costs.of_filter(name, given, kwargs))
+        spend(1 + _sizes(given, kwargs))
+        if cost is not None:
+            spend(cost(given[0], (*given[1:], *kwargs.values())))
         return costs.made(work(*args, **kwargs))
 
     return counted

@@ -144,21 +144,10 @@ def _of_text_method(name: str, text: str | bytes, given: Given) -> int:
     return 0
 
 
-def of_filter(name: str, given: Given, kwargs: Named) -> int:
-    """What a filter costs besides what it is given and makes."""
-    cost = _FILTERS.get(name)
-    return 0 if cost is None else cost(given[0], (*given[1:], *kwargs.values()))
-
-
-def _of_rounding(given: Given) -> int:
-    if any(abs(one) > _MOST_PLACES for one in _numbers(given)):
-        raise ExcessError(f"a number is rounded to at most {_MOST_PLACES} places")
-    return 0
-
-
-def _of_json(given: Given) -> int:
-    if any(one > _WIDEST_INDENT for one in _numbers(given)) or _longest(given, 0) > _WIDEST_INDENT:
-        raise ExcessError(f"JSON is indented by at most {_WIDEST_INDENT}")
+def _at_most(is_more: bool, problem: str) -> int:
+    """Nothing, for what is within its bounds. Raises ExcessError otherwise."""
+    if is_more:
+        raise ExcessError(problem)
     return 0
 
 
@@ -166,7 +155,7 @@ def _of_longest_word(text: Any) -> int:
     return _characters(max(map(len, str(text).split()), default=0) ** 2)
 
 
-_FILTERS: dict[str, Callable[[Any, Given], int]] = {
+FILTERS: dict[str, Callable[[Any, Given], int]] = {
     "center": lambda _, given: _characters(sum(_numbers(given))),
     "indent": lambda text, given: _characters(
         (str(text).count("\n") + 1) * max([_longest(given, 4), *_numbers(given)])
@@ -175,14 +164,20 @@ _FILTERS: dict[str, Callable[[Any, Given], int]] = {
     "join": lambda values, given: _characters(_count(values) * _longest(given, 0)),
     "format": lambda text, given: _of_percent(text, given),
     "batch": lambda _, given: _characters(_ITEMS_A_UNIT * sum(_numbers(given))) if len(given) > 1 else 0,
-    "round": lambda _, given: _of_rounding(given),
-    "tojson": lambda _, given: _of_json(given),
+    "round": lambda _, given: _at_most(
+        any(abs(one) > _MOST_PLACES for one in _numbers(given)), f"a number is rounded to at most {_MOST_PLACES} places"
+    ),
+    "tojson": lambda _, given: _at_most(
+        any(one > _WIDEST_INDENT for one in _numbers(given)) or _longest(given, 0) > _WIDEST_INDENT,
+        f"JSON is indented by at most {_WIDEST_INDENT}",
+    ),
     "wordwrap": lambda text, given: _characters(len(str(text)) * _longest(given, 1)) + _of_longest_word(text),
     "urlize": lambda text, _: _of_longest_word(text) + _UNITS_A_LINK * len(str(text).split()),
     "trim": lambda text, given: _characters(len(str(text)) * _longest(given, 0)),
     "sum": lambda values, given: _count(values) ** 2 if any(isinstance(one, list | tuple) for one in given) else 0,
     "pprint": lambda value, _: 8 * size(value),
 }
+"""What a filter costs besides what it is given and makes, by its name: of the value, and of its arguments."""
 
 
 def _of_percent(text: Any, given: Any) -> int:

@@ -84,7 +84,7 @@ def test_a_schema_with_such_words_is_a_schema(schema: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("form", "said"),
     [
-        ({"regex": "("}, "is no regular expression"),
+        ({"regex": "("}, "is not a regular expression"),
         ({"regex": 3}, "has the pattern 3, which is not text"),
         ({"choice": "yes"}, "has the choice 'yes'; write a list"),
         ({"choice": []}, "write a list of different texts"),

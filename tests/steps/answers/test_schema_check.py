@@ -116,7 +116,7 @@ def doubling(wrapped: bool) -> dict[str, Any]:
         ({"anyOf": [{"minLength": number, "type": "string"} for number in range(3000)]}, str(list(range(200_000))),
          "too many steps"),
         ({"patternProperties": {"a": {}}, "unevaluatedProperties": False}, "{}", "write additionalProperties"),
-        ({"pattern": "("}, '""', "is no regular expression"),
+        ({"pattern": "("}, '""', "is not a regular expression"),
         ({"description": "x" * (2 << 20)}, '""', "bytes of JSON"),
         ({"$ref": "#nowhere"}, '""', "is not in it"),
     ],

@@ -138,8 +138,8 @@ def test_the_caller_in_plain_words_takes_a_class():
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
-        ({"type": "objct"}, "type is no JSON Schema"),
-        ({"properties": {"a": {"type": "string", "maxLength": -1}}}, r"properties\.a\.maxLength is no JSON Schema"),
+        ({"type": "objct"}, "type is not a JSON Schema"),
+        ({"properties": {"a": {"type": "string", "maxLength": -1}}}, r"properties\.a\.maxLength is not a JSON Schema"),
         (5, "neither a pydantic class nor a JSON Schema"),
         (dict, "neither a pydantic class nor a JSON Schema"),
         ("no.such:Class", "nothing to import there"),

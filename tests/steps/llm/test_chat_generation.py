@@ -50,9 +50,9 @@ def test_parts_that_only_other_messages_have_are_left_out():
     [
         ([USER, {"role": "assistant", "content": "hello"}], r"\[1\] is the last message and from 'assistant'"),
         ([], "is empty; write"),
-        (None, "is no list but None"),
-        ("hi", "is no list but 'hi'"),
-        (["hi"], r"\[0\] is no message but 'hi'"),
+        (None, "is not a list but None"),
+        ("hi", "is not a list but 'hi'"),
+        (["hi"], r"\[0\] is not a message but 'hi'"),
         ([{"content": "hi"}], r"\[0\] has no role"),
         ([USER, {"role": "user", "content": None}], r"\[1\] has no content"),
         ([{"role": "assistant", "content": None, "tool_calls": []}, USER], r"\[0\] has no content"),

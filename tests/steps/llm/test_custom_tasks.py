@@ -124,10 +124,10 @@ def sound(output: Any, input: Any) -> Row:
     [
         (no_prompts, [], "has no docstring with its prompts; write them as YAML"),
         (no_template, [], "has no docstring with its prompts; write them as YAML"),
-        (broken, ["word"], "has prompts that are no templates"),
+        (broken, ["word"], "has prompts that are not templates"),
         (sound, ["word", "tone"], r"reads 'tone', but its prompts have no \{tone\}"),
         (sound, [], r"has \{word\} in its prompts, which is none of its inputs \(none\)"),
-        (lambda row: row, [], "is no function of an answer and a row; write def f"),
+        (lambda row: row, [], "is not a function of an answer and a row; write def f"),
     ],
 )
 def test_a_function_that_is_no_task_is_refused(function: Any, inputs: list[str], said: str) -> None:

@@ -60,8 +60,8 @@ def test_a_list_that_was_given_twice_over_is_mended():
 @pytest.mark.parametrize(
     ("items", "said"),
     [
-        (None, "column 'items' is no list but None"),
-        ("sea", "is no list but 'sea'"),
+        (None, "column 'items' is not a list but None"),
+        ("sea", "is not a list but 'sea'"),
         ([1], "no text: 1"),
         ([None], "None"),
     ],

@@ -87,19 +87,19 @@ def test_without_a_form_the_answer_is_free():
 @pytest.mark.parametrize(
     ("form", "said"),
     [
-        ({"type": "objct"}, "cannot be used: .*is no JSON Schema"),
+        ({"type": "objct"}, "cannot be used: .*is not a JSON Schema"),
         ({"$ref": "#/$defs/x"}, "cannot be used: .*which is not in it"),
         ("tests.steps.llm.test_structured_generation:PERSON", "is not JSON: "),
-        ("[1]", "is no mapping"),
-        (3, "is no mapping but 3"),
+        ("[1]", "is not a mapping"),
+        (3, "is not a mapping but 3"),
         ({"format": "json"}, "has no 'schema'"),
         (
             {"format": "xml", "schema": PERSON},
             r"has the format 'xml' \(allowed: 'json', 'regex', ",
         ),
-        ({"format": "regex", "schema": "("}, "is no regular expression"),
+        ({"format": "regex", "schema": "("}, "is not a regular expression"),
         ({"format": "regex", "schema": PERSON}, "which is not text"),
-        ({"format": "json", "schema": 3}, "is no JSON Schema"),
+        ({"format": "json", "schema": 3}, "is not a JSON Schema"),
     ],
 )
 def test_an_unsound_form_fails_its_row_and_costs_no_call(form, said):

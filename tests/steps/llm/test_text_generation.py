@@ -302,7 +302,7 @@ def test_one_failed_answer_fails_the_row_once_the_others_are_there():
         ({"parse": "jsn"}, "did you mean 'json'"),
         ({"parse": "regex"}, "pattern: is required"),
         ({"structured_output": TOPICS, "parse": "json"}, "leave parse and pattern out"),
-        ({"structured_output": {"type": "objct"}}, "is no JSON Schema"),
+        ({"structured_output": {"type": "objct"}}, "is not a JSON Schema"),
         ({"structured_output": "nowhere.json"}, "structured_output: cannot read"),
         ({"num_generations": 0}, "num_generations"),
         ({"tempalte": "x"}, "unknown option 'tempalte'.*did you mean 'template'"),

@@ -145,7 +145,7 @@ def test_it_is_saved_with_its_class() -> None:
     assert asyncio.run(again.run(ScriptedCaller(called(("sum", {"left": 1, "right": 1})), "x"))) == "x"
     plain = calling().to_dict()
     plain["custom_tools"][0]["class"] = "json:dumps"
-    with pytest.raises(SpecError, match="'json:dumps' is no CustomTool"):
+    with pytest.raises(SpecError, match="'json:dumps' is not a CustomTool"):
         Workflow.from_dict(plain)
 
 

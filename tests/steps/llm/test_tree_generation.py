@@ -87,7 +87,7 @@ def test_what_makes_no_tree_is_refused(fields, said):
 
 
 def test_what_is_no_text_fails_the_row():
-    with pytest.raises(RowError, match="an item of the answer is no text: 3"):
+    with pytest.raises(RowError, match="an item of the answer is not text: 3"):
         grow(step(parse="json_list", structured_output=None), ["b", 3])
     with pytest.raises(RowError, match="column 'text' is null"):
         grow(step(), row={"text": None, "style": "go"})

@@ -88,7 +88,7 @@ def test_an_answer_that_does_not_fit_is_asked_for_once_more(answer):
 
 @pytest.mark.parametrize(
     ("generations", "said"),
-    [(None, "is null, not a list"), ("hi", "is a str, not a list"), (["hi", 3], "holds a int, which is no text")],
+    [(None, "is null, not a list"), ("hi", "is a str, not a list"), (["hi", 3], "holds a int, which is not text")],
 )
 def test_what_is_no_list_of_texts_costs_no_call(generations, said):
     with pytest.raises(RowError, match=f"column 'generations' {said}") as caught:
