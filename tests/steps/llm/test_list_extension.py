@@ -62,7 +62,7 @@ def test_a_list_that_was_given_twice_over_is_mended():
     [
         (None, "column 'items' is not a list but None"),
         ("sea", "is not a list but 'sea'"),
-        ([1], "no text: 1"),
+        ([1], "not text: 1"),
         ([None], "None"),
     ],
 )

@@ -78,7 +78,7 @@ def test_several_numbers_have_names() -> None:
     [
         ({}, "has neither 'instruction' and 'response' nor 'conversation'"),
         ({"instruction": "Why?"}, "column 'response' is null, not text"),
-        ({"conversation": "hello"}, "column 'conversation' is no list"),
+        ({"conversation": "hello"}, "column 'conversation' is not a list"),
         ({"conversation": [{"content": "x"}]}, r"column 'conversation'\[0\] has no role"),
     ],
 )
