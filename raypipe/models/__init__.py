@@ -69,9 +69,6 @@ REGISTRY: dict[str, str] = {
 """Provider → `module:Class` of its adapter."""
 
 
-_SERVED = "vllm-server"
-
-
 def __getattr__(name: str) -> Any:
     raise missing(__name__, name, __all__)
 
@@ -103,14 +100,14 @@ def open_model(llm: LLM, beside: Model | None = None) -> Model:
     unknown = _unknown_provider(llm)
     if unknown:
         raise SpecError(violations=unknown)
-    return _adapter(llm.provider)(llm) if beside is None else cast("EngineModel", beside).asked_as(llm)
+    return _load_adapter(llm.provider)(llm) if beside is None else cast("EngineModel", beside).asked_as(llm)
 
 
 def check_model(llm: LLM) -> list[Violation]:
     """Everything that would keep `llm` from answering and can be known without network."""
     if llm.provider in presets.PRESETS:
         return [*_misplaced(llm), *(_served(llm) if llm.serve else ()), *presets.check(llm)]
-    return _unknown_provider(llm) or [*_misplaced(llm), *_adapter(llm.provider).check(llm)]
+    return _unknown_provider(llm) or [*_misplaced(llm), *_load_adapter(llm.provider).check(llm)]
 
 
 def check_request(llm: LLM, request: Request) -> list[Violation]:
@@ -121,13 +118,14 @@ def check_request(llm: LLM, request: Request) -> list[Violation]:
 
 def _misplaced(llm: LLM) -> list[Violation]:
     """What only an engine of raypipe's own understands, or is understood by vLLM's server alone."""
-    told = {"engine": bool(llm.engine), "gpus": llm.gpus is not None}
-    given = {"lora": llm.lora is not None} | ({} if llm.serve else told)
+    of_engine = {"engine": bool(llm.engine), "gpus": llm.gpus is not None}
+    given = {"lora": llm.lora is not None} | ({} if llm.serve else of_engine)
     names = [name for name, value in given.items() if value and not llm.runs_here]
-    problem = "is for models that run here, vllm/…; leave it out, or tell the server when it is started"
+    problem = "is for models that run here, vllm/…; leave it out, or give it to the server when it is started"
     found = [f"{name}: {problem}" for name in names]
-    if llm.serve and llm.provider != _SERVED:
-        found.append(f"serve: only vLLM's server is started; write {_SERVED}/NAME, or leave it out")
+    started = [name for name, preset in presets.PRESETS.items() if preset.is_vllm]
+    if llm.serve and llm.provider not in started:
+        found.append(f"serve: only vLLM's server is started; write {started[0]}/NAME, or leave it out")
     return [Violation(f"model {llm.label!r}", problem) for problem in found]
 
 
@@ -152,6 +150,6 @@ def _unknown_provider(llm: LLM) -> list[Violation]:
     return [Violation(f"model {llm.label!r}", f"unknown provider {llm.provider!r}{hint}")]
 
 
-def _adapter(provider: str) -> Adapter:
+def _load_adapter(provider: str) -> Adapter:
     module, _, name = REGISTRY[provider].partition(":")
     return getattr(import_module(module), name)

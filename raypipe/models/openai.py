@@ -65,7 +65,7 @@ class OpenAIModel(RequestWriter):
         preset = presets.PRESETS[llm.provider]
         super().__init__(llm, limit=options.completion_limit or preset.completion_limit, seed=preset.seed)
         self._is_strict = options.strict_schema
-        self._wraps_forms = not capabilities.has_forms(llm)
+        self._wraps_forms = not preset.is_vllm
         self._plain_way: presets.PlainWay | None = presets.plain_way(llm)
         unopened = _Door(URL(), Endpoint(llm.label, presets.chat_url(llm), presets.key_env(llm)))
         self._doors: dict[Kind, _Door] = dict.fromkeys(get_args(Kind), unopened)

@@ -1,13 +1,14 @@
-"""I know where each provider speaks OpenAI's chat API, and what must be set before it answers.
+"""Holds what is known of each provider: where it speaks OpenAI's chat API, and what must be set before it answers.
 
-I do not know HTTP: I turn a declaration and the environment into an address, a key and a list of what is
-missing, so that a pipeline can be checked without loading an HTTP library.
+Knows no HTTP: turns a declaration and the environment into an address, a key and a list of what is missing, so that a
+pipeline can be checked without loading an HTTP library.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -46,6 +47,18 @@ class Preset:
     """How it is given a prompt without chat template; `None`: it takes none."""
     embeds: bool = False
     """Whether it has `/embeddings`."""
+    is_vllm: bool = False
+    """vLLM's own server: raypipe can start it, it has reward models, and it holds a text to any form."""
+    hosts: tuple[str, ...] = ()
+    """Its hosts beside that of `base_url`, as patterns: what its key may be sent to."""
+    chat_only_hosts: tuple[str, ...] = ()
+    """Patterns of hosts that take no prompt without chat template, where other servers are asked in its way."""
+    plain_elsewhere: PlainWay | None = None
+    """How those other servers are given one."""
+    counts_requests_a_day: bool = False
+    """Whether the requests that its headers name are those of a day, not of a minute."""
+    price_list: str | None = None
+    """Its name in genai-prices; `None`: its prices are not known."""
 
 
 PRESETS: dict[str, Preset] = {
@@ -55,17 +68,30 @@ PRESETS: dict[str, Preset] = {
         completion_limit="max_completion_tokens",
         base_url_env="OPENAI_BASE_URL",
         embeds=True,
+        hosts=("*.api.openai.com",),
+        chat_only_hosts=("*.openai.com", "*.azure.com"),
+        plain_elsewhere="completions",
+        price_list="openai",
     ),
-    "mistral": Preset("https://api.mistral.ai/v1", "MISTRAL_API_KEY", seed="random_seed", embeds=True),
-    "gemini": Preset("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY", embeds=True),
+    "mistral": Preset(
+        "https://api.mistral.ai/v1", "MISTRAL_API_KEY", seed="random_seed", embeds=True, price_list="mistral"
+    ),
+    "gemini": Preset(
+        "https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY", embeds=True, price_list="google"
+    ),
     "vertex": Preset(
-        "https://{host}/v1/projects/{project}/locations/{location}/endpoints/openapi", "VERTEX_ACCESS_TOKEN"
+        "https://{host}/v1/projects/{project}/locations/{location}/endpoints/openapi",
+        "VERTEX_ACCESS_TOKEN",
+        hosts=("aiplatform.googleapis.com", "*-aiplatform.googleapis.com"),
+        price_list="google",
     ),
-    "anthropic": Preset("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"),
-    "groq": Preset("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
-    "together": Preset("https://api.together.xyz/v1", "TOGETHER_API_KEY", plain="completions", embeds=True),
-    "deepseek": Preset("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
-    "openrouter": Preset("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", embeds=True),
+    "anthropic": Preset("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY", price_list="anthropic"),
+    "groq": Preset("https://api.groq.com/openai/v1", "GROQ_API_KEY", counts_requests_a_day=True, price_list="groq"),
+    "together": Preset(
+        "https://api.together.xyz/v1", "TOGETHER_API_KEY", plain="completions", embeds=True, price_list="together"
+    ),
+    "deepseek": Preset("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY", price_list="deepseek"),
+    "openrouter": Preset("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", embeds=True, price_list="openrouter"),
     "ollama": Preset("http://localhost:11434/v1", host_env="OLLAMA_HOST", queues=True, plain="ollama", embeds=True),
     "vllm-server": Preset(
         "http://localhost:8000/v1",
@@ -74,8 +100,14 @@ PRESETS: dict[str, Preset] = {
         queues=True,
         plain="completions",
         embeds=True,
+        is_vllm=True,
     ),
 }
+
+KEYS_OF_RESOURCES: dict[str, tuple[str, ...]] = {
+    "AZURE_OPENAI_API_KEY": ("*.openai.azure.com", "*.cognitiveservices.azure.com", "*.services.ai.azure.com")
+}
+"""Environment variable → hosts, where a key opens a resource that a user has under a name of their own."""
 
 OWN_FIELDS = ("messages", "model", "n", "prompt", "stream")
 """Request fields that `extra` must leave alone: one answer is asked for and read, whole."""
@@ -114,7 +146,7 @@ def base_url(llm: LLM) -> str:
 
 
 def has_own_address(llm: LLM) -> bool:
-    """Whether the environment says where the provider is asked."""
+    """Whether the environment names the address of the provider."""
     return bool(_from_environment(PRESETS[llm.provider]))
 
 
@@ -133,7 +165,18 @@ def plain_url(llm: LLM) -> str | None:
 
 def plain_way(llm: LLM) -> PlainWay | None:
     """How the model is given a prompt without chat template; `None` where it is not."""
-    return "completions" if _is_own_openai(llm) else PRESETS[llm.provider].plain
+    preset = PRESETS[llm.provider]
+    if preset.plain_elsewhere is None:
+        return preset.plain
+    try:
+        host = urlsplit(base_url(llm)).hostname or ""
+    except ValueError:
+        return preset.plain
+    return (
+        preset.plain
+        if any(fnmatchcase(host, pattern) for pattern in preset.chat_only_hosts)
+        else preset.plain_elsewhere
+    )
 
 
 def no_plain_prompts(llm: LLM) -> str:
@@ -143,15 +186,6 @@ def no_plain_prompts(llm: LLM) -> str:
         f"{llm.provider} takes whole conversations only, so its models cannot go on with a text as it stands, which "
         f"Magpie needs; take {able} or, at an endpoint of your own that has /completions, openai/… with base_url"
     )
-
-
-def _is_own_openai(llm: LLM) -> bool:
-    """Whether another server than OpenAI's or Azure's is asked in OpenAI's way."""
-    try:
-        host = urlsplit(base_url(llm)).hostname or ""
-    except ValueError:
-        return False
-    return llm.provider == "openai" and not host.endswith((".openai.com", ".azure.com"))
 
 
 def key_env(llm: LLM) -> str | None:

@@ -9,20 +9,9 @@ from typing import Any, cast
 from raypipe.contracts.llm import LLM
 from raypipe.contracts.model_pool import ModelOrPool, ModelPool, name_members
 from raypipe.errors import SpecError
+from raypipe.models.presets import PRESETS
 
 _FREE = frozenset({"offline"})
-_PROVIDERS = {
-    "openai": "openai",
-    "anthropic": "anthropic",
-    "mistral": "mistral",
-    "gemini": "google",
-    "vertex": "google",
-    "groq": "groq",
-    "together": "together",
-    "deepseek": "deepseek",
-    "openrouter": "openrouter",
-}
-"""Names of providers in genai-prices."""
 
 
 def cost_usd(llm: LLM, input_tokens: int, output_tokens: int) -> float | None:
@@ -31,14 +20,16 @@ def cost_usd(llm: LLM, input_tokens: int, output_tokens: int) -> float | None:
         return (input_tokens * llm.price[0] + output_tokens * llm.price[1]) / 1e6
     if llm.provider in _FREE or llm.runs_here:
         return 0.0
-    provider = _PROVIDERS.get(llm.provider)
-    if provider is None:
+    preset = PRESETS.get(llm.provider)
+    if preset is None or preset.price_list is None:
         return None
     from genai_prices import Usage, calc_price
 
     try:
         price = calc_price(
-            Usage(input_tokens=input_tokens, output_tokens=output_tokens), model_ref=llm.model, provider_id=provider
+            Usage(input_tokens=input_tokens, output_tokens=output_tokens),
+            model_ref=llm.model,
+            provider_id=preset.price_list,
         )
     except LookupError:
         return None

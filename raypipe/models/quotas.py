@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from raypipe.contracts.llm import LLM
 from raypipe.contracts.model import Quota
 from raypipe.models.durations import number_of
+from raypipe.models.presets import PRESETS
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "requests": (
@@ -22,14 +23,15 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "input_tokens": ("anthropic-ratelimit-input-tokens-limit",),
     "output_tokens": ("anthropic-ratelimit-output-tokens-limit",),
 }
-_REQUESTS_A_DAY = frozenset({"groq"})
-"""Providers whose header counts the requests of a day."""
 
 
 def named_quota(headers: Mapping[str, str], provider: str) -> Quota:
     """The rates that the headers of an answer name."""
-    found = {kind: _number(headers, names) for kind, names in _NAMES.items()}
-    if provider in _REQUESTS_A_DAY:
+    found: dict[str, float | None] = {}
+    for kind, names in _NAMES.items():
+        numbers = [number for name in names if (number := number_of(headers.get(name))) is not None and number > 0]
+        found[kind] = numbers[0] if numbers else None
+    if PRESETS[provider].counts_requests_a_day:
         found["requests"] = None
     return Quota(**found)
 
@@ -39,11 +41,3 @@ def declared_quota(llm: LLM) -> Quota:
     return Quota(
         llm.requests_per_minute, llm.tokens_per_minute, llm.input_tokens_per_minute, llm.output_tokens_per_minute
     )
-
-
-def _number(headers: Mapping[str, str], names: tuple[str, ...]) -> float | None:
-    for name in names:
-        found = number_of(headers.get(name))
-        if found is not None and found > 0:
-            return found
-    return None

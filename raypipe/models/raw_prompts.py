@@ -12,7 +12,7 @@ from typing import Any
 from raypipe.contracts.llm import LLM, Completion, Request
 from raypipe.contracts.model import Payload
 from raypipe.models.answers import completion, counted, usage_of
-from raypipe.models.presets import PlainWay
+from raypipe.models.presets import PRESETS, PlainWay
 from raypipe.models.request_body import varied_seed
 
 MOST_TOKENS = 1024
@@ -40,7 +40,7 @@ def plain_payload(llm: LLM, request: Request, way: PlainWay, seed: str = "seed")
         body = {"model": llm.model, "prompt": request.prompt, "raw": True, "stream": False, "options": fields}
         return Payload(body, "prompt")
     # The template already begins with the model's first token (BOS); vLLM would put it there a second time.
-    opening = {"add_special_tokens": False} if llm.provider == "vllm-server" else {}
+    opening = {"add_special_tokens": False} if PRESETS[llm.provider].is_vllm else {}
     return Payload({"model": llm.model, **opening, **fields, "prompt": request.prompt}, "prompt")
 
 

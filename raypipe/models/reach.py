@@ -14,21 +14,14 @@ from raypipe.models import presets
 from raypipe.models.vllm.trust import check_options
 from raypipe.security.permissions import Permissions, current_permissions, host_of
 
-_MORE_HOSTS = {
-    "AZURE_OPENAI_API_KEY": ("*.openai.azure.com", "*.cognitiveservices.azure.com", "*.services.ai.azure.com"),
-    "OPENAI_API_KEY": ("*.api.openai.com",),
-    "VERTEX_ACCESS_TOKEN": ("aiplatform.googleapis.com", "*-aiplatform.googleapis.com"),
-}
-"""Environment variable → hosts of its provider beside the one that is asked by default."""
-
 
 def own_hosts(key_env: str) -> tuple[str, ...]:
     """Hosts of the provider that a variable holds a key of; `OPENAI_API_KEY_2` is one of OpenAI's, too."""
-    found: list[str] = []
-    addresses = {preset.key_env: preset.base_url for preset in presets.PRESETS.values() if preset.key_env}
-    for name in {*addresses, *_MORE_HOSTS}:
-        if key_env == name or key_env.startswith(f"{name}_"):
-            found += [host_of(addresses.get(name, "")), *_MORE_HOSTS.get(name, ())]
+    hosts = dict(presets.KEYS_OF_RESOURCES)
+    for preset in presets.PRESETS.values():
+        if preset.key_env:
+            hosts[preset.key_env] = (host_of(preset.base_url), *preset.hosts)
+    found = [one for name, own in hosts.items() if key_env == name or key_env.startswith(f"{name}_") for one in own]
     return tuple(filter(None, found))
 
 

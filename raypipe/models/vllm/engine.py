@@ -23,7 +23,7 @@ from raypipe.contracts.model import EngineFigures
 from raypipe.errors import CallError, InfrastructureError, ReplicaLostError, Retry
 from raypipe.models.vllm.devices import Devices, claimed
 from raypipe.models.vllm.engine_log import Diary, advice
-from raypipe.models.vllm.options import INSTALL, VLLMOptions, engine_options
+from raypipe.models.vllm.options import INSTALL, VLLMOptions, engine_options, is_installed, version_problem
 
 _LOADING = threading.Lock()
 """While an engine is loaded, its processes inherit what this one has: only one at a time."""
@@ -79,7 +79,8 @@ class Engine:
                 self._meter.figures = replace(self._meter.figures, load_s=time.monotonic() - began)
         except ImportError as error:
             self._give_back()
-            raise InfrastructureError(f"model {llm.label!r} needs vLLM ({error}); {INSTALL}") from None
+            way_out = version_problem() if is_installed() else f"; {INSTALL}"
+            raise InfrastructureError(f"model {llm.label!r} needs vLLM ({error}){way_out}") from None
         except Exception as error:  # noqa: BLE001 - vLLM raises whatever kept it from loading
             self._give_back()
             raise self._unloadable(error) from None
@@ -125,7 +126,8 @@ class Engine:
 
     def _unloadable(self, error: Exception) -> InfrastructureError:
         said = self._diary.cause(error)
-        problem = f"model {self.label!r} cannot be loaded: {said}{advice(said)}"
+        is_internal = isinstance(error, AttributeError | TypeError)
+        problem = f"model {self.label!r} cannot be loaded: {said}{version_problem() if is_internal else advice(said)}"
         return InfrastructureError(f"{problem}; all it said is in {self._diary.path}")
 
     @property
@@ -196,6 +198,10 @@ class Engine:
         """vLLM's errors inside become ours."""
         try:
             yield
+        except AttributeError as error:
+            if not version_problem():
+                raise
+            raise InfrastructureError(f"model {self.label!r} cannot be asked ({error}){version_problem()}") from None
         except self._dead:
             raise self._lost() from None
         except (self._refused, ValueError, TypeError, NotImplementedError) as error:

@@ -1,4 +1,4 @@
-"""I know what can be said to vLLM's engine, and what an engine needs, without loading it.
+"""Knows the options of vLLM's engine, and what an engine needs, without loading it.
 
 The options are read from the source of the vLLM that is installed: importing it takes many seconds, and a misspelt
 option should cost none of them.
@@ -23,6 +23,8 @@ from raypipe.errors import Violation, nearest
 from raypipe.models.presets import check_options
 
 INSTALL = "install it with: pip install 'raypipe[vllm]'"
+SUPPORTED = ("0.32",)
+"""Minor versions of vLLM whose internals this package was tested with."""
 _ENGINE = ("engine/arg_utils.py", ("EngineArgs", "AsyncEngineArgs"))
 _SAMPLING = ("sampling_params.py", ("SamplingParams",))
 _OURS: Mapping[str, str] = {
@@ -76,7 +78,8 @@ def check(llm: LLM) -> list[Violation]:
     if _folder() is None:  # the workers may have it
         return found
     known = [name for name in _fields(*_SAMPLING) if not name.startswith("_")]
-    sampling = _problems("extra", llm.extra, dict.fromkeys(_ASKED, "is decided elsewhere"), known)
+    reserved: dict[str, str] = dict.fromkeys(_ASKED, "has an option or a request of its own")
+    sampling = _problems("extra", llm.extra, reserved, known) if known else []
     return [*found, *check_engine(llm), *(Violation(where, problem) for problem in sampling)]
 
 
@@ -84,8 +87,10 @@ def check_engine(llm: LLM) -> list[Violation]:
     """What is wrong with `llm.engine`, as far as it can be known without loading it."""
     if _folder() is None:  # the workers may have it
         return []
-    problems = [*_problems("engine", llm.engine, _OURS, _fields(*_ENGINE)), *_deadly(llm)]
-    return [Violation(f"model {llm.label!r}", problem) for problem in problems]
+    where, known = f"model {llm.label!r}", _fields(*_ENGINE)
+    if not known:
+        return [Violation(where, f"the options of the engine cannot be read{version_problem()}")]
+    return [Violation(where, problem) for problem in (*_problems("engine", llm.engine, _OURS, known), *_deadly(llm))]
 
 
 def _deadly(llm: LLM) -> list[str]:
@@ -158,7 +163,7 @@ def engine_options(llm: LLM) -> dict[str, Any]:
 
 
 def _problems(place: str, given: Iterable[str], elsewhere: Mapping[str, str], known: Sequence[str]) -> list[str]:
-    """What is wrong with the names `given` at a place; `elsewhere`: those that are said in another, and why."""
+    """What is wrong with the names `given` at a place; `elsewhere`: those that belong in another, and why."""
     found: list[str] = []
     for name in given:
         if name in elsewhere:
@@ -166,6 +171,14 @@ def _problems(place: str, given: Iterable[str], elsewhere: Mapping[str, str], kn
         elif name not in known:
             found.append(f"{place}: vLLM {_version()} has no {_WORDS[place]} {name!r}{nearest(name, list(known))}")
     return found
+
+
+def version_problem(installed: str = "") -> str:
+    """What a message adds to a failure of vLLM's internals where its version may be why; empty where it is not."""
+    installed = installed or _version()
+    if installed.startswith(tuple(f"{minor}." for minor in SUPPORTED)):
+        return ""
+    return f"; vLLM {installed} is installed, and raypipe supports {', '.join(SUPPORTED)}: {INSTALL}"
 
 
 def _version() -> str:
@@ -177,6 +190,11 @@ def _version() -> str:
     return "here"
 
 
+def is_installed() -> bool:
+    """Whether this Python has vLLM, of whatever version."""
+    return _folder() is not None
+
+
 @cache
 def _folder() -> Path | None:
     found = find_spec("vllm")
@@ -185,10 +203,13 @@ def _folder() -> Path | None:
 
 @cache
 def _fields(file: str, classes: Sequence[str]) -> tuple[str, ...]:
-    """The annotated fields of classes in a source file of vLLM's."""
+    """The annotated fields of classes in a source file of vLLM's; none where another version has them elsewhere."""
     folder = _folder()
     assert folder is not None
-    tree = ast.parse((folder / file).read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse((folder / file).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError):
+        return ()
     bodies = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name in classes]
     fields = [one.target for body in bodies for one in body if isinstance(one, ast.AnnAssign)]
     return tuple(field.id for field in fields if isinstance(field, ast.Name))

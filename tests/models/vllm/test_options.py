@@ -16,7 +16,7 @@ from raypipe.errors import InfrastructureError, SpecError
 from raypipe.models import LLM, check_model, gpus_of, missing_engine, open_model, vLLM
 from raypipe.models.vllm.devices import claimed, gpus_here
 from raypipe.models.vllm.engine_log import Diary, advice
-from raypipe.models.vllm.options import engine_options, is_cpu_build
+from raypipe.models.vllm.options import engine_options, is_cpu_build, version_problem
 from raypipe.pipeline import Pipeline
 from raypipe.steps import LoadDataFromDicts
 from raypipe.steps.tasks import TextGeneration
@@ -38,7 +38,7 @@ def problems(llm: LLM) -> str:
         ({"engine": {"max_num_seq": 4}}, "has no option 'max_num_seq' (did you mean 'max_num_seqs'?)"),
         ({"engine": {"model": "other"}}, "engine: 'model' is what the uri names; leave it out"),
         ({"extra": {"topk": 4}}, "has no sampling parameter 'topk' (did you mean 'top_k'?)"),
-        ({"extra": {"n": 2}}, "extra: 'n' is decided elsewhere; leave it out"),
+        ({"extra": {"n": 2}}, "extra: 'n' has an option or a request of its own; leave it out"),
     ],
 )
 def test_what_vllm_does_not_know_is_refused_before_it_loads(fields: dict[str, object], said: str) -> None:
@@ -234,3 +234,9 @@ def test_an_engine_offers_tools_that_it_must_call_and_no_others() -> None:
 def test_a_model_is_named_by_a_folder_as_well(tmp_path: Path) -> None:
     llm = LLM(f"vllm/{tmp_path}")
     assert (llm.provider, llm.model) == ("vllm", str(tmp_path))
+
+
+@pytest.mark.parametrize(("installed", "says"), [("0.32.0", ""), ("0.32.1+cpu", ""), ("0.33.0", "supports 0.32")])
+def test_another_version_is_named_where_internals_fail(installed: str, says: str) -> None:
+    problem = version_problem(installed)
+    assert says in problem and bool(says) == (f"vLLM {installed} is installed" in problem)
