@@ -1,13 +1,13 @@
-"""I keep what the engines of a run said of themselves, one entry for each worker that holds one.
+"""Keeps the figures that the engines of a run report, by worker. Knows nothing of who shows them.
 
-I do not know who shows it. A worker that is lost is followed by one of the same name, whose counts begin again: what
-the lost one had counted stays.
+A worker that is lost is followed by one of the same name, whose counts begin again: what the lost one had counted
+stays.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +77,7 @@ class EngineStats:
             report.note(status.engines[0], status.output_tokens, self._clock())
 
     def beside(self, watch: Callable[[Sequence[Snapshot]], None]) -> Callable[[Sequence[Snapshot]], None]:
-        """`watch`, and these meters are told what it is told."""
+        """Call `watch` with what conductors see, after noting it here."""
 
         def both(snapshots: Sequence[Snapshot]) -> None:
             self.take(snapshots)
@@ -88,19 +88,17 @@ class EngineStats:
     def describe(self, models: dict[str, dict[str, Any]]) -> None:
         """Add to the manifest's figures of each pool what its engines did."""
         for pool, figures in models.items():
-            if engines := self._figures(pool):
-                figures["engines"] = engines
-
-    def _figures(self, pool: str) -> dict[str, Mapping[str, Any]]:
-        return {
-            worker: {
-                "output_tokens": report.tokens,
-                "tokens_per_s": round(report.tokens_per_s, 1),
-                "most_running": report.most_running,
-                "most_kv_cache_usage": round(report.most_kv_cache, 4),
-                "prefix_hit_rate": round(report.prefix_hit_rate, 4),
-                "load_s": round(report.now.load_s, 1),
+            engines = {
+                worker: {
+                    "output_tokens": report.tokens,
+                    "tokens_per_s": round(report.tokens_per_s, 1),
+                    "most_running": report.most_running,
+                    "most_kv_cache_usage": round(report.most_kv_cache, 4),
+                    "prefix_hit_rate": round(report.prefix_hit_rate, 4),
+                    "load_s": round(report.now.load_s, 1),
+                }
+                for worker, report in sorted(self.reports.items())
+                if report.pool == pool
             }
-            for worker, report in sorted(self.reports.items())
-            if report.pool == pool
-        }
+            if engines:
+                figures["engines"] = engines

@@ -1,6 +1,6 @@
-"""I let Python look for cyclic garbage rarely while rows move.
+"""Lets Python look for cyclic garbage rarely while rows move. Knows nothing of what moves them.
 
-A run makes many objects and few cycles: with Python's own thresholds a seventh of its processor time goes into looking.
+A run makes many objects and few cycles: with Python's own thresholds a seventh of its CPU time goes into looking.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _usual = gc.get_threshold()
 
 @contextmanager
 def rare_collection() -> Generator[None]:
-    """Collect rarely inside; what was set before holds again once nobody is inside any more."""
+    """Collect rarely inside; the thresholds of before hold again once the last such block is left."""
     global _runs, _usual
     with _lock:
         _runs += 1
@@ -36,5 +36,5 @@ def rare_collection() -> Generator[None]:
 
 
 def collect_rarely() -> None:
-    """For the whole life of a process that has nothing else to do."""
+    """The same for the whole life of a process that is the run's alone."""
     gc.set_threshold(*_THRESHOLDS)

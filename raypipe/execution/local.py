@@ -1,4 +1,4 @@
-"""I run the same plan in this process; what I return is by definition right.
+"""Runs a plan in this process; other executors have to return the same rows. Knows nothing of Ray.
 
 The work is done by one event loop in a thread of its own, so a caller may have a loop already.
 """
@@ -26,13 +26,13 @@ from raypipe.execution.conductor.conductor import Conductor, Snapshot
 from raypipe.execution.conductor.spill import end_spilled, spilled_in
 from raypipe.execution.gc_tuning import rare_collection
 from raypipe.execution.setup import MOST_REPLACEMENTS, Outcome, PoolBase, RunSetup, Watch, count_calls_in_flight
-from raypipe.execution.source import grouped_batches, source_batches
+from raypipe.execution.source import read_groups, read_source
 from raypipe.execution.stopping import ASKED, DRAIN_S, Phase, Stop
 from raypipe.execution.wire import WorkerStatus
 from raypipe.execution.worker.replica import Replica, ReplicaSetup
 from raypipe.limits import RateCoordinator
 from raypipe.plan.load_groups import ALL, kept
-from raypipe.plan.plan import Plan, Sink, Stage
+from raypipe.plan.plan import Sink, Stage
 from raypipe.plan.resources import made_fit, of_this_process
 
 _WATCH_EVERY_S = 0.5
@@ -73,12 +73,15 @@ class LocalPool(PoolBase):
 
 def execute(setup: RunSetup, watch: Watch, stop: Stop) -> Outcome:
     """Run all stages. Raises RaypipeError when the run cannot go on, StoppedError when it is to end at once."""
-    run = _Run(replace(setup, plan=_with_engines_that_fit(setup.plan)), stop)
+    if any(llm.runs_here for llm in setup.plan.models):
+        # Engines that do not fit on the GPUs here at once are loaded one after the other.
+        setup = replace(setup, plan=made_fit(setup.plan, of_this_process()))
+    run = _Run(setup, stop)
     run.halted_for = ASKED if stop.is_asked else ""  # before it began: nothing is sent
     thread = start_thread(run.work, "raypipe-loop", None)
     try:
         while thread.is_alive():
-            _joined(thread, stop)
+            _wait_for(thread, stop)
             stop.check()
             if stop.is_at_once:
                 raise StoppedError(ASKED)
@@ -96,15 +99,8 @@ def execute(setup: RunSetup, watch: Watch, stop: Stop) -> Outcome:
     return Outcome(run.results, run.halted_for)
 
 
-def _with_engines_that_fit(plan: Plan) -> Plan:
-    """Engines that have no room on the GPUs here at once are loaded one after the other."""
-    if not any(llm.runs_here for llm in plan.models):
-        return plan
-    return made_fit(plan, of_this_process())
-
-
-def _joined(thread: threading.Thread, stop: Stop) -> None:
-    """Wait for the thread, for the time between two looks or until the run is to be stopped."""
+def _wait_for(thread: threading.Thread, stop: Stop) -> None:
+    """Wait for the thread for a while, or until the run is to be stopped."""
     asked = stop.is_asked
     for _ in range(round(_WATCH_EVERY_S / _LOOK_EVERY_S)):
         thread.join(_LOOK_EVERY_S)
@@ -132,7 +128,7 @@ class _Run:
             runner.run(self._stages())
 
     def _note_end(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        """What ends the stages is raised where they are awaited; in this thread nobody hears it."""
+        """What ends the stages is raised in the thread that waits for this one."""
         self.error = InfrastructureError("the run was stopped") if isinstance(error, asyncio.CancelledError) else error
         return True
 
@@ -159,6 +155,8 @@ class _Run:
         pools: dict[str, LocalPool] = {}
         log = CallLogWriter(self._setup.run.calls, self._setup.run.owner)
         coordinator = RateCoordinator(self._setup.run.options.caps, self._setup.spent)
+        # A worker in place of another finds in the call log what that one left.
+        make = partial(Replica, index=self._setup.index, log=log, coordinator=coordinator)
         try:
             stay = iter(kept(self._setup.plan))
             for stage in self._setup.plan.stages:
@@ -167,20 +165,21 @@ class _Run:
                 spilled: list[str] | None = None
                 for phase in stage.phases or (ALL,):
                     with self._stop.phase(Phase.LOAD):
-                        await self._open_pools(pools, stage, phase, (log, coordinator))
+                        await self._open_pools(pools, stage, phase, make)
                     with self._stop.phase(Phase.RUN):
                         spilled = await self._phase(stage, phase, pools, spilled)
                     with self._stop.phase(Phase.UNLOAD):
                         await self._close_pools(pools, next(stay))
                     if self.halted_for:
                         break
-                self._end(spilled or ())
+                parts = self._setup.run.parts
+                self.results += [end_spilled(path, parts, self.halted_for) for path in spilled or ()]
         finally:
             await self._close_pools(pools, ())
             log.close()
 
     def _is_forecast_until_here(self) -> bool:
-        """What a barrier would see is not known while rows before it lack answers."""
+        """Whether rows before a barrier lack answers, so that what it would take in is not known."""
         counts = (counts for result in self.results for counts in result.counts.values())
         return self._setup.run.unsent is not None and any(count.rows_unfinished for count in counts)
 
@@ -189,17 +188,13 @@ class _Run:
         pools: dict[str, LocalPool],
         stage: Stage,
         phase: frozenset[str],
-        shared: tuple[CallLogWriter, RateCoordinator],
+        make: Callable[[ReplicaSetup], Replica],
     ) -> None:
         for name, replicas in self._setup.replicas(stage, phase).items():
             if name not in pools:
-                pool = pools[name] = LocalPool(partial(self._replica, *shared), replicas)
+                pool = pools[name] = LocalPool(make, replicas)
                 for _ in range(pool.fewest):
                     await pool.grow()
-
-    def _replica(self, log: CallLogWriter, coordinator: RateCoordinator, setup: ReplicaSetup) -> Replica:
-        """A worker; one in place of another finds in the call log what that one left."""
-        return Replica(setup, self._setup.index, log, coordinator)
 
     async def _close_pools(self, pools: dict[str, LocalPool], stay: Sequence[str]) -> None:
         for name in [name for name in pools if name not in stay]:
@@ -209,7 +204,7 @@ class _Run:
     async def _phase(
         self, stage: Stage, phase: frozenset[str], pools: dict[str, LocalPool], spilled: Sequence[str] | None
     ) -> list[str]:
-        """Carry the batches of a stage, or those put away by the phase before; the ones that are put away now."""
+        """Carry the batches of a stage, or those that the phase before spilled; the ones that are spilled now."""
         setup = self._setup.conductor("local", stage, phase)
         conductor = self.conductor = Conductor(setup, {name: pools[name] for name in stage.pools_of(phase)})
         conductor.open()
@@ -267,16 +262,13 @@ class _Run:
         while not reading.done():
             await asyncio.wait({reading}, timeout=_LOOK_EVERY_S)
             if conductor.halted_for and not reading.done():
-                reading.add_done_callback(_forget)
+                # Nobody awaits it any more; an error of it is dropped.
+                reading.add_done_callback(lambda done: None if done.cancelled() else done.exception())
                 return None
         return await reading
 
-    def _end(self, spilled: Sequence[str]) -> None:
-        """Batches that are not gone on with."""
-        self.results += [end_spilled(path, self._setup.run.parts, self.halted_for) for path in spilled]
-
     def snapshots(self) -> list[Snapshot]:
-        """What the conductors saw that are through, and what the one at work sees."""
+        """What conductors saw that are through, and what the one at work sees."""
         at_work = self.conductor
         return [*self._before, *([] if at_work is None else [at_work.snapshot()])]
 
@@ -289,15 +281,9 @@ class _Run:
         entry, setup = stage.steps[stage.entry].step, self._setup
         if isinstance(entry, Source):
             options, artifacts = setup.run.options, setup.run.artifacts
-            return source_batches(entry, options.source_rows, setup.only, artifacts, options.bounds.batch_bytes)
+            return read_source(entry, options.source_rows, setup.only, artifacts, options.bounds.batch_bytes)
         assert isinstance(entry, Aggregate)
-        return grouped_batches(paths_for(Sink("barrier", stage.entry), self.results), stage.entry, entry)
-
-
-def _forget(reading: asyncio.Future[Any]) -> None:
-    """What comes of it is of no interest any more."""
-    if not reading.cancelled():
-        reading.exception()
+        return read_groups(paths_for(Sink("barrier", stage.entry), self.results), stage.entry, entry)
 
 
 def paths_for(sink: Sink, results: Sequence[BatchResult]) -> list[str]:

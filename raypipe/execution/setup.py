@@ -1,4 +1,4 @@
-"""I say what an executor is given and what it gives back."""
+"""Defines what an executor is given and what it gives back. Knows nothing of how it runs a plan."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Watch = Callable[[Sequence[Snapshot]], None]
 def count_calls_in_flight(plan: Plan, snapshots: Sequence[Snapshot], is_overdue: bool) -> int:
     """Calls that have been sent to models and not been answered yet, as far as conductors see.
 
-    With `is_overdue`, workers that should have heard of a stop and have not count no more: a step blocks them.
+    With `is_overdue`, workers that do not know of a stop yet are left out: a step blocks them.
     """
     asking = {name for name, pool in plan.pools.items() if pool.llm is not None}
     workers = [one for snapshot in snapshots for one in snapshot.workers.values() if one.pool in asking]
@@ -43,7 +43,7 @@ class Outcome:
 
 
 class PoolBase:
-    """The workers of a pool, of all that there may be."""
+    """The workers of a pool, out of all that there may be."""
 
     setups: list[ReplicaSetup]
     """Of all workers that there may be."""
@@ -58,7 +58,7 @@ class PoolBase:
         return len(self.setups)
 
     def vacant(self) -> ReplicaSetup:
-        """That of a worker which is not there."""
+        """The setup of a worker that is not there."""
         there = {worker.name for worker in self.workers}
         return next(setup for setup in self.setups if setup.name not in there)
 

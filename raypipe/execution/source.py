@@ -1,7 +1,7 @@
-"""I read what a stage takes in: rows with identity, in batches.
+"""Reads what a stage takes in: rows with identity, in batches. Knows nothing of who carries them.
 
-A source row's identity is the digest of its content and its occurrence among equal rows of its
-unit, so it does not depend on where the row stands. Rows between stages carry theirs already.
+A source row's identity is the digest of its content and its occurrence among equal rows of its unit, so it does not
+depend on where the row stands. Rows between stages carry theirs already.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from raypipe.errors import InputError, RaypipeError, SpecError, nearest
 from raypipe.execution.conductor.compound_rows import fold
 from raypipe.execution.worker.boundary import close_step, describe
 from raypipe.identity import canonical_json, group_identity, source_identity
-from raypipe.row import GROUP, GROUP_ID, LINEAGE, PATH, POSITION, RESERVED, ROW_ID
+from raypipe.row import GROUP, GROUP_ID, PATH, POSITION, RESERVED, ROW_ID
 from raypipe.storage.paths import AnyPath, open_parquet_at
 from raypipe.storage.tables import LINEAGE_SCHEMA, concat, conform, sort_by_source, unify_schemas
 from raypipe.values.admission import admit_table
@@ -33,7 +33,7 @@ BATCH_ROWS = 1024
 _UNIT_POSITIONS = 2**40
 
 
-def identified(source: Source, unit: Unit, number: int, only: frozenset[bytes] | None = None) -> Iterator[pa.Table]:
+def identify_rows(source: Source, unit: Unit, number: int, only: frozenset[bytes] | None = None) -> Iterator[pa.Table]:
     """The rows of the `number`-th unit with lineage columns, or only those with certain identities.
 
     Raises InputError.
@@ -41,13 +41,15 @@ def identified(source: Source, unit: Unit, number: int, only: frozenset[bytes] |
     seen: dict[bytes, int] = {}
     position = number * _UNIT_POSITIONS
     where = f"file {unit.location!r}" if unit.location else f"step {source.name or type(source).__name__!r}"
-    for read in _in_pieces(tables_of(source, unit)):
+    for read in _in_pieces(read_tables(source, unit)):
         table = admit_table(read, where)
         named = table if source.identity is None else table.select(list(source.identity))
         ids: list[bytes] = []
         is_plain = all(_is_plain(column) for column in named.columns)
         for row in to_rows(named):
-            content = orjson.dumps(row, option=orjson.OPT_SORT_KEYS) if is_plain else canonical_json(_said(row))
+            content = (
+                orjson.dumps(row, option=orjson.OPT_SORT_KEYS) if is_plain else canonical_json(_without_nulls(row))
+            )
             first = source_identity(content, unit.name, 0)
             occurrence = seen[first] = seen.get(first, -1) + 1
             ids.append(first if not occurrence else source_identity(content, unit.name, occurrence))
@@ -63,7 +65,7 @@ def _in_pieces(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         yield from split(table, table.num_rows, READ_BYTES) if table.num_rows else [table]
 
 
-def tables_of(source: Source, unit: Unit) -> Iterator[pa.Table]:
+def read_tables(source: Source, unit: Unit) -> Iterator[pa.Table]:
     """What a source reads. Raises InputError for whatever its code raises."""
     tables = iter(source.read(unit))
     try:
@@ -91,8 +93,8 @@ class _Reading:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(frame.filename).name}:{frame.lineno}"
             name = self._source.name or type(self._source).__name__
-            said = " ".join(describe(error).split())
-            raise InputError(f"step {name!r} cannot read its rows: {said} ({where})") from None
+            problem = " ".join(describe(error).split())
+            raise InputError(f"step {name!r} cannot read its rows: {problem} ({where})") from None
 
 
 def _is_plain(column: pa.ChunkedArray) -> bool:
@@ -101,12 +103,12 @@ def _is_plain(column: pa.ChunkedArray) -> bool:
     return not column.null_count and (pa.types.is_string(kind) or pa.types.is_integer(kind))
 
 
-def _said(value: Any) -> Any:
+def _without_nulls(value: Any) -> Any:
     """A value without its nulls: in a table, a row gets null fields from its neighbours."""
     if isinstance(value, dict):
-        return {name: _said(item) for name, item in value.items() if item is not None}
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_said(item) for item in value]
+        return [_without_nulls(item) for item in value]
     return value
 
 
@@ -124,7 +126,7 @@ def _with_lineage(table: pa.Table, ids: Sequence[bytes], positions: Sequence[int
     return table
 
 
-def source_batches(
+def read_source(
     source: Source,
     limit: int | None = None,
     only: frozenset[bytes] | None = None,
@@ -139,8 +141,8 @@ def source_batches(
     left = limit
     for number, unit in enumerate(source.units()):
         source.keep_artifacts_in(artifacts)
-        for table in identified(source, unit, number, only):
-            for batch in sliced(table if left is None else table.slice(0, left), most_bytes):
+        for table in identify_rows(source, unit, number, only):
+            for batch in cut_batches(table if left is None else table.slice(0, left), most_bytes):
                 yield batch
                 if left is not None:
                     left -= batch.num_rows
@@ -148,12 +150,12 @@ def source_batches(
                 return
 
 
-def sliced(table: pa.Table, most_bytes: int = READ_BYTES) -> Iterator[pa.Table]:
+def cut_batches(table: pa.Table, most_bytes: int = READ_BYTES) -> Iterator[pa.Table]:
     """A table in batches of at most `BATCH_ROWS` rows and so many bytes; none for an empty one."""
     return split(table, BATCH_ROWS, most_bytes)
 
 
-def gathered_schema(paths: Sequence[str], name: str, step: Aggregate) -> pa.Schema:
+def unify_part_schemas(paths: Sequence[str], name: str, step: Aggregate) -> pa.Schema:
     """The schema that the rows in all `paths` fit. Raises SpecError when none has a column that they are grouped by."""
     schema = unify_schemas([open_parquet_at(path).schema_arrow for path in paths])
     missing = [column for column in step.by if column not in schema.names] if isinstance(step.by, list) else []
@@ -164,13 +166,13 @@ def gathered_schema(paths: Sequence[str], name: str, step: Aggregate) -> pa.Sche
     return schema
 
 
-def gathered(paths: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
+def read_parts(paths: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
     """The rows of each file under one schema."""
     for path in paths:
         yield conform(open_parquet_at(path).read(), schema)
 
 
-def group_of(rows: pa.Table, name: str, step: Aggregate) -> pa.Table:
+def fold_group(rows: pa.Table, name: str, step: Aggregate) -> pa.Table:
     """All rows of one group as one row of a new stage, a root of its own in the place of its first row."""
     rows = sort_by_source(rows)
     keys = list(step.by) if isinstance(step.by, list) else []
@@ -184,29 +186,15 @@ def group_of(rows: pa.Table, name: str, step: Aggregate) -> pa.Table:
     return fold(rows.drop_columns([GROUP, GROUP_ID]), step, parent)
 
 
-def grouped_batches(paths: Sequence[str], name: str, step: Aggregate) -> Iterator[pa.Table]:
+def read_groups(paths: Sequence[str], name: str, step: Aggregate) -> Iterator[pa.Table]:
     """The groups of all rows in `paths`, in the order of their first rows. Raises SpecError."""
     if not paths:
         return
-    rows = sort_by_source(pa.concat_tables(gathered(paths, gathered_schema(paths, name, step))))
+    rows = sort_by_source(pa.concat_tables(read_parts(paths, unify_part_schemas(paths, name, step))))
     places: dict[str, list[int]] = {}
     keys = rows.column(GROUP).to_pylist() if isinstance(step.by, list) else [""] * rows.num_rows
     for index, key in enumerate(keys):
         places.setdefault(key, []).append(index)
-    groups = (group_of(take_rows(rows, at), name, step) for at in places.values())
+    groups = (fold_group(take_rows(rows, at), name, step) for at in places.values())
     while some := list(islice(groups, BATCH_ROWS)):
-        yield from sliced(concat(some))
-
-
-__all__ = [
-    "BATCH_ROWS",
-    "LINEAGE",
-    "gathered",
-    "gathered_schema",
-    "group_of",
-    "grouped_batches",
-    "identified",
-    "sliced",
-    "source_batches",
-    "tables_of",
-]
+        yield from cut_batches(concat(some))

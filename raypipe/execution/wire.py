@@ -1,12 +1,12 @@
-"""I say what travels between a conductor and a worker.
+"""Defines what travels between a conductor and a worker. Knows nothing of either.
 
-Out go chunks of rows of one step; back come, for each step, one table of rows that ended and one
-of rows that were made. A row is named by its chunk and its index in that chunk.
+Out go chunks of rows of one step; back come, for each step, one table of rows that ended and one of rows that were
+made. A row is named by its chunk and its index in that chunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
@@ -40,10 +40,10 @@ ENDED = pa.schema(
 PLACES = pa.schema([("chunk", pa.int32()), ("index", pa.int32()), ("child", pa.int32())])
 
 FLUSH_S = 0.05
-"""How long a worker gathers answers before it tells them, at least."""
+"""How long a worker gathers answers before it sends them, at least."""
 
 FED_FLUSH_S = 0.2
-"""The same while nobody waits for them: an exchange costs nearly as much for few rows as for many."""
+"""The same while no step waits for them: an exchange costs nearly as much for few rows as for many."""
 
 
 class _Shipped:
@@ -110,7 +110,7 @@ class WorkerStatus:
     halted_for: str = ""
     """Why it sends no calls any more."""
     engines: tuple[EngineFigures, ...] = ()
-    """How the engines are doing that it holds."""
+    """Figures of the engines that it holds."""
     oldest_step: str = ""
     """The step that works on the oldest row."""
     pool: str = ""
@@ -119,10 +119,12 @@ class WorkerStatus:
 
 @dataclass(frozen=True)
 class Reply:
+    """What a worker answers to an exchange."""
+
     answers: list[Answer]
     status: WorkerStatus
     kept: int = 0
-    """Rows of the sender that the worker has, those included that have ended and are told later."""
+    """Rows of the sender that the worker has, including those that have ended and that later replies bring."""
 
 
 class Worker(Protocol):
@@ -135,7 +137,7 @@ class Worker(Protocol):
     def concurrency(self) -> int: ...
 
     async def exchange(self, sender: Sender, chunks: list[Chunk], flush_s: float) -> Reply:
-        """Take new rows; come back when there is something to tell, at most `flush_s` after the first of it.
+        """Take new rows; return when some have ended, at most `flush_s` seconds after the first of them.
 
         Raises `ReplicaLostError` when the worker is gone, `RaypipeError` when the run cannot go on.
         """
@@ -173,7 +175,8 @@ class Results:
     def __len__(self) -> int:
         return len(self._ended)
 
-    def done(self, place: tuple[int, int], rows: Sequence[Values], counts: CallCounts) -> None:
+    def complete(self, place: tuple[int, int], rows: Sequence[Values], counts: CallCounts) -> None:
+        """A row became `rows`; one that is larger than a value may be makes it fail."""
         count = len(rows)
         if count == 1:
             size = 0
@@ -184,9 +187,11 @@ class Results:
             sizes = [size_of(row) for row in rows]
             largest, size = max(sizes, default=0), sum(sizes)
         if largest > MOST_VALUE_BYTES:
-            self.failed(place, _too_large(largest), counts)
+            size_gib = f"{largest / 2**30:.1f} GiB"
+            problem = f"the step returned a row of {size_gib}; a row has at most 2 GiB: return less or more rows"
+            self.fail(place, Failure("output", problem), counts)
             return
-        self._end(place, DONE, counts, became=(count, size))
+        self.end(place, DONE, counts, became=(count, size))
         if count == 1:
             self._places.append((*place, 0))
         else:
@@ -194,16 +199,11 @@ class Results:
         self._made += rows
         self.size_bytes += size
 
-    def filtered(self, place: tuple[int, int], counts: CallCounts) -> None:
-        self._end(place, FILTERED, counts)
+    def fail(self, place: tuple[int, int], failure: Failure, counts: CallCounts) -> None:
+        """A row failed."""
+        self.end(place, FAILED, counts, failure.kind, to_text(failure.message))
 
-    def unfinished(self, place: tuple[int, int], counts: CallCounts) -> None:
-        self._end(place, UNFINISHED, counts)
-
-    def failed(self, place: tuple[int, int], failure: Failure, counts: CallCounts) -> None:
-        self._end(place, FAILED, counts, failure.kind, to_text(failure.message))
-
-    def _end(
+    def end(
         self,
         place: tuple[int, int],
         status: int,
@@ -212,6 +212,7 @@ class Results:
         message: str | None = None,
         became: tuple[int, int] = (0, 0),
     ) -> None:
+        """A row ended with one of the four statuses; it `became` so many rows, of so many bytes."""
         calls = (counts.calls_sent, counts.calls_cached, counts.calls_unanswered)
         self._ended.append((*place, status, kind, message, *calls, counts.input_tokens, counts.output_tokens))
         self._sizes.append(became)
@@ -219,10 +220,16 @@ class Results:
             add_by_model(self._by_model, counts.by_model)
 
     def take(self, step: str, most_bytes: int) -> Answer:
-        """The rows that ended first, of no more bytes; but one in any case, with all that it became."""
+        """The rows that ended first, of at most `most_bytes`; at least one, with all that it became."""
         ends, rows = len(self._ended), len(self._made)
         if self.size_bytes > most_bytes:
-            ends, rows = self._until(most_bytes)
+            rows = left = 0
+            for index, (count, size) in enumerate(self._sizes):
+                left += size
+                if index and left > most_bytes:
+                    ends = index
+                    break
+                rows += count
         ended, self._ended = self._ended[:ends], self._ended[ends:]
         places, self._places = self._places[:rows], self._places[rows:]
         made, self._made = self._made[:rows], self._made[rows:]
@@ -230,15 +237,6 @@ class Results:
         self._sizes = self._sizes[ends:]
         by_model, self._by_model = self._by_model, {}
         return Answer(step, _table(ended, ENDED), _table(places, PLACES), self._columns(made), by_model)
-
-    def _until(self, most_bytes: int) -> tuple[int, int]:
-        rows = left = 0
-        for index, (count, size) in enumerate(self._sizes):
-            left += size
-            if index and left > most_bytes:
-                return index, rows
-            rows += count
-        return len(self._sizes), rows
 
     def _columns(self, made: list[Values]) -> pa.Table:
         names = dict.fromkeys(self._types)
@@ -251,19 +249,13 @@ class Results:
         return pa.Table.from_arrays(arrays, names=list(names))
 
 
-def _too_large(size_bytes: int) -> Failure:
-    said = f"the step returned a row of {size_bytes / 2**30:.1f} GiB; a row has at most 2 GiB: return less or more rows"
-    return Failure("output", said)
-
-
 def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
-    arrays = [_column(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    columns: Iterable[tuple[Any, ...]] = zip(*rows, strict=True) if rows else [()] * len(schema)
+    arrays: list[pa.Array] = []
+    for values, kind in zip(columns, schema.types, strict=True):
+        # Most columns have one value in every row, which costs a tenth this way.
+        if values and values.count(values[0]) == len(values):
+            arrays.append(pa.repeat(pa.scalar(values[0], kind), len(values)))
+        else:
+            arrays.append(pa.array(values, kind))
     return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _column(values: tuple[Any, ...], kind: pa.DataType) -> pa.Array:
-    """Most columns say the same of every row: such a one costs a tenth."""
-    if values and values.count(values[0]) == len(values):
-        return pa.repeat(pa.scalar(values[0], kind), len(values))
-    return pa.array(values, kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from raypipe.contracts.step import Aggregate, Source
-from raypipe.execution.source import tables_of
+from raypipe.execution.source import read_tables
 from raypipe.graph.graph import Graph
 from raypipe.row import RESERVED
 from raypipe.storage.tables import LINEAGE_SCHEMA, to_output_columns
@@ -52,6 +52,6 @@ def _source_types(source: Source) -> dict[str, pa.DataType]:
 
 def _read_types(source: Source) -> dict[str, pa.DataType]:
     for unit in source.units():
-        for table in tables_of(source, unit):
+        for table in read_tables(source, unit):
             return {f.name: f.type for f in table.schema if f.name not in RESERVED}
     return {name: pa.string() for name in source.columns() or ()}

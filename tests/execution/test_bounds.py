@@ -173,7 +173,7 @@ def test_a_worker_tells_few_bytes_at_once() -> None:
     told = evens("told")
     mailbox = Mailbox({"told": told}, 10_000)
     for number in range(50):
-        mailbox.results["told"].done((0, number), [{"odd": "y" * 1000}] * 2, CallCounts())
+        mailbox.results["told"].complete((0, number), [{"odd": "y" * 1000}] * 2, CallCounts())
     mailbox.notify()
     numbers: list[int] = []
     while mailbox.has_news:
@@ -203,8 +203,8 @@ def test_a_row_of_a_step_beyond_two_gib_fails_alone() -> None:
     mailbox = Mailbox({"told": evens("told")}, 10_000)
     results = mailbox.results["told"]
     text = "z" * (1 << 20)
-    results.done((0, 0), [{"odd": [text] * 2048}], CallCounts())
-    results.done((0, 1), [{"odd": "short"}], CallCounts())
+    results.complete((0, 0), [{"odd": [text] * 2048}], CallCounts())
+    results.complete((0, 1), [{"odd": "short"}], CallCounts())
     [answer] = mailbox.take()
     assert answer.ended.column("status").to_pylist() == [1, 0]
     assert answer.ended.column("message")[0].as_py() == (

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raypipe.contracts.step import Source
-from raypipe.execution.source import BATCH_ROWS, sliced, source_batches
+from raypipe.execution.source import BATCH_ROWS, cut_batches, read_source
 from raypipe.pipeline import Pipeline
 from raypipe.row import POSITION, ROW_ID
 from raypipe.steps import LoadDataFromDicts
@@ -21,7 +21,7 @@ ROWS = st.lists(st.fixed_dictionaries({"a": st.integers(0, 5), "b": st.sampled_f
 
 
 def column(source: Source, name: str = ROW_ID) -> list[Any]:
-    return [value for table in source_batches(source) for value in table.column(name).to_pylist()]
+    return [value for table in read_source(source) for value in table.column(name).to_pylist()]
 
 
 def ids(rows: list[dict[str, Any]], **fields: Any) -> list[bytes]:
@@ -56,17 +56,17 @@ def test_named_columns_alone_can_be_the_identity() -> None:
 def test_positions_count_up_and_batches_are_bounded() -> None:
     source = LoadDataFromDicts([{"a": number} for number in range(5000)])
     assert column(source, POSITION) == list(range(5000))
-    assert max(table.num_rows for table in source_batches(source)) <= BATCH_ROWS
+    assert max(table.num_rows for table in read_source(source)) <= BATCH_ROWS
 
 
 def test_a_limit_takes_the_first_rows() -> None:
     source = LoadDataFromDicts([{"a": number} for number in range(5000)])
-    taken = [value for table in source_batches(source, 1500) for value in table.column("a").to_pylist()]
+    taken = [value for table in read_source(source, 1500) for value in table.column("a").to_pylist()]
     assert taken == list(range(1500))
 
 
 def test_nothing_is_cut_into_nothing() -> None:
-    assert list(sliced(pa.table({"a": pa.array([], pa.int64())}))) == []
+    assert list(cut_batches(pa.table({"a": pa.array([], pa.int64())}))) == []
 
 
 @pytest.mark.ray

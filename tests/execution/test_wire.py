@@ -19,10 +19,10 @@ def counts(**numbers: int) -> CallCounts:
 
 def test_each_row_that_ended_says_how_and_what_it_took() -> None:
     results = Results({"a": "string"})
-    results.done((4, 0), [{"a": "x"}], counts(calls_sent=2, calls_unanswered=1, input_tokens=7, output_tokens=3))
-    results.filtered((4, 1), counts(calls_cached=1))
-    results.failed((4, 2), Failure("broken", "it does not fit"), counts(calls_sent=1))
-    results.unfinished((5, 0), counts())
+    results.complete((4, 0), [{"a": "x"}], counts(calls_sent=2, calls_unanswered=1, input_tokens=7, output_tokens=3))
+    results.end((4, 1), FILTERED, counts(calls_cached=1))
+    results.fail((4, 2), Failure("broken", "it does not fit"), counts(calls_sent=1))
+    results.end((5, 0), UNFINISHED, counts())
     ended = results.take("s", ALL).ended
     assert ended.column("status").to_pylist() == [DONE, FILTERED, FAILED, UNFINISHED]
     assert ended.column("chunk").to_pylist() == [4, 4, 4, 5]
@@ -34,9 +34,9 @@ def test_each_row_that_ended_says_how_and_what_it_took() -> None:
 
 def test_rows_made_name_the_row_they_come_from_and_have_all_columns() -> None:
     results = Results({"a": "string"})
-    results.done((0, 1), [{"a": "one", "b": 1}, {"a": "two"}], counts())
-    results.done((0, 0), [], counts())
-    results.done((0, 2), [{"a": None}], counts())
+    results.complete((0, 1), [{"a": "one", "b": 1}, {"a": "two"}], counts())
+    results.complete((0, 0), [], counts())
+    results.complete((0, 2), [{"a": None}], counts())
     answer = results.take("s", ALL)
     assert answer.places.to_pylist() == [
         {"chunk": 0, "index": 1, "child": 0},
@@ -49,11 +49,11 @@ def test_rows_made_name_the_row_they_come_from_and_have_all_columns() -> None:
 def test_no_more_bytes_are_taken_at_once_than_may_travel_but_a_row_in_any_case() -> None:
     results = Results({"a": "string"})
     for index in range(5):
-        results.done((0, index), [{"a": "x" * 100}], counts())
+        results.complete((0, index), [{"a": "x" * 100}], counts())
     taken = [results.take("s", 250).ended.num_rows for _ in range(3)]
     assert taken == [2, 2, 1]
     assert len(results) == 0 and results.size_bytes == 0
-    results.done((0, 0), [{"a": "x" * 1000}], counts())
+    results.complete((0, 0), [{"a": "x" * 1000}], counts())
     assert results.take("s", 1).made.num_rows == 1
 
 
@@ -62,7 +62,7 @@ def test_what_models_of_a_pool_did_is_added_up_and_taken_once() -> None:
     for tokens in (3, 4):
         made = counts(calls_sent=1)
         made.by_model = {"one": {"calls_sent": 1, "output_tokens": tokens}}
-        results.done((0, tokens), [{"a": 1}], made)
+        results.complete((0, tokens), [{"a": 1}], made)
     assert results.take("s", ALL).by_model == {"one": {"calls_sent": 2, "output_tokens": 7}}
     assert results.take("s", ALL).by_model == {}
 
@@ -73,7 +73,7 @@ def test_chunks_and_answers_survive_their_way_to_another_process() -> None:
     assert (chunk.number, chunk.step, chunk.epoch) == (3, "s", 2)
     assert chunk.table.equals(table)
     results = Results({"a": "string"})
-    results.done((0, 0), [{"a": "x"}], counts(calls_sent=1))
+    results.complete((0, 0), [{"a": "x"}], counts(calls_sent=1))
     answer = results.take("s", ALL)
     again: Answer = pickle.loads(pickle.dumps(answer))
     assert again.ended.equals(answer.ended) and again.made.equals(answer.made) and again.places.equals(answer.places)

@@ -1,7 +1,7 @@
-"""I start more workers of a pool while rows wait for it, and end those that have had none for a while.
+"""Starts more workers of a pool while rows wait for it, and ends those that have had none for a while.
 
-I do not know what a worker is made of: pools start and end them. A pool that is to have no worker while nothing waits
-gets its first one as soon as a row does.
+Knows nothing of what a worker is made of: pools start and end them. A pool that may have no worker gets its first one
+as soon as a row waits for it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from raypipe.execution.wire import Worker
 
 _LOOK_EVERY_S = 0.5
 GROW_AFTER_S = 1.0
-"""So long rows wait and no worker has room, before there is one more."""
+"""Seconds for which rows wait and no worker has room, before one more is started."""
 IDLE_S = 30.0
-"""So long a worker has had no rows and none wait, before it is ended."""
+"""Seconds for which a worker has no rows and none wait, before it is ended."""
 _REST_S = 60.0
-"""After a worker could not be started, as long as others work."""
+"""Seconds until the next attempt after a worker could not be started, as long as others work."""
 
 
 class ScalingPool(Protocol):
@@ -46,7 +46,7 @@ class ScalingPool(Protocol):
 
 @dataclass
 class _Seen:
-    """What is known of a pool."""
+    """Since when a pool is full or its workers are idle."""
 
     full_since: float | None = None
     not_before: float = 0.0
@@ -56,7 +56,7 @@ class _Seen:
 
 @dataclass
 class Scaler:
-    """`begin` and `end` are told of workers that come and go; `start` runs what takes long beside."""
+    """`begin` and `end` are called with workers that come and go; `start` runs in the background what takes long."""
 
     pools: Mapping[str, ScalingPool]
     queues: Mapping[str, StepQueue]

@@ -27,7 +27,7 @@ from raypipe.execution.ray import blocks
 from raypipe.execution.ray.liveness import Reporter
 from raypipe.execution.ray.pools import RemotePool
 from raypipe.execution.ray.replicas import end_with_node
-from raypipe.execution.source import sliced
+from raypipe.execution.source import cut_batches
 from raypipe.limits import Caps, Cost, RateCoordinator
 from raypipe.security.file_modes import keep_private
 
@@ -142,7 +142,7 @@ class ConductorUDF:
         running: list[asyncio.Task[BatchResult]] = []
         async with TaskScope() as scope:
             for content in blocks.unpack(block):
-                for rows in [content] if isinstance(content, str) else sliced(content, self._batch_bytes):
+                for rows in [content] if isinstance(content, str) else cut_batches(content, self._batch_bytes):
                     if self._conductor.halted_for and not isinstance(rows, str):
                         break
                     await self._conductor.wait_for_room()

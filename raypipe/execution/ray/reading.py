@@ -20,7 +20,7 @@ from raypipe.contracts.step import Aggregate, Source, Unit
 from raypipe.errors import RaypipeError
 from raypipe.execution.ray import blocks
 from raypipe.execution.setup import RunSetup
-from raypipe.execution.source import gathered, gathered_schema, group_of, identified
+from raypipe.execution.source import fold_group, identify_rows, read_parts, unify_part_schemas
 from raypipe.row import GROUP, PATH, POSITION
 from raypipe.storage.paths import AnyPath
 
@@ -66,7 +66,7 @@ def _read_units(
     try:
         for number, unit in units:
             source.keep_artifacts_in(artifacts)
-            yield from map(blocks.pack_rows, identified(source, unit, number, only))
+            yield from map(blocks.pack_rows, identify_rows(source, unit, number, only))
     except RaypipeError as error:
         yield blocks.pack_error(error)
 
@@ -86,12 +86,12 @@ def read_groups(paths: Sequence[str], name: str, step: Aggregate) -> ray.data.Da
     """
 
     def pack(rows: pa.Table) -> pa.Table:
-        group = group_of(rows, name, step)
+        group = fold_group(rows, name, step)
         # Ray Data sorts by no list: the path is a text that sorts as the path does.
         path = "".join(f"{number:08x}" for number in group.column(PATH)[0].as_py())
         return blocks.pack_rows(group).append_column(GROUP, pa.array([path]))
 
-    rows = _read_shares(paths, partial(gathered, schema=gathered_schema(paths, name, step)))
+    rows = _read_shares(paths, partial(read_parts, schema=unify_part_schemas(paths, name, step)))
     has_keys = isinstance(step.by, list)
     groups = rows.groupby(GROUP if has_keys else None).map_groups(pack, batch_format="pyarrow")
     return (groups.sort([POSITION, GROUP]) if has_keys else groups).drop_columns([GROUP])

@@ -17,7 +17,7 @@ from raypipe.contracts.llm import Caller
 from raypipe.contracts.step import Output, Runs, Step
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
 from raypipe.execution.counts import CallCounts
-from raypipe.execution.wire import FLUSH_S
+from raypipe.execution.wire import FILTERED, FLUSH_S, UNFINISHED
 from raypipe.execution.worker.backlog import Backlog, Item
 from raypipe.execution.worker.boundary import Boundary, describe, error_text, is_cancelled, process_rows
 from raypipe.execution.worker.call_context import CallContext
@@ -136,7 +136,7 @@ class RowRunner:
         self.backlog.end_one(item)
         if caller is not None and caller.is_halted:
             mailbox = self._mailboxes[item.sender]
-            mailbox.results[name].unfinished(item.place, counts)
+            mailbox.results[name].end(item.place, UNFINISHED, counts)
             mailbox.notify()
         else:
             made = accept(name, step, output) if boundary.error is None else boundary.error
@@ -160,17 +160,17 @@ class RowRunner:
                 raise made
             step = self._steps[name]
             if step.on_error == "null":
-                results.done(item.place, (dict.fromkeys(step.writes()),), counts)
+                results.complete(item.place, (dict.fromkeys(step.writes()),), counts)
             else:
-                results.failed(item.place, make_failure(made), counts)
+                results.fail(item.place, make_failure(made), counts)
             if step.on_error == "stop":
                 self.halted_for = f"step {name!r} stops the run for a row that failed: {error_text(made)}"
                 if self._context is not None:
                     self._context.selector.halt(self.halted_for)
         elif made is None:
-            results.filtered(item.place, counts)
+            results.end(item.place, FILTERED, counts)
         else:
-            results.done(item.place, made, counts)
+            results.complete(item.place, made, counts)
         mailbox.notify()
 
 

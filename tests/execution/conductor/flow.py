@@ -13,13 +13,12 @@ from raypipe.execution.conductor.queues import StepQueue
 from raypipe.execution.conductor.row_flow import Router
 from raypipe.execution.conductor.spill import SpilledBatch
 from raypipe.execution.counts import CallCounts
-from raypipe.execution.source import source_batches
-from raypipe.execution.wire import Results
+from raypipe.execution.source import read_source
+from raypipe.execution.wire import FILTERED, UNFINISHED, Results
 from raypipe.pipeline import Pipeline
 from raypipe.row import LINEAGE, Failure
 from raypipe.values.byte_bounds import Bounds
 
-FILTERED, UNFINISHED = "filtered", "unfinished"
 Work = Callable[[str, dict[str, Any]], Any]
 """What becomes of a row in a step: the new columns of each row made, a failure, `FILTERED` or `UNFINISHED`."""
 
@@ -45,7 +44,7 @@ class Flow:
 
     def enter(self) -> list[int]:
         """Take in all rows of the source; the numbers of their batches."""
-        return [self.router.enter(batch) for batch in source_batches(self.source)]
+        return [self.router.enter(batch) for batch in read_source(self.source)]
 
     def exchange(self, work: Work) -> list[str]:
         """The worker ends all rows that it is given, the last first; the steps that they were in."""
@@ -61,13 +60,11 @@ class Flow:
     def _end(results: Results, place: tuple[int, int], outcome: Any) -> None:
         counts = CallCounts(calls_sent=1)
         if isinstance(outcome, Failure):
-            results.failed(place, outcome, counts)
-        elif outcome == FILTERED:
-            results.filtered(place, counts)
-        elif outcome == UNFINISHED:
-            results.unfinished(place, counts)
+            results.fail(place, outcome, counts)
+        elif outcome in (FILTERED, UNFINISHED):
+            results.end(place, outcome, counts)
         else:
-            results.done(place, outcome, counts)
+            results.complete(place, outcome, counts)
 
     def take(self) -> list[Batch | SpilledBatch]:
         """The batches that are through, or wait for steps that are not loaded, since the last time."""

@@ -13,7 +13,7 @@ from raypipe.errors import InputError, OutputError, RaypipeError
 from raypipe.execution.conductor.batches import Batch
 from raypipe.execution.conductor.conductor import Conductor, ConductorSetup
 from raypipe.execution.conductor.row_flow import Ready
-from raypipe.execution.source import source_batches
+from raypipe.execution.source import read_source
 from raypipe.pipeline import Pipeline
 from raypipe.plan.plan import plan_graph
 from raypipe.steps import KeepColumns, LoadDataFromDicts
@@ -60,7 +60,7 @@ def test_whatever_a_batch_ends_with_is_told(
         async with asyncio.timeout(20):
             with pytest.raises(kind, match=said):
                 await result
-            [rows] = source_batches(seed)
+            [rows] = read_source(seed)
             with pytest.raises(kind, match=said):
                 await conductor.run_batch(rows)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from raypipe.execution.conductor.families import Families
-from raypipe.execution.source import source_batches
+from raypipe.execution.source import read_source
 from raypipe.pipeline import Pipeline
 from raypipe.row import ANCESTORS, BATCH, PATH, ROW_ID, Values
 from raypipe.steps import Aggregate, LoadDataFromDicts, step
@@ -25,7 +25,7 @@ def made() -> tuple[Families, pa.Table]:
         rows = LoadDataFromDicts([{"n": number} for number in range(3)], name="seed")
         rows >> listed("listed").scatter() >> Aggregate("met", columns=["item"])
     stage = pipeline.plan().stages[0]
-    [parents] = list(source_batches(rows))
+    [parents] = list(read_source(rows))
     parents = parents.append_column(BATCH, pa.array(np.full(3, 1, np.int32)))
     return Families(stage.steps["met"]), parents
 
