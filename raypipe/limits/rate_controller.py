@@ -31,7 +31,7 @@ _BLINDLY = 0.7
 """The cut for a refusal that comes before there is a measurement."""
 _FAST_A_SECOND = 4.0
 _SLOWEST_PROBE, _FASTEST_PROBE = 0.01, 0.2
-_PATIENCE_S = 5.0
+_QUIET_S = 5.0
 """After a few times so long without a refusal, the limit was raised or never found."""
 _NEAR = 0.9
 _STALE = 1.2
@@ -136,7 +136,7 @@ class _Pace:
         if self._ceiling is None or self.rate < _NEAR * self._ceiling:
             self.rate *= _FAST_A_SECOND**passed
         else:
-            probe = self._probe + _SLOWEST_PROBE * ((now - self._refused_at) / _PATIENCE_S) ** 2
+            probe = self._probe + _SLOWEST_PROBE * ((now - self._refused_at) / _QUIET_S) ** 2
             self.rate *= 1 + min(probe, _FASTEST_PROBE) * passed
 
 
