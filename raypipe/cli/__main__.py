@@ -1,4 +1,4 @@
-"""I am `python -m raypipe.cli`, the command where only the package came along and no script was installed."""
+"""`python -m raypipe.cli`, the command where only the package came along and no script was installed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""I add up what the conductors of a run see, and estimate what is left.
+"""Adds up what the conductors of a run see, and estimates what is left.
 
-I do not know how it is shown. A conductor sees one stage and a worker is seen by many conductors: what was known
+Knows nothing of how it is shown. A conductor sees one stage and a worker is seen by many conductors: what was known
 of a step stays when its stage has ended, and each worker counts once.
 """
 

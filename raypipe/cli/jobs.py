@@ -1,6 +1,6 @@
-"""I am the commands that hand runs to a cluster's job server: submit, status, stop.
+"""The commands that hand runs to a cluster's job server: submit, status, stop.
 
-I do not know how a job travels, nor how a run ends: its exit code is the one that `raypipe run` had there.
+Knows nothing of how a job travels, nor how a run ends: its exit code is the one that `raypipe run` had there.
 """
 
 from __future__ import annotations

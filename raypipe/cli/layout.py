@@ -1,7 +1,4 @@
-"""I lay out numbers and columns as plain text.
-
-I do not know what they mean, nor where they are shown.
-"""
+"""Lays out numbers and columns as plain text. Knows nothing of what they mean, nor where they are shown."""
 
 from __future__ import annotations
 

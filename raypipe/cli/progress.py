@@ -1,7 +1,7 @@
-"""I show a run while it goes on: a table on a terminal, else a line now and then.
+"""Shows a run while it goes on: a table on a terminal, else a line now and then.
 
-I do not know what the numbers mean; `figures` adds them up. I write to the error stream under a descriptor of
-my own, since that of the process is silenced while Ray loads. Nothing that goes wrong in me may end a run.
+Knows nothing of what the numbers mean; `figures` adds them up. Writes to the error stream under a descriptor of its
+own, since that of the process is silenced while Ray loads. Nothing that goes wrong here may end a run.
 """
 
 from __future__ import annotations

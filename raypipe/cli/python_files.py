@@ -1,6 +1,6 @@
-"""I load the pipeline that a Python file holds.
+"""Loads the pipeline that a Python file holds.
 
-I do not know how it is run. The module gets a name of its own, so that a file called `json.py` hides nothing; its
+Knows nothing of how it is run. The module gets a name of its own, so that a file called `json.py` hides nothing; its
 folder is importable as it is for `python file.py`.
 """
 

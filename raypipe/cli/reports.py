@@ -1,7 +1,4 @@
-"""I describe a pipeline, a dry run and a run's failures, as lines of text.
-
-I do not know how they came about.
-"""
+"""Describes a pipeline, a dry run and a run's failures, as lines of text. Knows nothing of how they came about."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""I keep out of this process what a small run does not need.
+"""Keeps out of this process what a small run does not need. Knows nothing of which command runs.
 
-I do not know which command runs. pyarrow imports pandas at the first array that is made from a list, only to
-learn whether pandas' types can occur: 0.33 s of the 1.0 s that a run of ten rows takes without me.
+pyarrow imports pandas at the first array that is made from a list, only to
+learn whether pandas' types can occur: 0.33 s of the 1.0 s that a run of ten rows takes otherwise.
 """
 
 from __future__ import annotations

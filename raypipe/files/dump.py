@@ -24,7 +24,7 @@ from raypipe.security.secrets import REDACTED, is_secret_option, redact
 
 _NOT_WRITTEN = {"name", "llm", "base_dir"}
 _ESCAPED = "\\U"
-"""Begins what libyaml makes of an emoji, and nobody can read."""
+"""How libyaml begins an emoji: an escape that nobody can read."""
 
 
 def described(name: str, description: str, collected: Collector) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _is_found(held: Any) -> bool:
 
 def _cannot_be_found(held: Any) -> str:
     said = f"{getattr(held, '__module__', '')}:{getattr(held, '__qualname__', repr(held))}"
-    return f"{said} cannot be imported by who reads the file; define it at the top of a module and import it from there"
+    return f"{said} cannot be imported by a reader of the file; define it at the top of a module and import it"
 
 
 def not_json(value: Any, place: str = "") -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""I make the steps and edges that a file describes.
+"""Makes the steps and edges that a file describes. Knows nothing of what is done with them.
 
-I do not know what is done with them. All that is wrong with the file is said at once, each by its place.
+All that is wrong with the file is reported at once, each problem with its place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from raypipe.security.secrets import REDACTED, is_redacted
 from raypipe.steps import resolve
 
 _LEFT_OUT = (
-    f"holds {REDACTED} in the place of a secret that was not written down; name the pipeline that it was written from, "
+    f"holds {REDACTED} in place of a secret that was not written down; name the pipeline that it was written from, "
     "or give the secret again with --set"
 )
 _ANY_MODEL = "offline/stand-in"

@@ -1,6 +1,4 @@
-"""I am what a file may say; I refuse anything else.
-
-I do not know which types of steps there are, nor which models: I know the form of a file.
+"""The form of a pipeline file; anything else is refused. Knows nothing of which types of steps and models there are.
 
     name: my-pipeline
     models:
@@ -138,7 +136,7 @@ def parse_spec(text: str, where: str) -> PipelineSpec:
     except yaml.YAMLError as error:
         raise SpecError.of(where, f"is neither YAML nor JSON: {_said(error)}") from None
     except (ValueError, RecursionError) as error:
-        raise SpecError.of(where, f"holds what cannot be read: {error}") from None
+        raise SpecError.of(where, f"cannot be read: {error}") from None
     if not isinstance(plain, Mapping):
         problem = f"holds {_kind(plain)}, not a mapping with the keys name, models and steps"
         raise SpecError.of(where, problem)
@@ -180,11 +178,11 @@ def _step_violations(number: int, step: Any) -> list[Violation]:
 
 def _key_violations(plain: Mapping[Any, Any], where: str) -> list[Violation]:
     wrong = [shorten(repr(key), 80) for key in plain if not isinstance(key, str)]
-    return [Violation(where, f"key {key} is no text; put it in quotes") for key in wrong]
+    return [Violation(where, f"key {key} is not text; put it in quotes") for key in wrong]
 
 
 def _kind(value: Any) -> str:
-    """A value that is no mapping, in words."""
+    """What a value is that should be a mapping."""
     names = {type(None): "nothing", str: "text", bool: "yes or no", int: "a number", float: "a number", list: "a list"}
     return names.get(type(value), f"a {type(value).__name__}")
 

@@ -1,6 +1,6 @@
-"""I say how rows part and meet again: which branches a row takes, and what becomes of its branches.
+"""Says how rows part and meet again: which branches a row takes, and what becomes of its branches.
 
-I do not know how rows travel. A row that takes a branch keeps its identity, so its branches meet by identity, in
+Knows nothing of how rows travel. A row that takes a branch keeps its identity, so its branches meet by identity, in
 the order in which the edges were written, whatever the order in which they arrive.
 """
 

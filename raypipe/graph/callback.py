@@ -1,7 +1,4 @@
-"""I am the step that hands the collected rows of a family to a function.
-
-I do not know how they were collected.
-"""
+"""The step that hands the collected rows of a family to a function. Knows nothing of how they were collected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""I make a sound graph of what a user wrote down, or say everything that is unsound about it.
+"""Makes a sound graph of what a user wrote, or lists everything that is unsound about it.
 
 Names the steps and follows the columns from step to step; a message names steps as the user knows them.
 """

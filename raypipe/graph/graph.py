@@ -1,4 +1,4 @@
-"""I am named steps and edges, and I know what leads where.
+"""Named steps and edges, and what leads where.
 
 A graph is a value: making a sound one of what a user wrote, and running it, are for higher floors.
 """
@@ -104,10 +104,6 @@ class Graph:
     @property
     def leaves(self) -> list[str]:
         return [name for name in self.steps if not self.successors[name]]
-
-    @property
-    def roots(self) -> list[str]:
-        return [name for name in self.steps if not self.predecessors[name]]
 
     def opener(self, gather: str) -> str:
         """The step whose rows an aggregate brings back together, or behind which the branches of a meeting part.

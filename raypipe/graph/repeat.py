@@ -1,6 +1,6 @@
-"""I say how often a part of a pipeline is repeated for a row: until enough of what it makes is accepted.
+"""Says how often a part of a pipeline is repeated for a row: until enough of what it makes is accepted.
 
-I do not know how rows travel. Whichever answers come first, the candidates that are made are the same: one more is
+Knows nothing of how rows travel. Whichever answers come first, the candidates that are made are the same: one more is
 made only where those accepted and those on their way are fewer than wanted, so none is made in vain.
 """
 

@@ -1,4 +1,4 @@
-"""I decide which steps are loaded together: the groups a user names, or as many steps as there is room for.
+"""Decides which steps are loaded together: the groups a user names, or as many steps as there is room for.
 
 A stage whose steps are not all loaded at once has phases. In each, rows are carried as far as the loaded steps take
 them; what waits for others is put away until those are loaded.

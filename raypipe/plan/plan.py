@@ -1,4 +1,4 @@
-"""I turn a sound graph into ordered stages with resources; I start nothing and can be printed.
+"""Turns a sound graph into ordered stages with resources. Starts nothing; a plan can be printed.
 
 A stage is a largest part of the graph without a barrier inside: it begins at a source, or at an
 aggregate that needs every row before it can give its first, and its rows flow without waiting.

@@ -1,4 +1,4 @@
-"""I say beforehand when the workers of a plan have no room: Ray would let one that has no place wait for ever."""
+"""Checks beforehand whether the workers of a plan have room: Ray lets one that has none wait forever."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""I put what a run made in the place of what stood in its folder, whole or not at all."""
+"""Puts what a run made in the place of what was in its folder, whole or not at all."""
 
 from __future__ import annotations
 

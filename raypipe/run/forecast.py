@@ -1,4 +1,4 @@
-"""I say what a run would reuse and what it would send, and why; I send nothing and leave everything as it is.
+"""Says what a run would reuse and what it would send, and why. Sends nothing and changes nothing.
 
 The plan is run in this process with its call log, without the right to call: rows that need an answer nobody has given
 stay where they are, and for each of them the log says what it knows of its step and its identity. Functions of the

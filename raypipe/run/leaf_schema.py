@@ -1,4 +1,4 @@
-"""I know the columns and types that a leaf has even when no row reaches it."""
+"""Knows the columns and types that a leaf has even when no row reaches it."""
 
 from __future__ import annotations
 

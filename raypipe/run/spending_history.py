@@ -1,7 +1,8 @@
-"""I know what runs into one folder have spent so far, whatever ended them.
+"""Keeps account of what runs into one folder have spent so far, whatever ended them.
 
-Completions are counted from the call log, which has every one of them; calls that got no answer from a note that each
-run leaves. With a call log outside the folder, which others may share, all is taken from the note.
+Completions are counted from the call log, which has every one of them; calls that got no answer stand
+in a note that each run leaves. With a call log outside the folder, which others may share, all is taken
+from the note.
 """
 
 from __future__ import annotations

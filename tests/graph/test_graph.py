@@ -208,4 +208,4 @@ def test_endings_become_steps_of_their_own() -> None:
         ("children", "by_function"),
     )
     assert graph.leaves == ["by_root_aggregate", "by_function_custom"]
-    assert graph.roots == ["seed"]
+    assert [name for name, above in graph.predecessors.items() if not above] == ["seed"]

@@ -252,7 +252,7 @@ def test_what_no_other_program_can_import_is_refused_when_it_is_saved(tmp_path: 
         pipeline.save(tmp_path / "local.yaml")
     said = [str(violation) for violation in caught.value.violations]
     assert [one.partition(":")[0] for one in said] == ["step 'inner'", "step 'kept'"]
-    assert "<locals>.local cannot be imported by who reads the file" in said[0]
+    assert "<locals>.local cannot be imported by a reader of the file" in said[0]
     assert not (tmp_path / "local.yaml").exists()
     assert len(run(pipeline, tmp_path / "out")["kept"]) == 1
 

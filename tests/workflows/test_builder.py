@@ -326,7 +326,7 @@ def test_a_workflow_whose_class_nobody_else_can_import_is_not_saved(tmp_path):
     with Pipeline("inner") as pipeline:
         LoadDataFromDicts([{"n": 1}]) >> WorkflowStep("work", llm=LLM("offline/m"), workflow=workflow, output="y")
     assert len(pipeline.run(tmp_path / "out", engine="local")["work"]) == 1
-    with pytest.raises(SpecError, match=r"step 'work': .*<locals>\.Inner cannot be imported by who reads the file"):
+    with pytest.raises(SpecError, match=r"step 'work': .*<locals>\.Inner cannot be imported by a reader of the file"):
         pipeline.save(tmp_path / "p.yaml")
 
 
