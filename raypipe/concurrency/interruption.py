@@ -1,7 +1,7 @@
-"""Lets long work end between two pieces of it, and short work that must not be cut be done whole.
+"""Lets long work end between two parts of it, and short work that must not be cut run to its end.
 
-Knows nothing of who wants it to end: whoever begins the work says how that is found out, and the work, however deep
-below, asks. Without anybody who said so, nothing is ever interrupted.
+Knows nothing of why work is to end: whoever starts the work sets a check, and the work, however deep below, calls it.
+Where no check is set, nothing is ever interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Interruption:
     check: Callable[[], None]
     """Raises StoppedError when it is."""
     whole: Callable[[], AbstractContextManager[None]]
-    """A block in which nobody ends the process; raises StoppedError instead of beginning it."""
+    """A block in which the process is not ended; raises StoppedError instead of beginning it."""
 
 
 _NEVER = Interruption(lambda: None, nullcontext)
@@ -31,7 +31,7 @@ _current: ContextVar[Interruption] = ContextVar("interruption", default=_NEVER)
 
 @contextmanager
 def interruptible(by: Interruption) -> Generator[None]:
-    """What is done inside, in this thread, may be ended by `by`."""
+    """Work in this block, in this thread, may be ended by `by`."""
     token = _current.set(by)
     try:
         yield
@@ -40,7 +40,7 @@ def interruptible(by: Interruption) -> Generator[None]:
 
 
 def checkpoint() -> None:
-    """Work may end here: what it has made so far is of no use, or will be found again. Raises StoppedError."""
+    """Work may end here: what it has made so far is discarded, or will be found again. Raises StoppedError."""
     _current.get().check()
 
 

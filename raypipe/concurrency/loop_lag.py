@@ -1,4 +1,4 @@
-"""Says, from any thread, for how long an event loop has not turned, and what holds it up.
+"""Measures, from any thread, for how long an event loop has not turned, and finds what holds it up.
 
 Knows nothing of rows. A synchronous call in an async step stops everything that its loop does; the process lives all
 the same, and another thread of it can say what is going on.
@@ -58,7 +58,7 @@ class LoopLag:
         return held_s if held_s >= HELD_S else 0.0
 
     def described(self, whose: str) -> str:
-        """What holds the loop up, in words; empty where nothing does."""
+        """A description of what holds the loop up; empty where nothing does."""
         held_s = self.held_s
         if not held_s:
             return ""

@@ -54,8 +54,8 @@ def push(result: LocalCopy, upload: Upload) -> str:
         added = dict(_files(result, upload, Path(scratch)))
         leaves = "|".join(re.escape(leaf) for leaf in result.manifest["leaves"])
         steps = "|".join(re.escape(step) for step in result.manifest["steps"])
-        ours = re.compile(rf"data/({leaves})/part-\d+\.parquet|{ARTIFACTS}/({steps})/.+")
-        return _asked(hub, upload, lambda: _committed(hub, api, added, ours, upload))
+        stale = re.compile(rf"data/({leaves})/part-\d+\.parquet|{ARTIFACTS}/({steps})/.+")
+        return _asked(hub, upload, lambda: _committed(hub, api, added, stale, upload))
 
 
 def _files(result: LocalCopy, upload: Upload, scratch: Path) -> Iterator[tuple[str, Path | bytes]]:
@@ -114,7 +114,7 @@ def _committed(hub: Any, api: Any, added: dict[str, Path | bytes], stale: re.Pat
 
 
 def _asked(hub: Any, upload: Upload, ask: Callable[[], T]) -> T:
-    """What `ask` returns; its errors become ours, which carry nothing of the request."""
+    """What `ask` returns; its errors become errors of raypipe, which carry nothing of the request."""
     http_errors = hub.errors.HfHubHTTPError.__bases__
     try:
         return ask()
@@ -131,8 +131,8 @@ def _explained(hub: Any, upload: Upload, error: Exception) -> RaypipeError:
     if isinstance(error, hub.errors.HfHubHTTPError):
         return _answered(hub, upload, error)
     if isinstance(error, ValueError):
-        said = _without_token(str(error), upload, hub)
-        return SpecError.of(where, f"is not accepted: {said}")
+        reason = _without_token(str(error), upload, hub)
+        return SpecError.of(where, f"is not accepted: {reason}")
     endpoint = _without_token(os.environ.get("HF_ENDPOINT") or hub.constants.ENDPOINT, upload, hub)
     return InfrastructureError(
         f"the hub at {endpoint} cannot be reached ({type(error).__name__}); nothing was committed, try again later"
@@ -146,8 +146,8 @@ def _answered(hub: Any, upload: Upload, error: Any) -> RaypipeError:
         hint = "log in with `hf auth login`, or name a token in HF_TOKEN that may write there"
         return InfrastructureError(f"{where}: the hub refuses to write it (HTTP {status}); {hint}")
     if status in _WRONG:
-        said = _without_token(error.server_message or "no reason given", upload, hub)
-        return SpecError.of(where, f"is not accepted (HTTP {status}): {said}")
+        reason = _without_token(error.server_message or "no reason given", upload, hub)
+        return SpecError.of(where, f"is not accepted (HTTP {status}): {reason}")
     return InfrastructureError(f"{where}: the hub answered HTTP {status}; nothing was committed, try again later")
 
 

@@ -104,9 +104,11 @@ class HeldRows(Rows):
         self._table = table
 
     def to_arrow(self) -> pa.Table:
+        """All rows."""
         return self._table
 
     def to_datasets(self) -> Dataset:
+        """All rows as a Hugging Face dataset in memory. Raises SpecError when `datasets` is not installed."""
         from raypipe.results.saving import table_to_dataset
 
         return table_to_dataset(self._table)

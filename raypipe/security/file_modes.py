@@ -64,7 +64,7 @@ def keep_private(shared: bool) -> None:
 
 
 def restrict_folder(folder: object) -> None:
-    """Let nobody else into a folder that is there already, where files are private and the system lets us."""
+    """Close a folder that is there already to other users, where files are private and the system allows it."""
     if isinstance(folder, Path) and _blocks.count:
         with suppress(OSError):  # it belongs to somebody else, or its disk knows no modes
             if folder.stat().st_mode & _OTHERS:

@@ -38,7 +38,7 @@ class Pattern:
     """A regular expression in Python's syntax. It travels to workers as its text."""
 
     def __init__(self, text: str) -> None:
-        """Raises ValueError saying why `text` is no regular expression."""
+        """Raises ValueError with the reason why `text` is not a regular expression."""
         if len(text) > _LONGEST_PATTERN:
             raise ValueError(f"it has {len(text)} characters, more than {_LONGEST_PATTERN}")
         try:
@@ -112,7 +112,7 @@ class Pattern:
 
 @lru_cache(maxsize=512)
 def compile_pattern(text: str) -> Pattern:
-    """Raises ValueError saying why `text` is no regular expression."""
+    """The pattern of `text`, compiled once. Raises ValueError with the reason why it is not a regular expression."""
     return Pattern(text)
 
 

@@ -84,8 +84,8 @@ class Permissions:
             for name in (one for one in names if one in NOTES):
                 problem = find_outside_reference(os.path.join(parent, name))
                 if problem is not None:
-                    said = f"{os.path.join(parent, name)!r} {problem}"
-                    raise SpecError.of(where, f"{said}; name the files with LoadDataFromFiles")
+                    problem = f"{os.path.join(parent, name)!r} {problem}"
+                    raise SpecError.of(where, f"{problem}; name the files with LoadDataFromFiles")
 
     def check_host(self, address: str, where: str) -> None:
         """Raises SpecError when nothing may be fetched from an address, or sent to it."""
@@ -137,12 +137,12 @@ class Allowances(TypedDict, total=False):
 def check_allowances(allowed: Mapping[str, object]) -> None:
     """Raises SpecError for an unknown word, and for a text in the place of a list: its letters would be allowed."""
     known = ("allow_import", *Allowances.__annotations__)
-    for name, said in allowed.items():
+    for name, given in allowed.items():
         if name not in known:
             raise SpecError.of(f"option {name!r}", f"is unknown{nearest(name, known)}")
-        if isinstance(said, str | os.PathLike):
+        if isinstance(given, str | os.PathLike):
             raise SpecError.of(
-                f"option {name!r}", f"is a list, got {os.fspath(said)!r}; write {name}=[{os.fspath(said)!r}]"
+                f"option {name!r}", f"is a list, got {os.fspath(given)!r}; write {name}=[{os.fspath(given)!r}]"
             )
 
 
@@ -196,10 +196,10 @@ def folder_to_allow(text: str) -> str:
     return real if os.path.isdir(real) else os.path.dirname(real)
 
 
-def parse_key_pairs(said: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """Pairs written `NAME=HOST`. Raises SpecError for what is none."""
+def parse_key_pairs(given: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Pairs written `NAME=HOST`. Raises SpecError for what is not one."""
     pairs: list[tuple[str, str]] = []
-    for text in filter(None, map(str.strip, said)):
+    for text in filter(None, map(str.strip, given)):
         name, equals, host = text.partition("=")
         host = host_of(host) if "//" in host else host.lower()
         if not (equals and name.isidentifier() and host and "/" not in host):

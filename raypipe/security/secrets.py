@@ -13,7 +13,7 @@ _MISTAKEN = frozenset(("api_key_env", "headers_env", "params_env"))
 _HOLDING = frozenset(("engine", "extra", "options", "storage_options"))
 """Options whose own options may be secrets: what is no mapping of such is not shown."""
 _SHORTEST = 4
-"""What has fewer characters is no key, and stands in every text by chance."""
+"""What has fewer characters is not a key, and stands in every text by chance."""
 
 _SECRET_NAME = re.compile(
     r"""(^|[_.-])(
@@ -152,7 +152,7 @@ def _secrets_of_address(address: str, levels: int = _MOST_LEVELS) -> list[str]:
         for name, value in pairs:
             is_whole = is_secret_name(name) or (not levels and "://" in value)
             found += [value] if is_whole else _secrets_of_address(value, levels - 1)
-        found += [said[2] for said in _PARAMETER.finditer(one) if is_secret_name(unquote(said[1]))]
+        found += [pair[2] for pair in _PARAMETER.finditer(one) if is_secret_name(unquote(pair[1]))]
     return [one for one in found if one]
 
 

@@ -30,7 +30,7 @@ def open_parquet(path: str | Path, store: Any = None, pre_buffer: bool = True, b
 
     `buffer_size`: bytes of a column that are read at once; 0: all of a row group.
 
-    Raises OSError, ArrowInvalid for what is no whole Parquet file.
+    Raises OSError, ArrowInvalid for what is not a whole Parquet file.
     """
     with open(path, "rb") if store is None else store.open_input_file(str(path)) as file:
         footer = _footer(file)

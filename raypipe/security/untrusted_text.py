@@ -37,6 +37,7 @@ class PlainLoader(yaml.SafeLoader):
         """How many values an anchor stands for, once all of them are known."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """As PyYAML's, with each bound checked before the node is made."""
         event = cast("Any", self).peek_event()
         if isinstance(event, yaml.AliasEvent):
             self._repeat(event)
@@ -78,7 +79,7 @@ PlainLoader.add_constructor("tag:yaml.org,2002:float", _number)
 
 
 def check_depth(value: Any, deepest: int = DEEPEST) -> None:
-    """Raises ValueError for values inside each other to a depth that nobody writes."""
+    """Raises ValueError for values that are nested deeper than `deepest`."""
     level: list[Any] = [value]
     for _ in range(deepest + 1):
         inner: list[Any] = []

@@ -89,6 +89,7 @@ class PlainObject:
         self._path = path
 
     def read(self) -> Versioned | None:
+        """As `ConditionalObject.read`."""
         try:
             content = self._path.read_bytes()
         except FileNotFoundError:
@@ -96,6 +97,7 @@ class PlainObject:
         return Versioned(content, content)
 
     def write(self, content: bytes, version: Any = None) -> Any:
+        """As `ConditionalObject.write`, in two steps: it looks, then it writes."""
         found = self.read()
         if (None if found is None else found.version) != version:
             return None

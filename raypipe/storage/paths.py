@@ -61,14 +61,17 @@ class RemotePath:
 
     @property
     def name(self) -> str:
+        """The last part of the path."""
         return self.path.rpartition("/")[2]
 
     @property
     def suffix(self) -> str:
+        """The ending of the name, with its dot; empty where it has none."""
         return PurePosixPath(self.name).suffix
 
     @property
     def parent(self) -> RemotePath:
+        """The folder that it is in."""
         return RemotePath(self.scheme, self.path.rpartition("/")[0])
 
     @property
@@ -78,9 +81,11 @@ class RemotePath:
         return _store(self.scheme, self.path.partition("/")[0], s3_endpoint(), region)
 
     def with_name(self, name: str) -> RemotePath:
+        """The path beside it with another name."""
         return self.parent / name
 
     def absolute(self) -> RemotePath:
+        """The path itself: in a store, all are absolute."""
         return self
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
@@ -103,6 +108,7 @@ class RemotePath:
         return self.glob(pattern, is_deep=True)
 
     def relative_to(self, folder: RemotePath) -> PurePosixPath:
+        """The rest of the path below `folder`. Raises ValueError when it is not below."""
         return PurePosixPath(self.path).relative_to(folder.path)
 
     def open(self, mode: str) -> Any:
@@ -110,10 +116,12 @@ class RemotePath:
         return BytesIO(self.read_bytes()) if mode == "rb" else self.store.open_output_stream(self.path)
 
     def read_bytes(self) -> bytes:
+        """The whole content. Raises FileNotFoundError, OSError."""
         with self.store.open_input_file(self.path) as file:
             return file.read()
 
     def read_text(self) -> str:
+        """The whole content, which is UTF-8."""
         return self.read_bytes().decode()
 
     def write_bytes(self, content: Any) -> None:
@@ -122,6 +130,7 @@ class RemotePath:
             file.write(content)
 
     def unlink(self, missing_ok: bool = False) -> None:
+        """Remove the file. Raises FileNotFoundError unless `missing_ok`."""
         try:
             self.store.delete_file(self.path)
         except FileNotFoundError:

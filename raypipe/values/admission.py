@@ -20,7 +20,7 @@ from raypipe.row import RESERVED, ROUTE
 from raypipe.values.byte_bounds import MOST_COLUMNS
 
 _INTERVAL = pa.struct([("months", pa.int32()), ("days", pa.int32()), ("nanoseconds", pa.int64())])
-_DATES_NOBODY_MEANS = "convert it to text or numbers before it is read"
+_ADVICE = "convert it to text or numbers before it is read"
 
 
 class _Refused(Exception):
@@ -96,7 +96,7 @@ def _stored(kind: Any) -> pa.DataType:
     if name == "arrow.uuid":
         return pa.uuid()
     if name == "pandas.period":
-        raise _Refused(f"whose numbers are no dates by themselves; {_DATES_NOBODY_MEANS}")
+        raise _Refused(f"whose numbers are not dates by themselves; {_ADVICE}")
     return pa.bool_() if name == "arrow.bool8" else _admitted_type(kind.storage_type)
 
 

@@ -1,4 +1,4 @@
-"""Says how many bytes of rows are held, sent, written and read at once. Knows nothing of tables.
+"""Bounds how many bytes of rows are held, sent, written and read at once. Knows nothing of tables.
 
 Numbers of rows bound nothing where rows differ: a row may be a word or a book. Everything follows from what travels
 together: a batch. A single row is always let through, however large it is, so that nothing waits for ever.
@@ -66,16 +66,16 @@ class Bounds:
 
 
 def read_bounds() -> Bounds:
-    """As the environment says. Raises SpecError for what is no number of MiB."""
-    said = os.environ.get(VARIABLE, "").strip()
-    if not said:
+    """The bounds that the environment sets. Raises SpecError for what is not a number of MiB."""
+    given = os.environ.get(VARIABLE, "").strip()
+    if not given:
         return Bounds()
-    if not said.isascii() or not said.isdigit() or not 1 <= int(said[:9]) <= _MOST_MIB:
+    if not given.isascii() or not given.isdigit() or not 1 <= int(given[:9]) <= _MOST_MIB:
         problem = (
-            f"got {said[:40]!r}; it is a whole number of MiB from 1 to {_MOST_MIB}, {_BATCH_MIB} where it is unset"
+            f"got {given[:40]!r}; it is a whole number of MiB from 1 to {_MOST_MIB}, {_BATCH_MIB} where it is unset"
         )
         raise SpecError.of(f"environment variable {VARIABLE!r}", problem)
-    size = int(said) * _MIB
+    size = int(given) * _MIB
     return Bounds(size, 4 * size)
 
 
@@ -89,7 +89,7 @@ _PLAIN = frozenset({int, float, bool, type(None)})
 def size_of(value: Any) -> int:
     """About how many bytes a value of a row takes in a table; a long list is judged by some of its items.
 
-    A text that is no ASCII counts two for each character, a long one what it takes in UTF-8.
+    A text beyond ASCII counts two for each character, a long one what it takes in UTF-8.
     """
     kind = type(value)  # a check of the type itself takes a tenth of `isinstance` with one that is abstract
     if kind is str or isinstance(value, str):

@@ -1,6 +1,6 @@
 """Writes plain Python values as JSON text and reads them back as they were. Knows nothing of rows or tables.
 
-What JSON says by itself stands as it is; everything else is tagged: `{"$": "bytes", "v": "aGk="}`. Reading makes values
+What JSON can hold stands as it is; everything else is tagged: `{"$": "bytes", "v": "aGk="}`. Reading makes values
 of the few types named here and nothing else, so a text from anywhere is safe to read.
 """
 
@@ -28,13 +28,13 @@ def dumps(value: Any) -> bytes:
     if _is_json(value):
         try:
             return _write(value).encode()
-        except ValueError:  # a float that is no number, an integer of thousands of digits
+        except ValueError:  # a float that is not a number, an integer of thousands of digits
             pass
     return _write(_tagged(value)).encode()
 
 
 def _is_json(value: Any) -> bool:
-    """Whether JSON says the value as it is, as far as its numbers can be said at all."""
+    """Whether JSON holds the value as it is, as far as it can hold its numbers at all."""
     kind = type(value)
     if kind is dict:
         if _TAG in value or not set(map(type, value)) <= {str}:
@@ -77,7 +77,7 @@ def _tagged(value: Any) -> Any:
         # What Arrow gives for nanoseconds where pandas is there.
         zone = getattr(value, "tzinfo", None)
         return _tag(kind.__name__, [value.value, value.unit, _zone(zone, value)])
-    raise TypeError(f"a value of type {kind.__name__} is no plain value")
+    raise TypeError(f"a value of type {kind.__name__} is not a plain value")
 
 
 def _tag(name: str, value: Any) -> dict[str, Any]:
@@ -109,39 +109,39 @@ _WRITERS: dict[type, Callable[[Any], Any]] = {
 }
 
 
-def _zone_of(said: Any) -> tzinfo | None:
-    if said is None:
+def _zone_of(written: Any) -> tzinfo | None:
+    if written is None:
         return None
-    return ZoneInfo(said) if isinstance(said, str) else timezone(timedelta(microseconds=said))
+    return ZoneInfo(written) if isinstance(written, str) else timezone(timedelta(microseconds=written))
 
 
-def _moment_of(kind: Any, said: Any) -> Any:
-    plain, fold, zone = said
+def _moment_of(kind: Any, written: Any) -> Any:
+    plain, fold, zone = written
     return kind.fromisoformat(plain).replace(tzinfo=_zone_of(zone), fold=fold)
 
 
-def _of_pandas(name: str, said: Any) -> Any:
-    value, unit, zone = said
+def _of_pandas(name: str, written: Any) -> Any:
+    value, unit, zone = written
     made = getattr(import_module("pandas"), name)(value, unit="ns").as_unit(unit)
     return made if zone is None else made.tz_localize("UTC").tz_convert(_zone_of(zone))
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "int": lambda said: int(said, 16),
+    "int": lambda written: int(written, 16),
     "float": float,
-    "bytes": lambda said: b64decode(said, validate=True),
-    "dict": lambda said: {key: item for key, item in said},  # pairs whose length is checked
+    "bytes": lambda written: b64decode(written, validate=True),
+    "dict": lambda written: {key: item for key, item in written},  # pairs whose length is checked
     "tuple": tuple,
     "set": set,
     "frozenset": frozenset,
-    "datetime": lambda said: _moment_of(datetime, said),
-    "time": lambda said: _moment_of(time, said),
+    "datetime": lambda written: _moment_of(datetime, written),
+    "time": lambda written: _moment_of(time, written),
     "date": date.fromisoformat,
-    "timedelta": lambda said: timedelta(*said),
+    "timedelta": lambda written: timedelta(*written),
     "Decimal": Decimal,
     "UUID": UUID,
-    "Timestamp": lambda said: _of_pandas("Timestamp", said),
-    "Timedelta": lambda said: _of_pandas("Timedelta", said),
+    "Timestamp": lambda written: _of_pandas("Timestamp", written),
+    "Timedelta": lambda written: _of_pandas("Timedelta", written),
 }
 
 

@@ -87,9 +87,9 @@ class _Reading:
         if kind in _SIZED:
             return _sized(value)
         if kind is list:
-            return self._within(value, depth, self._list)
+            return self._within(value, depth, self._items)
         if kind is dict:
-            return self._within(value, depth, self._mapping)
+            return self._within(value, depth, self._pairs)
         return self._within(value, depth, self._rare)
 
     def _within(self, value: Any, depth: int, read: Callable[[Any, int], Any]) -> Any:
@@ -103,14 +103,11 @@ class _Reading:
         finally:
             self._inside.discard(id(value))
 
-    def _list(self, value: list[Any], depth: int) -> list[Any]:
-        if not set(map(type, value)) <= _ATOMS:
-            return self._items(value, depth)
-        self._count(len(value))
-        return value.copy()
-
     def _items(self, values: Iterable[Any], depth: int) -> list[Any]:
-        """One after the other: what a value says of its own length is not believed."""
+        """One after the other: the length that a value claims is not trusted, but for a list's."""
+        if type(values) is list and set(map(type, values)) <= _ATOMS:
+            self._count(len(values))
+            return values.copy()
         found: list[Any] = []
         for item in values:
             self._count()
@@ -122,12 +119,9 @@ class _Reading:
         if self._left < 0:
             raise NotPlainError(f"a value with more than {MOST_ITEMS:,} others in it")
 
-    def _mapping(self, value: dict[Any, Any], depth: int) -> dict[Any, Any]:
-        return self._pairs(dict.items(value), depth)
-
-    def _pairs(self, pairs: Iterable[tuple[Any, Any]], depth: int) -> dict[Any, Any]:
+    def _pairs(self, pairs: dict[Any, Any] | Iterable[tuple[Any, Any]], depth: int) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
-        for key, item in pairs:
+        for key, item in dict.items(pairs) if type(pairs) is dict else pairs:
             self._count()
             name = key if type(key) is str else self.of(key, depth)
             if name in found:

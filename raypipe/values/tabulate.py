@@ -36,8 +36,8 @@ def merge_schemas(before: pa.Schema | None, after: pa.Schema, place: str) -> pa.
     try:
         return pa.unify_schemas([before, after], promote_options="permissive")
     except ARROW_ERRORS as error:
-        said = str(error).removeprefix("Unable to merge: ")
-        raise InputError(f"{place} do not fit the rows before them ({said}); {_ADVICE}") from None
+        reason = str(error).removeprefix("Unable to merge: ")
+        raise InputError(f"{place} do not fit the rows before them ({reason}); {_ADVICE}") from None
 
 
 _ADVICE = "write all values of a column as one type, for example as text"
