@@ -45,7 +45,10 @@ def identify_rows(source: Source, unit: Unit, number: int, only: frozenset[bytes
         table = admit_table(read, where)
         named = table if source.identity is None else table.select(list(source.identity))
         ids: list[bytes] = []
-        is_plain = all(_is_plain(column) for column in named.columns)
+        # Canonical JSON writes texts and integers as they are.
+        kinds = [column.type for column in named.columns if not column.null_count]
+        are_plain = [pa.types.is_string(kind) or pa.types.is_integer(kind) for kind in kinds]
+        is_plain = len(kinds) == named.num_columns and all(are_plain)
         for row in to_rows(named):
             content = (
                 orjson.dumps(row, option=orjson.OPT_SORT_KEYS) if is_plain else canonical_json(_without_nulls(row))
@@ -95,12 +98,6 @@ class _Reading:
             name = self._source.name or type(self._source).__name__
             problem = " ".join(describe(error).split())
             raise InputError(f"step {name!r} cannot read its rows: {problem} ({where})") from None
-
-
-def _is_plain(column: pa.ChunkedArray) -> bool:
-    """Whether canonical JSON writes each value as it is: a text or an integer, and no null."""
-    kind = column.type
-    return not column.null_count and (pa.types.is_string(kind) or pa.types.is_integer(kind))
 
 
 def _without_nulls(value: Any) -> Any:

@@ -79,20 +79,13 @@ class Batch:
     """What is written already."""
     writing: int = 0
     """Part files that are being written."""
-    _bytes: defaultdict[Sink, int] = field(default_factory=lambda: defaultdict(int))
-    """Of the rows that are not written, by sink."""
-
-    def finished(self) -> dict[Sink, int]:
-        """Bytes of the rows that are done and not written, by sink."""
-        return {sink: size for sink, size in self._bytes.items() if size}
+    finished_bytes: defaultdict[Sink, int] = field(default_factory=lambda: defaultdict(int))
+    """Of the rows that are through and not written, by sink."""
 
     def collect(self, sink: Sink, rows: pa.Table) -> None:
+        """Rows have come to a sink."""
         self.ended[sink].append(rows)
-        self._bytes[sink] += size_bytes(rows)
-
-    def hold(self, step: str, rows: pa.Table) -> None:
-        self.held[step].append(rows)
-        self.held_rows += rows.num_rows
+        self.finished_bytes[sink] += size_bytes(rows)
 
     def fail(self, step: str, rows: pa.Table, failure: Failure) -> None:
         """All of the rows failed, for one reason."""
@@ -106,12 +99,12 @@ class Batch:
 
     def put_failure(self, row: dict[str, Any]) -> None:
         """A row of `FAILURE_SCHEMA`."""
-        self._bytes[FAILURES] += len(row["row"] or "") + len(row["message"] or "")
+        self.finished_bytes[FAILURES] += len(row["row"] or "") + len(row["message"] or "")
         self.failed.append(row)
 
     def take_finished(self, sink: Sink) -> FinishedRows:
         """Rows that are to be written now; `note_part` is called once they are."""
-        size = self._bytes.pop(sink, 0)
+        size = self.finished_bytes.pop(sink, 0)
         self.writing += 1
         if sink == FAILURES:
             failed, self.failed = self.failed, []

@@ -98,7 +98,9 @@ class BatchLedger:
     def hold(self, step: str, rows: pa.Table) -> None:
         """Keep rows with their batches that wait for a step which is not loaded."""
         for number, part in split_by_batch(rows):
-            self._batches[number].hold(step, part)
+            batch = self._batches[number]
+            batch.held[step].append(part)
+            batch.held_rows += part.num_rows
         self.wait(rows)
 
     def leave(self, step: str, rows: pa.Table) -> None:
@@ -145,7 +147,8 @@ class BatchLedger:
 
     def take_finished(self) -> list[FinishedRows]:
         """Rows to be written though their batch is not complete: they are many bytes, or all of them together are."""
-        sinks = [(size, batch, sink) for batch in self._batches.values() for sink, size in batch.finished().items()]
+        batches = self._batches.values()
+        sinks = [(size, one, sink) for one in batches for sink, size in one.finished_bytes.items() if size]
         left, found = sum(size for size, *_ in sinks), list[FinishedRows]()
         most = self._bounds.finished_bytes if left < self._bounds.finished_bytes else self._bounds.finished_bytes // 2
         for size, batch, sink in sorted(sinks, key=lambda one: one[0], reverse=True):
