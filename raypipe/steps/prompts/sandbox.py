@@ -8,7 +8,7 @@ computed when a template is compiled: Jinja folds constants, and `9 ** 9 ** 9` i
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, wraps
 from itertools import islice
 from typing import Any, cast
@@ -51,6 +51,7 @@ def check_length(text: str) -> None:
 def undeclared(ast: nodes.Template) -> frozenset[str]:
     """Names that a template takes from outside."""
     tracking = _Tracking(ast.environment or environment())
+    tracking.optimizer = None
     tracking.visit(ast)
     return frozenset(tracking.undeclared_identifiers)
 
@@ -77,9 +78,7 @@ class _Unfolded(CodeGenerator):
 
 
 class _Tracking(meta.TrackingCodeGenerator):
-    def __init__(self, environment: Any) -> None:
-        super().__init__(environment)
-        self.optimizer = None
+    """Finds names, and computes nothing that is constant."""
 
     def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
         raise nodes.Impossible
@@ -112,7 +111,8 @@ class BoundedEnvironment(SandboxedEnvironment):
         name = getattr(__obj, "__name__", "")
         if name == "join":
             args = tuple(list(cast("Iterator[Any]", one)) if isinstance(one, Iterator) else one for one in args)
-        spend(1 + _sizes(args, kwargs) + costs.of_call(name, getattr(__obj, "__self__", None), args, kwargs))
+        cost = costs.of_call(name, getattr(__obj, "__self__", None), args, kwargs)
+        spend(1 + cost + sum(map(size, (*args, *kwargs.values()))))
         return costs.made(super().call(__context, __obj, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -198,13 +198,9 @@ def _counted(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         if name == "join" and isinstance(args[offset], Iterator):
             args = (*args[:offset], list(args[offset]), *args[offset + 1 :])
         given = args[offset:]
-        spend(1 + _sizes(given, kwargs))
+        spend(1 + sum(map(size, (*given, *kwargs.values()))))
         if cost is not None:
             spend(cost(given[0], (*given[1:], *kwargs.values())))
         return costs.made(work(*args, **kwargs))
 
     return counted
-
-
-def _sizes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
-    return sum(map(size, args)) + (sum(map(size, kwargs.values())) if kwargs else 0)
