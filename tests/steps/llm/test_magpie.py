@@ -12,7 +12,7 @@ import pytest
 
 from raypipe.contracts.llm import LLM, Completion
 from raypipe.errors import RowError, SpecError
-from raypipe.files.schema import read_choice
+from raypipe.files.model_choices import read_choice
 from raypipe.pipeline import Pipeline
 from raypipe.row import ROW_ID
 from raypipe.steps import KeepColumns, LoadDataFromDicts, resolve
