@@ -197,7 +197,11 @@ def _as_given(array: pa.Array, given: list[Any]) -> list[Any]:
     return array.to_pylist() if getattr(array.type, "tz", None) else given
 
 
-def test_columns_of_all_types_pass_beside_one_another(engine: Any, tmp_path: Path) -> None:
+def test_columns_of_all_types_pass_beside_one_another(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In a test Ray raises where it otherwise sends a type that it does not know in Arrow's own format.
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
     names = [name for name, (array, *_) in PASSING.items() if len(array) == 2]
     table = pa.table({name: PASSING[name][0] for name in names} | {"x": [1, 2]})
     result = with_two_steps(lambda: make_generator_step(table, name="seed")).run(tmp_path / "out", engine=engine)
