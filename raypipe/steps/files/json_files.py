@@ -45,10 +45,10 @@ def count(path: str, limit: int) -> int:
     return sum(1 for _ in islice(_rows(path), limit))
 
 
-def tables(path: str, batch_rows: int) -> Iterator[pa.Table]:
-    """Tables of at most `batch_rows` rows; each has the columns of its own rows."""
+def tables(path: str, batch_rows: int, most_bytes: int = _MOST_BYTES) -> Iterator[pa.Table]:
+    """Tables of at most `batch_rows` rows, each with the columns of its own rows; a line has at most `most_bytes`."""
     seen: pa.Schema | None = None
-    for batch in _split_batches(_rows(path), batch_rows):
+    for batch in _split_batches(_rows(path, most_bytes), batch_rows):
         columns = list(dict.fromkeys(name for row in batch for name in row.values))
         rows = [row.values for row in batch]
         table = to_table(rows, columns, lambda index, batch=batch: f"file {path!r}, {batch[index].place}")
@@ -69,15 +69,15 @@ def _split_batches(rows: Iterator[_Row], batch_rows: int) -> Iterator[list[_Row]
         yield batch
 
 
-def _rows(path: str) -> Iterator[_Row]:
+def _rows(path: str, most_bytes: int = _MOST_BYTES) -> Iterator[_Row]:
     """The rows of a file. Raises InputError, naming the place, for what is no object."""
     with open_file(path) as file:
         is_list = kind_of(path) == "json" and _holds_list(file)
-        texts = [file.read(_MOST_BYTES + 1)] if is_list else iter(lambda: file.readline(_MOST_BYTES + 1), b"")
+        texts = [file.read(most_bytes + 1)] if is_list else iter(lambda: file.readline(most_bytes + 1), b"")
         for number, content in enumerate(texts, start=1):
             place = "the list" if is_list else f"line {number}"
-            if len(content) > _MOST_BYTES:
-                problem = f"is larger than {_MOST_BYTES >> 20} MiB; write one object on each line"
+            if len(content) > most_bytes:
+                problem = f"is larger than {most_bytes >> 20} MiB; write one object on each line"
                 raise InputError(f"file {path!r}, {place} {problem}")
             text = content.removeprefix(_BYTE_ORDER_MARK) if number == 1 else content
             if is_list:

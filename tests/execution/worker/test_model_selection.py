@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -191,7 +192,7 @@ def test_a_workflow_records_who_answered(tmp_path: Path, servers: list[Loopback]
 
 def test_who_comes_back_does_not_catch_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(model_selection.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
     async def chosen() -> tuple[Counter[str], Counter[str]]:
         llm = make_pool([LLM("offline/one", weight=2.0), LLM("offline/other")])

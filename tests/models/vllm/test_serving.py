@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,13 @@ def test_no_server_is_started_without_ray(tmp_path: Path) -> None:
 
 
 def test_no_server_is_started_without_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "_folder", lambda: None)
-    with pytest.raises(SpecError, match="needs vLLM"):
-        asking(SERVED).run(tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    options._folder.cache_clear()
+    try:
+        with pytest.raises(SpecError, match="needs vLLM"):
+            asking(SERVED).run(tmp_path / "out")
+    finally:
+        options._folder.cache_clear()
 
 
 @pytest.mark.ray

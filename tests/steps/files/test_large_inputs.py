@@ -35,13 +35,12 @@ def test_a_table_of_too_many_columns(tmp_path: Path) -> None:
         run(lambda: make_generator_step(table), tmp_path)
 
 
-def test_a_line_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_files, "_MOST_BYTES", 1 << 20)
+def test_a_line_without_an_end(tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl.gz"
     with gzip.open(path, "wb") as file:
         file.write(b'{"a": 1}\n{"a": "' + b"x" * (1 << 22) + b'"}\n')
     with pytest.raises(InputError, match="line 2 is larger than 1 MiB"):
-        list(json_files.tables(str(path), 10))
+        list(json_files.tables(str(path), 10, most_bytes=1 << 20))
 
 
 def run(source: Callable[[], Any], folder: Path) -> None:
