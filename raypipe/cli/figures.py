@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from raypipe.cli.layout import duration, number
 from raypipe.contracts.step import Runs, Shape
 from raypipe.execution.conductor.conductor import Snapshot
-from raypipe.execution.counts import StepCounts
+from raypipe.execution.counts import StepCounts, sum_by_shown_step
 from raypipe.execution.engine_stats import EngineReport, EngineStats
-from raypipe.execution.step_counts import sum_by_shown_step
 from raypipe.execution.wire import WorkerStatus
 from raypipe.graph.repeat import Until
 from raypipe.models.prices import pool_cost_usd

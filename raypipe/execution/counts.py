@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from raypipe.contracts.llm import Usage
+from raypipe.graph.callback import Collected
+from raypipe.graph.graph import Graph
 
 
 class Countable(Protocol):
@@ -88,3 +90,28 @@ def add_by_model(counts: dict[str, dict[str, int]], more: Mapping[str, Mapping[s
         mine = counts.setdefault(model, {})
         for name, number in numbers.items():
             mine[name] = mine.get(name, 0) + number
+
+
+def sum_by_shown_step(
+    graph: Graph, counted: Mapping[str, StepCounts], *, is_over: bool = False
+) -> dict[str, StepCounts]:
+    """Counts by step as a user sees it; rows_in = rows_done + rows_failed + rows_filtered + rows_unfinished in each.
+
+    What was put in before a step is part of it: rows that its `when` lets go are filtered there, rows that fail on the
+    way into it have failed there. `is_over`: no row moves any more, so those that were collected for a step and that
+    it was not given are unfinished.
+    """
+    shown: dict[str, StepCounts] = {}
+    for title, (*before, name) in graph.parts.items():
+        made = shown[title] = StepCounts()
+        made.add(counted[name])
+        for one in before:
+            for lost in ("rows_failed", "rows_filtered", "rows_unfinished"):
+                count = getattr(counted[one], lost)
+                setattr(made, lost, getattr(made, lost) + count)
+                made.rows_in += count
+            if is_over and isinstance(graph.steps[one], Collected):
+                left = max(0, counted[one].rows_in - counted[name].rows_in)
+                made.rows_unfinished += left
+                made.rows_in += left
+    return shown

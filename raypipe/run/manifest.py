@@ -11,9 +11,8 @@ from typing import Any
 
 from raypipe.contracts.model_pool import ModelPool, name_members
 from raypipe.execution.context import RunOptions
-from raypipe.execution.counts import StepCounts
+from raypipe.execution.counts import StepCounts, sum_by_shown_step
 from raypipe.execution.setup import Outcome
-from raypipe.execution.step_counts import sum_by_shown_step
 from raypipe.models.prices import member_costs_usd, pool_cost_usd, sum_usd
 from raypipe.plan.plan import Plan, Pool, Sink
 
