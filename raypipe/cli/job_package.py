@@ -89,7 +89,7 @@ def _check_settings(wanted: Wanted) -> None:
 
 
 def _with_secret(where: str) -> SpecError:
-    problem = "holds a secret, and what a job is told stands in plain text in its record"
+    problem = "holds a secret, and the command of a job is recorded in plain text"
     way = "set an environment variable on the nodes, and name that (api_key_env, headers_env, params_env)"
     return SpecError.of(where, f"{problem}; {way}")
 

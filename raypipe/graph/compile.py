@@ -103,16 +103,13 @@ def _naming_models(steps: dict[str, Step], edges: Sequence[Edge]) -> dict[str, S
     try:
         return {
             name: step.model_copy(update={"add_model_name": True})
-            if getattr(step, "add_model_name", True) is None and (name in asked or _is_pooled(step))
+            if getattr(step, "add_model_name", True) is None
+            and (name in asked or (isinstance(step.llm, ModelPool) and MODEL_NAME not in step.writes()))
             else step
             for name, step in steps.items()
         }
     finally:
         collecting.reset(token)
-
-
-def _is_pooled(step: Step) -> bool:
-    return isinstance(step.llm, ModelPool) and MODEL_NAME not in step.writes()
 
 
 def _sound(made: Expanded, own: Collection[str]) -> Graph:

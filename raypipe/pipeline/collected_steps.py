@@ -126,8 +126,12 @@ class CollectedSteps:
 
     def priced(self, prices: Mapping[str, tuple[float, float]]) -> Self:
         """The same pipeline with prices by model: US dollars for a million input and a million output tokens."""
+
+        def priced(llm: LLM) -> LLM:
+            return llm.model_copy(update={"price": prices.get(llm.uri, llm.price)})
+
         changed = {
-            name: step.model_copy(update={"llm": change_members(llm, lambda one: _priced(one, prices))})
+            name: step.model_copy(update={"llm": change_members(llm, priced)})
             for name, step in self.named_steps().items()
             if (llm := step.llm) is not None and any(one.uri in prices for one in members_of(llm))
         }
@@ -135,7 +139,3 @@ class CollectedSteps:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {len(self.steps)} steps)"
-
-
-def _priced(llm: LLM, prices: Mapping[str, tuple[float, float]]) -> LLM:
-    return llm.model_copy(update={"price": prices[llm.uri]}) if llm.uri in prices else llm

@@ -59,7 +59,8 @@ class Commit:
                 outcome, Sink("leaf", leaf), f"data/{leaf}", partial(leaf_schema, self._plan.graph, leaf)
             )
             manifest["leaves"][leaf] = {"rows": rows, "path": f"data/{leaf}"}
-        manifest["failures"]["rows"] = self._write(outcome, FAILURES, "failures", _schema_of_failures)
+        no_failures = to_output_columns(to_failure_table([])).schema
+        manifest["failures"]["rows"] = self._write(outcome, FAILURES, "failures", lambda: no_failures)
         if outcome.halted_for and _ended(manifest) < _ended(before):
             folder.clear()
             return False
@@ -94,10 +95,6 @@ class Commit:
         retries = [*before.get("retries", []), retry | {"source_rows": len(self._retried)}]
         current = {name: manifest[name] for name in ("max_failed_rows", "leaves", "failures", "versions")}
         return before | current | {"retries": retries}
-
-
-def _schema_of_failures() -> pa.Schema:
-    return to_output_columns(to_failure_table([])).schema
 
 
 def _ended(manifest: Mapping[str, Any]) -> int:
