@@ -1,4 +1,4 @@
-"""I am a declaration a user writes: unknown or ill-typed fields are refused in one readable error."""
+"""Says what a declaration is that a user writes: unknown or ill-typed fields are refused in one readable error."""
 
 from __future__ import annotations
 

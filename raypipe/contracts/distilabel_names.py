@@ -1,6 +1,6 @@
-"""I know the steps, models and options of distilabel that there are not here, and what to write instead.
+"""Knows the steps, models and options of distilabel that raypipe does not have, and what to write instead.
 
-I do not know those that there are.
+Knows nothing of those that raypipe has.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ def instead_of(name: str) -> str | None:
 
 
 _NO_FILES = "batches travel in memory and through Ray's object store; leave it out"
-_OWN_FILES = "how rows are put into files is for datasets to say; write result[leaf].to_datasets().save_to_disk(…)"
+_OWN_FILES = "how rows are put into files is decided by datasets; write result[leaf].to_datasets().save_to_disk(…)"
 _ALL_KEPT = "card and pipeline are always saved; leave it out, or delete the file"
 _OPTIONS = {
-    "cache_dir": "the folder of a run, and that of its calls, is said when it is run; write run(out=…, calls=…)",
-    "enable_metadata": "what a step keeps of its calls is said by the step; write add_raw_output=True there",
+    "cache_dir": "the folder of a run, and that of its calls, is given when it is run; write run(out=…, calls=…)",
+    "enable_metadata": "what a step keeps of its calls is an option of the step; write add_raw_output=True there",
     "requirements": "what a pipeline imports is installed before it is made; leave it out",
     "storage_parameters": _NO_FILES,
     "use_fs_to_pass_data": _NO_FILES,

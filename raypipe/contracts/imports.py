@@ -1,4 +1,4 @@
-"""I find what a name stands for, and name what has none."""
+"""Imports what a dotted path names. Knows nothing of what is done with it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""I say what a model is: messages, request, completion, usage.
+"""Says what a model is: messages, request, completion, usage.
 
-I do not know how any provider is reached; `models` does. An `LLM` is a declaration that can be
+Knows nothing of how any provider is reached; `models` does. An `LLM` is a declaration that can be
 written to a file; it holds the name of an environment variable, never a secret.
 """
 
@@ -134,7 +134,7 @@ class LLM(Spec):
     It may be a Jinja template of `messages`, which writes the turns before it too.
     """
     use_magpie_template: bool = False
-    """Says what goes without saying: steps that need the template use it, others do not."""
+    """Has no effect: steps that need the template use it, others do not. Accepted for programs of distilabel."""
     weight: float = Field(default=1.0, gt=0)
     """In a pool of models: its share of the calls beside the others' weights, as long as all answer."""
 
@@ -254,7 +254,7 @@ class Request(NamedTuple):
     prompt: str | None = None
     """Instead of messages, a text to go on with as it stands, without chat template; no schema holds what follows."""
     stop: tuple[str, ...] = ()
-    """Texts that end the completion, besides those of the model."""
+    """Texts that end the completion, in addition to those of the model."""
     variant: int | None = None
     """Tells equal requests of different rows apart: a model with a seed takes another seed for each."""
     tools: tuple[Mapping[str, Any], ...] = ()
@@ -292,7 +292,7 @@ TOOL_CALLS = "tool_calls"
 
 
 class Completion(NamedTuple):
-    """What a model answered. `finish_reason` is `stop`, `length`, or the provider's own word.
+    """What a model answered. `finish_reason` is `stop`, `length`, or what else the provider gave.
 
     Where it calls tools, `finish_reason` is `tool_calls` and the text `[{"name": …, "arguments": {…}}]` as JSON.
     """
@@ -302,11 +302,11 @@ class Completion(NamedTuple):
     usage: Usage = Usage()
     model: str = ""
     answered_by: str = ""
-    """The label of the `LLM` that answered, where a pool of models was asked; `model` is its provider's word."""
+    """The label of the `LLM` that answered, where a pool of models was asked; `model` is its provider's name."""
 
 
 class AskOptions(TypedDict, total=False):
-    """What `await llm(prompt, …)` may be told."""
+    """Options of `await llm(prompt, …)`."""
 
     system: str | None
     schema: Schema | None

@@ -1,6 +1,6 @@
-"""I name providers the way programs written for distilabel do: `OpenAILLM(model="gpt-4o-mini")` is an `LLM`.
+"""Names providers the way programs written for distilabel do: `OpenAILLM(model="gpt-4o-mini")` is an `LLM`.
 
-I do not know how a provider is reached; `presets` does.
+Knows nothing of how a provider is reached; `presets` does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""I say how tools are offered in OpenAI's chat API, and write the calls of an answer as one text.
+"""Offers tools in the words of OpenAI's chat API, and writes the calls of an answer as one text.
 
-I do not know who executes a call. The text is JSON, `[{"name": …, "arguments": {…}}]`, so that an answer with calls is
-logged and found again like any other.
+Knows nothing of who executes a call. The text is JSON, `[{"name": …, "arguments": {…}}]`, so that an answer with calls
+is logged and found again like any other.
 """
 
 from __future__ import annotations

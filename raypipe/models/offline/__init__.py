@@ -1,7 +1,7 @@
-"""I stand in for a model without key, network or cost: my answers follow the prompt's own words and schema.
+"""Stands in for a model without key, network or cost: answers follow the prompt's own words and schema.
 
-I do not know whether anyone believes me: an answer has the form that was asked for, and is the same for the same
-request on every machine.
+Knows nothing of the right answer: one has the form that was asked for, and is the same for the same request on every
+machine.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""I choose a number within the bounds of a JSON Schema.
+"""Chooses a number within the bounds of a JSON Schema.
 
-I do not know what it counts, except that a score is small.
+Knows nothing of what it counts, except that a score is small.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""I flatten a JSON Schema: references are followed, `allOf` is merged, one of `anyOf` and `oneOf` is chosen.
+"""Flattens a JSON Schema: references are followed, `allOf` is merged, one of `anyOf` and `oneOf` is chosen.
 
-I do not know what a value for it looks like.
+Knows nothing of what a value for it looks like.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""I answer a prompt in the form its wording asks for.
+"""Answers a prompt in the form its wording asks for.
 
-I do not know schemas, and I do not know the answer. A form is found by the words people use for it; the first
+Knows neither schemas nor the right answer. A form is found by the words people use for it; the first
 of `_FORMS` that a prompt asks for is used, and prose where it asks for none.
 """
 

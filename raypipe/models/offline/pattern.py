@@ -1,6 +1,6 @@
-"""I write a text that a regular expression accepts.
+"""Writes a text that a regular expression accepts.
 
-I do not know look-around, back references or flags: for those, and for what the lengths rule out, I have no text.
+Knows no look-around, back references or flags: for those, and for what the lengths rule out, there is no text.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _LONGEST = 100_000
 
 
 class _NoTextError(Exception):
-    """The pattern has a part I cannot write."""
+    """The pattern has a part that no text is written for."""
 
 
 def text_for(pattern: str, turn: int, shortest: int = 0, longest: int | None = None) -> str | None:
-    """A text that `pattern` finds something in, of `shortest` to `longest` characters; `None`: I know of none."""
+    """A text that `pattern` finds something in, of `shortest` to `longest` characters; `None`: none was found."""
     for eagerness in (2, 1, 0, 5, 12, shortest):
         try:
             text = _Writer(pattern, turn, eagerness).alternatives()

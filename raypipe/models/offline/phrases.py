@@ -1,6 +1,6 @@
-"""I make phrases, questions, tasks and sentences about a subject.
+"""Makes phrases, questions, tasks and sentences about a subject.
 
-I do not know which of them is wanted where. A `turn` picks one: 64 turns in a row give 64 different ones.
+Knows nothing of which of them is wanted where. A `turn` picks one: 64 turns in a row give 64 different ones.
 """
 
 from __future__ import annotations

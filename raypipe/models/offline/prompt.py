@@ -1,6 +1,6 @@
-"""I read a prompt: what it is about, how many things it wants, which words it uses.
+"""Reads a prompt: what it is about, how many things it wants, which words it uses.
 
-I do not know what is answered to it.
+Knows nothing of what is answered to it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""I build a value that satisfies a JSON Schema, with texts about the prompt's subject.
+"""Builds a value that satisfies a JSON Schema, with texts about the prompt's subject.
 
-I do not know the answer: I know what an answer has to look like. `not`, `if`, `contains`, `patternProperties`
-and `propertyNames` are not looked at.
+Knows what an answer has to look like, not the answer. `not`, `if`, `contains`, `patternProperties` and
+`propertyNames` are ignored.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""I share the GPUs of this process among its engines.
+"""Shares the GPUs of this process among its engines.
 
-I do not know what a GPU is used for. Where Ray runs an engine, the process sees the GPUs that Ray gave it, and the one
-engine takes them all; in a process with several engines each gets its own, or a share of one.
+Knows nothing of what a GPU is used for. Where Ray runs an engine, the process sees the GPUs that Ray gave it, and the
+one engine takes them all; in a process with several engines each gets its own, or a share of one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _taken: dict[str, float] = {}
 
 @dataclass(frozen=True)
 class Devices:
-    """GPUs that an engine has, each whole or a share of it; none where it computes on processors."""
+    """GPUs that an engine has, each whole or a share of it; none where it computes on CPUs."""
 
     names: tuple[str, ...]
     share: float

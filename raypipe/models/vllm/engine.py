@@ -1,7 +1,8 @@
-"""I am one engine of vLLM, loaded in this process: requests in, outputs out, and the truth when it dies.
+"""Runs one engine of vLLM in this process: requests in, outputs out, and the cause when it dies.
 
-I am the only module that touches vLLM. What the engine and its processes say goes to a file of its own, from which the
-words are taken that explain a failure. I do not know what a request is for.
+Its own code is the only one that uses vLLM's classes; `options` reads vLLM's source, `serving` runs its server. What
+the engine and its processes print goes to a file, from which the line is taken that explains a failure. Knows nothing
+of what a request is for.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from raypipe.contracts.llm import LLM
 from raypipe.contracts.model import EngineFigures
 from raypipe.errors import CallError, InfrastructureError, ReplicaLostError, Retry
 from raypipe.models.vllm.devices import Devices, claimed
-from raypipe.models.vllm.engine_log import Diary, advice
+from raypipe.models.vllm.engine_log import EngineLog, advice
 from raypipe.models.vllm.options import INSTALL, VLLMOptions, engine_options, is_installed, version_problem
 
 _LOADING = threading.Lock()
@@ -68,11 +69,11 @@ class Engine:
         self._numbers = count()
         self._adapters: dict[str, int] = {}
         self._meter = _Meter()
-        self._diary = Diary(llm.label)
+        self._log = EngineLog(llm.label)
         self._devices: Devices | None = None
         options = VLLMOptions(**llm.options)
         try:
-            with _LOADING, _apart(self._diary, options.load_timeout_s):
+            with _LOADING, _isolate(self._log, options.load_timeout_s):
                 self._devices = claimed(llm)
                 began = time.monotonic()
                 self._load(llm)
@@ -104,8 +105,8 @@ class Engine:
     def _listener(self) -> type[Any]:
         """What the engine reports to; it can be made only once vLLM is there.
 
-        It takes the place of vLLM's own report to Prometheus, with which two processors gave a tenth fewer tokens
-        a second.
+        It takes the place of vLLM's own report to Prometheus, with which two CPUs gave a tenth fewer tokens a
+        second.
         """
         base, meter = import_module("vllm.v1.metrics.loggers").PrometheusStatLogger, self._meter
 
@@ -125,10 +126,10 @@ class Engine:
         return Listener
 
     def _unloadable(self, error: Exception) -> InfrastructureError:
-        said = self._diary.cause(error)
+        said = self._log.cause(error)
         is_internal = isinstance(error, AttributeError | TypeError)
         problem = f"model {self.label!r} cannot be loaded: {said}{version_problem() if is_internal else advice(said)}"
-        return InfrastructureError(f"{problem}; all it said is in {self._diary.path}")
+        return InfrastructureError(f"{problem}; its log is {self._log.path}")
 
     @property
     def figures(self) -> EngineFigures:
@@ -138,7 +139,7 @@ class Engine:
     async def rendered(self, messages: list[Any], template: str | None, told: Mapping[str, Any]) -> Any:
         """A conversation as the engine takes it: the model's chat template, and its tokens."""
         parameters = self._chat(chat_template=template, chat_template_kwargs=dict(told))
-        with self._mended():
+        with self._translate_errors():
             _, [prompt] = await self._engine.renderer.render_chat_async([messages], parameters)
         return prompt
 
@@ -148,7 +149,7 @@ class Engine:
         parameters = renderer.default_cmpl_tok_params
         if is_begun:
             parameters = import_module("dataclasses").replace(parameters, add_special_tokens=False)
-        with self._mended():
+        with self._translate_errors():
             [prompt] = await renderer.render_cmpl_async([{"prompt": text}], parameters)
         return prompt
 
@@ -156,7 +157,7 @@ class Engine:
         """The one output of vLLM's for a prompt. Raises CallError, or ReplicaLostError when the engine is dead."""
         fields = dict(sampling)
         structured = fields.pop("structured_outputs", None)
-        with self._mended():
+        with self._translate_errors():
             if structured is not None:
                 fields["structured_outputs"] = self._parameters.StructuredOutputsParams(**structured)
             parameters = self._parameters.SamplingParams(
@@ -167,14 +168,14 @@ class Engine:
 
     async def pooled(self, prompt: Any, task: str, fields: Mapping[str, Any], lora: str | None) -> Any:
         """The one output of a pooling model. Raises as `generated`."""
-        with self._mended():
+        with self._translate_errors():
             parameters = self._pooling(task=task, **fields)
             outputs = self._engine.encode(prompt, parameters, str(next(self._numbers)), lora_request=self._lora(lora))
             return await _last(outputs)
 
     async def tasks(self) -> tuple[str, ...]:
         """What the model can do, in vLLM's words: `generate`, `embed`, `classify`, `token_classify` and others."""
-        with self._mended():
+        with self._translate_errors():
             return tuple(sorted(await self._engine.get_supported_tasks()))
 
     async def adapt(self, folder: str) -> None:
@@ -182,9 +183,9 @@ class Engine:
         try:
             await self._engine.add_lora(self._lora(folder))
         except Exception as error:  # noqa: BLE001 - vLLM raises whatever kept it from loading
-            said = self._diary.cause(error)
+            said = self._log.cause(error)
             problem = f"model {self.label!r} cannot load the LoRA adapter in {folder!r}: {said}"
-            raise InfrastructureError(f"{problem}; all it said is in {self._diary.path}") from None
+            raise InfrastructureError(f"{problem}; its log is {self._log.path}") from None
 
     def _lora(self, folder: str | None) -> Any:
         """An adapter is known to the engine by a number of its own."""
@@ -194,7 +195,7 @@ class Engine:
         return self._lora_request(folder, number, folder)
 
     @contextmanager
-    def _mended(self) -> Generator[None]:
+    def _translate_errors(self) -> Generator[None]:
         """vLLM's errors inside become ours."""
         try:
             yield
@@ -215,9 +216,9 @@ class Engine:
             raise CallError(f"model {self.label!r} failed: {said}", "engine", Retry.LATER) from None
 
     def _lost(self) -> ReplicaLostError:
-        said = self._diary.cause()
+        said = self._log.cause()
         problem = f"the engine of model {self.label!r} died" + (f": {said}{advice(said)}" if said else "")
-        return ReplicaLostError(f"{problem}; all it said is in {self._diary.path}")
+        return ReplicaLostError(f"{problem}; its log is {self._log.path}")
 
     def close(self) -> None:
         """End the engine and its processes."""
@@ -226,7 +227,7 @@ class Engine:
             self._engine.shutdown(timeout=0)
         del self._engine  # it shuts down once more when it is dropped: not at the end of the program
         self._give_back()
-        self._diary.end(keep=is_dead)
+        self._log.end(keep=is_dead)
 
     def _give_back(self) -> None:
         if self._devices is not None:
@@ -242,21 +243,21 @@ async def _last(outputs: AsyncGenerator[Any]) -> Any:
 
 
 @contextmanager
-def _apart(diary: Diary, timeout_s: float) -> Generator[None]:
-    """What is said and started inside goes to the diary, also what those say that were started, for ever."""
+def _isolate(log: EngineLog, timeout_s: float) -> Generator[None]:
+    """What is printed inside goes to the log, and what processes print that are started inside, for ever."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault(READY_TIMEOUT, str(round(timeout_s)))
     with ExitStack() as stack:
-        stack.enter_context(_said_to_children(_LOGGING, str(diary.settings)))
-        stack.enter_context(_without_main())
-        stack.enter_context(_with_library_first())
-        stack.enter_context(diary.listening())
+        stack.enter_context(_set_for_children(_LOGGING, str(log.settings)))
+        stack.enter_context(_hide_main())
+        stack.enter_context(_put_library_first())
+        stack.enter_context(log.listening())
         yield
 
 
 @contextmanager
-def _said_to_children(name: str, value: str) -> Generator[None]:
+def _set_for_children(name: str, value: str) -> Generator[None]:
     """An environment variable for those that are started inside, not for what this process starts later."""
     before = os.environ.get(name)
     os.environ[name] = value
@@ -270,7 +271,7 @@ def _said_to_children(name: str, value: str) -> Generator[None]:
 
 
 @contextmanager
-def _without_main() -> Generator[None]:
+def _hide_main() -> Generator[None]:
     """A process that is spawned imports the program that started it, which may be one that runs a pipeline."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -281,7 +282,7 @@ def _without_main() -> Generator[None]:
 
 
 @contextmanager
-def _with_library_first() -> Generator[None]:
+def _put_library_first() -> Generator[None]:
     """A process that is spawned takes over the path; folders of a user's files hide nothing of Python's own there."""
     before, wanted = list(sys.path), os.environ.get("PYTHONPATH", "").split(os.pathsep)
     library = before.index(os.path.dirname(os.__file__)) if os.path.dirname(os.__file__) in before else 0

@@ -1,4 +1,4 @@
-"""I keep what an engine says, and find in it the words that say why it failed.
+"""Keeps what an engine prints, and finds in it the line that says why it failed. Knows nothing of requests.
 
 Its processes write to a file of their own; on a terminal it would stand between the lines of the progress, and in a
 traceback the cause is hard to find.
@@ -94,7 +94,7 @@ class _Aside:
         return getattr(self._stream or self._elsewhere, name)
 
 
-class Diary:
+class EngineLog:
     """What one engine says: a file in a folder of its own."""
 
     def __init__(self, label: str) -> None:
@@ -106,7 +106,7 @@ class Diary:
         """A configuration for Python's logging, in vLLM's processes."""
         self.settings.write_bytes(orjson.dumps(_settings(self.path)))
         self.program = self._folder / "python"
-        """This Python, saying what it says to the diary, and ending with the process that starts it."""
+        """This Python, which prints to the log and ends with the process that starts it."""
         python = quote(sys.executable)
         watch = f"{python} -I -S -c {quote(_WATCH)} $$ $PPID </dev/null >/dev/null 2>&1 &"
         watch = f'case "$*" in *spawn_main*)\n{watch}\nesac'
@@ -115,7 +115,7 @@ class Diary:
 
     @contextmanager
     def listening(self) -> Generator[None]:
-        """What this thread prints inside comes here, and for ever what a process says that is spawned inside."""
+        """What this thread prints inside comes here, and for ever what a process prints that is spawned inside."""
         program = spawn.get_executable()
         with self.path.open("a", buffering=1) as file, ExitStack() as stack:
             stack.enter_context(redirect_stdout(cast(Any, _Aside(file, sys.stdout))))

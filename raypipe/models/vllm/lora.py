@@ -1,6 +1,6 @@
-"""I find the folder of a LoRA adapter, and fetch one that is on the Hugging Face hub.
+"""Finds the folder of a LoRA adapter, and fetches one that is on the Hugging Face hub.
 
-I do not know engines. It is done before one is loaded: an engine that is given an adapter which is not there dies.
+Knows nothing of engines. It is done before one is loaded: an engine dies of an adapter that is not there.
 """
 
 from __future__ import annotations

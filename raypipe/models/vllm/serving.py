@@ -1,6 +1,6 @@
-"""I start vLLM's own server for one model, in a process that ends with this one, and say where it is and why it died.
+"""Starts vLLM's own server for one model, in a process that ends with this one; says where it is and why it died.
 
-I do not know who asks the server, nor for how long.
+Knows nothing of who asks the server, nor for how long.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from raypipe.contracts.llm import LLM
 from raypipe.errors import InfrastructureError
 from raypipe.models.presets import ServedOptions
 from raypipe.models.vllm.engine import ENVIRONMENT, READY_TIMEOUT
-from raypipe.models.vllm.engine_log import Diary, advice
+from raypipe.models.vllm.engine_log import EngineLog, advice
 from raypipe.models.vllm.options import INSTALL, engine_options, missing_engine
 
 _PROGRAM = "vllm.entrypoints.openai.api_server"
-"""It is there in vLLM's builds for processors, too, whose `vllm serve` does not find its own version."""
+"""It is there in vLLM's builds for CPUs, too, whose `vllm serve` does not find its own version."""
 _LOOK_EVERY_S = 0.5
 _END_TIMEOUT_S = 10.0
 
@@ -46,7 +46,7 @@ class Server:
         self._host, self._port = host, _free_port(host)
         self._options = engine_options(llm)
         self._load_timeout_s = ServedOptions(**llm.options).load_timeout_s
-        self._diary = Diary(llm.label)
+        self._log = EngineLog(llm.label)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -78,10 +78,10 @@ class Server:
         if self.is_alive:
             why = f"it was not ready within {self._load_timeout_s:g} s; raise load_timeout_s in its `options`"
         else:
-            said = self._diary.cause() or f"it ended with exit code {self._process and self._process.returncode}"
+            said = self._log.cause() or f"it ended with exit code {self._process and self._process.returncode}"
             why = said + advice(said)
-        where = f"{self._diary.path} on {socket.gethostname()}"
-        return f"model {self._label!r} cannot be served: {why}; all it said is in {where}"
+        where = f"{self._log.path} on {socket.gethostname()}"
+        return f"model {self._label!r} cannot be served: {why}; its log is {where}"
 
     def _start(self) -> None:
         command = [
@@ -89,14 +89,14 @@ class Server:
             "-m",
             __name__,
             str(os.getpid()),
-            str(self._diary.program),
+            str(self._log.program),
             *command_line(self._options),
         ]
         command += ["--disable-uvicorn-access-log", "--host", self._host, "--port", str(self._port)]
         home = str(Path(__file__).parents[3])
         paths = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), home])
         ready = {READY_TIMEOUT: str(round(self._load_timeout_s))}
-        with self._diary.path.open("ab") as file:
+        with self._log.path.open("ab") as file:
             self._process = subprocess.Popen(
                 command,
                 env=ENVIRONMENT | ready | os.environ | {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1"},
@@ -106,11 +106,11 @@ class Server:
             )
 
     def close(self, keep: bool = False) -> None:
-        """End it and the processes of its engine; what it said is kept where that explains a failure."""
+        """End it and the processes of its engine; its log is kept where that explains a failure."""
         if self._process is not None:
             _end(psutil.Process(self._process.pid) if self.is_alive else None)
             self._process.wait()
-        self._diary.end(keep=keep)
+        self._log.end(keep=keep)
 
 
 def _end(process: psutil.Process | None) -> None:

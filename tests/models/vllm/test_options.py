@@ -15,7 +15,7 @@ import pytest
 from raypipe.errors import InfrastructureError, SpecError
 from raypipe.models import LLM, check_model, gpus_of, missing_engine, open_model, vLLM
 from raypipe.models.vllm.devices import claimed, gpus_here
-from raypipe.models.vllm.engine_log import Diary, advice
+from raypipe.models.vllm.engine_log import EngineLog, advice
 from raypipe.models.vllm.options import engine_options, is_cpu_build, version_problem
 from raypipe.pipeline import Pipeline
 from raypipe.steps import LoadDataFromDicts
@@ -138,18 +138,18 @@ def test_calls_in_flight_keep_an_engine_busy_and_no_more() -> None:
 
 
 def test_the_words_that_say_why_are_found_among_those_of_others() -> None:
-    diary = Diary("vllm/m")
-    diary.path.write_text(
+    log = EngineLog("vllm/m")
+    log.path.write_text(
         "INFO loading\n"
         "ERROR worker torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB\n"
         "ERROR core Exception: WorkerProc initialization failed due to an exception\n"
         "RuntimeError: Engine core initialization failed. See root cause above.\n"
     )
-    said = diary.cause()
+    said = log.cause()
     assert said == "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
     assert "lower max_model_len" in advice(said)
-    diary.end()
-    assert not diary.path.exists()
+    log.end()
+    assert not log.path.exists()
 
 
 @pytest.mark.parametrize(
@@ -168,23 +168,23 @@ def test_the_words_that_say_why_are_found_among_those_of_others() -> None:
     ],
 )
 def test_what_is_said_over_several_lines_is_told_in_one(lines: str, said: str) -> None:
-    diary = Diary("vllm-server/m")
-    diary.path.write_text(lines)
-    assert diary.cause() == said
-    diary.end()
+    log = EngineLog("vllm-server/m")
+    log.path.write_text(lines)
+    assert log.cause() == said
+    log.end()
 
 
 def test_a_process_ends_with_the_one_that_has_started_it(tmp_path: Path) -> None:
-    diary, pid = Diary("vllm/m"), tmp_path / "pid"
+    log, pid = EngineLog("vllm/m"), tmp_path / "pid"
     works = f"spawn_main = 1; import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(100)"
-    starts = f"import subprocess; subprocess.run([{str(diary.program)!r}, '-c', {works!r}])"
+    starts = f"import subprocess; subprocess.run([{str(log.program)!r}, '-c', {works!r}])"
     with subprocess.Popen([sys.executable, "-c", starts]) as parent:
         while not (pid.exists() and pid.read_text()):
             time.sleep(0.05)
         child = psutil.Process(int(pid.read_text()))
         parent.kill()
     assert await_end([child]) == []
-    diary.end()
+    log.end()
 
 
 @pytest.mark.parametrize(
@@ -201,16 +201,16 @@ def test_the_next_step_is_said(said: str, next_step: str) -> None:
 
 
 def test_what_a_process_says_that_is_spawned_goes_to_the_diary(capfd: pytest.CaptureFixture[str]) -> None:
-    diary = Diary("vllm/m")
-    with diary.listening():
+    log = EngineLog("vllm/m")
+    with log.listening():
         print("from the parent")
         from multiprocessing import spawn
 
         subprocess.run([os.fsdecode(spawn.get_executable()), "-c", "print('from the child')"], check=True)
     assert os.fsdecode(spawn.get_executable()) == sys.executable
-    assert diary.path.read_text() == "from the parent\nfrom the child\n"
+    assert log.path.read_text() == "from the parent\nfrom the child\n"
     assert capfd.readouterr() == ("", "")
-    diary.end()
+    log.end()
 
 
 def test_programs_of_distilabel_name_an_engine() -> None:
