@@ -54,7 +54,8 @@ class Spec(BaseModel):
         super().__pydantic_init_subclass__(**options)
         inherited = {name for name in cls.late if cls.model_fields[name].default is None}
         found = {name: field for name, field in cls.model_fields.items() if field.is_required() and _is_late(field)}
-        cls.late = frozenset(inherited | {name for name, field in found.items() if not _may_be_none(field)})
+        needed = {name for name, field in found.items() if type(None) not in get_args(field.annotation)}
+        cls.late = frozenset(inherited | needed)
         for field in found.values():
             field.default = None
         if found:
@@ -77,10 +78,6 @@ class Spec(BaseModel):
 def _is_late(field: FieldInfo) -> bool:
     forms = [field.metadata, *(getattr(form, "__metadata__", ()) for form in get_args(field.annotation))]
     return any(isinstance(mark, Late) for marks in forms for mark in marks)
-
-
-def _may_be_none(field: FieldInfo) -> bool:
-    return type(None) in get_args(field.annotation)
 
 
 def violations(

@@ -122,10 +122,8 @@ def pause_s(headers: Mapping[str, str]) -> float | None:
     if exact_s is not None:
         return exact_s
     after_s = seconds_of(headers.get("Retry-After"))
-    return after_s if after_s is not None else _reset_s(headers)
-
-
-def _reset_s(headers: Mapping[str, str]) -> float | None:
+    if after_s is not None:
+        return after_s
     found = [seconds_of(headers.get(reset)) for left, reset in _RESETS if number_of(headers.get(left)) == 0]
     return max((reset_s for reset_s in found if reset_s is not None and reset_s > _SHORT_S), default=None)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, cast, get_args
 
@@ -171,7 +171,11 @@ class OpenAIModel(RequestWriter):
             found = door.endpoint.without_long_key_in(found)
             return found if kind == "chat" else unwrapped(found)
         read = plain_completion if kind == "prompt" else numbers_completion
-        return door.endpoint.without_long_key_in(self._completion_of(answer, read, door))
+        try:
+            found = read(orjson.loads(answer), self._llm.model)
+        except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+            raise _without_choice(door.endpoint, answer) from None
+        return door.endpoint.without_long_key_in(found)
 
     def _completion(self, endpoint: Endpoint, answer: bytes, may_call: bool) -> Completion:
         try:
@@ -189,12 +193,6 @@ class OpenAIModel(RequestWriter):
         except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
             raise _without_choice(endpoint, answer) from None
         return completion(text, finish_reason, usage, model, self._llm.model)
-
-    def _completion_of(self, answer: bytes, read: Callable[[Any, str], Completion], door: _Door) -> Completion:
-        try:
-            return read(orjson.loads(answer), self._llm.model)
-        except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
-            raise _without_choice(door.endpoint, answer) from None
 
     def _broken(self, endpoint: Endpoint, error: Exception) -> CallError:
         said = type(error).__name__

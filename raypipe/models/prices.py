@@ -77,14 +77,10 @@ def read_prices(path: Path) -> dict[str, tuple[float, float]]:
     prices = cast("dict[Any, Any]", content) if isinstance(content, dict) else {None: None}
     found: dict[str, tuple[float, float]] = {}
     for name, price in prices.items():
-        if not isinstance(name, str) or price is None or not _is_price(price):
+        numbers = cast("list[Any]", price) if isinstance(price, list) else []
+        is_price = len(numbers) == 2 and all(type(one) in (int, float) and one >= 0 for one in numbers)
+        if not isinstance(name, str) or not is_price:
             where = f"prices {str(path)!r}" + (f", {name!r}" if name is not None else "")
             raise SpecError.of(where, problem)
-        asked, written = price
-        found[name] = (float(asked), float(written))
+        found[name] = (float(numbers[0]), float(numbers[1]))
     return found
-
-
-def _is_price(price: Any) -> bool:
-    numbers = cast("list[Any]", price) if isinstance(price, list) else []
-    return len(numbers) == 2 and all(type(one) in (int, float) and one >= 0 for one in numbers)

@@ -6,10 +6,11 @@ Knows no HTTP and no engine. Outside of a file nothing is asked.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from raypipe.contracts.llm import LLM
 from raypipe.contracts.model_pool import ModelOrPool, change_members, members_of
-from raypipe.errors import SpecError, Violation
+from raypipe.errors import SpecError
 from raypipe.models import presets
 from raypipe.models.vllm.trust import check_options
 from raypipe.security.permissions import Permissions, current_permissions, host_of
@@ -52,7 +53,8 @@ def _reachable(llm: LLM, permissions: Permissions, where: str) -> LLM:
     except SpecError as error:
         if llm.api_key_env is None and not os.environ.get(name):
             return llm.model_copy(update={"api_key_env": ""})
-        raise SpecError(violations=[_without_key(one, llm) for one in error.violations]) from None
+        way_out = "" if llm.api_key_env else "; if the endpoint takes no key, write api_key_env: ''"
+        raise SpecError(violations=[replace(one, problem=one.problem + way_out) for one in error.violations]) from None
     return llm
 
 
@@ -63,8 +65,3 @@ def key_pairs_of(llm: ModelOrPool) -> list[str]:
         if member.provider in presets.PRESETS and member.base_url and (name := presets.key_env(member)):
             found.append(f"{name}={host_of(member.base_url)}")
     return found
-
-
-def _without_key(violation: Violation, llm: LLM) -> Violation:
-    way = "" if llm.api_key_env else "; if the endpoint takes no key, write api_key_env: ''"
-    return Violation(violation.where, violation.problem + way)

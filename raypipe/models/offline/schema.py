@@ -143,11 +143,8 @@ class _Builder:
             text = text_for(flat["pattern"], turn, shortest, longest)
             if text is not None:
                 return text
-        text = _formatted(flat.get("format", ""), turn) or self._phrase(name, turn)
+        text = _formatted(flat.get("format", ""), turn) or phrases.maker_for(name)(self._prompt.subject, turn)
         return _fitted(text, self._prompt.subject, turn, shortest, longest)
-
-    def _phrase(self, name: str, turn: int) -> str:
-        return phrases.maker_for(name)(self._prompt.subject, turn)
 
 
 def _meant(name: str, owner: str) -> str:

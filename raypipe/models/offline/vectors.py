@@ -39,9 +39,6 @@ def scores(body: Mapping[str, Any], count: int | None) -> list[float]:
 
 def _normal(seed: bytes, count: int) -> list[float]:
     """Numbers around 0, most of them between -2 and 2."""
-    return [_number(digest(seed + index.to_bytes(4))) for index in range(count)]
-
-
-def _number(drawn: bytes) -> float:
-    """The sum of twelve uniform numbers less 6 is nearly normal; of the digest's bytes there are at least twelve."""
-    return sum(one / 255 for one in drawn[:12]) - 6
+    # The sum of twelve uniform numbers less 6 is nearly normal; a digest has at least twelve bytes.
+    drawn = (digest(seed + index.to_bytes(4)) for index in range(count))
+    return [sum(one / 255 for one in each[:12]) - 6 for each in drawn]

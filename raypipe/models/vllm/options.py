@@ -131,12 +131,9 @@ def engine_gpus(llm: LLM) -> float:
     """GPUs of an engine: as the model says, or one for each part that its layers are spread over."""
     if llm.gpus is not None:
         return llm.gpus
-    return 0.0 if is_cpu_build() else float(_parts(llm))
-
-
-def _parts(llm: LLM) -> int:
-    sizes = [llm.engine.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size")]
-    return sizes[0] * sizes[1]
+    if is_cpu_build():
+        return 0.0
+    return float(llm.engine.get("tensor_parallel_size", 1) * llm.engine.get("pipeline_parallel_size", 1))
 
 
 def takes_gpus_from_ray(llm: LLM) -> bool:
