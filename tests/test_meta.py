@@ -33,8 +33,6 @@ MOST_LINES_OF_A_FUNCTION = 50
 MOST_PARAMETERS = 6
 MOST_METHODS = 20
 MOST_LINES_OF_A_CLASS = 250
-STILL_LARGER = {}
-"""Classes over a limit, with their methods and lines. A name leaves when its class keeps to both; none joins."""
 EMPTY_WORDS = {
     "manager", "handler", "processor", "helper", "helpers", "util", "utils", "wrapper", "factory", "common", "misc",
 }  # fmt: skip
@@ -87,20 +85,8 @@ def test_files_and_functions_are_short(path: Path) -> None:
 def test_classes_are_small(path: Path) -> None:
     for found in definitions(path):
         if isinstance(found, ast.ClassDef):
-            methods, lines = STILL_LARGER.get(found.name, (MOST_METHODS, MOST_LINES_OF_A_CLASS))
-            assert sum(isinstance(each, Function) for each in found.body) <= max(methods, MOST_METHODS), found.name
-            assert (found.end_lineno or 0) - found.lineno < max(lines, MOST_LINES_OF_A_CLASS), found.name
-
-
-def test_classes_that_are_small_now_are_not_listed_as_larger() -> None:
-    still: set[str] = set()
-    for path in SOURCES:
-        for found in definitions(path):
-            methods = sum(isinstance(each, Function) for each in getattr(found, "body", ()))
-            lines = (found.end_lineno or 0) - found.lineno + 1
-            if isinstance(found, ast.ClassDef) and (methods > MOST_METHODS or lines > MOST_LINES_OF_A_CLASS):
-                still.add(found.name)
-    assert {*STILL_LARGER} - still == set()
+            assert sum(isinstance(each, Function) for each in found.body) <= MOST_METHODS, found.name
+            assert (found.end_lineno or 0) - found.lineno < MOST_LINES_OF_A_CLASS, found.name
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
