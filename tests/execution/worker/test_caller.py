@@ -59,7 +59,8 @@ def break_model(backend: Backend) -> None:
             raise CallError("out of order", "server", Retry.LATER)
 
     model = backend.model
-    backend.model = Broken()
+    broken: Any = Broken()
+    backend.model = broken
 
 
 def test_a_call_in_the_log_is_not_sent(tmp_path: Path) -> None:
