@@ -17,29 +17,6 @@ settings.register_profile("plain", deadline=None, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("plain")
 
-WORKERS = 4
-"""Processes in which a run of all tests has them: most of a test is waiting, for Ray, for engines, for time to pass."""
-
-
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Several for the whole suite; files and folders that are named run in this process, as with `-n 0`."""
-    is_named = any("tests" in one for one in config.invocation_params.args)
-    return 0 if is_named or config.getoption("collectonly") or config.getoption("usepdb") else WORKERS
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share what is dear stay in one process: Ray, the engines, and what a module starts for its tests."""
-    for item in items:
-        if item.get_closest_marker("vllm"):
-            group = "vllm"
-        elif item.get_closest_marker("ray"):
-            group = "ray"
-        else:
-            group = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """Ray of this machine, started once for all tests that need it."""
