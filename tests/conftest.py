@@ -17,6 +17,7 @@ settings.register_profile("plain", deadline=None, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("plain")
 
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """Ray of this machine, started once for all tests that need it."""
