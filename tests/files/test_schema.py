@@ -57,7 +57,7 @@ def test_json_says_the_same(tmp_path: Path) -> None:
         ("name: ../x\nsteps: []", "option 'name'"),
         ("name: x\nsteps: [1]", "step 1 of the file: is a number, not a mapping with the keys name and type"),
         ("name: x\nsteps: [{name: a}]", "step 'a': option 'type' is required"),
-        ("name: x\nsteps: [{type: A, 1: 2}]", "key 1 is no text"),
+        ("name: x\nsteps: [{type: A, 1: 2}]", "key 1 is not text"),
         ("name: x\nsteps: [{type: A, after: 3}]", "option 'after'"),
         ("name: !!python/object:os.system x\nsteps: []", "is neither YAML nor JSON"),
     ],
