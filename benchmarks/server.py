@@ -1,4 +1,4 @@
-"""I am the cheapest OpenAI-compatible server that can be: one asyncio protocol, one constant answer, a chosen latency.
+"""The cheapest OpenAI-compatible server that can be: one asyncio protocol, one constant answer, a chosen latency.
 
 `python -m benchmarks.server --latency-s 0.5 --sigma 0.8 --log FILE` prints its base URL, then serves until its
 input ends. The latency of a request is log-normal and a function of its body alone, so that every client

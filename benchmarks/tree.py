@@ -1,4 +1,4 @@
-"""I measure the processor time and memory of a process and all its descendants, also of those that end meanwhile."""
+"""Measures the processor time and memory of a process and all its descendants, also of those that end meanwhile."""
 
 from __future__ import annotations
 

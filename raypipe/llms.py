@@ -1,4 +1,4 @@
-"""I am the former address of the models that `raypipe.models` holds."""
+"""The former address of the models that `raypipe.models` holds."""
 
 from typing import Any
 

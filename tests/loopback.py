@@ -1,7 +1,7 @@
-"""I am an OpenAI-compatible server on this machine that behaves as badly as it is told.
+"""An OpenAI-compatible server on this machine that behaves as badly as a test asks.
 
-I do not know who calls me. I log every request before I answer it, so that a test can count what was really sent.
-I run in a thread (`with serve(latency_s=0.1) as server`) or as a process (`python -m tests.loopback --port 0`),
+Knows nothing of its callers. Every request is logged before it is answered, so that a test can count what was really sent.
+It runs in a thread (`with serve(latency_s=0.1) as server`) or as a process (`python -m tests.loopback --port 0`),
 which prints its base URL and tells its counts under `/log`.
 """
 

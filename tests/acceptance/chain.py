@@ -1,4 +1,4 @@
-"""I am the pipelines that acceptance tests run, and a program that runs one until it ends or is killed.
+"""The pipelines that acceptance tests run, and a program that runs one until it ends or is killed.
 
 Every request of a run is another one, and every answer says which it answers, so that a test can hold a
 call log against what a server saw.

@@ -1,4 +1,4 @@
-"""I am a Ray cluster of several nodes on this machine, in a process of its own that is told what to do with them.
+"""A Ray cluster of several nodes on this machine, in a process of its own that takes orders.
 
     python -m tests.acceptance.cluster FOLDER
 

@@ -1,4 +1,4 @@
-"""I start runs in processes of their own, do things to them, and see that nothing of them is left."""
+"""Starts runs in processes of their own, sends them signals, and checks that nothing of them is left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""I am a pipeline of two stages with failures and artifacts, and a program that runs it on nodes that share nothing.
+"""A pipeline of two stages with failures and artifacts, and a program that runs it on nodes that share nothing.
 
 The workers of each node write in a folder of their own: what one has on its disk no other sees.
 """

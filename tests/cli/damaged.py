@@ -1,6 +1,6 @@
-"""I damage a sound pipeline file in one way, and know which word a message about it must hold.
+"""Damages a sound pipeline file in one way, and gives the word that a message about it must hold.
 
-I do not know how files are read.
+Knows nothing of how files are read.
 """
 
 from __future__ import annotations

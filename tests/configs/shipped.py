@@ -1,6 +1,6 @@
 """The shipped pipelines, run as a test needs them.
 
-I do not know what comes out.
+Knows nothing of what comes out.
 """
 
 from __future__ import annotations

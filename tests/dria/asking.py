@@ -1,4 +1,4 @@
-"""I am small steps in Dria's words, and the clients that carry them out."""
+"""Small steps in Dria's words, and the clients that carry them out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""I load the shipped pipeline as its own program does, with its folder at the head of the path."""
+"""Loads the shipped pipeline as its own program does, with its folder at the head of the path."""
 
 from __future__ import annotations
 

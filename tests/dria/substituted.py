@@ -1,4 +1,4 @@
-"""I load programs that were written for Dria, with their imports changed and nothing else."""
+"""Loads programs that were written for Dria, with their imports changed and nothing else."""
 
 from __future__ import annotations
 

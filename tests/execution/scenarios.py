@@ -1,4 +1,4 @@
-"""I am small pipelines that together use every form of step, each with what must come out of it.
+"""Small pipelines that together use every form of step, each with what must come out of it.
 
 A scenario is a function that adds a branch behind the step it is given, so a test can run one alone or
 all of them as one graph. Names of steps begin with the scenario's own name.

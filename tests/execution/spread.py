@@ -1,4 +1,4 @@
-"""I place replicas on nodes that have two GPUs each, and print where they are."""
+"""Places replicas on nodes that have two GPUs each, and prints where they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""I run the shipped pipeline on engines of this machine, as a program of its own."""
+"""Runs the shipped pipeline on engines of this machine, as a program of its own."""
 
 from __future__ import annotations
 

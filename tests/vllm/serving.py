@@ -1,4 +1,4 @@
-"""I let three runs on one cluster ask a model whose server they share, kill the server once, and print what I saw.
+"""Lets three runs on one cluster ask a model whose server they share, kills the server once, and prints what it saw.
 
 python -m tests.vllm.serving FOLDER
 """

@@ -1,4 +1,4 @@
-"""I make a tiny Llama with random weights and a byte-level tokenizer, and serve it with vLLM's own OpenAI server."""
+"""Makes a tiny Llama with random weights and a byte-level tokenizer, and serves it with vLLM's own OpenAI server."""
 
 from __future__ import annotations
 
