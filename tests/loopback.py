@@ -1,6 +1,6 @@
 """An OpenAI-compatible server on this machine that behaves as badly as a test asks.
 
-Knows nothing of its callers. Every request is logged before it is answered, so that a test can count what was really sent.
+Knows nothing of its callers. Every request is logged before it is answered, so that a test can count what was sent.
 It runs in a thread (`with serve(latency_s=0.1) as server`) or as a process (`python -m tests.loopback --port 0`),
 which prints its base URL and tells its counts under `/log`.
 """
