@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Iterator
 from uuid import uuid4
@@ -10,6 +11,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import settings
 
+from tests.keys import CANARY, KEY_OF_WORKERS
 from tests.loopback import Loopback, serve
 
 # The machine may be busy: nothing is timed. Every run tries the same examples.
@@ -23,6 +25,7 @@ def ray_session() -> Iterator[None]:
     """Ray of this machine, started once for all tests that need it."""
     from raypipe.execution.ray.session import session
 
+    os.environ[KEY_OF_WORKERS] = CANARY
     with session(None):
         yield
 

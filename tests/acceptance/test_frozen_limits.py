@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ ROWS = 400
 
 def limits_actors() -> set[int]:
     """Processes that keep the limits of runs on the Ray of these tests."""
-    own = psutil.Process().children(recursive=True)
-    return {
-        one.pid
-        for one in own
-        if one.is_running() and one.cmdline() and one.cmdline()[0].startswith("ray::RateCoordinator")
-    }
+    found: set[int] = set()
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended
+            if "".join(one.cmdline()[:1]).startswith("ray::RateCoordinator"):
+                found.add(one.pid)
+    return found
 
 
 def begin(url: str, out: Path) -> tuple[threading.Thread, list[Any], int]:

@@ -63,7 +63,7 @@ def ran(pipeline: Pipeline, out: Path, max_calls: int | None, engine: Any) -> Re
     """The result, or `None` where the run stopped and may be gone on with."""
     said = ""
     try:
-        with watched(out, *temporary_places()):
+        with watched(out, *temporary_places(), engine=engine):
             return bounded(lambda: pipeline.run(out, engine=engine, max_failed_rows=1000, max_calls=max_calls))
     except (InfrastructureError, StoppedError) as caught:
         said = str(caught)

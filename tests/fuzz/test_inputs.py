@@ -38,7 +38,7 @@ def ran(source: Callable[[], Any], out: Path, engine: Any = "local") -> Result |
     """What a run gives, or the error that it ends with."""
     try:
         pipeline = pipeline_of(source)
-        with watched(out, *temporary_places()):
+        with watched(out, *temporary_places(), engine=engine):
             return bounded(lambda: pipeline.run(out, engine=engine, max_failed_rows=1000))
     except RaypipeError as error:
         return error

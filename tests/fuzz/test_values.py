@@ -51,7 +51,7 @@ def parsed(row: dict[str, Any]) -> dict[str, Any]:
 def run(pipeline: Pipeline, out: Path, engine: Any = "local") -> Result | RaypipeError:
     """What a run gives; only an error of ours may leave it, and it names its step."""
     try:
-        with watched(out, *temporary_places()):
+        with watched(out, *temporary_places(), engine=engine):
             return bounded(lambda: pipeline.run(out, engine=engine, max_failed_rows=1000))
     except RaypipeError as error:
         return error

@@ -33,10 +33,10 @@ from raypipe.security.secrets import REDACTED, find_secrets, is_secret_name, red
 from raypipe.steps import LoadDataFromDicts, LoadDataFromHub, TextGeneration
 from raypipe.storage.paths import parse_path
 from raypipe.workflows import HttpRequestTool, Operator, WorkflowBuilder, WorkflowStep, Write
+from tests.keys import CANARY, KEY_OF_WORKERS
 from tests.loopback import Loopback, serve
 from tests.workflows.web import Answer, Arrived, Web, serve_web
 
-CANARY = "sk-canary-8d2f4b61c7"
 ROWS = [{"topic": topic} for topic in ("sea", "sky", "sun")]
 DISGUISED = (
     f"HTTPS://u:{CANARY}@a.example/x",
@@ -62,6 +62,8 @@ class Stage:
     web: Web
     monkeypatch: pytest.MonkeyPatch
     engine: str = "local"
+    key: str = "OPENAI_API_KEY"
+    """The variable with the key; workers of Ray have what was set when Ray was started."""
     said: list[str] = field(default_factory=list[str])
 
     def play(self, make: Callable[[], Any]) -> Any:
@@ -131,8 +133,8 @@ def url(stage: Stage, path: str = "/echo") -> str:
 
 
 def key_in_the_environment(stage: Stage) -> None:
-    stage.monkeypatch.setenv("OPENAI_API_KEY", CANARY)
-    llm = LLM("openai/x", base_url=stage.server.base_url, max_tries=1)
+    stage.monkeypatch.setenv(stage.key, CANARY)
+    llm = LLM("openai/x", base_url=stage.server.base_url, api_key_env=stage.key, max_tries=1)
     stage.play(lambda: open_model(llm))
     stage.run(stage.asked(llm))
     assert any(CANARY in (one.authorization or "") for one in stage.server.requests)
@@ -299,8 +301,8 @@ def service_of_searches(stage: Stage) -> None:
 
 def endpoint_that_repeats_it(stage: Stage) -> None:
     """In its errors, of any form, and in its answers."""
-    stage.monkeypatch.setenv("OPENAI_API_KEY", CANARY)
-    llm = LLM("openai/x", base_url=stage.server.base_url, max_tries=1)
+    stage.monkeypatch.setenv(stage.key, CANARY)
+    llm = LLM("openai/x", base_url=stage.server.base_url, api_key_env=stage.key, max_tries=1)
     said = f"header 'Authorization: Bearer {CANARY}' and {CANARY!r}"
     for number, shares in enumerate(({}, {400: 1.0}, {401: 1.0}, {500: 1.0})):
         stage.server.behaviour = stage.server.behaviour.__class__(
@@ -405,7 +407,7 @@ def test_nor_by_workers_of_ray(
     import ray
 
     with serve() as server, serve_web(echo) as web:
-        stage = Stage(tmp_path, server, web, monkeypatch, engine="ray")
+        stage = Stage(tmp_path, server, web, monkeypatch, engine="ray", key=KEY_OF_WORKERS)
         way(stage)
         assert found_in(stage, tmp_path, *capfd.readouterr()) == []
     logs = Path(ray._private.worker._global_node.get_logs_dir_path())

@@ -15,7 +15,7 @@ from uuid import uuid4
 import pyarrow as pa
 import ray
 import uvloop
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypipe.concurrency.background import TaskScope, start_thread, submit
@@ -114,8 +114,8 @@ class ConductorUDF:
                 break  # the run is to end soon after its beginning
         board = progress_board(self._run_id)
         while True:
-            # A board that is gone raises, which is the end of this.
-            with suppress(GetTimeoutError):
+            # A board that is gone raises, which is the end of this; one that cannot be reached may be again.
+            with suppress(GetTimeoutError, ActorUnavailableError):
                 told = board.put.remote(self._name, self._conductor.snapshot(), self._reporter)
                 reason, drain_s = ray.get(told, timeout=_BOARD_TIMEOUT_S)
                 if reason:
