@@ -32,6 +32,7 @@ class Failing(list[int]):
 @step(inputs=["n", "breaks"], outputs=["said"])
 async def said(row: Values, llm: Caller) -> dict[str, Any]:
     if row["breaks"] and row["n"] == 5:
+        gc.unfreeze()  # what a run has frozen is not listed
         for writer in [one for one in gc.get_objects() if isinstance(one, SegmentWriter)]:
             writer._files = Failing(writer._files)  # pyright: ignore[reportPrivateUsage]
     return {"said": await llm(f"say {row['n']}")}
