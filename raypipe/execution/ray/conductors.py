@@ -32,6 +32,7 @@ from raypipe.limits import Caps, Cost, RateCoordinator
 from raypipe.security.file_modes import keep_private
 
 _BOARD_EVERY_S, _BOARD_TIMEOUT_S = 0.5, 10.0
+_BOARD_RESTARTS = 3
 _OPEN_TIMEOUT_S = 60.0
 """The loop is new and opening starts nothing that waits: it takes longer only where the process is starved."""
 
@@ -66,8 +67,13 @@ BOARD_AFTER_S = 2.0
 
 
 def progress_board(run: str) -> Any:
-    """The board of a run, started by whoever asks first."""
-    return ray.remote(ProgressBoard).options(name=f"raypipe-{run}", get_if_exists=True, num_cpus=0).remote()
+    """The board of a run, started by whoever asks first, on its own node: Ray may not know yet that another is lost.
+
+    It is started again elsewhere where that node is lost.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"name": f"raypipe-{run}", "get_if_exists": True, "num_cpus": 0, "scheduling_strategy": here}
+    return ray.remote(ProgressBoard).options(max_restarts=_BOARD_RESTARTS, **options).remote()
 
 
 def start_coordinator(run: str, caps: Caps, spent: Cost) -> Any:
