@@ -63,12 +63,6 @@ def change_members(asked: LLM | ModelPool, change: Callable[[LLM], LLM]) -> LLM 
     return make_pool([change(member) for member in members_of(asked)])
 
 
-def change_first(asked: LLM | ModelPool, change: Callable[[LLM], LLM]) -> LLM | ModelPool:
-    """The same with its first member changed, which options that name no member are for."""
-    first, *others = members_of(asked)
-    return make_pool([change(first), *others])
-
-
 def from_options(options: Mapping[str, Any]) -> LLM | ModelPool:
     """The model, or pool of models, that a file describes. Raises SpecError."""
     others: Any = options.get(_OTHERS, ())

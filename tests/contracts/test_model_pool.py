@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raypipe.contracts.llm import LLM
-from raypipe.contracts.model_pool import ModelPool, change_first, change_members, from_options, make_pool, to_options
+from raypipe.contracts.model_pool import ModelPool, change_members, from_options, make_pool, to_options
 from raypipe.errors import SpecError
 from raypipe.steps import TextGeneration
 
@@ -54,5 +54,4 @@ def test_members_are_changed_one_by_one() -> None:
         return llm.model_copy(update={"temperature": 1.0})
 
     assert change_members(ModelPool((ONE, OTHER)), warm) == ModelPool((warm(ONE), warm(OTHER)))
-    assert change_first(ModelPool((ONE, OTHER)), warm) == ModelPool((warm(ONE), OTHER))
-    assert change_members(ONE, warm) == change_first(ONE, warm) == warm(ONE)
+    assert change_members(ONE, warm) == warm(ONE)
