@@ -40,7 +40,7 @@ class CallLogWriter:
         self._frames: SimpleQueue[list[_Waiting]] = SimpleQueue()
         self._ended = threading.Event()
         self._problem: OutputError | None = None
-        self._is_failn = False
+        self._is_broken = False
         self._writing: list[_Waiting] = []
         self._threads: list[threading.Thread] = []
 
@@ -60,7 +60,7 @@ class CallLogWriter:
     def _fail(self, error: RaypipeError) -> None:
         """A thread of the log has ended by a defect: nothing is logged any more, and every `append` raises that."""
         self._problem = OutputError(f"the call log {self._folder} cannot be written: {error}")
-        self._is_failn = True
+        self._is_broken = True
         waiting, self._writing = self._writing, []
         while True:
             if waiting:
@@ -79,7 +79,7 @@ class CallLogWriter:
 
     async def append(self, key: bytes, origin: CallOrigin, completion: Completion, latency_s: float) -> None:
         """Write one completion through. Raises OutputError when the disk does not take it."""
-        if self._is_failn and self._problem is not None:
+        if self._is_broken and self._problem is not None:
             raise self._problem
         loop = asyncio.get_running_loop()
         written = loop.create_future()
@@ -92,7 +92,7 @@ class CallLogWriter:
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             self._frames.put(waiting)
-            if self._is_failn and self._problem is not None:
+            if self._is_broken and self._problem is not None:
                 _resolve([written for _, written in waiting], self._problem)
 
     def _write(self, writer: SegmentWriter) -> None:
