@@ -313,20 +313,14 @@ def _watched(pipeline: Pipeline, options: RunOptions) -> int:
 
     with watching(pipeline.plan(), options.engine) as watch:
         result = pipeline.run_with(options, watch)
-    _print_summary(*summary(result))
-    if result.failed_rows:
-        typer.secho(failed_rows(result), fg=typer.colors.RED, color=_color())
-    return result.exit_code
-
-
-def _color() -> bool | None:
-    """Whether to colour; `None`: as the terminal can. https://no-color.org"""
-    return False if os.environ.get("NO_COLOR") else None
-
-
-def _print_summary(first: str, *others: str) -> None:
-    typer.secho(first, bold=True, color=_color())
+    # As the terminal can, or not at all: https://no-color.org
+    color = False if os.environ.get("NO_COLOR") else None
+    first, *others = summary(result)
+    typer.secho(first, bold=True, color=color)
     _print(others)
+    if result.failed_rows:
+        typer.secho(failed_rows(result), fg=typer.colors.RED, color=color)
+    return result.exit_code
 
 
 def _print(lines: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 import typer
@@ -20,14 +21,14 @@ _UNEXPECTED = 70
 """EX_SOFTWARE of sysexits.h."""
 
 
+@dataclass(frozen=True)
 class ReportedErrors:
     """A block whose errors end the command: each is told in one line, or one line for each violation.
 
     `resume` are the arguments of the command that goes on after a stop.
     """
 
-    def __init__(self, resume: Sequence[str] = ()) -> None:
-        self._resume = resume
+    resume: Sequence[str] = ()
 
     def __enter__(self) -> None:
         return None
@@ -40,9 +41,9 @@ class ReportedErrors:
             traceback.print_exception(error)
         for line in sentences(error):
             print(f"error: {line}", file=sys.stderr)
-        if self._resume and exit_code(error) == StoppedError.exit_code:
+        if self.resume and exit_code(error) == StoppedError.exit_code:
             higher = " (with a higher cap)" if "max_" in str(error) else ""
-            print(f"to go on{higher}: {_command(self._resume)}", file=sys.stderr)
+            print(f"to go on{higher}: {_command(self.resume)}", file=sys.stderr)
         raise typer.Exit(exit_code(error)) from None
 
 

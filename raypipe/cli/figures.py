@@ -15,7 +15,7 @@ from raypipe.cli.layout import duration, number
 from raypipe.contracts.step import Runs, Shape
 from raypipe.execution.conductor.conductor import Snapshot
 from raypipe.execution.counts import StepCounts, sum_by_shown_step
-from raypipe.execution.engine_stats import EngineReport, EngineStats
+from raypipe.execution.engine_stats import EngineStats
 from raypipe.execution.wire import WorkerStatus
 from raypipe.graph.repeat import Until
 from raypipe.models.prices import pool_cost_usd
@@ -58,7 +58,8 @@ class Figures:
         self._counts = {name: StepCounts() for name in plan.graph.order}
         self._waiting: dict[str, int] = {}
         self._workers: dict[str, WorkerStatus] = {}
-        self._meters = EngineStats(clock)
+        self.engines = EngineStats(clock)
+        """What the engines do that run in workers."""
         self._history: deque[tuple[float, dict[str, StepCounts]]] = deque()
         self.is_asked = False
         """Whether the executor is up and has said anything, be it nothing."""
@@ -77,8 +78,9 @@ class Figures:
             for name, queued in snapshot.queued.items():
                 waiting[name] = waiting.get(name, 0) + queued
             for worker, status in snapshot.workers.items():
-                self._workers[worker] = max(status, self._workers.get(worker, status), key=_answered)
-        self._meters.take(snapshots)
+                known = self._workers.get(worker, status)
+                self._workers[worker] = max(status, known, key=lambda one: one.calls_sent + one.calls_cached)
+        self.engines.take(snapshots)
         now = self._clock()
         if any(self._counts[name] != counts for name, counts in totals.items()):
             self._moved_at = now
@@ -112,10 +114,6 @@ class Figures:
         pools = [pool] if pool else [name for name, one in self._plan.pools.items() if one.llm is not None]
         return sum(status.in_flight for status in self._workers.values() if status.pool in pools)
 
-    def engines(self) -> Mapping[str, EngineReport]:
-        """What the engines do that run in workers, by worker."""
-        return self._meters.reports
-
     @property
     def halted_for(self) -> str:
         """Why no call is sent any more; empty while calls are."""
@@ -131,12 +129,12 @@ class Figures:
         waits = sorted({status.waits_for for status in self._workers.values() if status.waits_for})
         if waits:
             return " and ".join(waits)
-        slowest = max(self._workers.values(), key=lambda status: status.oldest_s)
-        if self.in_flight():
-            return f"{number(self.in_flight())} answers of {slowest.pool}, the oldest for {_oldest(slowest)}"
-        held = sum(status.held for status in self._workers.values())
-        if held:
-            return f"{number(held)} rows in {slowest.pool}, the oldest for {_oldest(slowest)}"
+        asked, held = self.in_flight(), sum(status.held for status in self._workers.values())
+        if asked or held:
+            slowest = max(self._workers.values(), key=lambda status: status.oldest_s)
+            awaited = f"{number(asked)} answers of" if asked else f"{number(held)} rows in"
+            where = f" in step {slowest.oldest_step!r}" if slowest.oldest_step else ""
+            return f"{awaited} {slowest.pool}, the oldest for {duration(slowest.oldest_s)}{where}"
         return "rows from upstream" if not any(self._waiting.values()) else "workers that take rows"
 
     def _rate(self, value: Callable[[Mapping[str, StepCounts]], int]) -> float:
@@ -186,13 +184,3 @@ class Figures:
         if counts.rows_in:
             return into[name] * counts.rows_out / counts.rows_in
         return into[name] * step.copies if step.shape is Shape.MAP else None
-
-
-def _oldest(status: WorkerStatus) -> str:
-    """For how long the oldest row has been worked on, and where."""
-    where = f" in step {status.oldest_step!r}" if status.oldest_step else ""
-    return f"{duration(status.oldest_s)}{where}"
-
-
-def _answered(status: WorkerStatus) -> int:
-    return status.calls_sent + status.calls_cached

@@ -102,7 +102,7 @@ def _inputs(pipeline: Pipeline, wanted: Wanted) -> Iterator[Path]:
         if os.path.isabs(os.path.expanduser(path)) or "://" in path:
             continue
         for match in sorted(glob.glob(path, recursive=True)) or [path]:
-            yield from _all_in(Path(match).absolute()) if os.path.isdir(match) else _if_file(Path(match).absolute())
+            yield from _files_at(Path(match).absolute())
 
 
 def _named(pipeline: Pipeline) -> list[str]:
@@ -134,13 +134,11 @@ def _paths(option: str, value: object) -> Sequence[str]:
     return [each for each in values if isinstance(each, str) and each]
 
 
-def _if_file(path: Path) -> Iterator[Path]:
+def _files_at(path: Path) -> Iterator[Path]:
+    """The file at a path, or those of a folder that are not hidden; none where neither is there."""
     if path.is_file():
         yield path
-
-
-def _all_in(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(parent, name) for name in names if not name.startswith("."))
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import raypipe
 from raypipe.cli.exits import ReportedErrors
 from raypipe.cli.options import (
     BaseUrls,
@@ -106,10 +107,10 @@ def submit(  # noqa: PLR0913 - each parameter is one option of the command
         name = f"{re.sub(r'[^a-z0-9]+', '-', pipeline.name.lower()).strip('-')}-{secrets.token_hex(3)}"
         with tempfile.TemporaryDirectory(prefix="raypipe-") as folder:
             luggage = pack(pipeline, wanted, prices, Path(folder))
-            options |= {"--prices": luggage.prices}
-            entrypoint = _entrypoint(luggage, options, _flags(fresh, shared))
+            entrypoint = _entrypoint(luggage, options, ["--fresh"] * fresh + ["--shared"] * shared)
+            package = Path(next(iter(raypipe.__path__)))  # what checked the pipeline, whatever the cluster has
             told = {"pipeline": pipeline.name, "out": out or ""}
-            server.submit(name, entrypoint, luggage.folder, _package(), told)
+            server.submit(name, entrypoint, luggage.folder, package, told)
         typer.echo(f"job {name}: {pipeline.name} runs on the cluster and writes {out}")
         code = _say_how_to_look(server, name) if detach else _followed(server, name)
     raise typer.Exit(code)
@@ -163,24 +164,13 @@ def _check_folder(option: str, folder: str) -> None:
         raise SpecError.of(f"{option} {folder}".strip(), problem)
 
 
-def _package() -> Path:
-    """Our own package: the job runs what checked the pipeline here, whatever version the cluster has."""
-    import raypipe
-
-    return Path(next(iter(raypipe.__path__)))
-
-
-def _flags(fresh: bool, shared: bool) -> list[str]:
-    return ["--fresh"] * fresh + ["--shared"] * shared
-
-
 def _entrypoint(luggage: Luggage, options: dict[str, Any], flags: Sequence[str]) -> str:
     """The command line of the run. It is the process that the job server asks to stop, so no shell stays before it."""
     wanted = luggage.wanted
     changed = {"--set": wanted.settings, "--model": wanted.models, "--base-url": wanted.base_urls}
     allowed = {"--allow-import": wanted.allow_import, "--allow-files": wanted.allow_files}
     allowed |= {"--allow-key": wanted.allow_keys, "--allow-host": wanted.allow_hosts}
-    given = {"--input": wanted.input, **allowed, **changed, **options}
+    given = {"--input": wanted.input, **allowed, **changed, **options, "--prices": luggage.prices}
     words = ["python", "-m", "raypipe.cli", "run", wanted.spec, "--address", "auto", *flags]
     for option, value in given.items():
         values: Sequence[object] = value if isinstance(value, list | tuple) else [value]

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from typing import IO, Any
+from typing import IO
 
 from raypipe.cli.figures import Figures, StepFigures
 from raypipe.cli.layout import UNKNOWN_PRICE, dollars, duration, number, some
@@ -37,8 +37,11 @@ def watching(plan: Plan, engine: str, line_every_s: float = 5.0) -> Generator[Wa
     figures = Figures(plan, _source_rows(plan))
     starts = "starting Ray…" if engine == "ray" else "starting…"
     with _error_stream() as stream, ExitStack() as shown:
-        views: list[AbstractContextManager[object]] = [_Lines(figures, starts, stream, line_every_s)]
-        if _is_terminal(stream):
+        views: list[AbstractContextManager[object]] = [_lines(figures, starts, stream, line_every_s)]
+        is_terminal = False
+        with suppress(ValueError):  # it is closed
+            is_terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
+        if is_terminal:
             views = [_table(figures, starts, stream)] if engine == "ray" else []
         for view in views:
             shown.enter_context(view)
@@ -75,43 +78,29 @@ def _error_stream() -> Generator[IO[str]]:
         yield stream
 
 
-def _is_terminal(stream: IO[str]) -> bool:
-    with suppress(ValueError):
-        return stream.isatty() and os.environ.get("TERM") != "dumb"
-    return False
-
-
 # Without a terminal.
 
 
-class _Lines:
-    """A line now and then."""
+@contextmanager
+def _lines(figures: Figures, starts: str, stream: IO[str], every_s: float) -> Generator[None]:
+    """A line now and then; where that breaks, one that says so, and the run goes on."""
+    ended = threading.Event()
 
-    def __init__(self, figures: Figures, starts: str, stream: IO[str], every_s: float) -> None:
-        self._figures = figures
-        self._starts = starts
-        self._stream = stream
-        self._every_s = every_s
-        self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> None:
-        self._thread = start_thread(self._print, "what shows the progress", self._broke)
-
-    def __exit__(self, *_: Any) -> None:
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join(1.0)
-
-    def _broke(self, error: RaypipeError) -> None:
-        """The run goes on; that nothing more is said of it is said."""
-        with suppress(OSError, ValueError):
-            print(f"{error}; the run goes on", file=self._stream, flush=True)
-
-    def _print(self) -> None:
-        while not self._ended.wait(self._every_s):
+    def write() -> None:
+        while not ended.wait(every_s):
             with suppress(*_ODD):
-                print(line(self._figures, self._starts), file=self._stream, flush=True)
+                print(line(figures, starts), file=stream, flush=True)
+
+    def broke(error: RaypipeError) -> None:
+        with suppress(OSError, ValueError):
+            print(f"{error}; the run goes on", file=stream, flush=True)
+
+    thread = start_thread(write, "what shows the progress", broke)
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(1.0)
 
 
 def line(figures: Figures, starts: str) -> str:
@@ -120,7 +109,11 @@ def line(figures: Figures, starts: str) -> str:
     if not figures.is_working:
         return f"{words[0]}: {starting(figures, starts)}"
     steps = figures.steps()
-    words += [_step_words(step) for step in steps if step.counts.rows_in or step.waiting]
+    for step in (one for one in steps if one.counts.rows_in or one.waiting):
+        counts = step.counts
+        lost = {"failed": counts.rows_failed, "filtered": counts.rows_filtered, "waiting": step.waiting}
+        own = [f"{step.name} {number(counts.rows_in)} in, {number(counts.rows_out)} out"]
+        words.append(", ".join(own + [f"{number(count)} {name}" for name, count in lost.items() if count]))
     words += engine_words(figures)
     words.append(", ".join(_call_words(figures, steps)))
     return f"{words[0]}: {' · '.join(word for word in words[1:] if word)}"
@@ -132,20 +125,13 @@ def engine_words(figures: Figures) -> list[str]:
         f"engine {worker}: {report.now.running} running, {report.now.waiting} waiting, "
         f"{report.tokens_per_s:,.0f} tokens/s, cache {report.now.kv_cache_usage:.0%} full, "
         f"{report.prefix_hit_rate:.0%} of prompts found there"
-        for worker, report in sorted(figures.engines().items())
+        for worker, report in sorted(figures.engines.reports.items())
     ]
 
 
 def starting(figures: Figures, starts: str) -> str:
     """What is awaited before the first row."""
     return "starting workers…" if figures.is_asked else starts
-
-
-def _step_words(step: StepFigures) -> str:
-    counts = step.counts
-    words = [f"{step.name} {number(counts.rows_in)} in, {number(counts.rows_out)} out"]
-    lost = {"failed": counts.rows_failed, "filtered": counts.rows_filtered, "waiting": step.waiting}
-    return ", ".join(words + [f"{number(count)} {name}" for name, count in lost.items() if count])
 
 
 def _call_words(figures: Figures, steps: Sequence[StepFigures]) -> list[str]:
@@ -176,29 +162,26 @@ def _table(figures: Figures, starts: str, stream: IO[str]) -> AbstractContextMan
     from rich.text import Text
 
     def shown() -> RenderableType:
-        if not figures.is_working:
-            return Text(f"{starting(figures, starts)} {duration(figures.elapsed_s)}", style="dim")
-        steps = figures.steps()
-        cells = [_cells(step) for step in steps]
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in cells[0]:
-            if any(row[name] for row in cells):
-                table.add_column(name, justify="left" if name == "step" else "right", no_wrap=True)
-        for row in cells:
-            table.add_row(*(Text(row[name], _STYLES.get(name, "")) for name in row if any(one[name] for one in cells)))
-        words = [f"{duration(figures.elapsed_s)} elapsed", *_call_words(figures, steps)]
-        lines = [*engine_words(figures), ", ".join(words)]
-        return Group(table, *(Text(one, style="dim") for one in lines))
-
-    def safely_shown() -> RenderableType:
         with suppress(*_ODD):
-            return shown()
+            if not figures.is_working:
+                return Text(f"{starting(figures, starts)} {duration(figures.elapsed_s)}", style="dim")
+            steps = figures.steps()
+            cells = [_cells(step) for step in steps]
+            names = [name for name in cells[0] if any(row[name] for row in cells)]
+            table = Table(box=None, pad_edge=False, header_style="dim")
+            for name in names:
+                table.add_column(name, justify="left" if name == "step" else "right", no_wrap=True)
+            for row in cells:
+                table.add_row(*(Text(row[name], _STYLES.get(name, "")) for name in names))
+            words = [f"{duration(figures.elapsed_s)} elapsed", *_call_words(figures, steps)]
+            lines = [*engine_words(figures), ", ".join(words)]
+            return Group(table, *(Text(one, style="dim") for one in lines))
         return Text("")
 
     console = Console(file=stream, highlight=False)
     return Live(
         console=console,
-        get_renderable=safely_shown,
+        get_renderable=shown,
         refresh_per_second=4,
         transient=True,
         redirect_stdout=sys.stdout.isatty(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 import traceback
+from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -64,11 +65,11 @@ def _loaded(path: Path) -> ModuleType:
     return module
 
 
+@dataclass(frozen=True)
 class _ErrorsOfFile:
     """A block that runs a user's file: what goes wrong in it is a violation of that file, with the line."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    path: Path
 
     def __enter__(self) -> None:
         return None
@@ -78,8 +79,8 @@ class _ErrorsOfFile:
     ) -> None:
         if error is None or isinstance(error, RaypipeError | KeyboardInterrupt):
             return
-        lines = [frame.lineno for frame in traceback.extract_tb(trace) if frame.filename == str(self._path)]
+        lines = [frame.lineno for frame in traceback.extract_tb(trace) if frame.filename == str(self.path)]
         line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
-        where = f"{self._path}, line {line}" if line else str(self._path)
+        where = f"{self.path}, line {line}" if line else str(self.path)
         said = "the file ends the process" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
         raise SpecError.of(where, said) from error

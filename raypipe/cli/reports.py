@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from raypipe.cli.layout import columns, dollars, number, one_line, rows, shown_path, some
@@ -130,11 +130,8 @@ def _failure_groups(result: Result) -> dict[tuple[str, str], tuple[int, str, str
     for path in result.failures.files:
         with reading(path):
             for batch in open_parquet_at(path).iter_batches(columns=names):
-                for step, kind, message, row_id in _tuples(batch.to_pydict(), names):
+                columns_of_batch = (batch.column(name).to_pylist() for name in names)
+                for step, kind, message, row_id in zip(*columns_of_batch, strict=True):
                     count, *first = groups.get((step, kind), (0, message, row_id))
                     groups[step, kind] = (count + 1, first[0], first[1])
     return groups
-
-
-def _tuples(table: dict[str, list[Any]], names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    return zip(*(table[name] for name in names), strict=True)

@@ -10,19 +10,20 @@ from typing import Any
 
 from raypipe.cli.layout import columns, dollars, duration, number, rows, shown_path, some
 from raypipe.results import Result
-from raypipe.storage.paths import AnyPath
 
 
 def summary(result: Result) -> list[str]:
     """Time and money in the first line, then counts for each step, the datasets and how to load them."""
     manifest = result.manifest
     lines = [f"{manifest['pipeline']}: {_spent(manifest)}", ""]
-    lines += step_table(manifest["steps"])
+    # In = done + failed + filtered, and out is what the done rows became.
+    lines += columns([_step_cells(name, figures) for name, figures in manifest["steps"].items()], left=["step"])
     lines.append("")
     for leaf, dataset in manifest["leaves"].items():
         lines.append(f"{rows(dataset['rows'])} of {leaf!r} in {shown_path(result.path / dataset['path'])}/")
     for dataset in manifest["leaves"].values():
-        lines.append(f"  {load_line(result.path / dataset['path'])}")
+        files = f"{shown_path(result.path / dataset['path'])}/*.parquet"
+        lines.append(f'  datasets.load_dataset("parquet", data_files="{files}")')
     return lines
 
 
@@ -45,15 +46,6 @@ def retried(before: Result, after: Result) -> list[str]:
     for leaf, dataset in after.manifest["leaves"].items():
         lines.append(f"{rows(dataset['rows'])} of {leaf!r} in {shown_path(after.path / dataset['path'])}/")
     return lines + [line for line in [failed_rows(after)] if line]
-
-
-def step_table(steps: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One line for each step: in = done + failed + filtered, and out is what the done rows became."""
-    return columns([_step_cells(name, figures) for name, figures in steps.items()], left=["step"])
-
-
-def load_line(path: AnyPath) -> str:
-    return f'datasets.load_dataset("parquet", data_files="{shown_path(path)}/*.parquet")'
 
 
 def _step_cells(name: str, figures: Mapping[str, Any]) -> dict[str, str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import date, datetime
 from enum import Enum
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -18,7 +19,6 @@ from raypipe.contracts.llm import LLM
 from raypipe.contracts.model_pool import ModelOrPool, ModelPool, to_options
 from raypipe.contracts.step import Collector, Step
 from raypipe.errors import SpecError, Violation
-from raypipe.graph.branching import Routing
 from raypipe.graph.compile import name_steps
 from raypipe.security.secrets import REDACTED, is_secret_option, redact
 
@@ -38,18 +38,9 @@ def described(name: str, description: str, collected: Collector) -> dict[str, An
     steps: list[dict[str, Any]] = []
     previous: str | None = None
     for step in collected.steps:
-        own = names[id(step)]
-        above = [names[id(a)] for a, b in collected.edges if b is step and id(a) in names]
-        entry: dict[str, Any] = {"name": own, "type": _type_name(type(step))}
-        if above != ([previous] if previous is not None else []):
-            entry["after"] = above
-        routes = [_route(routing, steps, names) for upstream, routing, steps in collected.routes if upstream is step]
-        if routes:
-            entry["routes"] = routes
-        if step.llm is not None:
-            entry["llm"] = _model_name(step.llm, models, called)
-        steps.append(entry | _options(step))
-        previous = own
+        model = None if step.llm is None else _model_name(step.llm, models, called)
+        steps.append(_entry(step, collected, names, previous, model))
+        previous = names[id(step)]
     plain: dict[str, Any] = {"name": name}
     if description:
         plain["description"] = description
@@ -58,26 +49,36 @@ def described(name: str, description: str, collected: Collector) -> dict[str, An
     return plain | {"steps": steps}
 
 
-def _route(routing: Routing, steps: Sequence[Step], names: Mapping[int, str]) -> dict[str, Any]:
-    plain = _plain(routing.model_dump(exclude_defaults=True))
-    return {"to": [names[id(step)] for step in steps], **plain}
+def _entry(
+    step: Step, collected: Collector, names: Mapping[int, str], previous: str | None, model: str | None
+) -> dict[str, Any]:
+    """What a file says of one step, in this order; `previous`: the name of the step that it says before."""
+    kind = type(step)
+    own = kind.__name__ if kind.__module__.startswith("raypipe.") else f"{kind.__module__}:{kind.__qualname__}"
+    entry: dict[str, Any] = {"name": names[id(step)], "type": own}
+    above = [names[id(a)] for a, b in collected.edges if b is step and id(a) in names]
+    if above != ([previous] if previous is not None else []):
+        entry["after"] = above
+    routes = [
+        {"to": [names[id(one)] for one in targets], **_plain(routing.model_dump(exclude_defaults=True))}
+        for upstream, routing, targets in collected.routes
+        if upstream is step
+    ]
+    entry |= {"routes": routes} if routes else {}
+    entry |= {} if model is None else {"llm": model}
+    for name, value in step.model_dump(by_alias=True, exclude_defaults=True, exclude=_NOT_WRITTEN).items():
+        entry[name] = REDACTED if is_secret_option(name) and value else _plain(value)
+    return entry
 
 
 def to_yaml(plain: Mapping[str, Any]) -> str:
     """The mapping as YAML, by libyaml: 100,000 rows in a loader took longer to write down than to work on."""
+    write: Any = partial(yaml.dump, dict(plain), sort_keys=False, allow_unicode=True, width=120)
     with suppress(UnicodeEncodeError):  # half of a character
-        text = _yaml(plain, getattr(yaml, "CSafeDumper", yaml.SafeDumper))
+        text = write(Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper))
         if _ESCAPED not in text:
             return text
-    return _yaml(plain, yaml.SafeDumper)
-
-
-def _yaml(plain: Mapping[str, Any], dumper: type[Any]) -> str:
-    return yaml.dump(dict(plain), Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
-
-
-def _type_name(kind: type[Step]) -> str:
-    return kind.__name__ if kind.__module__.startswith("raypipe.") else f"{kind.__module__}:{kind.__qualname__}"
+    return write(Dumper=yaml.SafeDumper)
 
 
 def _model_name(llm: ModelOrPool, models: dict[str, ModelOrPool], called: Mapping[str, ModelOrPool]) -> str:
@@ -92,11 +93,6 @@ def _model_name(llm: ModelOrPool, models: dict[str, ModelOrPool], called: Mappin
     )
     models[name] = llm
     return name
-
-
-def _options(step: Step) -> dict[str, Any]:
-    written = step.model_dump(by_alias=True, exclude_defaults=True, exclude=_NOT_WRITTEN)
-    return {name: REDACTED if is_secret_option(name) and value else _plain(value) for name, value in written.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -77,7 +77,10 @@ def _routes(
         try:
             found.append((step, Routing(**options), [by_name[name] for name in targets]))
         except SpecError as error:
-            problems.extend(_own_violations(where, error))
+            # The name of what an option names is said too.
+            for one in error.violations:
+                problem = str(one) if one.where.startswith("dotted path") else one.problem
+                problems.append(Violation(where, problem))
     return found
 
 
@@ -94,11 +97,6 @@ def _models(spec: PipelineSpec, problems: list[Violation]) -> dict[str, ModelOrP
         except SpecError as error:
             problems.extend(error.violations)
     return models
-
-
-def _own_violations(where: str, error: SpecError) -> list[Violation]:
-    """The violations of an option, by its place in the file; of what it names, the name is said too."""
-    return [Violation(where, str(v) if v.where.startswith("dotted path") else v.problem) for v in error.violations]
 
 
 def _check_functions(step: Step, where: str, problems: list[Violation]) -> None:

@@ -97,17 +97,19 @@ def open_model(llm: LLM, beside: Model | None = None) -> Model:
     `beside`: a model whose engine answers for this one too. Raises SpecError for an unknown provider or unsound
     options.
     """
-    unknown = _unknown_provider(llm)
-    if unknown:
-        raise SpecError(violations=unknown)
-    return _load_adapter(llm.provider)(llm) if beside is None else cast("EngineModel", beside).asked_as(llm)
+    adapter = _load_adapter(llm)
+    return adapter(llm) if beside is None else cast("EngineModel", beside).asked_as(llm)
 
 
 def check_model(llm: LLM) -> list[Violation]:
     """Everything that would keep `llm` from answering and can be known without network."""
     if llm.provider in presets.PRESETS:
         return [*_misplaced(llm), *(_served(llm) if llm.serve else ()), *presets.check(llm)]
-    return _unknown_provider(llm) or [*_misplaced(llm), *_load_adapter(llm.provider).check(llm)]
+    try:
+        adapter = _load_adapter(llm)
+    except SpecError as error:
+        return list(error.violations)
+    return [*_misplaced(llm), *adapter.check(llm)]
 
 
 def check_request(llm: LLM, request: Request) -> list[Violation]:
@@ -143,13 +145,10 @@ def _served(llm: LLM) -> list[Violation]:
     return check_engine(llm) + [Violation(f"model {llm.label!r}", problem) for problem in found]
 
 
-def _unknown_provider(llm: LLM) -> list[Violation]:
-    if llm.provider in REGISTRY:
-        return []
-    hint = nearest(llm.provider, list(REGISTRY))
-    return [Violation(f"model {llm.label!r}", f"unknown provider {llm.provider!r}{hint}")]
-
-
-def _load_adapter(provider: str) -> Adapter:
-    module, _, name = REGISTRY[provider].partition(":")
+def _load_adapter(llm: LLM) -> Adapter:
+    """Raises SpecError for an unknown provider."""
+    if llm.provider not in REGISTRY:
+        hint = nearest(llm.provider, list(REGISTRY))
+        raise SpecError.of(f"model {llm.label!r}", f"unknown provider {llm.provider!r}{hint}")
+    module, _, name = REGISTRY[llm.provider].partition(":")
     return getattr(import_module(module), name)

@@ -33,7 +33,10 @@ def completion(text: str, finish_reason: Any, usage: Usage, model: Any, asked: s
 
 def usage_of(input_tokens: Any, output_tokens: Any = 0) -> Usage:
     """What an endpoint counted; a count that can be none counts nothing, and the usage says so."""
-    counts = [_count(input_tokens), _count(output_tokens)]
+    counts: list[int | None] = []
+    for value in (input_tokens, output_tokens):
+        is_whole = type(value) is int or (type(value) is float and value.is_integer())
+        counts.append(int(value) if is_whole and 0 <= value <= MOST_TOKENS else None)
     kind = Uncounted if None in counts else Usage
     return kind(*(count or 0 for count in counts))
 
@@ -57,8 +60,3 @@ def word(value: Any) -> str:
 def sound_text(text: str) -> str:
     """The text with every character that no file can hold replaced."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def _count(value: Any) -> int | None:
-    is_whole = type(value) is int or (type(value) is float and value.is_integer())
-    return int(value) if is_whole and 0 <= value <= MOST_TOKENS else None

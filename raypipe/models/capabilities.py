@@ -1,4 +1,4 @@
-"""Says what an endpoint can be asked for beyond a conversation, and where.
+"""Says what an endpoint can be asked for beyond a conversation.
 
 Knows no HTTP. What a model that runs here can do, only its engine knows.
 """
@@ -6,7 +6,7 @@ Knows no HTTP. What a model that runs here can do, only its engine knows.
 from __future__ import annotations
 
 from raypipe.contracts.llm import LLM, Request
-from raypipe.models.presets import PRESETS, base_url, no_plain_prompts, plain_way
+from raypipe.models.presets import PRESETS, no_plain_prompts, plain_way
 
 _RUN_HERE = 'LLM("vllm/…") runs one here, LLM("vllm-server/…", base_url=…) asks vLLM\'s server'
 
@@ -24,13 +24,3 @@ def refusal(llm: LLM, request: Request) -> str | None:
         problem = "cannot be held to a grammar; write a regular expression or a JSON Schema, or let vLLM answer"
         return f"{llm.provider} {problem}: {_RUN_HERE}"
     return no_plain_prompts(llm) if request.prompt is not None and plain_way(llm) is None else None
-
-
-def embeddings_url(llm: LLM) -> str:
-    """Address that a text is posted to for its embedding."""
-    return base_url(llm) + "/embeddings"
-
-
-def scores_url(llm: LLM) -> str:
-    """Address that a conversation is posted to for the scores of a reward model or classifier; vLLM's own."""
-    return base_url(llm).removesuffix("/v1") + "/classify"

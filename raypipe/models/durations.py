@@ -40,17 +40,15 @@ def seconds_of(text: object, unit_s: float = 1.0, now: float | None = None) -> f
     if not isinstance(text, str) or len(text) > _LONGEST_TEXT:
         return None
     text, now = text.strip(' \t"'), time.time() if now is None else now
-    number = number_of(text)
+    number, parts = number_of(text), _PARTS.findall(text)
     if number is not None:
         moment = _moment(number)
-        return _bounded(number * unit_s if moment is None else moment - now)
-    if duration := _duration(text):
-        return _bounded(duration)
-    date = _date(text)
-    return None if date is None else _bounded(date - now)
-
-
-def _bounded(seconds: float) -> float | None:
+        seconds = number * unit_s if moment is None else moment - now
+    elif "".join(count + unit for count, unit in parts) == text:
+        seconds = sum(float(count) * _UNITS[unit] for count, unit in parts) or math.nan
+    else:
+        date = _date(text)
+        seconds = math.nan if date is None else date - now
     return min(max(0.0, seconds), LONGEST_S) if math.isfinite(seconds) else None
 
 
@@ -60,13 +58,6 @@ def _moment(number: float) -> float | None:
         if _SINCE_1970[0] <= number / parts < _SINCE_1970[1]:
             return number / parts
     return None
-
-
-def _duration(text: str) -> float | None:
-    parts = _PARTS.findall(text)
-    if not parts or "".join(count + unit for count, unit in parts) != text:
-        return None
-    return sum(float(count) * _UNITS[unit] for count, unit in parts)
 
 
 def _date(text: str) -> float | None:

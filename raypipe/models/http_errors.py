@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -39,43 +39,34 @@ class Endpoint:
     label: str
     url: str
     key_env: str | None = None
-    key: str = ""
-
-    def __repr__(self) -> str:
-        return f"Endpoint({self.label!r}, {self.url!r})"
+    key: str = field(default="", repr=False)
 
     @property
     def identity(self) -> str:
         """Tells endpoints and keys apart without giving a key away."""
         return f"{self.url} {blake2b(self.key.encode(), digest_size=8).hexdigest()}"
 
-    def error(self, problem: str, kind: str, retry: Retry = Retry.LATER) -> CallError:
-        """An error without an HTTP status; `problem` continues the sentence `model … at …`."""
-        return CallError(self._sentence(problem), kind, retry)
+    def error(
+        self, problem: str, kind: str, retry: Retry = Retry.LATER, after_s: float | None = None, status: int = 0
+    ) -> CallError:
+        """The error whose `problem` continues the sentence `model … at …`; without `status` there was no answer."""
+        return CallError(self._redacted(f"model {self.label!r} at {self.url} {problem}"), kind, retry, after_s, status)
 
     def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """The error that an HTTP status other than 200 stands for."""
-        said, code = _said(self.without_key(body))
+        # Some endpoints repeat the key.
+        said, code = _said(body.replace(self.key.encode(), b"[key]") if self.key else body)
         kind, retry = _class_of(status, code)
         after_s = pause_s(headers) if retry is not Retry.NEVER else None
-        problem = f"answered {status}" + (f": {self._quoted(said)}" if said else "") + self._next_step(status, kind)
-        return CallError(self._sentence(problem), kind, retry, after_s, status)
-
-    def _sentence(self, problem: str) -> str:
-        return self._redacted(f"model {self.label!r} at {self.url} {problem}")
-
-    def _quoted(self, said: str) -> str:
-        # Before it is cut: half a key would no longer be found.
+        # Redacted before it is cut: half a key would no longer be found.
         said = " ".join(self._redacted(said).split())
-        return said if len(said) <= MAX_SAID else said[: MAX_SAID - 1] + "…"
-
-    def without_key(self, content: bytes) -> bytes:
-        """What the endpoint said, without the key, which some repeat."""
-        return content.replace(self.key.encode(), b"[key]") if self.key else content
+        said = said if len(said) <= MAX_SAID else said[: MAX_SAID - 1] + "…"
+        problem = f"answered {status}" + (f": {said}" if said else "") + self._next_step(status, kind)
+        return self.error(problem, kind, retry, after_s, status)
 
     def without_long_key(self, answer: bytes) -> bytes:
         """An answer without the key; what is short, such as `EMPTY`, opens nothing and may be a word of the answer."""
-        return self.without_key(answer) if len(self.key) >= _LONG_KEY else answer
+        return answer.replace(self.key.encode(), b"[key]") if len(self.key) >= _LONG_KEY else answer
 
     def without_long_key_in(self, found: Completion) -> Completion:
         """The same where the key stood in an answer under another spelling of JSON's."""

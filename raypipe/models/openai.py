@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast
 
 import aiohttp
 import orjson
@@ -18,13 +18,13 @@ from yarl import URL
 
 from raypipe.contracts.llm import LLM, Completion, Request
 from raypipe.contracts.model import EndpointLimits, EngineFigures, Kind, Payload, Quota
-from raypipe.errors import CallError, InfrastructureError, Retry, SpecError, Violation
+from raypipe.errors import CallError, InfrastructureError, Retry, SpecError
 from raypipe.models import capabilities, presets
 from raypipe.models.answers import completion, counted
-from raypipe.models.constrained_text import form_schema, unwrapped
+from raypipe.models.constrained_text import unwrapped
 from raypipe.models.http_errors import Endpoint
 from raypipe.models.pooling import numbers_completion
-from raypipe.models.quotas import declared_quota, named_quota
+from raypipe.models.quotas import named_quota
 from raypipe.models.raw_prompts import plain_completion, plain_payload
 from raypipe.models.request_body import RequestWriter
 from raypipe.models.tool_calls import TOOL_CALLS, calls_text
@@ -50,10 +50,6 @@ class _Door(NamedTuple):
     endpoint: Endpoint
 
 
-def _beside(endpoint: Endpoint, url: str) -> _Door:
-    return _Door(URL(url), replace(endpoint, url=url))
-
-
 class OpenAIModel(RequestWriter):
     """A model behind an OpenAI-compatible endpoint; implements `Model`.
 
@@ -67,16 +63,17 @@ class OpenAIModel(RequestWriter):
         self._is_strict = options.strict_schema
         self._wraps_forms = not preset.is_vllm
         self._plain_way: presets.PlainWay | None = presets.plain_way(llm)
-        unopened = _Door(URL(), Endpoint(llm.label, presets.chat_url(llm), presets.key_env(llm)))
-        self._doors: dict[Kind, _Door] = dict.fromkeys(get_args(Kind), unopened)
+        urls = presets.urls_of(llm)
+        unopened = _Door(URL(), Endpoint(llm.label, urls["chat"], presets.key_env(llm)))
+        self._doors: dict[Kind, _Door] = dict.fromkeys(urls, unopened)
         self._session: aiohttp.ClientSession | None = None
         self._headers: Mapping[str, str] = {}
         self._named: tuple[object, Quota] = (None, Quota())
+        self._declared = Quota(
+            llm.requests_per_minute, llm.tokens_per_minute, llm.input_tokens_per_minute, llm.output_tokens_per_minute
+        )
 
-    @staticmethod
-    def check(llm: LLM) -> list[Violation]:
-        """What is wrong with `llm`, as far as it can be known without network."""
-        return presets.check(llm)
+    check = staticmethod(presets.check)
 
     async def open(self) -> None:
         """Read key and address from the environment; nothing is sent."""
@@ -84,23 +81,19 @@ class OpenAIModel(RequestWriter):
         if violations:
             raise InfrastructureError("\n".join(map(str, violations)))
         key = presets.read_key(self._llm)
-        chat = Endpoint(self._llm.label, presets.chat_url(self._llm), presets.key_env(self._llm), key)
-        door, plain_url = _Door(URL(chat.url), chat), presets.plain_url(self._llm)
-        self._doors = {
-            "chat": door,
-            "wrapped": door,
-            "prompt": door if plain_url is None else _beside(chat, plain_url),
-            "embed": _beside(chat, capabilities.embeddings_url(self._llm)),
-            "score": _beside(chat, capabilities.scores_url(self._llm)),
-        }
+        urls = presets.urls_of(self._llm)
+        chat = Endpoint(self._llm.label, urls["chat"], presets.key_env(self._llm), key)
+        self._doors = {kind: _Door(URL(url), replace(chat, url=url)) for kind, url in urls.items()}
+        # Answers are short: unpacking them would cost more than reading them.
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "raypipe"}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S),
             timeout=aiohttp.ClientTimeout(
                 total=self._llm.timeout_s, connect=self._llm.connect_timeout_s, sock_read=self._llm.read_timeout_s
             ),
-            headers=_headers(key),
+            headers=headers | {"Authorization": f"Bearer {key}"} if key else headers,
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=proxy_for(door.url),
+            proxy=proxy_for(self._doors["chat"].url),
         )
 
     async def close(self) -> None:
@@ -115,7 +108,7 @@ class OpenAIModel(RequestWriter):
             quota = named_quota(self._headers, self._llm.provider)
             self._named = self._headers, quota
         refuses = not presets.PRESETS[self._llm.provider].queues
-        return EndpointLimits(self._doors["chat"].endpoint.identity, refuses, declared_quota(self._llm).over(quota))
+        return EndpointLimits(self._doors["chat"].endpoint.identity, refuses, self._declared.over(quota))
 
     def _check(self, request: Request) -> None:
         problem = capabilities.refusal(self._llm, request)
@@ -130,12 +123,6 @@ class OpenAIModel(RequestWriter):
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", str(schema.get("title") or ""))[:64] or "answer"
         described = {"name": name, "schema": schema, "strict": self._is_strict}
         return {"response_format": {"type": "json_schema", "json_schema": described}}
-
-    def _form_fields(self, form: Mapping[str, Any]) -> dict[str, Any]:
-        if not self._wraps_forms:
-            return super()._form_fields(form)
-        name, schema = form_schema(form)
-        return self._schema_fields(schema | {"title": name})
 
     def figures(self) -> EngineFigures | None:
         """It runs elsewhere."""
@@ -243,9 +230,3 @@ def _without_choice(endpoint: Endpoint, answer: bytes) -> CallError:
     # OpenRouter reports a failure behind it as status 200 with the real status inside.
     code: Any = cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
     return endpoint.refusal(code if type(code) is int and code in _ERRORS else _BAD_GATEWAY, {}, answer)
-
-
-def _headers(key: str) -> dict[str, str]:
-    # Answers are short: unpacking them would cost more than reading them.
-    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "raypipe"}
-    return headers | {"Authorization": f"Bearer {key}"} if key else headers

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from raypipe.contracts.declaration import Spec
 from raypipe.contracts.llm import LLM
+from raypipe.contracts.model import Kind
 from raypipe.errors import SpecError, Violation
 from raypipe.security.secrets import find_secrets, redact_address
 
@@ -141,26 +142,26 @@ def options_of(llm: LLM) -> type[OpenAIOptions]:
 def base_url(llm: LLM) -> str:
     """Address of the endpoint without a trailing slash: the declared one, the environment's, the provider's."""
     preset = PRESETS[llm.provider]
-    chosen = llm.base_url or _from_environment(preset) or preset.base_url
+    chosen = llm.base_url or environment_url(llm.provider) or preset.base_url
     return chosen.strip().rstrip("/")
 
 
-def has_own_address(llm: LLM) -> bool:
-    """Whether the environment names the address of the provider."""
-    return bool(_from_environment(PRESETS[llm.provider]))
+def urls_of(llm: LLM) -> dict[Kind, str]:
+    """Addresses that requests are posted to, by their kind, whether the endpoint takes such requests or not.
 
-
-def chat_url(llm: LLM) -> str:
-    """Address that requests are posted to."""
-    return base_url(llm) + _CHAT_PATH
-
-
-def plain_url(llm: LLM) -> str | None:
-    """Address that a prompt without chat template is posted to; `None` for an endpoint that takes none."""
-    way, address = plain_way(llm), base_url(llm)
-    if way == "ollama":
-        return address.removesuffix("/v1") + "/api/generate"
-    return None if way is None else address + "/completions"
+    Texts for their embeddings go to OpenAI's `/embeddings`, conversations for the scores of a reward model or
+    classifier to vLLM's `/classify`.
+    """
+    address = base_url(llm)
+    chat, root = address + _CHAT_PATH, address.removesuffix("/v1")
+    plain = {"ollama": f"{root}/api/generate", "completions": f"{address}/completions", None: chat}
+    return {
+        "chat": chat,
+        "wrapped": chat,
+        "prompt": plain[plain_way(llm)],
+        "embed": f"{address}/embeddings",
+        "score": f"{root}/classify",
+    }
 
 
 def plain_way(llm: LLM) -> PlainWay | None:
@@ -180,7 +181,7 @@ def plain_way(llm: LLM) -> PlainWay | None:
 
 
 def no_plain_prompts(llm: LLM) -> str:
-    """Why a model that has no `plain_url` cannot write a user's turn, and which can."""
+    """Why a model that has no `plain_way` cannot write a user's turn, and which can."""
     able = ", ".join(f"{name}/…" for name, preset in PRESETS.items() if preset.plain)
     return (
         f"{llm.provider} takes whole conversations only, so its models cannot go on with a text as it stands, which "
@@ -206,7 +207,7 @@ def check(llm: LLM) -> list[Violation]:
     for name in OWN_FIELDS:
         if name in llm.extra:
             problems.append(f"extra must not set {name!r}, which is decided by the request; leave it out")
-    if llm.magpie_pre_query_template is not None and plain_url(llm) is None:
+    if llm.magpie_pre_query_template is not None and plain_way(llm) is None:
         problems.append(no_plain_prompts(llm))
     return [Violation(where, problem) for problem in problems] + check_options(llm, options_of(llm))
 
@@ -220,7 +221,9 @@ def check_options(llm: LLM, options: type[Spec]) -> list[Violation]:
     return []
 
 
-def _from_environment(preset: Preset) -> str:
+def environment_url(provider: str) -> str:
+    """Address of the provider as the environment names it; empty where it does not."""
+    preset = PRESETS[provider]
     if preset.base_url_env:
         return os.environ.get(preset.base_url_env, "")
     if preset.host_env and os.environ.get(preset.host_env):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from raypipe.contracts.llm import LLM
 from raypipe.contracts.model import Quota
 from raypipe.models.durations import number_of
 from raypipe.models.presets import PRESETS
@@ -34,10 +33,3 @@ def named_quota(headers: Mapping[str, str], provider: str) -> Quota:
     if PRESETS[provider].counts_requests_a_day:
         found["requests"] = None
     return Quota(**found)
-
-
-def declared_quota(llm: LLM) -> Quota:
-    """The rates that the user names."""
-    return Quota(
-        llm.requests_per_minute, llm.tokens_per_minute, llm.input_tokens_per_minute, llm.output_tokens_per_minute
-    )

@@ -43,7 +43,7 @@ def _reachable(llm: LLM, permissions: Permissions, where: str) -> LLM:
     address, name = presets.base_url(llm), presets.key_env(llm)
     if llm.base_url is not None:
         permissions.check_host(llm.base_url, where)
-    elif presets.has_own_address(llm):  # that the environment names
+    elif presets.environment_url(llm.provider):
         return llm
     if name is None:
         return llm

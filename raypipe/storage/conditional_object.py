@@ -12,6 +12,7 @@ import os
 from collections.abc import Generator
 from configparser import ConfigParser, Error
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,16 +83,16 @@ def _version_in(answer: Any) -> dict[str, str]:
     return {name: answer[name] for name in ("e_tag", "version") if answer.get(name)}
 
 
+@dataclass(frozen=True)
 class PlainObject:
     """An object in a store that takes no conditions: its version is its content."""
 
-    def __init__(self, path: RemotePath) -> None:
-        self._path = path
+    path: RemotePath
 
     def read(self) -> Versioned | None:
         """As `ConditionalObject.read`."""
         try:
-            content = self._path.read_bytes()
+            content = self.path.read_bytes()
         except FileNotFoundError:
             return None
         return Versioned(content, content)
@@ -101,7 +102,7 @@ class PlainObject:
         found = self.read()
         if (None if found is None else found.version) != version:
             return None
-        self._path.write_bytes(content)
+        self.path.write_bytes(content)
         return content
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, cast
 
@@ -38,31 +38,20 @@ class Bounds:
     """In a row group of an output file, before it is packed."""
     file_bytes: int = 1 << 30
     """In an output file, before it is packed."""
+    queue_bytes: int = field(init=False)
+    """A step does not work ahead while so much waits behind it."""
+    window_bytes: int = field(init=False)
+    """With one worker."""
+    flight_bytes: int = field(init=False)
+    """Of source rows whose batches are not complete."""
+    part_bytes: int = field(init=False)
+    """Of finished rows of one batch and leaf, before they go to a part file."""
+    finished_bytes: int = field(init=False)
+    """Of all finished rows that are not in part files yet."""
 
-    @property
-    def queue_bytes(self) -> int:
-        """A step does not work ahead while so much waits behind it."""
-        return 2 * self.batch_bytes
-
-    @property
-    def window_bytes(self) -> int:
-        """With one worker."""
-        return 4 * self.batch_bytes
-
-    @property
-    def flight_bytes(self) -> int:
-        """Of source rows whose batches are not complete."""
-        return 8 * self.batch_bytes
-
-    @property
-    def part_bytes(self) -> int:
-        """Of finished rows of one batch and leaf, before they go to a part file."""
-        return 2 * self.batch_bytes
-
-    @property
-    def finished_bytes(self) -> int:
-        """Of all finished rows that are not in part files yet."""
-        return 6 * self.batch_bytes
+    def __post_init__(self) -> None:
+        for name, batches in (("queue", 2), ("window", 4), ("flight", 8), ("part", 2), ("finished", 6)):
+            object.__setattr__(self, f"{name}_bytes", batches * self.batch_bytes)
 
 
 def read_bounds() -> Bounds:

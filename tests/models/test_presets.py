@@ -69,7 +69,7 @@ def test_address_and_key_variable(provider: str, monkeypatch: pytest.MonkeyPatch
 
 def test_openai_base_url_replaces_only_openai(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://gateway:9/v1/")
-    assert presets.chat_url(LLM("openai/m")) == "http://gateway:9/v1/chat/completions"
+    assert presets.urls_of(LLM("openai/m"))["chat"] == "http://gateway:9/v1/chat/completions"
     assert presets.base_url(LLM("groq/m")) == ENDPOINTS["groq"][0]
     assert presets.base_url(LLM("openai/m", base_url="http://own/v1")) == "http://own/v1"
     assert problems(LLM("openai/m")) == []

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from statistics import NormalDist
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from pydantic import Field
 from raypipe.contracts.declaration import Spec
 from raypipe.contracts.llm import LLM, Completion, Request, Usage
 from raypipe.contracts.model import EndpointLimits, EngineFigures, Payload
-from raypipe.errors import CallError, Retry, Violation
+from raypipe.errors import CallError, Retry
 from raypipe.identity import canonical_json, digest
 from raypipe.models.offline import free_text
 from raypipe.models.offline.pattern import text_for
@@ -67,10 +68,7 @@ class OfflineModel(RequestWriter):
         super().__init__(llm, self._stand_in)
         self._failures: dict[bytes, int] = {}
 
-    @staticmethod
-    def check(llm: LLM) -> list[Violation]:
-        """What is wrong with `llm`."""
-        return check_options(llm, OfflineOptions)
+    check = staticmethod(partial(check_options, options=OfflineOptions))
 
     def endpoint_limits(self) -> EndpointLimits:
         """It has no endpoint and no limits."""
@@ -99,41 +97,39 @@ class OfflineModel(RequestWriter):
     async def complete(self, payload: Payload, key: bytes = b"") -> Completion:
         """Answer it. Raises CallError as `options` and an impossible schema demand."""
         body, key = payload.body, digest(canonical_json(payload.body))
-        await self._wait(key)
-        self._fail(key)
+        await self._delay_or_fail(key)
         text = body.get("prompt") or body.get("input") or ""
         prompt = Prompt.of(body["messages"]) if "messages" in body else Prompt.of_text(text)
         turn = int.from_bytes(key[12:])
-        answer = _fixed_answer(self._options.answers, prompt, turn)
+        answers, answer = self._options.answers, None
+        if isinstance(answers, dict):
+            answer = next((answer for part, answer in answers.items() if part in prompt.all_text), None)
+        elif answers:
+            answer = answers[turn % len(answers)]
         return self._completion(payload, prompt, self._invented(payload, prompt, turn) if answer is None else answer)
 
-    async def _wait(self, key: bytes) -> None:
-        options = self._options
-        latency_s = options.latency_s
+    async def _delay_or_fail(self, key: bytes) -> None:
+        """Wait as `options` ask. Raises CallError for the requests that fail: some always, some once or twice."""
+        # Four bytes of the digest each, as a number strictly between 0 and 1.
+        slow, rejected, failing = ((int.from_bytes(key[at : at + 4]) + 0.5) / 2**32 for at in (0, 4, 8))
+        options, label = self._options, f"model {self._llm.label!r}"
+        latency_s, timeout_s = options.latency_s, self._llm.timeout_s
         if latency_s and options.latency_sigma:
-            z = _NORMAL.inv_cdf(_share(key[0:4]))
-            latency_s *= math.exp(options.latency_sigma * z - options.latency_sigma**2 / 2)
-        await asyncio.sleep(min(latency_s, self._llm.timeout_s))
-        if latency_s > self._llm.timeout_s:
-            raise self._error(f"gave no answer within {self._llm.timeout_s:g} s", "timeout", Retry.LATER, 0)
-
-    def _fail(self, key: bytes) -> None:
-        if _share(key[4:8]) < self._options.reject_share:
-            raise self._error("answered 400, as its reject_share asks", "rejected", Retry.NEVER, 400)
-        if _share(key[8:12]) >= self._options.fail_share:
-            return
+            latency_s *= math.exp(options.latency_sigma * _NORMAL.inv_cdf(slow) - options.latency_sigma**2 / 2)
+        await asyncio.sleep(min(latency_s, timeout_s))
+        if latency_s > timeout_s:
+            raise CallError(f"{label} gave no answer within {timeout_s:g} s", "timeout", Retry.LATER, None, 0)
+        if rejected < options.reject_share:
+            raise CallError(f"{label} answered 400, as its reject_share asks", "rejected", Retry.NEVER, None, 400)
         failed = self._failures.get(key, 0)
-        if failed < 1 + key[0] % _MOST_FAILING_TRIES:
+        if failing < options.fail_share and failed < 1 + key[0] % _MOST_FAILING_TRIES:
             self._failures[key] = failed + 1
-            raise self._error("answered 500, as its fail_share asks", "server", Retry.LATER, 500)
-
-    def _error(self, problem: str, kind: str, retry: Retry, status: int) -> CallError:
-        return CallError(f"model {self._llm.label!r} {problem}", kind, retry, None, status)
+            raise CallError(f"{label} answered 500, as its fail_share asks", "server", Retry.LATER, None, 500)
 
     def _invented(self, payload: Payload, prompt: Prompt, turn: int) -> Any:
         """A text, or a value that is sent as JSON."""
         body = payload.body
-        if body.get("tools") and (_must_call(body) or not _has_results(body.get("messages", ()))):
+        if body.get("tools") and _is_call_due(body):
             tool = body["tools"][turn % len(body["tools"])]["function"]
             return [{"name": tool["name"], "arguments": value_for(tool["parameters"], prompt, turn)}]
         if payload.kind == "embed":
@@ -154,21 +150,17 @@ class OfflineModel(RequestWriter):
 
     def _completion(self, payload: Payload, prompt: Prompt, answer: Any) -> Completion:
         body, gives_numbers = payload.body, payload.kind in ("embed", "score")
-        calls = body.get("tools") and (_must_call(body) or _is_calls(answer))
+        listed = cast("list[Any]", answer) if isinstance(answer, list) else []
+        are_calls = all(isinstance(one, dict) and {"name", "arguments"} <= one.keys() for one in listed)
+        is_call = body.get("tools") and (body["tool_choice"] == "required" or (listed and are_calls))
         text = answer if isinstance(answer, str) else orjson.dumps(answer).decode()
         for mark in body.get("stop") or ():
             text = text.partition(mark)[0]
-        finish_reason, longest = TOOL_CALLS if calls else "stop", body.get("max_tokens")
-        if longest is not None and _tokens(text) > longest:
-            text, finish_reason = text[: longest * _CHARS_PER_TOKEN], "length"
-        usage = Usage(_tokens(prompt.all_text), 0 if gives_numbers else _tokens(text))
-        return Completion(text, finish_reason, usage, self._llm.model)
-
-
-def _fixed_answer(answers: list[Any] | dict[str, Any] | None, prompt: Prompt, turn: int) -> Any:
-    if isinstance(answers, dict):
-        return next((answer for part, answer in answers.items() if part in prompt.all_text), None)
-    return answers[turn % len(answers)] if answers else None
+        finish_reason, longest = TOOL_CALLS if is_call else "stop", body.get("max_tokens")
+        read, written = (math.ceil(len(each) / _CHARS_PER_TOKEN) for each in (prompt.all_text, text))
+        if longest is not None and written > longest:
+            text, written, finish_reason = text[: longest * _CHARS_PER_TOKEN], longest, "length"
+        return Completion(text, finish_reason, Usage(read, 0 if gives_numbers else written), self._llm.model)
 
 
 def _text_of_form(form: Mapping[str, Any], prompt: Prompt, turn: int) -> str:
@@ -179,25 +171,10 @@ def _text_of_form(form: Mapping[str, Any], prompt: Prompt, turn: int) -> str:
     return free_text.answer(prompt, turn) if found is None else found
 
 
-def _must_call(body: Mapping[str, Any]) -> bool:
-    return body["tool_choice"] == "required"
-
-
-def _has_results(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the tools were called since the user spoke."""
-    roles = [message.get("role") for message in messages]
-    return "tool" in roles[len(roles) - roles[::-1].index("user") if "user" in roles else 0 :]
-
-
-def _is_calls(answer: Any) -> bool:
-    calls = cast("list[Any]", answer) if isinstance(answer, list) else []
-    return bool(calls) and all(isinstance(call, dict) and {"name", "arguments"} <= call.keys() for call in calls)
-
-
-def _share(part: bytes) -> float:
-    """Four digest bytes as a number strictly between 0 and 1."""
-    return (int.from_bytes(part) + 0.5) / 2**32
-
-
-def _tokens(text: str) -> int:
-    return -(-len(text) // _CHARS_PER_TOKEN)
+def _is_call_due(body: Mapping[str, Any]) -> bool:
+    """Whether a tool is called: where one must be, and where none was since the user spoke."""
+    if body["tool_choice"] == "required":
+        return True
+    roles = [message.get("role") for message in body.get("messages", ())]
+    since = len(roles) - roles[::-1].index("user") if "user" in roles else 0
+    return "tool" not in roles[since:]

@@ -19,16 +19,14 @@ def number_for(flat: Flat, name: str, turn: int, is_integer: bool) -> int | floa
     """A number that `flat` allows; turns in a row differ where the bounds leave room."""
     if is_integer or "multipleOf" in flat:
         return _multiple(flat, name, turn, is_integer)
-    least, most = _edges(flat)
-    if least is None and most is None:
-        least, most = 0.0, 1.0
-    least = most - _USUAL_SPAN if least is None and most is not None else least
-    most = least + _USUAL_SPAN if most is None and least is not None else most
-    assert least is not None and most is not None
-    return _between(least, most, turn)
-
-
-def _between(least: float, most: float, turn: int) -> float:
+    lows: list[Any] = [flat[word] for word in ("minimum", "exclusiveMinimum") if word in flat]
+    highs: list[Any] = [flat[word] for word in ("maximum", "exclusiveMaximum") if word in flat]
+    if lows:
+        least = max(lows)
+        most = min(highs) if highs else least + _USUAL_SPAN
+    else:
+        most = min(highs, default=1.0)
+        least = most - _USUAL_SPAN if highs else 0.0
     share = (turn * 37 % 99 + 1) / 100
     exact = least * (1 - share) + most * share
     return round(exact, 2) if least < round(exact, 2) < most else min(max(exact, least), most)
@@ -59,10 +57,4 @@ def _whole_edges(flat: Flat, step: Fraction) -> tuple[int | None, int | None]:
         lows.append(math.floor(Fraction(flat["exclusiveMinimum"]) / step) + 1)
     if "exclusiveMaximum" in flat:
         highs.append(math.ceil(Fraction(flat["exclusiveMaximum"]) / step) - 1)
-    return max(lows, default=None), min(highs, default=None)
-
-
-def _edges(flat: Flat) -> tuple[float | None, float | None]:
-    lows: list[Any] = [flat[word] for word in ("minimum", "exclusiveMinimum") if word in flat]
-    highs: list[Any] = [flat[word] for word in ("maximum", "exclusiveMaximum") if word in flat]
     return max(lows, default=None), min(highs, default=None)

@@ -6,6 +6,7 @@ Knows nothing of what a value for it looks like.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -24,16 +25,16 @@ def impossible(problem: str) -> CallError:
     return CallError(f"the schema cannot be followed: {problem}", "rejected", Retry.NEVER, None, 400)
 
 
+@dataclass
 class Effort:
     """What is left of the work that one answer may take: schemas can ask for more than there is time or memory."""
 
-    def __init__(self) -> None:
-        self._left = _MOST_PARTS
+    left: int = _MOST_PARTS
 
     def spend(self, parts: int = 1) -> None:
         """Raises CallError when so much is not left."""
-        self._left -= parts
-        if self._left < 0:
+        self.left -= parts
+        if self.left < 0:
             raise impossible("it asks for too much")
 
 
@@ -55,7 +56,8 @@ def flat_schema(schema: Any, root: Any, turn: int, is_tight: bool, effort: Effor
     for word in ("anyOf", "oneOf"):
         options = flat.pop(word, None)
         if options:
-            ordered = _by_preference(options, turn, is_tight)
+            start = turn % len(options)
+            ordered = sorted(options[start:] + options[:start], key=lambda option: _preference(option, is_tight))
             flat = _fitting(flat, (flat_schema(option, root, turn, is_tight, effort, level + 1) for option in ordered))
     return flat
 
@@ -81,24 +83,15 @@ def _target(reference: str, root: Any) -> Any:
     return found
 
 
-def _by_preference(options: list[Any], turn: int, is_tight: bool) -> list[Any]:
-    """Values before null and in turn; where the end is wanted, null and plain values first."""
-    start = turn % len(options)
-    rotated = options[start:] + options[:start]
-    return sorted(rotated, key=_size) if is_tight else sorted(rotated, key=_is_null)
-
-
-def _is_null(schema: Any) -> bool:
+def _preference(schema: Any, is_tight: bool) -> int:
+    """Values come before null; where the end is wanted, null comes first and what nests last."""
     if not isinstance(schema, Mapping):
-        return False
-    words = cast("Mapping[str, Any]", schema)
-    return words.get("type") == "null" or words.get("const", 0) is None
-
-
-def _size(schema: Any) -> int:
-    if not isinstance(schema, Mapping) or _is_null(schema):
         return 0
-    text = str(cast("Mapping[str, Any]", schema))
+    words = cast("Mapping[str, Any]", schema)
+    is_null = words.get("type") == "null" or words.get("const", 0) is None
+    if is_null or not is_tight:
+        return int(is_null and not is_tight)
+    text = str(words)
     return 1 + 2 * ("$ref" in text) + ("properties" in text or "items" in text)
 
 
@@ -109,35 +102,20 @@ def _merged(one: Flat, other: Flat) -> Flat:
     return both
 
 
-def _united(one: list[Any], other: list[Any]) -> list[Any]:
-    return [*one, *(item for item in other if item not in one)]
-
-
-def _shared(one: list[Any], other: list[Any]) -> list[Any]:
-    return [item for item in one if item in other]
-
-
 def _shared_types(one: Any, other: Any) -> list[str]:
-    first, second = types_of(one), types_of(other)
-    common = _shared(first, second)
+    first, second = ([types] if isinstance(types, str) else list(types) for types in (one, other))
+    common = [kind for kind in first if kind in second]
     if "integer" not in common and "integer" in first + second and "number" in first + second:
         common.append("integer")
     return common
 
 
-def types_of(types: str | list[str]) -> list[str]:
-    return [types] if isinstance(types, str) else list(types)
-
-
-def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    shared = {name: {"allOf": [one[name], other[name]]} for name in one.keys() & other.keys()}
-    return {**one, **other, **shared}
-
-
 _MERGE: dict[str, Callable[[Any, Any], Any]] = {
-    "required": _united,
-    "properties": _joined,
-    "enum": _shared,
+    "required": lambda one, other: [*one, *(name for name in other if name not in one)],
+    "properties": lambda one, other: (
+        {**one, **other} | {name: {"allOf": [one[name], other[name]]} for name in one.keys() & other.keys()}
+    ),
+    "enum": lambda one, other: [value for value in one if value in other],
     "type": _shared_types,
     **dict.fromkeys(("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"), max),
     **dict.fromkeys(("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"), min),

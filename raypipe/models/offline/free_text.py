@@ -56,7 +56,9 @@ Form = Callable[[Prompt, int], str | None]
 def answer(prompt: Prompt, turn: int) -> str:
     """A plausible answer; equal arguments give equal texts."""
     if prompt.is_users_turn:
-        return _instruction(prompt, turn)
+        # What a user might say next, about what was said or, at the beginning, about anything.
+        make = phrases.question if turn % 2 else phrases.task
+        return make(prompt.subject if prompt.user else phrases.TOPICS[turn // 2 % len(phrases.TOPICS)], turn // 2)
     for form in _FORMS:
         text = form(prompt, turn)
         if text is not None:
@@ -78,12 +80,6 @@ def json_object(prompt: Prompt, turn: int) -> dict[str, Any]:
     """An object with the keys that the prompt quotes, or with `answer`."""
     keys = dict.fromkeys(_JSON_KEY.findall(prompt.wording)) or {"answer": None}
     return {key: _value(key, prompt, turn) for key in keys}
-
-
-def _instruction(prompt: Prompt, turn: int) -> str:
-    """What a user might say next, about what was said or, at the beginning, about anything."""
-    make = phrases.question if turn % 2 else phrases.task
-    return make(prompt.subject if prompt.user else phrases.topic(turn // 2), turn // 2)
 
 
 def _prose(prompt: Prompt, turn: int) -> str:
@@ -167,26 +163,21 @@ def _grade(prompt: Prompt, turn: int) -> str | None:
     return str(least + turn % (most - least + 1)) if least < most else None
 
 
-def _list_literal(prompt: Prompt, turn: int) -> str | None:
-    if not _LIST_LITERAL.search(prompt.wording):
-        return None
-    if _JSON_KEY.search(prompt.wording):
-        return _json([json_object(prompt, turn + index) for index in range(prompt.count or _FEW_ITEMS)])
-    return _json(_items(prompt, turn))
+def _json_literal(prompt: Prompt, turn: int) -> str | None:
+    has_keys = _JSON_KEY.search(prompt.wording)
+    made: Any = None
+    if _LIST_LITERAL.search(prompt.wording) and has_keys:
+        made = [json_object(prompt, turn + index) for index in range(prompt.count or _FEW_ITEMS)]
+    elif _LIST_LITERAL.search(prompt.wording):
+        made = _items(prompt, turn)
+    elif has_keys and "json" in prompt.wording.lower():
+        made = json_object(prompt, turn)
+    return None if made is None else orjson.dumps(made).decode()
 
 
-def _object_literal(prompt: Prompt, turn: int) -> str | None:
-    is_asked = "json" in prompt.wording.lower() and _JSON_KEY.search(prompt.wording)
-    return _json(json_object(prompt, turn)) if is_asked else None
-
-
-def _comma_list(prompt: Prompt, turn: int) -> str | None:
-    if not _COMMAS.search(prompt.wording):
-        return None
-    return ", ".join(item.replace(",", "") for item in _items(prompt, turn))
-
-
-def _line_list(prompt: Prompt, turn: int) -> str | None:
+def _list(prompt: Prompt, turn: int) -> str | None:
+    if _COMMAS.search(prompt.wording):
+        return ", ".join(item.replace(",", "") for item in _items(prompt, turn))
     if _NUMBERED.search(prompt.wording):
         return "\n".join(f"{number}. {item}" for number, item in enumerate(_items(prompt, turn), 1))
     if _BULLETS.search(prompt.wording):
@@ -195,18 +186,12 @@ def _line_list(prompt: Prompt, turn: int) -> str | None:
     return "\n".join(_items(prompt, turn)) if is_list else None
 
 
-def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
-
-
 _FORMS: tuple[Form, ...] = (
     _tagged,
     _marked,
-    _list_literal,
-    _object_literal,
+    _json_literal,
     _yes_or_no,
     _choice,
     _grade,
-    _comma_list,
-    _line_list,
+    _list,
 )

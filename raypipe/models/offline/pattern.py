@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import string
+from dataclasses import dataclass
 
 from raypipe.errors import RowError
 from raypipe.security.patterns import compile_pattern
@@ -47,28 +48,26 @@ def text_for(pattern: str, turn: int, shortest: int = 0, longest: int | None = N
     return None
 
 
+@dataclass
 class _Writer:
     """Reads the pattern once from left to right and writes what it asks for."""
 
-    def __init__(self, pattern: str, turn: int, eagerness: int) -> None:
-        self._pattern = pattern
-        self._at = 0
-        self._turn = turn
-        self._eagerness = eagerness
+    _pattern: str
+    _turn: int
+    _eagerness: int
+    _at: int = 0
 
     def alternatives(self) -> str:
-        branches = [self._branch()]
-        while self._next_is("|"):
-            branches.append(self._branch())
-        return branches[self._turn % len(branches)]
-
-    def _branch(self) -> str:
-        written = ""
-        while self._at < len(self._pattern) and self._pattern[self._at] not in "|)":
-            written += self._repeated()
-            if len(written) > _LONGEST:
+        """One of the branches up to the end of the pattern, or of the group."""
+        branches = [""]
+        while self._at < len(self._pattern) and self._pattern[self._at] != ")":
+            if self._next_is("|"):
+                branches.append("")
+                continue
+            branches[-1] += self._repeated()
+            if len(branches[-1]) > _LONGEST:
                 raise _NoTextError
-        return written
+        return branches[self._turn % len(branches)]
 
     def _repeated(self) -> str:
         """One atom with its quantifier. The texts of an atom are used in turn, so that digits differ."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 ASPECTS = (
     """
@@ -23,7 +24,7 @@ integration|comparison|innovation|future directions
 )
 """64 things that can be said to belong to nearly any subject."""
 
-_TOPICS = (
+TOPICS = (
     "gardening",
     "tax law",
     "Python",
@@ -41,6 +42,7 @@ _TOPICS = (
     "first aid",
     "databases",
 )
+"""What people ask about."""
 _QUESTIONS = (
     "How should a beginner approach {aspect} in {subject}?",
     "Why would an expert care about {aspect} in {subject}?",
@@ -93,36 +95,28 @@ def aspect(turn: int) -> str:
     return ASPECTS[turn * _STRIDE % len(ASPECTS)]
 
 
-def topic(turn: int) -> str:
-    """Something that people ask about."""
-    return _TOPICS[turn % len(_TOPICS)]
-
-
 def phrase(subject: str, turn: int) -> str:
     """A short noun phrase."""
     return f"{subject} {aspect(turn)}"
 
 
-def question(subject: str, turn: int) -> str:
-    return _filled(_QUESTIONS, subject, turn)
+def _filled(patterns: tuple[str, ...], subject: str, turn: int) -> str:
+    made = patterns[turn % len(patterns)].format(aspect=aspect(turn), subject=subject)
+    return made[0].upper() + made[1:]
 
 
-def task(subject: str, turn: int) -> str:
-    """Something to do."""
-    return _filled(_TASKS, subject, turn)
+Maker = Callable[[str, int], str]
+"""Makes a text about a subject; turns in a row give different ones."""
 
-
-def sentence(subject: str, turn: int) -> str:
-    return _filled(_SENTENCES, subject, turn)
+question: Maker = partial(_filled, _QUESTIONS)
+task: Maker = partial(_filled, _TASKS)
+"""Something to do."""
+sentence: Maker = partial(_filled, _SENTENCES)
 
 
 def paragraph(subject: str, turn: int) -> str:
     """Two or three sentences."""
     return " ".join(sentence(subject, 3 * turn + index) for index in range(2 + turn % 2))
-
-
-def title(subject: str, turn: int) -> str:
-    return phrase(subject, turn).title()
 
 
 def person(subject: str, turn: int) -> str:
@@ -145,20 +139,18 @@ def program(subject: str, turn: int) -> str:
 # Letters and numbers that tell equal names apart ("RESPONSE A", "answer_2") are no words.
 _NAME_PART = re.compile(r"[^\W\d_]{2,}")
 
-Maker = Callable[[str, int], str]
-
-_MAKERS: dict[Maker, str] = {
-    question: "question query",
-    task: "instruction prompt task variation request",
-    paragraph: "answer response text content rationale explanation reason reasoning description summary critique"
-    " feedback context story bio backstory essay passage thought analysis completion generation output thinking",
-    sentence: "sentence fact claim statement comment example",
-    title: "title heading headline",
-    person: "name author person people persona character participant user customer student employee profile",
-    word: "label category tag class keyword key id language genre",
-    program: "code program function script",
+_MAKERS: dict[str, Maker] = {
+    "question query": question,
+    "instruction prompt task variation request": task,
+    "answer response text content rationale explanation reason reasoning description summary critique feedback context"
+    " story bio backstory essay passage thought analysis completion generation output thinking": paragraph,
+    "sentence fact claim statement comment example": sentence,
+    "title heading headline": lambda subject, turn: phrase(subject, turn).title(),
+    "name author person people persona character participant user customer student employee profile": person,
+    "label category tag class keyword key id language genre": word,
+    "code program function script": program,
 }
-_MAKER_OF = {name: maker for maker, names in _MAKERS.items() for name in names.split()}
+_MAKER_OF = {name: maker for names, maker in _MAKERS.items() for name in names.split()}
 
 
 def maker_for(name: str) -> Maker:
@@ -169,8 +161,3 @@ def maker_for(name: str) -> Maker:
         if form in _MAKER_OF:
             return _MAKER_OF[form]
     return phrase
-
-
-def _filled(patterns: tuple[str, ...], subject: str, turn: int) -> str:
-    made = patterns[turn % len(patterns)].format(aspect=aspect(turn), subject=subject)
-    return made[0].upper() + made[1:]

@@ -91,7 +91,14 @@ class Prompt:
 
     @classmethod
     def of(cls, messages: Sequence[Mapping[str, Any]]) -> Prompt:
-        texts = [(message.get("role"), _text(message.get("content"))) for message in messages]
+        """A conversation in the words of a chat API; the parts of a content are lines, what is no text is empty."""
+        texts: list[tuple[Any, str]] = []
+        for message in messages:
+            content: Any = message.get("content")
+            if isinstance(content, list):
+                parts = cast("list[Any]", content)
+                content = "\n".join(part.get("text", "") if isinstance(part, dict) else str(part) for part in parts)  # pyright: ignore
+            texts.append((message.get("role"), content if isinstance(content, str) else ""))
         system = "\n".join(text for role, text in texts if role == "system")
         asked = [text for role, text in texts if role != "system"]
         user = next((text for role, text in reversed(texts) if role == "user"), asked[-1] if asked else "")
@@ -148,10 +155,3 @@ def _named(text: str) -> str:
     while words[-1].lower() in _EMPTY_WORDS:
         words.pop()
     return " ".join(words)
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, list):
-        parts = cast("list[Any]", content)
-        return "\n".join(part.get("text", "") if isinstance(part, dict) else str(part) for part in parts)  # pyright: ignore
-    return content if isinstance(content, str) else ""

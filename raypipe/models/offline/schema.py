@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from raypipe.identity import canonical_json
 from raypipe.models.offline import phrases
 from raypipe.models.offline.bounded_numbers import number_for
-from raypipe.models.offline.flat_schema import MOST_LEVELS, Effort, Flat, flat_schema, impossible, types_of
+from raypipe.models.offline.flat_schema import MOST_LEVELS, Effort, Flat, flat_schema, impossible
 from raypipe.models.offline.pattern import text_for
 from raypipe.models.offline.prompt import Prompt
 
@@ -45,14 +46,14 @@ def value_for(schema: Mapping[str, Any], prompt: Prompt, turn: int) -> Any:
     return _Builder(schema, prompt).value(schema, "", turn, 0)
 
 
+@dataclass
 class _Builder:
     """Builds one value. `name` is that of the nearest property, `level` the nesting, `turn` tells siblings apart."""
 
-    def __init__(self, root: Mapping[str, Any], prompt: Prompt) -> None:
-        self._root = root
-        self._prompt = prompt
-        self._open_lists = 0
-        self._effort = Effort()
+    _root: Mapping[str, Any]
+    _prompt: Prompt
+    _open_lists: int = 0
+    _effort: Effort = field(default_factory=Effort)
 
     def value(self, schema: Any, name: str, turn: int, level: int) -> Any:
         if level > MOST_LEVELS:
@@ -63,7 +64,9 @@ class _Builder:
         if "const" in flat:
             return flat["const"]
         if "enum" in flat:
-            return _one_of(flat["enum"], turn)
+            if not flat["enum"]:
+                raise impossible("an enum allows nothing")
+            return flat["enum"][turn % len(flat["enum"])]
         kind = _kind_of(flat, is_tight)
         if kind == "object":
             return self._object(flat, name, turn, level)
@@ -89,11 +92,14 @@ class _Builder:
         if "maxProperties" in flat:
             names = sorted(names, key=lambda name: name not in required)[: flat["maxProperties"]]
         names += self._more_names(flat, names, turn)
-        return {
-            name: self.value(properties.get(name, others), _meant(name, own), turn + _salt(name), level + 1)
-            for name in names
-            if properties.get(name, others) is not False or name in required
-        }
+        made: dict[str, Any] = {}
+        for name in names:
+            part = properties.get(name, others)
+            if part is not False or name in required:
+                # The `name` of one of the `rivers` is a river's.
+                meant = own if name == "name" and own.lower() not in _COLLECTIVE else name
+                made[name] = self.value(part, meant, turn + zlib.crc32(name.encode()) % 64, level + 1)
+        return made
 
     def _more_names(self, flat: Flat, names: list[str], turn: int) -> list[str]:
         others: Any = flat.get("additionalProperties", True)
@@ -147,25 +153,10 @@ class _Builder:
         return _fitted(text, self._prompt.subject, turn, shortest, longest)
 
 
-def _meant(name: str, owner: str) -> str:
-    """What a property holds: the `name` of one of the `rivers` is a river's."""
-    return owner if name == "name" and owner.lower() not in _COLLECTIVE else name
-
-
-def _salt(name: str) -> int:
-    return zlib.crc32(name.encode()) % 64
-
-
-def _one_of(values: list[Any], turn: int) -> Any:
-    if not values:
-        raise impossible("an enum allows nothing")
-    return values[turn % len(values)]
-
-
 def _kind_of(flat: Flat, is_tight: bool) -> str:
     if "type" not in flat:
         return next((kind for word, kind in _KIND_BY_WORD.items() if word in flat), "string")
-    types = types_of(flat["type"])
+    types: list[str] = [flat["type"]] if isinstance(flat["type"], str) else flat["type"]
     if not types:
         raise impossible("its types exclude each other")
     if is_tight:

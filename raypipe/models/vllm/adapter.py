@@ -17,8 +17,8 @@ import orjson
 from raypipe.concurrency.background import TaskScope, start_thread
 from raypipe.contracts.llm import LLM, Completion, Request, Usage
 from raypipe.contracts.model import EndpointLimits, EngineFigures, Payload
-from raypipe.errors import CallError, InfrastructureError, RaypipeError, Retry, SpecError, Violation
-from raypipe.models.pooling import numbers_payload, numbers_text
+from raypipe.errors import CallError, InfrastructureError, RaypipeError, Retry, SpecError
+from raypipe.models.pooling import numbers_text
 from raypipe.models.request_body import RequestWriter
 from raypipe.models.tool_calls import TOOL_CALLS
 from raypipe.models.vllm import options
@@ -76,9 +76,12 @@ async def _in_thread(work: Callable[[], _T]) -> _T:
 class VLLMModel(RequestWriter):
     """A model that runs here; implements `Model`. Raises SpecError when `llm.options` are not understood."""
 
+    _unites_stops = True
+
     def __init__(self, llm: LLM, loaded: _Loaded | None = None) -> None:
-        self._lora = {"lora": llm.lora} if llm.lora else {}
-        super().__init__(llm, self._lora)
+        lora = {"lora": llm.lora} if llm.lora else {}
+        super().__init__(llm, lora)
+        self._pool_fields = lora
         self._loaded = loaded or _Loaded(llm)
         self._options = options.VLLMOptions(**llm.options)
         self._template = self._options.chat_template
@@ -86,10 +89,7 @@ class VLLMModel(RequestWriter):
         self._rendering = TaskScope()
         self._adapter: str | None = None
 
-    @staticmethod
-    def check(llm: LLM) -> list[Violation]:
-        """What is wrong with `llm`, as far as it can be known without loading it."""
-        return options.check(llm)
+    check = staticmethod(options.check)
 
     async def open(self) -> None:
         """Load engine and LoRA adapter. Raises InfrastructureError with the engine's own words."""
@@ -114,15 +114,6 @@ class VLLMModel(RequestWriter):
         engine = self._loaded.engine
         return None if engine is None else engine.figures
 
-    def _numbers(self, request: Request) -> Payload:
-        return numbers_payload(self._llm, request, self._lora)
-
-    def _schema_fields(self, schema: Mapping[str, Any]) -> dict[str, Any]:
-        return {"structured_outputs": {"json": schema}}
-
-    def _stops(self, more: Sequence[str]) -> list[str]:
-        return list(dict.fromkeys([*self._llm.stop, *more]))
-
     def _tool_fields(self, request: Request) -> dict[str, Any]:
         """Raises SpecError for tools that the model may call or not."""
         if not request.must_call:
@@ -131,7 +122,11 @@ class VLLMModel(RequestWriter):
                 "--enable-auto-tool-choice and name it vllm-server/…"
             )
             raise SpecError.of(f"model {self._llm.label!r}", problem)
-        calls = [_call_schema(tool) for tool in request.tools]
+        calls: list[dict[str, Any]] = []
+        for tool in request.tools:
+            fields = {"name": {"const": tool["name"]}, "arguments": tool.get("parameters") or {"type": "object"}}
+            calls.append({"type": "object", "properties": fields, "required": list(fields)})
+            calls[-1]["additionalProperties"] = False
         schema = {"type": "array", "minItems": 1, "items": calls[0] if len(calls) == 1 else {"anyOf": calls}}
         return {"tools": [dict(tool) for tool in request.tools], "structured_outputs": {"json": schema}}
 
@@ -220,8 +215,3 @@ _WORDS = {
 }
 """By vLLM's task: what it is, and which model can do it."""
 _NO_SAMPLING = frozenset({"model", "messages", "prompt", "lora", "tools"})
-
-
-def _call_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {"name": {"const": tool["name"]}, "arguments": tool.get("parameters") or {"type": "object"}}
-    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}

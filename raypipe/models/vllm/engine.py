@@ -24,7 +24,7 @@ from raypipe.contracts.model import EngineFigures
 from raypipe.errors import CallError, InfrastructureError, ReplicaLostError, Retry
 from raypipe.models.vllm.devices import Devices, claimed
 from raypipe.models.vllm.engine_log import EngineLog, advice
-from raypipe.models.vllm.options import INSTALL, VLLMOptions, engine_options, is_installed, version_problem
+from raypipe.models.vllm.options import INSTALL, VLLMOptions, engine_options, missing_engine, version_problem
 
 _LOADING = threading.Lock()
 """While an engine is loaded, its processes inherit what this one has: only one at a time."""
@@ -42,8 +42,7 @@ ENVIRONMENT = {
 class _Meter:
     """What the engine reported last; what it counts is summed, its peaks are kept."""
 
-    def __init__(self) -> None:
-        self.figures = EngineFigures()
+    figures = EngineFigures()
 
     def note(self, stats: Any) -> None:
         before, cache = self.figures, stats.prefix_cache_stats
@@ -80,11 +79,14 @@ class Engine:
                 self._meter.figures = replace(self._meter.figures, load_s=time.monotonic() - began)
         except ImportError as error:
             self._give_back()
-            way_out = version_problem() if is_installed() else f"; {INSTALL}"
+            way_out = f"; {INSTALL}" if missing_engine(llm) else version_problem()
             raise InfrastructureError(f"model {llm.label!r} needs vLLM ({error}){way_out}") from None
         except Exception as error:  # noqa: BLE001 - vLLM raises whatever kept it from loading
             self._give_back()
-            raise self._unloadable(error) from None
+            said = self._log.cause(error)
+            said += version_problem() if isinstance(error, AttributeError | TypeError) else advice(said)
+            problem = f"model {self.label!r} cannot be loaded: {said}"
+            raise InfrastructureError(f"{problem}; its log is {self._log.path}") from None
 
     def _load(self, llm: LLM) -> None:
         vllm, core = import_module("vllm"), import_module("vllm.v1.engine.async_llm")
@@ -117,19 +119,9 @@ class Engine:
                 if scheduler_stats is not None:
                     meter.note(scheduler_stats)
 
-            def log_engine_initialized(self) -> None: ...
-
-            def log(self) -> None: ...
-
-            def record_sleep_state(self, *_: Any, **__: Any) -> None: ...
+            log_engine_initialized = log = record_sleep_state = __init__
 
         return Listener
-
-    def _unloadable(self, error: Exception) -> InfrastructureError:
-        said = self._log.cause(error)
-        is_internal = isinstance(error, AttributeError | TypeError)
-        problem = f"model {self.label!r} cannot be loaded: {said}{version_problem() if is_internal else advice(said)}"
-        return InfrastructureError(f"{problem}; its log is {self._log.path}")
 
     @property
     def figures(self) -> EngineFigures:

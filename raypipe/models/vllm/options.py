@@ -187,11 +187,6 @@ def _version() -> str:
     return "here"
 
 
-def is_installed() -> bool:
-    """Whether this Python has vLLM, of whatever version."""
-    return _folder() is not None
-
-
 @cache
 def _folder() -> Path | None:
     found = find_spec("vllm")

@@ -43,7 +43,9 @@ class Server:
         if missing_engine(llm):
             raise InfrastructureError(f"model {llm.label!r} is to be served by vLLM, which is not there; {INSTALL}")
         self._label = llm.label
-        self._host, self._port = host, _free_port(host)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+            self._host, self._port = host, probe.getsockname()[1]
         self._options = engine_options(llm)
         self._load_timeout_s = ServedOptions(**llm.options).load_timeout_s
         self._log = EngineLog(llm.label)
@@ -124,12 +126,6 @@ def _end(process: psutil.Process | None) -> None:
         for one in left:
             with suppress(psutil.Error):
                 one.kill()
-
-
-def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
 
 
 def command_line(options: Mapping[str, Any]) -> list[str]:
