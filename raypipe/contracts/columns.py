@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+from raypipe.row import ROUTE
+
 Columns = tuple[str, ...] | None
 """Column names, or `None` where they cannot be known before the run."""
 
@@ -32,11 +34,17 @@ class ColumnContract:
         output_mappings: dict[str, str]
 
     def reads(self) -> tuple[str, ...]:
-        """Columns that must be there."""
+        """Columns that must be there, by the step's own names: `input_mappings` says what they are in the pipeline.
+
+        A pipeline in which no step before it writes one is refused before anything is spent.
+        """
         return self.read_columns
 
     def needs(self) -> Columns:
-        """Columns that the step's method is given; `None` means the whole row."""
+        """Columns that the step's method is given, by its own names, as far as rows have them; `None`: the whole row.
+
+        By default those that it reads. Others are not sent to a worker, and come back to the row behind the step.
+        """
         return None if self.needs_whole_row else self.reads()
 
     def begins_with(self) -> tuple[str, ...]:
@@ -44,7 +52,10 @@ class ColumnContract:
         return ()
 
     def writes(self) -> dict[str, str]:
-        """New columns and their Arrow type by name; `""` where it is found from the values."""
+        """New columns and their Arrow type by the step's own names; `""` where it is found from the values.
+
+        One that has the name of a column that is there takes its place. Empty: the step only filters rows.
+        """
         return dict(self.written_columns)
 
     def takes(self) -> tuple[str, ...]:
@@ -52,8 +63,9 @@ class ColumnContract:
         return tuple(self.input_mappings.get(name, name) for name in self.reads())
 
     def gives(self) -> dict[str, str]:
-        """New columns by the names that they have in the pipeline."""
-        return {self.output_mappings.get(name, name): kind for name, kind in self.writes().items()}
+        """New columns by the names that they have in the pipeline; not where a row goes, which the conductor reads."""
+        written = self.writes().items()
+        return {self.output_mappings.get(name, name): kind for name, kind in written if name != ROUTE}
 
     def consumes(self) -> tuple[str, ...]:
         """Columns that rows no longer have behind the step."""

@@ -53,7 +53,11 @@ class Spec(BaseModel):
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         super().__pydantic_init_subclass__(**options)
         inherited = {name for name in cls.late if cls.model_fields[name].default is None}
-        found = {name: field for name, field in cls.model_fields.items() if field.is_required() and _is_late(field)}
+        found: dict[str, FieldInfo] = {}
+        for name, field in cls.model_fields.items():
+            forms = [field.metadata, *(getattr(form, "__metadata__", ()) for form in get_args(field.annotation))]
+            if field.is_required() and any(isinstance(mark, Late) for marks in forms for mark in marks):
+                found[name] = field
         needed = {name for name, field in found.items() if type(None) not in get_args(field.annotation)}
         cls.late = frozenset(inherited | needed)
         for field in found.values():
@@ -73,11 +77,6 @@ class Spec(BaseModel):
         """What is given under the name of a secret is not shown."""
         for name, value in super().__repr_args__():
             yield name, redact_option(name or "", value)
-
-
-def _is_late(field: FieldInfo) -> bool:
-    forms = [field.metadata, *(getattr(form, "__metadata__", ()) for form in get_args(field.annotation))]
-    return any(isinstance(mark, Late) for marks in forms for mark in marks)
 
 
 def violations(
@@ -101,23 +100,16 @@ def _problem(items: Sequence[ErrorDetails], known: Sequence[str], elsewhere: Map
         return f"unknown option {place!r}{nearest(place, known) if len(item['loc']) == 1 else ''}"
     if item["type"] == "missing":
         return f"option {place!r} is required"
-    shown = redact_option(str((item["loc"] or ("",))[-1]), item["input"])
-    said = " or ".join(dict.fromkeys(_said(item) for item in items)) + f", got {_short(shown)}"
-    return f"option {place!r}: {said}" if place else said
-
-
-def _said(item: ErrorDetails) -> str:
-    said = item["msg"].removeprefix("Value error, ")
-    return said[0].lower() + said[1:]
-
-
-def _short(value: Any) -> str:
-    """Written in time that does not grow with the value: it may be a whole table, or stand for more than there is."""
-    text = _Shown().repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+    got = _Shown().repr(redact_option(str((item["loc"] or ("",))[-1]), item["input"]))
+    reasons = [item["msg"].removeprefix("Value error, ") for item in items]
+    wanted = " or ".join(dict.fromkeys(reason[0].lower() + reason[1:] for reason in reasons))
+    problem = f"{wanted}, got {got if len(got) <= 60 else got[:57] + '…'}"
+    return f"option {place!r}: {problem}" if place else problem
 
 
 class _Shown(Repr):
+    """Writes a value in time that does not grow with it: it may be a whole table, or stand for more than there is."""
+
     def __init__(self) -> None:
         super().__init__()
         self.maxlevel = 4

@@ -17,7 +17,7 @@ _ALL_ROWS = 'write it as a function of all rows: @step(step_type="global")'
 _ARGILLA = 'give the rows to the client of Argilla: result["default"].to_datasets()'
 _EVOLVING = "put LoadDataFromDicts with first instructions before EvolInstruct"
 
-_INSTEAD = {
+INSTEAD = {
     **dict.fromkeys(
         (
             "APIGenExecutionChecker",
@@ -72,18 +72,14 @@ _INSTEAD = {
     "ClientvLLM": 'write LLM("vllm-server/…", base_url=…)',
     "MixtureOfAgentsLLM": "write several TextGeneration steps, GroupColumns, and one that aggregates their answers",
 }
+"""Steps and models of distilabel that are not here, and what to write instead."""
 
 
 def missing(module: str, name: str, known: Sequence[str]) -> ImportError | AttributeError:
     """The error of a module that lacks a name; for one of distilabel's it says what to write instead."""
-    if name in _INSTEAD:
-        return ImportError(f"raypipe has no {name}; {_INSTEAD[name]}")
+    if name in INSTEAD:
+        return ImportError(f"raypipe has no {name}; {INSTEAD[name]}")
     return AttributeError(f"module {module!r} has no attribute {name!r}{nearest(name, known)}")
-
-
-def instead_of(name: str) -> str | None:
-    """What to write instead of a step or model of distilabel's that is not here."""
-    return _INSTEAD.get(name)
 
 
 _NO_FILES = "batches travel in memory and through Ray's object store; leave it out"

@@ -165,12 +165,9 @@ class LLM(Spec):
         return given | ({"extra": extra} if extra else {})
 
     @property
-    def fewest_replicas(self) -> int:
-        return self.replicas if isinstance(self.replicas, int) else self.replicas[0]
-
-    @property
-    def most_replicas(self) -> int:
-        return self.replicas if isinstance(self.replicas, int) else self.replicas[1]
+    def replica_range(self) -> tuple[int, int]:
+        """The fewest and the most workers: as many, where `replicas` is one number."""
+        return (self.replicas, self.replicas) if isinstance(self.replicas, int) else self.replicas
 
     @property
     def runs_here(self) -> bool:
@@ -229,10 +226,8 @@ class LLM(Spec):
     def model(self) -> str:
         return self.uri.partition("/")[2]
 
-    @property
-    def model_name(self) -> str:
-        """The model as its provider calls it."""
-        return self.model
+    model_name = model
+    """The model as its provider calls it, by distilabel's word."""
 
     @property
     def label(self) -> str:
@@ -279,10 +274,8 @@ class Usage(NamedTuple):
     input_tokens: int = 0
     output_tokens: int = 0
 
-    @property
-    def is_counted(self) -> bool:
-        """Whether all of it was counted."""
-        return True
+    is_counted = True
+    """Whether all of it was counted."""
 
 
 TOOL = "tool/"

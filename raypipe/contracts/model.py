@@ -27,15 +27,11 @@ class Quota:
     def over(self, other: Quota) -> Quota:
         """These rates, and those of `other` where none is known here."""
         return Quota(
-            _first(self.requests, other.requests),
-            _first(self.tokens, other.tokens),
-            _first(self.input_tokens, other.input_tokens),
-            _first(self.output_tokens, other.output_tokens),
+            other.requests if self.requests is None else self.requests,
+            other.tokens if self.tokens is None else self.tokens,
+            other.input_tokens if self.input_tokens is None else self.input_tokens,
+            other.output_tokens if self.output_tokens is None else self.output_tokens,
         )
-
-
-def _first(one: float | None, other: float | None) -> float | None:
-    return other if one is None else one
 
 
 @dataclass(frozen=True, slots=True)

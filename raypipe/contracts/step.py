@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, model_validator
 
@@ -72,7 +72,7 @@ class Collector:
 
 collecting: ContextVar[Collector | None] = ContextVar("collecting", default=None)
 
-S = TypeVar("S", bound="GraphNode")
+S = TypeVar("S", bound="GraphNode | Sequence[GraphNode]")
 
 
 class GraphNode:
@@ -82,19 +82,34 @@ class GraphNode:
     """
 
     def scatter(self) -> Self:
-        """Each output becomes a list of rows, one child for each item."""
+        """Each output is a list, and each item of it a row of its own, a child of the row that it was made of.
+
+        `Aggregate` brings the children back together; those that failed on the way are missing then. Raises SpecError
+        for a step that has an ending already.
+        """
         return self._ending("scattered", True)
 
     def broadcast(self, n: int) -> Self:
-        """Each output row goes on `n` times, told apart by the column `sample` (0 to n-1)."""
+        """Each output row goes on `n` times, told apart by the column `sample` (0 to n-1).
+
+        Equal requests of these rows are sent separately. Raises SpecError for `n` below 1, or a step that has an ending
+        already.
+        """
         return self._ending("copies", n)
 
     def aggregate(self, by: By = "scatter") -> Self:
-        """Output rows are brought together; see `Aggregate`."""
+        """Output rows are brought together: those of the nearest scatter, or as `by` says, see `Aggregate`.
+
+        What was added to them becomes lists. Raises SpecError for a step that has an ending already.
+        """
         return self._ending("gathered", by)
 
     def custom(self, callback: str | Callable[[list[dict[str, Any]]], Any]) -> Self:
-        """`callback(rows)` gets the output rows of a family and returns the rows to go on with."""
+        """`callback(rows)` gets the output rows of a family as mappings and returns the rows to go on with.
+
+        It is a function or its dotted path; what it raises, or returns that is no mapping or list of them, fails the
+        family. Raises SpecError for a step that has an ending already.
+        """
         return self._ending("callback", callback)
 
     def _ending(self, attribute: str, value: object) -> Self:
@@ -114,14 +129,11 @@ class GraphNode:
                 join(self, other)
         return others[-1] if others else self
 
-    @overload
-    def __rshift__(self, other: S) -> S: ...
-    @overload
-    def __rshift__(self, other: list[S]) -> list[S]: ...
-    def __rshift__(self, other: S | list[S]) -> S | list[S]:
-        if not isinstance(other, Step | list):  # pyright: ignore[reportUnnecessaryIsInstance]
+    def __rshift__(self, other: S) -> S:
+        """Rows of this step go on to another, or to each of a list; returns it. Raises SpecError outside of a block."""
+        if not isinstance(other, Step | list):
             return NotImplemented
-        for target in other if isinstance(other, list) else [other]:
+        for target in cast("list[Step]", other) if isinstance(other, list) else [other]:
             join(self, target)
         return other
 
@@ -150,11 +162,6 @@ class StepResources(Spec):
     """GPUs for each worker, or a share of one."""
     memory: int = Field(default=0, ge=0)
     """Bytes for each worker."""
-
-    @property
-    def are_kept(self) -> bool:
-        """Whether a worker has something to itself."""
-        return bool(self.cpus or self.gpus or self.memory)
 
 
 class Step(GraphNode, ColumnContract, ArtifactWriter):
@@ -226,25 +233,44 @@ class Step(GraphNode, ColumnContract, ArtifactWriter):
         return ()
 
     def open(self) -> None:
-        """Called once in each worker before the first row."""
+        """Called once in each worker before its first row, to load what the step needs. By default it does nothing.
+
+        What it raises stops the run, which can be resumed (InfrastructureError, unless it is an error of raypipe's).
+        """
 
     def close(self) -> None:
-        """Called once in each worker that was opened, after the last row."""
+        """Called once in each worker that was opened, after its last row. By default it does nothing.
+
+        What it raises is logged as a warning and changes no row.
+        """
 
     async def process_row(self, row: Values, llm: Caller) -> Output:
-        """Runs.ROW. Raises `RowError` for a row that cannot pass."""
+        """Runs.ROW: the new columns for one row; a list of them where it scatters, `None` where it filters a row.
+
+        `await llm(…)` asks the step's model. Rows are worked on at the same time, in one event loop: nothing here may
+        block. Raises `RowError`, or anything else, for a row that cannot pass.
+        """
         raise NotImplementedError
 
     def process_row_in_thread(self, row: Values) -> Output:
-        """Runs.THREAD. Any exception fails this row alone."""
+        """Runs.THREAD: the new columns for one row; a list of them where it scatters, `None` where it filters a row.
+
+        It may block; several threads of a worker may call it at the same time. Any exception fails this row alone.
+        """
         raise NotImplementedError
 
     def process_batch_in_thread(self, rows: Sequence[Values]) -> list[Output]:
-        """Runs.THREAD with `is_given_batches`: one output for each row. An exception makes the rows be tried apart."""
+        """Runs.THREAD with `is_given_batches`: one output for each of up to `input_batch_size` rows, in their order.
+
+        After an exception, the rows are tried one by one with `process_row_in_thread`.
+        """
         raise NotImplementedError
 
     def process_table(self, table: pa.Table) -> pa.Table:
-        """Runs.TABLE. Same rows in the same order; lineage columns stay."""
+        """Runs.TABLE: the same rows in the same order, with other columns; lineage columns (`row.LINEAGE`) stay.
+
+        It runs in the conductor, where all rows pass: anything slow belongs into a step that runs in workers.
+        """
         raise NotImplementedError
 
 
@@ -284,11 +310,17 @@ class Source(Step):
     _reach: Reach = PrivateAttr(default_factory=Reach)
 
     def units(self) -> list[Unit]:
-        """The parts, in order; by default one. Raises InputError when there is nothing to read."""
+        """The parts, in order; by default one. Raises InputError when there is nothing to read.
+
+        It is asked before anything is spent. On Ray several parts are read at the same time.
+        """
         return [Unit("")]
 
     def read(self, unit: Unit) -> Iterator[pa.Table]:
-        """The rows of one part in order. Raises InputError for what is no table of rows."""
+        """The rows of one part in order, as tables of any size; the same rows in every run, so that it can be resumed.
+
+        Raises InputError for what is no table of rows.
+        """
         raise NotImplementedError
 
     def columns(self) -> Columns:
@@ -315,6 +347,7 @@ class Aggregate(Step):
     """
 
     runs: ClassVar[Runs] = Runs.GATHER
+    needs_whole_row: ClassVar[bool] = True
 
     by: By = "scatter"
     columns: list[str] | None = None
@@ -325,9 +358,6 @@ class Aggregate(Step):
     def reads(self) -> tuple[str, ...]:
         named = self.by if isinstance(self.by, list) else []
         return tuple(dict.fromkeys([*named, *(self.columns or [])]))
-
-    def needs(self) -> Columns:
-        return None
 
     def changes(self) -> Columns:
         return (self.as_rows,) if self.as_rows is not None else None

@@ -171,17 +171,13 @@ def _sweep(columns: _Columns, neighbours: Mapping[_Spot, Sequence[_Spot]], forwa
     place_of: dict[_Spot, float] = {}
     swept: _Columns = []
     for column in columns if forward else reversed(columns):
-        wanted = {
-            spot: _mean([place_of[other] for other in neighbours.get(spot, ())], index)
-            for index, spot in enumerate(column)
-        }
+        wanted: dict[_Spot, float] = {}
+        for index, spot in enumerate(column):
+            near = [place_of[other] for other in neighbours.get(spot, ())]
+            wanted[spot] = sum(near) / len(near) if near else index
         swept.append(sorted(column, key=wanted.__getitem__))
         place_of |= {spot: float(index) for index, spot in enumerate(swept[-1])}
     return swept if forward else swept[::-1]
-
-
-def _mean(values: Sequence[float], otherwise: float) -> float:
-    return sum(values) / len(values) if values else otherwise
 
 
 def _crossings(columns: _Columns, below: Mapping[_Spot, Sequence[_Spot]]) -> int:
@@ -207,9 +203,10 @@ def _across(columns: _Columns, links: Sequence[_Link], extent: Mapping[_Spot, Si
         found |= _spread(column, dict.fromkeys(column, 0.0), extent)
     for sweep in range(_SWEEPS):
         forward = sweep % 2 == 0
-        near = above if forward else below
+        neighbours = above if forward else below
         for column in columns if forward else reversed(columns):
-            wanted = {spot: _mean([found[other] for other in near.get(spot, ())], found[spot]) for spot in column}
+            near = {spot: [found[other] for other in neighbours.get(spot, ())] for spot in column}
+            wanted = {spot: sum(ends) / len(ends) if ends else found[spot] for spot, ends in near.items()}
             found |= _spread(column, wanted, extent)
     first = min(found[spot] - extent[spot].height / 2 for spot in found)
     return {spot: middle - first + MARGIN for spot, middle in found.items()}

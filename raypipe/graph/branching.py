@@ -25,6 +25,9 @@ from raypipe.row import LINEAGE, METADATA, ROUTE, ROW_ID, Values
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_SEEDING = threading.Lock()
+"""Held by the one thread that has seeded `random`, until it goes on as if nothing had been."""
+
 
 @dataclass(frozen=True)
 class Branch:
@@ -58,9 +61,7 @@ class Meet(Step):
     """
 
     runs: ClassVar[Runs] = Runs.GATHER
-
-    def needs(self) -> Columns:
-        return None
+    needs_whole_row: ClassVar[bool] = True
 
     def columns_of(self, branches: Sequence[Columns]) -> Columns:
         """Columns behind the step, given those of its branches."""
@@ -69,6 +70,8 @@ class Meet(Step):
     def meet(self, parents: pa.Table, branches: Sequence[Branch]) -> pa.Table:
         """One row for each row of `parents`, the rows as they were before they parted, lineage included."""
         import pyarrow as pa
+
+        from raypipe.values.arrays import to_lossless_array
 
         lineage = [name for name in parents.column_names if name in LINEAGE]
         names = dict.fromkeys([*lineage, *(name for branch in branches for name in branch.rows.column_names)])
@@ -82,7 +85,8 @@ class Meet(Step):
                     columns[name] = _overlaid(columns[name], branch.rows.column(name), branch.is_there, before)
         kept = [branch.rows.column(METADATA) for branch in branches if METADATA in branch.rows.column_names]
         if len(kept) > 1:
-            columns[METADATA] = _merged(kept)
+            rows = zip(*(column.to_pylist() for column in kept), strict=True)
+            columns[METADATA] = to_lossless_array([functools.reduce(merged_metadata, row) for row in rows], "")
         return pa.table({name: columns[name] for name in names})
 
 
@@ -105,20 +109,11 @@ def merged_metadata(one: Any, other: Any) -> Any:
     return [*one, *other]
 
 
-def _merged(kept: Sequence[Any]) -> Any:
-    from raypipe.values.arrays import to_lossless_array
-
-    rows = zip(*(column.to_pylist() for column in kept), strict=True)
-    return to_lossless_array([functools.reduce(merged_metadata, row) for row in rows], "")
-
-
 class Copies(Step):
     """Rows as they come, for a step that cannot repeat its own; put in by itself behind loaders and aggregates."""
 
     runs: ClassVar[Runs] = Runs.TABLE
-
-    def needs(self) -> Columns:
-        return None
+    needs_whole_row: ClassVar[bool] = True
 
     def process_table(self, table: pa.Table) -> pa.Table:
         return table
@@ -181,7 +176,9 @@ class Route(Step):
     """
 
     runs: ClassVar[Runs] = Runs.THREAD
+    output_shape: ClassVar[Shape] = Shape.FILTER
     is_told_identity: ClassVar[bool] = True
+    written_columns: ClassVar[Mapping[str, str]] = {ROUTE: "list<string>"}
 
     routing: Any
     targets: dict[str, str]
@@ -189,21 +186,8 @@ class Route(Step):
 
     _function: Callable[..., Any] | None = PrivateAttr(default=None)
 
-    @property
-    def shape(self) -> Shape:
-        return Shape.FILTER
-
     def needs(self) -> Columns:
         return None if self.routing.sees == "row" else ()
-
-    def writes(self) -> dict[str, str]:
-        return {ROUTE: "list<string>"}
-
-    def changes(self) -> Columns:
-        return ()
-
-    def columns_after(self, columns: Columns) -> Columns:
-        return columns
 
     def open(self) -> None:
         self._function = self.routing.opened()
@@ -212,14 +196,19 @@ class Route(Step):
         assert self._function is not None
         identity, steps = row[ROW_ID], list(self.targets)
         seen = {name: value for name, value in row.items() if name != ROW_ID}
-        seed = identity + self.routing.salt
+        seed = identity + self.routing.seed.to_bytes(8, "little", signed=True)
         if self.routing.sample is not None:
             names = self._checked(random.Random(seed).sample(steps, self.routing.sample))
         else:
-            with _Seeded(seed):
-                names = self._checked(
-                    self._function(seen, steps) if self.routing.sees == "row" else self._function(steps)
-                )
+            with _SEEDING:
+                state = random.getstate()
+                random.seed(seed)
+                try:
+                    names = self._checked(
+                        self._function(seen, steps) if self.routing.sees == "row" else self._function(steps)
+                    )
+                finally:
+                    random.setstate(state)
         return {ROUTE: names} if names else None
 
     def _checked(self, chosen: Any) -> list[str]:
@@ -233,25 +222,6 @@ class Route(Step):
                 listed = ", ".join(repr(target) for target in self.targets)
                 raise RowError(f"the routing function chose {name!r}; it may choose among {listed}", kind="routing")
         return [self.targets[name] for name in names]
-
-
-class _Seeded:
-    """`random` seeded while inside, by one thread at a time; afterwards it goes on as if nothing had been."""
-
-    _one = threading.Lock()
-
-    def __init__(self, seed: bytes) -> None:
-        self._seed = seed
-        self._state: Any = None
-
-    def __enter__(self) -> None:
-        self._one.acquire()
-        self._state = random.getstate()
-        random.seed(self._seed)
-
-    def __exit__(self, *_: object) -> None:
-        random.setstate(self._state)
-        self._one.release()
 
 
 class Routing(Spec):
@@ -272,10 +242,6 @@ class Routing(Spec):
         if isinstance(self.function, str):
             imported_function(self.function)
         return self
-
-    @property
-    def salt(self) -> bytes:
-        return self.seed.to_bytes(8, "little", signed=True)
 
     def opened(self) -> Callable[..., Any]:
         """The function to call. Raises SpecError when there is none to import."""
@@ -333,10 +299,18 @@ def routing_batch_function(function: Callable[[list[str]], list[str]] | None = N
 
 
 def routing_function(function: Callable[[Values, list[str]], str | Sequence[str]]) -> Routing:
-    """Make a routing of a function of the row and of the names of the steps behind it."""
+    """Make a routing of a function of the row and of the names of the steps behind it.
+
+    It returns the name of a step, or several; a row for which it returns `[]` goes nowhere and is filtered, one for
+    which it returns `None` or another name fails (`routing`). It is called as that of `routing_batch_function` is.
+    """
     return Routing(function=function, sees="row")
 
 
 def sample_n_steps(n: int, seed: int = 0) -> Routing:
-    """A routing to `n` of the steps by chance; a row goes the same way in every run with the same `seed`."""
+    """A routing to `n` of the steps behind it by chance, chosen anew for each row.
+
+    A row goes the same way in every run with the same `seed`. Raises SpecError where `n` is less than 1, or later, in
+    `>> [one, other]`, where there are fewer steps.
+    """
     return Routing(sample=n, seed=seed)

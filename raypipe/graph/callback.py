@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field
 
 from raypipe.contracts.imports import imported, is_there
-from raypipe.contracts.step import Aggregate, Columns, Output, Runs, Shape, Step
+from raypipe.contracts.step import Aggregate, Output, Runs, Shape, Step
 from raypipe.errors import RowError
 from raypipe.row import Values
 
@@ -21,27 +21,19 @@ class Callback(Step):
     """Calls a function with the collected rows of a family; each mapping it returns is a row."""
 
     runs: ClassVar[Runs] = Runs.THREAD
+    output_shape: ClassVar[Shape] = Shape.SCATTER
+    writes_unknown: ClassVar[bool] = True
 
     function: Annotated[str | Callable[[list[dict[str, Any]]], Any], AfterValidator(is_there)] = Field(default="")
     rows: str = "rows"
 
     _call: Callable[[list[dict[str, Any]]], Any] | None = None
 
-    @property
-    def shape(self) -> Shape:
-        return Shape.SCATTER
-
     def reads(self) -> tuple[str, ...]:
         return (self.rows,)
 
     def consumes(self) -> tuple[str, ...]:
         return (self.rows,)
-
-    def columns_after(self, columns: Columns) -> Columns:
-        return None
-
-    def changes(self) -> Columns:
-        return None
 
     def open(self) -> None:
         self._call = imported(self.function) if isinstance(self.function, str) else self.function

@@ -121,30 +121,22 @@ def _sound(made: Expanded, own: Collection[str]) -> Graph:
     try:
         order = graph.order
     except CycleError as error:
-        path = " >> ".join(repr(name) for name in _own(error.args[1][::-1], own))
-        problems.append(Violation("edges", f"form a cycle: {path}; remove one edge"))
+        cycle = [name for name in error.args[1][::-1] if name in own]
+        if len(cycle) == 1 or cycle[0] != cycle[-1]:  # it began at a step that was put in
+            cycle.append(cycle[0])
+        problems.append(Violation("edges", f"form a cycle: {' >> '.join(map(repr, cycle))}; remove one edge"))
         order = []
     flows: dict[str, Flow] = {}
     for name in order:
         flows[name] = _flow(graph, flows, name, problems)
     graph = replace(graph, flows=flows)
     for name, step in steps.items():
-        unsound = [*step.problems(), *_on_error(step), *_mapping_problems(step), *_scatter_problems(step)]
-        problems.extend(Violation(_where(graph, name), problem) for problem in unsound)
+        unsound = [*step.problems(), *_option_problems(step), *_mapping_problems(step)]
+        problems.extend(Violation(f"step {graph.owner(name)!r}", problem) for problem in unsound)
     problems.extend(() if problems else [*_repeat_violations(graph), *lost_columns(graph)])
     if problems:
         raise SpecError(violations=problems)
     return graph
-
-
-def _where(graph: Graph, name: str) -> str:
-    return f"step {graph.owner(name)!r}"
-
-
-def _own(cycle: Sequence[str], own: Collection[str]) -> list[str]:
-    """A cycle without the steps that were put in by themselves."""
-    kept = [name for name in cycle if name in own]
-    return kept if len(kept) > 1 and kept[0] == kept[-1] else [*kept, kept[0]]
 
 
 def _shape_violations(graph: Graph) -> list[Violation]:
@@ -153,7 +145,7 @@ def _shape_violations(graph: Graph) -> list[Violation]:
         problems.append(Violation("pipeline", "has no steps; add a loader such as LoadDataFromDicts and a step"))
     for name, step in graph.steps.items():
         above = graph.predecessors[name]
-        where = _where(graph, name)
+        where = f"step {graph.owner(name)!r}"
         if step.runs is Runs.SOURCE and above:
             problems.append(Violation(where, f"reads its own rows and cannot come after {graph.owner(above[0])!r}"))
         if step.runs is Runs.SOURCE and step.when is not None:
@@ -169,7 +161,7 @@ def _shape_violations(graph: Graph) -> list[Violation]:
 def _flow(graph: Graph, flows: dict[str, Flow], name: str, problems: list[Violation]) -> Flow:
     step, above = graph.steps[name], graph.predecessors[name]
     before = _flow_before(flows, step, above)
-    where = _where(graph, name)
+    where = f"step {graph.owner(name)!r}"
     if above:
         problems.extend(_missing_columns(where, step, graph.owner(above[0]), before.columns))
     for column in sorted(RESERVED & set(step.gives())):
@@ -181,17 +173,14 @@ def _flow(graph: Graph, flows: dict[str, Flow], name: str, problems: list[Violat
         return _meeting_flow(graph, flows, name, problems)
     if isinstance(step, Aggregate) and above:
         return _aggregate_flow(graph, flows, name, problems)
-    if isinstance(step, Until) and above and not _begins_candidates(graph, before):
+    opener = graph.steps[before.open_scatters[-1]] if before.open_scatters else None
+    if isinstance(step, Until) and above and not isinstance(opener, Candidates):
         problems.append(
             Violation(where, "ends what `Candidates` begins, but none is open here; put Candidates() before")
         )
     if step.shape is Shape.SCATTER or step.copies > 1:
         return Flow(columns, (*before.open_scatters, name))
     return Flow(columns, before.open_scatters)
-
-
-def _begins_candidates(graph: Graph, flow: Flow) -> bool:
-    return bool(flow.open_scatters) and isinstance(graph.steps[flow.open_scatters[-1]], Candidates)
 
 
 def _repeat_violations(graph: Graph) -> Iterator[Violation]:
@@ -203,18 +192,16 @@ def _repeat_violations(graph: Graph) -> Iterator[Violation]:
         mine = [until for until, opener in ends.items() if opener == name]
         if len(mine) != 1:
             listed = " and ".join(repr(graph.owner(until)) for until in mine) or "nothing"
-            yield Violation(_where(graph, name), f"is ended by {listed}; put one Until(…) behind it")
+            yield Violation(f"step {graph.owner(name)!r}", f"is ended by {listed}; put one Until(…) behind it")
             continue
         for gather, other in graph.steps.items():
-            if isinstance(other, Aggregate) and not other.is_barrier and _waits(graph, gather, name, mine[0]):
+            if not isinstance(other, Aggregate) or other.is_barrier:
+                continue
+            opener = graph.opener(gather)
+            region = graph.between(opener, gather)
+            if name in {opener, *region} and mine[0] not in region:
                 problem = f"brings together what {name!r} makes more of; put it behind {graph.owner(mine[0])!r}"
-                yield Violation(_where(graph, gather), problem)
-
-
-def _waits(graph: Graph, gather: str, candidates: str, until: str) -> bool:
-    opener = graph.opener(gather)
-    region = graph.between(opener, gather)
-    return (candidates == opener or candidates in region) and until not in region
+                yield Violation(f"step {graph.owner(gather)!r}", problem)
 
 
 def _flow_before(flows: dict[str, Flow], step: Step, above: Sequence[str]) -> Flow:
@@ -245,8 +232,8 @@ def _meeting_flow(graph: Graph, flows: dict[str, Flow], name: str, problems: lis
     """Branches can meet when a row has one row in each."""
     step, above = graph.steps[name], graph.predecessors[name]
     assert isinstance(step, Meet)
-    where = _where(graph, name)
-    sources = {one: graph.source_of_rows(one) for one in above}
+    where = f"step {graph.owner(name)!r}"
+    sources = {one: one if graph.is_entry(one) else graph.source_of(one) for one in above}
     if len(set(sources.values())) > 1:
         called = graph.owner
         listed = ", ".join(f"{called(one)!r} (rows of {called(source)!r})" for one, source in sources.items())
@@ -271,7 +258,7 @@ def _aggregate_flow(graph: Graph, flows: dict[str, Flow], name: str, problems: l
         if step.as_rows is None:
             hint = 'put a scatter before it, or use by="root", by="all" or by=[columns]'
             problem = f"closes the nearest scatter, but none is open here; {hint}"
-            problems.append(Violation(_where(graph, name), problem))
+            problems.append(Violation(f"step {graph.owner(name)!r}", problem))
             return before
         step.by = "root"
     opener = before.open_scatters[-1] if step.by == "scatter" else graph.source_of(name)
@@ -309,18 +296,14 @@ def _mapping_problems(step: Step) -> Iterator[str]:
                 yield f"has {kind}_mappings for {name!r}, but its {kind}s are: {known}{nearest(name, list(own))}"
 
 
-def _on_error(step: Step) -> Iterator[str]:
-    """Why a step's `on_error` has no meaning."""
+def _option_problems(step: Step) -> Iterator[str]:
+    """Why a step's `on_error` has no meaning, or why there is nothing to scatter."""
     if step.on_error != "fail_row" and step.runs not in (Runs.ROW, Runs.THREAD):
         yield f"has on_error={step.on_error!r}, but no row can fail here; leave it out"
     if step.on_error == "null" and step.is_given_all:
         yield "has on_error='null', but it is given all rows at once and none could go on; use 'fail_row' or 'stop'"
     if step.on_error == "null" and step.shape is Shape.FILTER:
         yield "has on_error='null', but a filter writes no column; use 'fail_row' or 'stop'"
-
-
-def _scatter_problems(step: Step) -> Iterator[str]:
-    """Why there is nothing to scatter."""
     makes_rows = step.runs in (Runs.ROW, Runs.THREAD) and step.shape is Shape.SCATTER
     if step.scattered and not (makes_rows and not step.is_given_batches):
         yield "makes no lists to scatter; leave scatter out, or put ExpandColumns(columns=[…]) behind it"

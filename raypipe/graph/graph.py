@@ -58,15 +58,13 @@ class Graph:
     @cached_property
     def as_shown(self) -> Graph:
         """The graph of the steps that are shown."""
-        return self._contracted(self.fronts)
+        return self.contract(self.fronts)
 
-    @cached_property
-    def as_written(self) -> Graph:
-        """The graph of the steps that the user wrote."""
-        return self._contracted(self.owners)
+    def contract(self, into: Mapping[str, str]) -> Graph:
+        """The graph without the steps in `into`; their edges are those of the steps that it names for them.
 
-    def _contracted(self, into: Mapping[str, str]) -> Graph:
-        """The graph without some steps; their edges are those of the steps that they belong to."""
+        With `owners` it is the graph of the steps that the user wrote.
+        """
         edges = dict.fromkeys((into.get(above, above), into.get(below, below)) for above, below in self.edges)
         return Graph(
             {name: step for name, step in self.steps.items() if name not in into},
@@ -76,6 +74,7 @@ class Graph:
 
     @cached_property
     def predecessors(self) -> dict[str, list[str]]:
+        """For each step those before it, in the order in which their edges were written: that of its branches."""
         found: dict[str, list[str]] = {name: [] for name in self.steps}
         for upstream, downstream in self.edges:
             found[downstream].append(upstream)
@@ -83,6 +82,7 @@ class Graph:
 
     @cached_property
     def successors(self) -> dict[str, list[str]]:
+        """For each step those behind it, in the order in which their edges were written."""
         found: dict[str, list[str]] = {name: [] for name in self.steps}
         for upstream, downstream in self.edges:
             found[upstream].append(downstream)
@@ -103,6 +103,7 @@ class Graph:
 
     @property
     def leaves(self) -> list[str]:
+        """The steps that none follows, in the order in which they were written; each has a dataset of the result."""
         return [name for name in self.steps if not self.successors[name]]
 
     def opener(self, gather: str) -> str:
@@ -138,11 +139,11 @@ class Graph:
         reached, ahead = set[str](), [meet]
         while ahead:
             current = ahead.pop()
-            for above in () if self._is_entry(current) else self.predecessors[current]:
+            for above in () if self.is_entry(current) else self.predecessors[current]:
                 if above != name and above not in reached:
                     reached.add(above)
                     ahead.append(above)
-        return not any(self._is_entry(one) for one in reached)
+        return not any(self.is_entry(one) for one in reached)
 
     def all_before(self, name: str) -> frozenset[str]:
         """All steps that lead to a step."""
@@ -156,7 +157,7 @@ class Graph:
         found, ahead = set[str](), [name]
         while ahead:
             current = ahead.pop()
-            if current != name and self._is_entry(current):
+            if current != name and self.is_entry(current):
                 continue
             for above in self.predecessors[current]:
                 if above not in found:
@@ -164,7 +165,11 @@ class Graph:
                     ahead.append(above)
         return frozenset(found)
 
-    def _is_entry(self, name: str) -> bool:
+    def is_entry(self, name: str) -> bool:
+        """Whether rows begin at a step: at a source, or at an aggregate that gives its first row after the last came.
+
+        A stage of the plan begins there too.
+        """
         step = self.steps[name]
         return not self.predecessors[name] or (isinstance(step, Aggregate) and step.is_barrier)
 
@@ -172,13 +177,9 @@ class Graph:
         """The steps on the ways from `opener` to `gather`, which is among them."""
         return frozenset({gather} | {name for name in self.ancestors(gather) if opener in self.ancestors(name)})
 
-    def source_of_rows(self, name: str) -> str:
-        """The source, or the barrier aggregate, that the rows of a step come from."""
-        return name if self._is_entry(name) else self.source_of(name)
-
     def source_of(self, name: str) -> str:
         """The source, or the barrier aggregate, that the rows before a step come from."""
         above = self.predecessors[name][0]
-        while not self._is_entry(above):
+        while not self.is_entry(above):
             above = self.predecessors[above][0]
         return above

@@ -92,21 +92,22 @@ def _lost_at_meeting(graph: Graph, name: str, step: Meet) -> Iterator[Violation]
     branches = {last: region & (graph.ancestors(last) | {last}) for last in lasts}
     written = {last: dict(_writings(graph, [last], branch)) for last, branch in branches.items()}
     parting = {opener} if isinstance(graph.steps[opener], Route) else frozenset[str]()
-    certain = [last for last in lasts if not _may_lose_rows(graph, branches[last] | parting)]
+    certain: list[str] = []
+    for last in lasts:
+        filters = [one for one in map(graph.steps.__getitem__, branches[last] | parting) if one.shape is Shape.FILTER]
+        # Where rows may take another branch instead, each has one value, and none is lost.
+        if all(isinstance(one, Route) and (one.routing.sample or 1) > 1 for one in filters):
+            certain.append(last)
     said = set(step.reads())
     for one, other in combinations(certain, 2):
         for column, writer in written[one].items():
             again = written[other].get(column)
             is_lost = again is not None and writer not in branches[other] and graph.steps[writer].llm is not None
-            if is_lost and column not in said and _have(graph, (one, other), column):
+            columns = [graph.flows[last].columns for last in (one, other)]
+            are_there = all(known is None or column in known for known in columns)
+            if is_lost and column not in said and are_there:
                 said.add(column)
                 yield Violation(f"step {graph.owner(name)!r}", _met(graph, column, writer, again or ""))
-
-
-def _have(graph: Graph, steps: Sequence[str], column: str) -> bool:
-    """Whether rows have a column behind each of some steps, as far as that is known."""
-    columns = [graph.flows[name].columns for name in steps]
-    return all(known is None or column in known for known in columns)
 
 
 def _met(graph: Graph, column: str, writer: str, other: str) -> str:
@@ -115,12 +116,6 @@ def _met(graph: Graph, column: str, writer: str, other: str) -> str:
         f"comes after {one!r} and {two!r}, which both write the column {column!r}: the answers of {one!r} would be "
         f"lost; {_renaming(graph, writer, column)}, or make a list of both with GroupColumns(columns=[{column!r}])"
     )
-
-
-def _may_lose_rows(graph: Graph, branch: Collection[str]) -> bool:
-    """Whether rows may take another branch instead: where each row has one value, none is lost."""
-    filters = [step for name in branch if (step := graph.steps[name]).shape is Shape.FILTER]
-    return any(not isinstance(step, Route) or (step.routing.sample or 1) == 1 for step in filters)
 
 
 def _renaming(graph: Graph, writer: str, column: str) -> str:

@@ -6,11 +6,12 @@ made only where those accepted and those on their way are fewer than wanted, so 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from raypipe.contracts.step import Columns, Runs, Shape, Step
+from raypipe.contracts.step import Runs, Shape, Step
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,13 +28,8 @@ class Candidates(Step):
     """
 
     runs: ClassVar[Runs] = Runs.TABLE
-
-    @property
-    def shape(self) -> Shape:
-        return Shape.SCATTER
-
-    def writes(self) -> dict[str, str]:
-        return {CANDIDATE: "int64"}
+    output_shape: ClassVar[Shape] = Shape.SCATTER
+    written_columns: ClassVar[Mapping[str, str]] = {CANDIDATE: "int64"}
 
     def problems(self) -> list[str]:
         if self.copies == 1:
@@ -59,9 +55,6 @@ class Until(Step):
     """Rows wanted of each row that came to `Candidates`."""
     max_candidates: int = Field(ge=1)
     """Candidates made of each row at most."""
-
-    def changes(self) -> Columns:
-        return ()
 
     def problems(self) -> list[str]:
         if self.max_candidates >= self.n_accepted:

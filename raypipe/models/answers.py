@@ -20,9 +20,7 @@ class Uncounted(Usage):
 
     __slots__ = ()
 
-    @property
-    def is_counted(self) -> bool:
-        return False
+    is_counted = False
 
 
 def completion(text: str, finish_reason: Any, usage: Usage, model: Any, asked: str) -> Completion:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from raypipe.contracts.distilabel_names import refuse_options
-from raypipe.contracts.llm import LLM
-from raypipe.contracts.model_pool import change_members, members_of
+from raypipe.contracts.model_pool import make_pool, members_of
 from raypipe.contracts.step import Collector, Runs, Step, collecting
 from raypipe.errors import SpecError
 from raypipe.files.overrides import Override, Parameters, describe_options, override_steps, overrides_of
@@ -126,15 +125,12 @@ class CollectedSteps:
 
     def priced(self, prices: Mapping[str, tuple[float, float]]) -> Self:
         """The same pipeline with prices by model: US dollars for a million input and a million output tokens."""
-
-        def priced(llm: LLM) -> LLM:
-            return llm.model_copy(update={"price": prices.get(llm.uri, llm.price)})
-
-        changed = {
-            name: step.model_copy(update={"llm": change_members(llm, priced)})
-            for name, step in self.named_steps().items()
-            if (llm := step.llm) is not None and any(one.uri in prices for one in members_of(llm))
-        }
+        changed: dict[str, Step] = {}
+        for name, step in self.named_steps().items():
+            members = members_of(step.llm)
+            if any(one.uri in prices for one in members):
+                priced = [one.model_copy(update={"price": prices.get(one.uri, one.price)}) for one in members]
+                changed[name] = step.model_copy(update={"llm": make_pool(priced)})
         return self.replaced(changed)
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.graph.graph import Graph
 from raypipe.graph.repeat import Until
-from raypipe.plan.plan import Plan, Stage
+from raypipe.plan.plan import KEPT, Plan, Stage
 
 SEQUENTIAL = "sequential_step_execution"
 LoadGroups = Sequence[Sequence[str]] | Literal["sequential_step_execution"]
@@ -21,9 +21,6 @@ LoadGroups = Sequence[Sequence[str]] | Literal["sequential_step_execution"]
 
 ALL = frozenset[str]()
 """The only phase of a stage that has none."""
-
-KEPT = ("cpus", "gpus", "memory")
-"""What a worker may have to itself."""
 
 
 def in_groups(plan: Plan, groups: LoadGroups) -> Plan:
@@ -39,7 +36,13 @@ def in_groups(plan: Plan, groups: LoadGroups) -> Plan:
             raise SpecError.of("load_groups", problem)
         groups = [[name] for name in plan.graph.order if name not in plan.graph.owners]
     turn = _turns(plan.graph, groups)
-    return replace(plan, stages=tuple(replace(stage, phases=_phases(stage, turn)) for stage in plan.stages))
+    stages: list[Stage] = []
+    for stage in plan.stages:
+        working = [name for name, planned in stage.steps.items() if planned.pool is not None]
+        turns = sorted({turn[name] for name in working})
+        phases = [[name for name in working if turn[name] == one] for one in turns]
+        stages.append(replace(stage, phases=_undivided(stage, phases)))
+    return replace(plan, stages=tuple(stages))
 
 
 def fitted(plan: Plan, there: Mapping[str, float]) -> Plan:
@@ -81,7 +84,7 @@ def load_stages(plan: Plan) -> tuple[list[list[str]], list[list[str]]]:
             there = [name for name in stage.steps if not phase or name in phase or (name == stage.entry and not number)]
             if own := [name for name in there if name not in plan.graph.owners]:
                 groups.append(own)
-    after = plan.graph.as_written.successors
+    after = plan.graph.contract(plan.graph.owners).successors
     return groups, [[name for name in group if not set(after[name]) & set(group)] for group in groups]
 
 
@@ -128,12 +131,6 @@ def _listed(graph: Graph, groups: Sequence[Sequence[str]]) -> tuple[dict[str, in
             else:
                 turn[name] = 2 * number - 1
     return turn, problems
-
-
-def _phases(stage: Stage, turn: Mapping[str, int]) -> tuple[frozenset[str], ...]:
-    working = [name for name, planned in stage.steps.items() if planned.pool is not None]
-    turns = sorted({turn[name] for name in working})
-    return _undivided(stage, [[name for name in working if turn[name] == one] for one in turns])
 
 
 def _fitting(plan: Plan, stage: Stage, there: Mapping[str, float]) -> tuple[frozenset[str], ...]:

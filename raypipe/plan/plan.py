@@ -22,6 +22,8 @@ from raypipe.models import engine_gpus, gpus_of
 THREADS = "python"
 """Name of the pool of workers without a model."""
 THREADS_CONCURRENCY = 8
+KEPT = ("cpus", "gpus", "memory")
+"""What a worker may have to itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Pool:
     @property
     def most(self) -> int:
         """The most replicas that there may be, while rows wait."""
-        return max(self.replicas, *(member.most_replicas for llm in self.llms for member in members_of(llm)), 1)
+        return max(self.replicas, *(member.replica_range[1] for member in self.members), 1)
 
     @property
     def llms(self) -> tuple[ModelOrPool, ...]:
@@ -125,11 +127,6 @@ class PlannedStep:
     is_routed: bool = False
     """Whether each row says to which of the steps it goes."""
 
-    @property
-    def wire(self) -> Columns:
-        """Columns sent to a worker; `None` means all."""
-        return self.step.needs()
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -176,9 +173,8 @@ class Plan:
         for pool in self.pools.values():
             what = pool.llm.label if pool.llm else "Python functions"
             served = "".join(f", served with {engine_gpus(one):g} GPUs" for one in pool.members if one.serve)
-            lines.append(
-                f"pool {pool.name}: {what}, {_number(pool)} × {pool.concurrency} in flight{_kept(pool)}{served}"
-            )
+            number = str(pool.replicas) if pool.replicas == pool.most else f"{pool.replicas} to {pool.most}"
+            lines.append(f"pool {pool.name}: {what}, {number} × {pool.concurrency} in flight{_kept(pool)}{served}")
         for stage in self.stages:
             origin = "reads" if stage.reads_stage is None else f"groups rows of stage {stage.reads_stage} by"
             lines.append(f"stage {stage.index}: {origin} {self.graph.shown(stage.entry)!r}")
@@ -190,10 +186,6 @@ class Plan:
                 lines.append(f"  loaded together, {number} of {len(stage.phases)}: {', '.join(together)}")
         lines.append(f"writes {', '.join(f'data/{leaf}/' for leaf in self.graph.leaves)}")
         return "\n".join(lines)
-
-
-def _number(pool: Pool) -> str:
-    return str(pool.replicas) if pool.replicas == pool.most else f"{pool.replicas} to {pool.most}"
 
 
 def _kept(pool: Pool) -> str:
@@ -239,7 +231,7 @@ def _gathering(graph: Graph, name: str) -> Iterator[str]:
 def plan_graph(graph: Graph, name: str = "pipeline") -> Plan:
     """The plan of a sound graph."""
     pools, pool_of = _pools(graph)
-    entries = [name for name in graph.order if _is_entry(graph.steps[name])]
+    entries = [name for name in graph.order if graph.is_entry(name)]
     home = _homes(graph)
     index = {entry: number for number, entry in enumerate(entries)}
     stages = tuple(
@@ -248,15 +240,11 @@ def plan_graph(graph: Graph, name: str = "pipeline") -> Plan:
     return Plan(name, graph, stages, pools)
 
 
-def _is_entry(step: Step) -> bool:
-    return step.runs is Runs.SOURCE or (isinstance(step, Aggregate) and step.is_barrier)
-
-
 def _homes(graph: Graph) -> dict[str, str]:
     """The entry of the stage that each step belongs to."""
     home: dict[str, str] = {}
     for name in graph.order:
-        home[name] = name if _is_entry(graph.steps[name]) else home[graph.predecessors[name][0]]
+        home[name] = name if graph.is_entry(name) else home[graph.predecessors[name][0]]
     return home
 
 
@@ -330,10 +318,11 @@ def _pools(graph: Graph) -> tuple[dict[str, Pool], dict[str, str]]:
     pool_of: dict[str, str] = {}
     for name in graph.order:
         step = graph.steps[name]
-        if step.is_given_batches and (step.resources.replicas > 1 or step.resources.are_kept):
+        has_own = any(getattr(step.resources, kind) for kind in KEPT)
+        if step.is_given_batches and (step.resources.replicas > 1 or has_own):
             pools[name] = _widened(Pool(name, None, step.resources.replicas, 1, step.input_batch_size), step)
             pool_of[name] = name
-        elif step.llm is None and step.resources.are_kept and step.runs in (Runs.THREAD, Runs.ROW):
+        elif step.llm is None and has_own and step.runs in (Runs.THREAD, Runs.ROW):
             pools[name] = _widened(Pool(name, None, 1, THREADS_CONCURRENCY), step)
             pool_of[name] = name
         elif step.runs is Runs.THREAD or (step.runs is Runs.ROW and step.llm is None):
@@ -350,7 +339,7 @@ def _pools(graph: Graph) -> tuple[dict[str, Pool], dict[str, str]]:
 def _widened(pool: Pool, step: Step) -> Pool:
     """The pool with as many workers, and as much for each, as a step wishes; calls in flight stay the same in all."""
     wanted = step.resources.replicas
-    kept = {name: max(getattr(pool, name), getattr(step.resources, name)) for name in ("cpus", "gpus", "memory")}
+    kept = {name: max(getattr(pool, name), getattr(step.resources, name)) for name in KEPT}
     pool = replace(pool, **kept)
     if wanted <= pool.least:
         return pool
@@ -373,8 +362,6 @@ def _pool_for(llm: ModelOrPool, pools: dict[str, Pool]) -> str:
             return pool.name
     taken = sum(pool.llm is not None and pool.llm.label == llm.label for pool in pools.values())
     name = llm.label if not taken else f"{llm.label} #{taken + 1}"
-    replicas = max(member.fewest_replicas for member in members_of(llm))
-    most = max(member.most_replicas for member in members_of(llm))
-    gpus = sum(map(gpus_of, members_of(llm)))
-    pools[name] = Pool(name, llm, replicas, _in_flight(llm, most), gpus=gpus)
+    fewest, most = (max(ends) for ends in zip(*(member.replica_range for member in members_of(llm)), strict=True))
+    pools[name] = Pool(name, llm, fewest, _in_flight(llm, most), gpus=sum(map(gpus_of, members_of(llm))))
     return name

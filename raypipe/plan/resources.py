@@ -34,7 +34,9 @@ def made_fit(plan: Plan, there: Mapping[str, float]) -> Plan:
 
     Raises InfrastructureError where some that must be loaded together have no room, and where servers have none.
     """
-    _check_servers(plan, there)
+    wanted, gpus = _gpus_of_servers(plan), there.get("GPU", 0.0)
+    if wanted > gpus:
+        raise InfrastructureError(f"the servers want {wanted:g} GPUs and there are {gpus:g}; {_ADVICE}")
     there = beside_servers(plan, there)
     plan = fitted(plan, room_in(there))
     for pools in loaded(plan):
@@ -45,12 +47,6 @@ def made_fit(plan: Plan, there: Mapping[str, float]) -> Plan:
 def beside_servers(plan: Plan, there: Mapping[str, float]) -> dict[str, float]:
     """What is left of what is `there`, by Ray's names, where the models have their servers."""
     return {**there, "GPU": max(0.0, there.get("GPU", 0.0) - _gpus_of_servers(plan))}
-
-
-def _check_servers(plan: Plan, there: Mapping[str, float]) -> None:
-    wanted, gpus = _gpus_of_servers(plan), there.get("GPU", 0.0)
-    if wanted > gpus:
-        raise InfrastructureError(f"the servers want {wanted:g} GPUs and there are {gpus:g}; {_ADVICE}")
 
 
 def _gpus_of_servers(plan: Plan) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from raypipe.contracts.distilabel_names import instead_of, missing
+from raypipe.contracts.distilabel_names import INSTEAD, missing
 from raypipe.contracts.imports import found_at, imported
 from raypipe.contracts.step import Step as AnyStep
 from raypipe.errors import SpecError, nearest
@@ -94,7 +94,7 @@ def resolve(type_name: str) -> type[AnyStep]:
     where = f"step type {type_name!r}"
     if type_name not in REGISTRY and not {".", ":"} & set(type_name):
         hint = f"is unknown{nearest(type_name, list(REGISTRY))}; a type of your own is written module:Class"
-        instead = instead_of(type_name)
+        instead = INSTEAD.get(type_name)
         raise SpecError.of(where, f"is not in raypipe; {instead}" if instead else hint)
     found = found_at(REGISTRY[type_name]) if type_name in REGISTRY else imported(type_name)
     if not (isinstance(found, type) and issubclass(found, AnyStep)):

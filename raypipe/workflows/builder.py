@@ -127,7 +127,10 @@ class WorkflowBuilder:
         return self
 
     def flow(self, edges: Sequence[Edge]) -> Self:
-        """Set the edges between tasks; the first edge begins, and a last task without edges leads to `_end`."""
+        """Set the edges between tasks; the first edge begins, and a last task without edges leads to `_end`.
+
+        Of a task's edges the first is taken whose condition decides; where none does, the task fails (`condition`).
+        """
         self._edges = list(self._check_list("flow", "edges", edges, Edge))
         return self
 
@@ -137,12 +140,18 @@ class WorkflowBuilder:
         return self
 
     def set_max_steps(self, n: int) -> Self:
-        """Limit the tasks that are run for a row, by default to 50."""
+        """Limit the tasks that are run for a row, by default to 50; a task that is run again counts again.
+
+        A row that reaches the limit fails (`limit`).
+        """
         self._limits = replace(self._limits, max_steps=n)
         return self
 
     def set_max_tokens(self, n: int | None) -> Self:
-        """Limit the tokens of all answers for a row together; by default there is no limit."""
+        """Limit the tokens of all answers for a row together; by default there is no limit.
+
+        The last answer is cut where it would go beyond it, and the row fails (`limit`).
+        """
         self._limits = replace(self._limits, max_tokens=n)
         return self
 

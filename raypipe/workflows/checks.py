@@ -12,7 +12,7 @@ from typing import Any
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.workflows.definition import Definition
 from raypipe.workflows.memory import OF_STACKS, Input, Reading, Writing
-from raypipe.workflows.prompts import find_computed
+from raypipe.workflows.prompts import COMPUTED
 from raypipe.workflows.tasks import CALLING, END, Edge, Limits, Operator, Task
 
 _ROLES = ("system", "user", "assistant", "tool")
@@ -112,7 +112,7 @@ def _bindings(task: Task, workflow: Definition) -> Iterator[str]:
     for wanted in task.inputs:
         yield from _binding(wanted, workflow)
     for message in task.messages:
-        for name, text in find_computed(str(message.get("content"))).items():
+        for name, text in {found[1]: found[0] for found in COMPUTED.finditer(str(message.get("content")))}.items():
             if name in known:
                 yield f"{text} computes something, but a placeholder is only a name; write {{{{{name}}}}}"
 

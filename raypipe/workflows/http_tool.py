@@ -12,7 +12,7 @@ from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import orjson
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from raypipe.errors import CallError, Retry, RowError, SpecError
 from raypipe.security.permissions import current_permissions
@@ -76,18 +76,16 @@ class HttpRequestTool(CustomTool):
             raise ValueError(f"method is one of {', '.join(_METHODS)}, got {method!r}")
         return method.upper()
 
-    @field_validator("headers")
+    @field_validator("headers", "headers_env", "params_env")
     @classmethod
-    def _refuse_secrets(cls, headers: dict[str, str]) -> dict[str, str]:
-        for name in (name for name in headers if any(word in name.lower() for word in _SECRET)):
-            raise ValueError(f'header {name!r} may be a secret; write headers_env={{"{name}": "NAME_OF_A_VARIABLE"}}')
-        return headers
-
-    @field_validator("headers_env", "params_env")
-    @classmethod
-    def _check_variables(cls, given: dict[str, str]) -> dict[str, str]:
+    def _refuse_secrets(cls, given: dict[str, str], option: ValidationInfo) -> dict[str, str]:
+        """A secret is in an environment variable, which is named."""
         for name, value in given.items():
-            if not _variable_in(value).isidentifier():
+            if option.field_name == "headers":
+                if any(word in name.lower() for word in _SECRET):
+                    hint = f'write headers_env={{"{name}": "NAME_OF_A_VARIABLE"}}'
+                    raise ValueError(f"header {name!r} may be a secret; {hint}")
+            elif not _variable_in(value).isidentifier():
                 raise ValueError(f"{name!r} ends with the name of an environment variable, never with the key itself")
         return given
 

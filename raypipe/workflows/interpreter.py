@@ -31,13 +31,14 @@ T = TypeVar("T")
 
 
 class Meter:
-    """Sends the calls of one workflow, and keeps their answers within its limit of tokens."""
+    """Sends the calls of one workflow, and keeps it within its limits of tokens and of time."""
 
-    def __init__(self, llm: Caller, most: int | None, longest: int | None) -> None:
+    def __init__(self, llm: Caller, limits: Limits, longest: int | None) -> None:
         self._llm = llm
-        self._most = most
+        self._most, self._most_s = limits.max_tokens, limits.max_time
         self._longest = longest
         self._used = 0
+        self._began = time.monotonic()
 
     async def complete(self, request: Request, *, sample: int = 0) -> Completion:
         """A completion. Raises RowError (`limit`) once all answers together have more tokens than they may."""
@@ -60,17 +61,11 @@ class Meter:
         """Work other than a call of the model, which has no tokens."""
         return await self._llm.recorded(what, payload, work, played)
 
+    async def limit_time(self, work: Coroutine[Any, Any, T], task: str) -> T:
+        """What `work` returns. Raises RowError (`limit`) when time is up before that.
 
-class Clock:
-    """Counts the seconds that a workflow works; time that its calls wait to be sent is not counted."""
-
-    def __init__(self, llm: Caller, limits: Limits) -> None:
-        self._llm = llm
-        self._most_s = limits.max_time
-        self._began = time.monotonic()
-
-    async def limit(self, work: Coroutine[Any, Any, T], task: str) -> T:
-        """What `work` returns. Raises RowError (`limit`) when time is up before that."""
+        Time that calls wait to be sent is not counted.
+        """
         async with TaskScope() as scope:
             working = scope.start(work)
             while not working.done():
@@ -97,8 +92,7 @@ class Run:
                 raise RowError(f"the workflow has no memory key {key!r}{nearest(key, sorted(known))}", KIND)
         self._workflow = workflow
         self._memory = Memory.of(workflow.memory, given, workflow.stacks)
-        self._meter = Meter(llm, workflow.limits.max_tokens, longest)
-        self._clock = Clock(llm, workflow.limits)
+        self._meter = Meter(llm, workflow.limits, longest)
         self._tasks = {task.id: task for task in workflow.tasks}
         self._edges = {name: [edge for edge in workflow.edges if edge.source == name] for name in self._tasks}
         self._failures: list[RowError] = []
@@ -124,7 +118,7 @@ class Run:
         try:
             values = {wanted.key: to_text(self._memory.take(wanted)) for wanted in task.inputs}
             messages = tuple({**each, "content": fill(str(each["content"]), values)} for each in task.messages)
-            self._last = answer = await self._clock.limit(self._answer(task, Request(messages)), task.id)
+            self._last = answer = await self._meter.limit_time(self._answer(task, Request(messages)), task.id)
             for output in task.outputs:
                 self._memory.put(output, answer)
             return self._next(task.id)

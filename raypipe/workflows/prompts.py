@@ -14,7 +14,8 @@ from pathlib import Path
 from raypipe.errors import SpecError
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
-_COMPUTED = re.compile(r"\{\{\s*(\w+)\s*[|.\[(][^{}]*\}\}")
+COMPUTED = re.compile(r"\{\{\s*(\w+)\s*[|.\[(][^{}]*\}\}")
+"""What looks like a placeholder but computes something, such as `{{name | upper}}`, and the name it begins with."""
 _SUFFIX = ".md"
 _OURS = "raypipe."
 
@@ -22,11 +23,6 @@ _OURS = "raypipe."
 def placeholders(text: str) -> tuple[str, ...]:
     """The names of its placeholders, each once."""
     return tuple(dict.fromkeys(_PLACEHOLDER.findall(text)))
-
-
-def find_computed(text: str) -> dict[str, str]:
-    """What looks like a placeholder but computes something, such as `{{name | upper}}`, by the name it begins with."""
-    return {found[1]: found[0] for found in _COMPUTED.finditer(text)}
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:

@@ -23,20 +23,11 @@ from raypipe.workflows.tasks import Edge, Limits, Operator, Task
 
 Plain = dict[str, Any]
 
-_PATH = "{0.__module__}:{0.__qualname__}"
+PATH = "{0.__module__}:{0.__qualname__}"
 """The dotted path of a class."""
 
 _OURS = "raypipe.workflows.http_tool:HttpRequestTool"
 """The one class of tools that any file may name: its permissions are checked when the tool is made."""
-
-
-def to_dict(workflow: Definition) -> Plain:
-    """The workflow as plain data, in which a pydantic class is named by its dotted path."""
-    plain = describe(workflow)
-    for task in plain["tasks"]:
-        if isinstance(task.get("schema"), type):
-            task["schema"] = _PATH.format(task["schema"])
-    return plain
 
 
 def check_importable(workflow: Definition) -> None:
@@ -44,7 +35,7 @@ def check_importable(workflow: Definition) -> None:
     hint = "cannot be imported by a reader of the file; define it at the top of a module and import it from there"
     schemas = {task.id: task.schema.declared for task in workflow.tasks if task.schema is not None}
     lost = [
-        Violation(f"task {task!r}", f"schema {_PATH.format(kind)} {hint}")
+        Violation(f"task {task!r}", f"schema {PATH.format(kind)} {hint}")
         for task, kind in schemas.items()
         if isinstance(kind, type) and not is_importable(kind)
     ]
@@ -65,7 +56,7 @@ def describe(workflow: Definition) -> Plain:
     if workflow.searches:
         plain["search_service"] = redact(asdict(workflow.search_service))
     if workflow.tools:
-        plain["custom_tools"] = [{"class": _PATH.format(type(tool)), **tool.settings()} for tool in workflow.tools]
+        plain["custom_tools"] = [{"class": PATH.format(type(tool)), **tool.settings()} for tool in workflow.tools]
     return plain
 
 

@@ -34,8 +34,12 @@ class Workflow(Definition):
         return await Run(self, llm, memory or {}, longest).value()
 
     def to_dict(self) -> dict[str, Any]:
-        """The workflow as plain data, in the form of Dria's files."""
-        return saving.to_dict(self)
+        """The workflow as plain data, in the form of Dria's files; a pydantic class is named by its dotted path."""
+        plain = saving.describe(self)
+        for task in plain["tasks"]:
+            if isinstance(task.get("schema"), type):
+                task["schema"] = saving.PATH.format(task["schema"])
+        return plain
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON. Raises SpecError for a pydantic class that a reader of the file cannot import."""

@@ -16,7 +16,7 @@ from raypipe.dria.client import Dria
 from raypipe.dria.models import CallbackType
 from raypipe.dria.pipelines.callbacks import SINGLE, Following
 from raypipe.dria.pipelines.config import PipelineConfig
-from raypipe.dria.pipelines.inputs import check_inputs
+from raypipe.dria.pipelines.inputs import Inputs, check_inputs
 from raypipe.dria.pipelines.pipeline import Pipeline
 from raypipe.dria.pipelines.steps import ROWS, TASK, Answers, HandOver, TaskStep
 from raypipe.dria.pipelines.template import StepTemplate
@@ -90,7 +90,7 @@ class PipelineBuilder:
             above: AnyStep = LoadDataFromDicts(tasks, name="input")
             for number, template in enumerate(self._templates):
                 after = self._templates[number + 1] if number + 1 < len(names) else None
-                following = None if after is None else Following(names[number + 1], after.inputs())
+                following = None if after is None else Following(names[number + 1], Inputs.of(after.create_workflow))
                 for step in self._steps(template, names[number], following):
                     above = above >> step
         graph.graph()
@@ -125,7 +125,7 @@ class PipelineBuilder:
 
     def _check_join(self, template: StepTemplate) -> None:
         """Raises SpecError where tasks that the last step will make cannot fit this one, whatever is answered."""
-        above, inputs = self._templates[-1], template.inputs()
+        above, inputs = self._templates[-1], Inputs.of(template.create_workflow)
         kind, own = above.ending.kind, type(template).__name__
         where = f"{type(above).__name__} << {own}"
         if kind in _SINGLE_VALUED and len(inputs.required) > 1:

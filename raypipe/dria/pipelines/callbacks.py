@@ -17,7 +17,7 @@ from raypipe.dria.tasks import Step, TaskInput
 from raypipe.errors import RowError
 
 SINGLE = "result"
-"""The name of a value of the last step, which no input names."""
+"""The name of a value that no input names: that of the last step, or of one whose next step names no input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ class Following:
 def make_tasks(template: StepTemplate, step: Step, following: Following | None) -> TaskInput | list[TaskInput]:
     """One task, or several. Raises RowError for answers or tasks that do not fit."""
     ending = template.ending
-    name = SINGLE if following is None else following.inputs.first
+    names = () if following is None else (*following.inputs.required, *following.inputs.optional)
+    name = names[0] if names else SINGLE
     if ending.kind is CallbackType.SCATTER:
         return [TaskInput(**{name: item}) for one in step.output for item in _parse_list(one.result)]
     if ending.kind is CallbackType.BROADCAST:

@@ -32,11 +32,6 @@ class Inputs:
             any(one.kind is one.VAR_KEYWORD for one in parameters),
         )
 
-    @property
-    def first(self) -> str:
-        """The input that a single value is given to."""
-        return next(iter((*self.required, *self.optional)), "result")
-
     def select(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The values that the function accepts; others stay with the task unused."""
         names = {*self.required, *self.optional}

@@ -42,6 +42,7 @@ class HandOver(AnyStep):
 
     runs: ClassVar[Runs] = Runs.THREAD
     output_shape: ClassVar[Shape] = Shape.SCATTER
+    writes_unknown: ClassVar[bool] = True
 
     template: Any
     answered: str
@@ -62,9 +63,6 @@ class HandOver(AnyStep):
 
     def columns_after(self, columns: Columns) -> Columns:
         return None if self.following is None else (TASK,)
-
-    def changes(self) -> Columns:
-        return None
 
     def process_row_in_thread(self, row: Values) -> Output:
         rows = row[ROWS] if self.gathers else [row]

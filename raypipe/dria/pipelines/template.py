@@ -117,15 +117,16 @@ class StepTemplate(ABC):
         self.config = self.config.update(given)
         return self
 
-    def inputs(self) -> Inputs:
-        """The parameters of `create_workflow`."""
-        return Inputs.of(self.create_workflow)
-
     def make_workflow(self, row: Values) -> Any:
-        """The workflow for the task in a row, with the step's limits."""
-        made = self.create_workflow(**self.inputs().select(json.loads(row["task_input"])))
+        """The workflow for the task in a row, its own limits replaced where the step has some."""
+        inputs = Inputs.of(self.create_workflow)
+        made = self.create_workflow(**inputs.select(json.loads(row["task_input"])))
         made = made.build() if isinstance(made, WorkflowBuilder) else made
-        return replace(made, limits=self.config.limits(made.limits)) if isinstance(made, Workflow) else made
+        if not isinstance(made, Workflow):
+            return made
+        limits = {name: getattr(self.config, name) for name in ("max_time", "max_steps", "max_tokens")}
+        given = {name: limit for name, limit in limits.items() if limit is not None}
+        return replace(made, limits=replace(made.limits, **given))
 
     def _set_ending(self, ending: Ending) -> Self:
         allowed = [by for by in get_args(Together) if by != "task" or ending.kind is not CallbackType.AGGREGATE]

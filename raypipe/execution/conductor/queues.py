@@ -52,7 +52,7 @@ class StepQueue:
         begin = planned.step.begins_with() if shards > 1 else ()
         self._affinity_columns = [planned.step.input_mappings.get(name, name) for name in begin]
         self._shards: list[deque[_Waiting]] = [deque() for _ in range(shards if begin else 1)]
-        self._wire = planned.wire
+        self._wire = planned.step.needs()
         self._names = planned.step.input_mappings
         """The pipeline's name for a column that the step calls otherwise."""
 
