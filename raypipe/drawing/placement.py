@@ -49,10 +49,6 @@ class Box:
     def middle(self) -> Point:
         return self.left + self.width / 2, self.top + self.height / 2
 
-    def transpose(self) -> Box:
-        """The box with its axes exchanged."""
-        return Box(self.top, self.left, self.height, self.width)
-
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -67,8 +63,10 @@ class Placement:
 
     def transpose(self) -> Placement:
         """The placement with its axes exchanged."""
-        boxes = {name: box.transpose() for name, box in self.boxes.items()}
-        labels = {name: box.transpose() for name, box in self.labels.items()}
+        boxes, labels = (
+            {name: Box(box.top, box.left, box.height, box.width) for name, box in placed.items()}
+            for placed in (self.boxes, self.labels)
+        )
         routes = {edge: [(y, x) for x, y in route] for edge, route in self.routes.items()}
         return Placement(boxes, labels, routes, Size(self.size.height, self.size.width))
 

@@ -83,9 +83,15 @@ class CollectedSteps:
         ]
         return other
 
-    def with_parameters(self, parameters: Parameters) -> Self:
-        """The same pipeline with other options of its steps and models. Raises SpecError with all violations."""
-        return self.with_overrides(list(overrides_of(parameters, list(self.named_steps()))))
+    def with_parameters(self, parameters: Parameters | None, dataset: Any = None) -> Self:
+        """The same pipeline with other options of its steps and models, and as `with_dataset` where one is given.
+
+        `parameters` are those of `Pipeline.run`. Raises SpecError with all violations.
+        """
+        other = self if dataset is None else self.with_dataset(dataset)
+        if not parameters:
+            return other
+        return other.with_overrides(list(overrides_of(parameters, list(other.named_steps()))))
 
     def with_overrides(self, overrides: Sequence[Override]) -> Self:
         """`with_parameters` with each option to change as a value."""

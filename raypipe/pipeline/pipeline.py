@@ -135,7 +135,7 @@ class Pipeline(PipelineFile):
         endpoint or worker cannot be used. In the main thread, Ctrl+C stops new calls and waits for those in flight; a
         second one does not.
         """
-        changed = self._changed(options.get("parameters"), options.get("dataset"))
+        changed = self.with_parameters(options.get("parameters"), options.get("dataset"))
         return changed.run_with(self._options("run", RunArguments, self.folder(out), options))
 
     def _options(self, called: str, known: type[Any], out: AnyPath, given: RunArguments) -> RunOptions:
@@ -155,10 +155,6 @@ class Pipeline(PipelineFile):
             env=tuple(given.get("env", ())),
             is_shared=given.get("shared", False),
         )
-
-    def _changed(self, parameters: Parameters | None, dataset: Any) -> Self:
-        changed = self if dataset is None else self.with_dataset(dataset)
-        return changed.with_parameters(parameters) if parameters else changed
 
     def _by_name(self, groups: LoadGroupsOfSteps) -> LoadGroups:
         """Load groups with steps by name; what makes no sense is refused when they are applied."""
@@ -188,7 +184,7 @@ class Pipeline(PipelineFile):
         folder = self.folder(out)
         before: int = Result(folder).manifest["max_failed_rows"]
         given: RunArguments = {"max_failed_rows": before, **options}
-        changed = self._changed(options.get("parameters"), options.get("dataset"))
+        changed = self.with_parameters(options.get("parameters"), options.get("dataset"))
         return changed.retry_with(self._options("retry", RetryArguments, folder, given), kinds)
 
     def retry_with(
@@ -209,7 +205,7 @@ class Pipeline(PipelineFile):
         Unless `live`, the offline stand-in replaces models, searches and HTTP tools are played, and nothing is spent.
         `parameters` and `dataset` are those of `run`; what comes back is a mapping of leaf to rows like that of `run`.
         """
-        graph = self._changed(parameters, dataset).graph()
+        graph = self.with_parameters(parameters, dataset).graph()
         models = {name: step.llm for name, step in graph.steps.items() if step.llm is not None}
         asked = graph if live else _with_stand_ins(graph)
         with tempfile.TemporaryDirectory(prefix="raypipe-") as folder:

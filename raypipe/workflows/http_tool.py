@@ -146,8 +146,8 @@ class HttpRequestTool(CustomTool):
         from raypipe.storage.http import Outgoing, fetch
 
         url, params, body = self._fill(arguments)
-        headers = self.headers | {name: _insert_secret(value) for name, value in self.headers_env.items()}
-        params += [(name, _insert_secret(value)) for name, value in self.params_env.items()]
+        headers = self.headers | _insert_secrets(self.headers_env)
+        params += _insert_secrets(self.params_env).items()
         secrets = [os.environ[name] for name in self.variables]
         secrets += [*find_secrets(self.url), *find_secrets(self.params), *find_secrets(self.body)]
         try:
@@ -184,10 +184,13 @@ def _variable_in(value: str) -> str:
     return value.rpartition(" ")[2]
 
 
-def _insert_secret(value: str) -> str:
-    """`Bearer MY_TOKEN` with the variable's value in the place of its name."""
-    name = _variable_in(value)
-    return f"{value.removesuffix(name)}{os.environ[name]}"
+def _insert_secrets(given: Mapping[str, str]) -> dict[str, str]:
+    """`{"Authorization": "Bearer MY_TOKEN"}` with each variable's value in the place of its name."""
+    filled: dict[str, str] = {}
+    for name, value in given.items():
+        variable = _variable_in(value)
+        filled[name] = f"{value.removesuffix(variable)}{os.environ[variable]}"
+    return filled
 
 
 def _text(value: Any) -> str:
