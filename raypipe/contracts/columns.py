@@ -5,7 +5,7 @@ Knows nothing of how the values are made, nor of the steps before and after.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from raypipe.row import ROUTE
@@ -21,9 +21,15 @@ class ColumnContract:
     """
 
     read_columns: ClassVar[tuple[str, ...]] = ()
-    """What `reads` gives."""
+    """Columns that must be there."""
+    reading_options: ClassVar[tuple[str, ...]] = ()
+    """Options that name more of them: one column, or several; a value that is no name, such as a number, names none."""
     written_columns: ClassVar[Mapping[str, str]] = {}
-    """What `writes` gives."""
+    """New columns and their Arrow type by name; `""` where it is found from the values."""
+    writing_options: ClassVar[tuple[str, ...]] = ()
+    """Options that name a new column each, whose type is found from the values."""
+    consumed_columns: ClassVar[tuple[str, ...]] = ()
+    """Columns that rows no longer have behind the step."""
     writes_unknown: ClassVar[bool] = False
     """Whether its columns are found only when it runs: behind it none is known, and any may have changed."""
     needs_whole_row: ClassVar[bool] = False
@@ -34,11 +40,16 @@ class ColumnContract:
         output_mappings: dict[str, str]
 
     def reads(self) -> tuple[str, ...]:
-        """Columns that must be there, by the step's own names: `input_mappings` says what they are in the pipeline.
+        """Columns that must be there, by the step's own names: `read_columns`, then those that `reading_options` name.
 
-        A pipeline in which no step before it writes one is refused before anything is spent.
+        `input_mappings` says what they are in the pipeline, which is refused before anything is spent where no step
+        before this one writes them.
         """
-        return self.read_columns
+        named = [*self.read_columns]
+        for option in self.reading_options:
+            value: object = getattr(self, option)
+            named += [value] if isinstance(value, str) else value if isinstance(value, Iterable) else ()
+        return tuple(dict.fromkeys(named))
 
     def needs(self) -> Columns:
         """Columns that the step's method is given, by its own names, as far as rows have them; `None`: the whole row.
@@ -56,7 +67,7 @@ class ColumnContract:
 
         One that has the name of a column that is there takes its place. Empty: the step only filters rows.
         """
-        return dict(self.written_columns)
+        return {**self.written_columns, **{getattr(self, option): "" for option in self.writing_options}}
 
     def takes(self) -> tuple[str, ...]:
         """Columns that must be there, by the names that they have in the pipeline."""
@@ -69,7 +80,7 @@ class ColumnContract:
 
     def consumes(self) -> tuple[str, ...]:
         """Columns that rows no longer have behind the step."""
-        return ()
+        return self.consumed_columns
 
     def required(self) -> tuple[str, ...]:
         """Of a step that is given all rows, the columns that they must have."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
+
+import orjson
 
 from raypipe.concurrency.user_code import UserCodeThread
-from raypipe.contracts.llm import Request
 from raypipe.errors import RowError, SpecError
 from raypipe.security.patterns import Pattern, compile_pattern
 from raypipe.steps.answers.schemas import Node
@@ -22,20 +23,45 @@ FORMS = ("regex", "choice", "grammar")
 _WHERE = "structured_output"
 
 
-class TextForm:
+class Declared:
+    """What an answer is held to; equal declarations make equal ones."""
+
+    __slots__ = ("beside", "declared", "json_schema", "may_take_long", "sent")
+    again: ClassVar[str]
+    """What is asked for where an answer does not fit."""
+    declared: Any
+    """What it was made of."""
+    sent: dict[str, Any]
+    """The fields of a request for such an answer."""
+    json_schema: Node
+    """What can be known of an answer before it is there."""
+    may_take_long: bool
+    """Whether a check may take longer than an event loop can wait."""
+    beside: UserCodeThread
+    """Where such a check is made."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Declared) and type(self) is type(other) and self.declared == other.declared
+
+    def __hash__(self) -> int:
+        return hash(orjson.dumps(self.json_schema, option=orjson.OPT_SORT_KEYS))
+
+
+class TextForm(Declared):
     """A form ready to check answers: `{"regex": …}`, `{"choice": […]}` or `{"grammar": …}`."""
 
+    __slots__ = ("_choices", "_pattern")
     again = "the corrected text"
-    """What is asked for where an answer does not fit."""
-    json_schema: Node = {"type": "string"}  # noqa: RUF012 (nobody changes it)
-    """What can be known of an answer before it is there."""
 
     def __init__(self, form: Mapping[str, Any]) -> None:
         """Raises SpecError for anything else."""
         if len(form) != 1:
             raise SpecError.of(_WHERE, f"has {' and '.join(map(repr, form))}; an answer has one form, keep one of them")
-        self.declared: dict[str, Any] = dict(form)
+        self.declared, self.json_schema = dict(form), {"type": "string"}
         self._pattern = _compile(form["regex"]) if "regex" in form else None
+        # Those who decode under a pattern know no flags; one that has some is only checked.
+        is_sent = self._pattern is None or self._pattern.flags == re.UNICODE
+        self.sent = {"form": self.declared if is_sent else None}
         self.beside = UserCodeThread("checks")
         self.may_take_long = self._pattern is not None and not self._pattern.is_linear
         self._choices = _choices(form["choice"]) if "choice" in form else ()
@@ -43,18 +69,6 @@ class TextForm:
         if not isinstance(grammar, str) or not grammar.strip():
             problem = f"has the grammar {quoted(grammar)}; write it as text, in the syntax of xgrammar or Lark"
             raise SpecError.of(_WHERE, problem)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, TextForm) and self.declared == other.declared
-
-    def __hash__(self) -> int:
-        return hash(repr(self.declared))
-
-    def asked(self, request: Request) -> Request:
-        """The request for an answer of this form."""
-        # Those who decode under a pattern know no flags; one that has some is only checked.
-        is_sent = self._pattern is None or self._pattern.flags == re.UNICODE
-        return request._replace(form=self.declared if is_sent else None)
 
     def validate(self, text: str, *, repair: bool = True) -> str:
         """The answer; space around it is left out where that makes it fit. Raises RowError (`schema`)."""
@@ -65,12 +79,6 @@ class TextForm:
                 return answer
         wanted = "is none of the choices" if pattern is None else f"does not match {pattern.pattern!r}"
         raise RowError(f"the completion {wanted}: {quoted(text)}", kind="schema")
-
-
-def form_of(form: Any) -> TextForm | None:
-    """The form that a mapping of nothing but forms declares; `None` for a JSON Schema. Raises SpecError."""
-    is_form = isinstance(form, Mapping) and bool(form) and not form.keys() - set(FORMS)
-    return TextForm(cast("Mapping[str, Any]", form)) if is_form else None
 
 
 def _compile(pattern: Any) -> Pattern:

@@ -5,16 +5,14 @@ Knows nothing of where they come from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 
+@dataclass
 class Distinct:
     """The texts met so far."""
 
-    def __init__(self, texts: Iterable[str] = ()) -> None:
-        self._met: set[str] = set()
-        for text in texts:
-            self.is_new(text)
+    _met: set[str] = field(default_factory=set[str], init=False)
 
     def is_new(self, text: str) -> bool:
         """Whether the text is not blank and was not met before; it counts as met from now on."""

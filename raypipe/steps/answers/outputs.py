@@ -33,7 +33,10 @@ class Outputs:
     """Why no value can become these columns."""
 
     def row(self, value: Any) -> dict[str, Any]:
-        """Raises RowError when the value has not the parts that the columns need."""
+        """The columns of one row, which take the value or its parts.
+
+        Raises RowError (`parse`) when the value has not the parts that the columns need.
+        """
         if self.unwrap is not None and isinstance(value, dict):
             value = cast(dict[str, Any], value).get(self.unwrap)
         return dict.fromkeys(self.types, value) if self.whole else self._columns(value)

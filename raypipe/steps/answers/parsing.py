@@ -19,7 +19,7 @@ from raypipe.steps.answers.json_repair import repair_json
 
 Parser = Callable[[str], Any]
 
-_BULLETS = re.compile(r"\s*(?:(?:[-*+\u2022\u2023\u2013]|\(?\d{1,3}[.)])\s+)*")
+_BULLETS = re.compile(r"\A\s*(?:(?:[-*+\u2022\u2023\u2013]|\(?\d{1,3}[.)])\s+)*")
 _FENCE = re.compile(r"```[\w-]*[^\S\n]*\n(.*?)```", re.DOTALL)
 _TAG = re.compile(r"<(/?)([A-Za-z_][\w.-]*)>")
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb"
@@ -56,11 +56,6 @@ def parser(parse: str | Parser, *, pattern: str | None = None, names: Sequence[s
     raise SpecError.of("parse", problem)
 
 
-def takes_long(parse: Parser) -> bool:
-    """Whether it may take longer than an event loop can wait: code of the user's own, or a pattern with a deadline."""
-    return getattr(parse, "may_take_long", False)
-
-
 def as_json(text: str) -> Any:
     """The JSON value in the text, which may stand in a fence or need repair."""
     found = read_json(text)
@@ -84,7 +79,7 @@ def as_comma_list(text: str) -> list[str]:
     """Items between commas, without quotes, bullets, numbers and the full stop at the end."""
     bare = text.strip().removesuffix(".")
     parts = bare.split(",") if "," in bare else bare.splitlines()
-    unquoted = (_without_bullet(" ".join(part.split()).strip(_QUOTES)) for part in parts)
+    unquoted = (_BULLETS.sub("", " ".join(part.split()).strip(_QUOTES), count=1).strip() for part in parts)
     items = [item for one in unquoted if (item := one.strip(_QUOTES).strip())]
     if not items:
         raise unparsable(text, "list of items between commas")
@@ -94,7 +89,7 @@ def as_comma_list(text: str) -> list[str]:
 def as_lines(text: str) -> list[str]:
     """Lines that are not blank, without bullets and numbers."""
     whole = (line for line in text.splitlines() if not line.lstrip().startswith("```"))
-    lines = [bare for line in whole if (bare := _without_bullet(line))]
+    lines = [bare for line in whole if (bare := _BULLETS.sub("", line, count=1).strip())]
     if not lines:
         raise unparsable(text, "line of text")
     return lines
@@ -124,11 +119,6 @@ def read_json(text: str, *, repair: bool = True) -> Any:
         except ValueError:
             continue
     return repair_json(text) if repair else None
-
-
-def _without_bullet(line: str) -> str:
-    bullets = _BULLETS.match(line)
-    return line[bullets.end() if bullets else 0 :].strip()
 
 
 def _tag_parser(names: tuple[str, ...]) -> Parser:

@@ -18,53 +18,42 @@ from raypipe.concurrency.user_code import LONG, UserCodeThread
 from raypipe.contracts.imports import imported
 from raypipe.contracts.llm import Caller, Completion, Request, Schema
 from raypipe.errors import RowError, shorten
-from raypipe.steps.answers.constrained_text import TextForm, form_of
+from raypipe.steps.answers.constrained_text import FORMS, Declared, TextForm
 from raypipe.steps.answers.parsing import read_json
 from raypipe.steps.answers.schema_check import SchemaCheck, Uncheckable
-from raypipe.steps.answers.schemas import Node, closed, unsound
+from raypipe.steps.answers.schemas import closed, unsound
 
 _CUT = "length"
 
 
-class Structure:
-    """A schema ready to check answers. It travels to workers as the schema."""
+class Structure(Declared):
+    """A schema ready to check answers. It travels to workers as the schema.
 
-    __slots__ = ("_check", "_schema", "beside", "json_schema", "may_take_long")
+    `declared` is a pydantic class, whose code checks answers itself, or a JSON Schema in the form that is sent.
+    """
+
+    __slots__ = ("_check", "_schema")
     again = "the corrected JSON"
-    """What is asked for where an answer does not fit."""
 
-    def __init__(self, schema: Schema) -> None:
-        """Raises SpecError for anything but a schema."""
+    def __init__(self, given: Schema | bytes) -> None:
+        """Of a schema, or of one as JSON text. Raises SpecError for anything else."""
+        schema: Schema = orjson.loads(given) if isinstance(given, bytes) else given
         self._schema = schema
         self.beside = UserCodeThread("checks")
         self.may_take_long = isinstance(schema, type)
-        """Whether code of the user's own checks."""
         try:
-            self.json_schema: Node = closed(schema.model_json_schema() if isinstance(schema, type) else schema)
+            self.json_schema = closed(schema.model_json_schema() if isinstance(schema, type) else schema)
             self._check = None if isinstance(schema, type) else SchemaCheck(self.json_schema)
         except PydanticUserError as error:
             name = getattr(schema, "__name__", "")
             raise unsound(f"class {name} has no JSON Schema: {shorten(str(error))}") from None
         except Uncheckable as error:
             raise unsound(str(error)) from None
+        self.declared = schema if isinstance(schema, type) else self.json_schema
+        self.sent = {"schema": self.json_schema}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return structure_of, (self._schema,)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Structure) and self.declared == other.declared
-
-    def __hash__(self) -> int:
-        return hash(orjson.dumps(self.json_schema, option=orjson.OPT_SORT_KEYS))
-
-    @property
-    def declared(self) -> type[BaseModel] | Node:
-        """What it was made of: a pydantic class, or a JSON Schema in the form that is sent."""
-        return self._schema if isinstance(self._schema, type) else self.json_schema
-
-    def asked(self, request: Request) -> Request:
-        """The request for an answer that satisfies the schema."""
-        return request._replace(schema=self.json_schema)
 
     def validate(self, text: str, *, repair: bool = True) -> Any:
         """The value in the text, as plain JSON. Raises RowError (`schema`) naming what the schema does not allow."""
@@ -87,6 +76,8 @@ class Structure:
         raise RowError(f"the completion does not match the schema: {problem}", "schema")
 
 
+_made_once = lru_cache(maxsize=512)(Structure)
+
 Expected = Structure | TextForm
 """What an answer is held to."""
 
@@ -94,7 +85,10 @@ Expected = Structure | TextForm
 def expected(schema: Schema | Expected | str) -> Expected:
     """`schema` or the form of a text ready to check answers. Raises SpecError for anything else."""
     found: Any = imported(schema) if isinstance(schema, str) else schema
-    return found if isinstance(found, TextForm) else form_of(found) or structure_of(found)
+    if isinstance(found, TextForm):
+        return found
+    is_form = isinstance(found, Mapping) and bool(found) and not found.keys() - set(FORMS)
+    return TextForm(cast("Mapping[str, Any]", found)) if is_form else structure_of(found)
 
 
 def structure_of(schema: Schema | Structure | str) -> Structure:
@@ -103,14 +97,14 @@ def structure_of(schema: Schema | Structure | str) -> Structure:
     if isinstance(found, Structure):
         return found
     if isinstance(found, type) and issubclass(found, BaseModel):
-        return _make_structure(found)
+        return _made_once(found)
     if not isinstance(found, Mapping):
         raise unsound(f"{shorten(repr(found))} is neither a pydantic class nor a JSON Schema")
     try:
         written = orjson.dumps(dict(cast(Mapping[str, Any], found)))
     except TypeError as error:
         raise unsound(f"is not plain JSON: {error}") from None
-    return _make_structure(written)
+    return _made_once(written)
 
 
 async def ask_structured(
@@ -122,7 +116,7 @@ async def ask_structured(
     (`length`) for a completion that was cut: asking again would be cut again.
     """
     structure = expected(schema)
-    asked = structure.asked(request)
+    asked = request._replace(**structure.sent)
     completion = await llm.complete(asked, sample=sample)
     try:
         return await _validate(structure, asked, completion), completion
@@ -169,8 +163,3 @@ async def _validate(structure: Expected, request: Request, completion: Completio
         if failure is not None:
             raise failure from None
         raise
-
-
-@lru_cache(maxsize=512)
-def _make_structure(schema: type[BaseModel] | bytes) -> Structure:
-    return Structure(schema if isinstance(schema, type) else orjson.loads(schema))

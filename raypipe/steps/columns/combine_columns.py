@@ -6,7 +6,7 @@ Knows nothing of how branches meet; a row that one of them lost has one item les
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import model_validator
 
@@ -25,6 +25,8 @@ class GroupColumns(Meet):
     any step that comes after several.
     """
 
+    reading_options: ClassVar[tuple[str, ...]] = ("columns",)
+
     columns: ColumnNames
     """Columns to collect: a list, or one name."""
     output_columns: Annotated[list[str] | None, ONE_OR_MORE] = None
@@ -42,9 +44,6 @@ class GroupColumns(Meet):
     def _names(self) -> dict[str, str]:
         names = self.output_columns or [f"grouped_{name}" for name in self.columns]
         return dict(zip(self.columns, names, strict=True))
-
-    def reads(self) -> tuple[str, ...]:
-        return tuple(self.columns)
 
     def writes(self) -> dict[str, str]:
         return dict.fromkeys(self._names.values(), "")

@@ -16,12 +16,10 @@ class KeepColumns(Step):
     """Keeps `columns`, in this order, and drops the others."""
 
     runs: ClassVar[Runs] = Runs.TABLE
+    reading_options: ClassVar[tuple[str, ...]] = ("columns",)
 
     columns: ColumnNames
     """Names of the columns that stay: a list, or one name."""
-
-    def reads(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.columns))
 
     def columns_after(self, columns: Columns) -> Columns:
         return self.reads()

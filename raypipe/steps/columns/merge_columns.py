@@ -31,17 +31,13 @@ class MergeColumns(Step):
     """
 
     runs: ClassVar[Runs] = Runs.TABLE
+    reading_options: ClassVar[tuple[str, ...]] = ("columns",)
+    writing_options: ClassVar[tuple[str, ...]] = ("output_column",)
 
     columns: ColumnNames
     """Columns to merge: a list, or one name."""
     output_column: Annotated[str, BeforeValidator(lambda name: _MERGED if name is None else name)] = _MERGED
     """Name of the list, the last column of the row; it may be one of `columns`."""
-
-    def reads(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.columns))
-
-    def writes(self) -> dict[str, str]:
-        return {self.output_column: ""}
 
     def columns_after(self, columns: Columns) -> Columns:
         if columns is None:
@@ -75,6 +71,7 @@ class ExpandColumns(Step):
 
     runs: ClassVar[Runs] = Runs.THREAD
     output_shape: ClassVar[Shape] = Shape.SCATTER
+    reading_options: ClassVar[tuple[str, ...]] = ("columns",)
 
     columns: Annotated[list[str] | dict[str, str], Field(min_length=1), ONE_OR_MORE]
     """Columns with lists; with a mapping the items go to its values, as new columns, and the lists stay."""
@@ -91,9 +88,6 @@ class ExpandColumns(Step):
             if name not in self.columns:
                 raise ValueError(f"encoded: {name!r} is none of the columns{nearest(name, list(self.columns))}")
         return self
-
-    def reads(self) -> tuple[str, ...]:
-        return tuple(self._targets())
 
     def writes(self) -> dict[str, str]:
         return dict.fromkeys(self._targets().values(), "")

@@ -25,6 +25,7 @@ class PreferencePair(Step):
 
     runs: ClassVar[Runs] = Runs.THREAD
     output_shape: ClassVar[Shape] = Shape.FILTER
+    reading_options: ClassVar[tuple[str, ...]] = ("prompt", "responses", "scores")
     written_columns: ClassVar[Mapping[str, str]] = {
         "prompt": "",
         "chosen": "",
@@ -50,9 +51,6 @@ class PreferencePair(Step):
         if len(self.responses) != len(self.scores):
             raise ValueError(f"{len(self.responses)} responses need as many scores, got {len(self.scores)}")
         return self
-
-    def reads(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((self.prompt, *self.responses, *self.scores)))
 
     def process_row_in_thread(self, row: Values) -> Output:
         totals = [self._total(name, row[name]) for name in self.scores]

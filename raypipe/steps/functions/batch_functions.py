@@ -1,7 +1,6 @@
 """Makes a step of a function that is given many rows: one with a parameter annotated `StepInput`.
 
-Knows nothing of what the function does. Its other parameters become options of the step; a step whose class workers
-cannot import is pickled as its function.
+Knows nothing of what the function does. Its other parameters become options of the step.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from typing import Any, cast, get_type_hints
 
 from pydantic import create_model
 
-from raypipe.contracts.imports import is_importable
 from raypipe.errors import SpecError
 from raypipe.steps.functions.batch_steps import GeneratorStep, GlobalStep, Step, StepColumns, StepInput
+from raypipe.steps.functions.pickled_steps import MadeOfFunction
 from raypipe.steps.functions.signatures import unsound
 
 _KINDS: dict[str, Any] = {"normal": Step, "global": GlobalStep, "generator": GeneratorStep}
@@ -61,19 +60,15 @@ def _make_class(
             return function(*(given if is_starred else ()), **options)
         return function(**{rows[0].name: given[0]}, **options)
 
-    def reduce(self: Any, protocol: Any) -> Any:
-        if is_importable(type(self)):
-            return super(made, self).__reduce_ex__(protocol)
-        return _restore, (function, inputs, outputs, step_type, self.__getstate__())
-
-    made: Any = create_model(function.__name__, __base__=kind, __module__=function.__module__, **cast("Any", fields))
+    base, options = cast("Any", (MadeOfFunction, kind)), cast("Any", fields)
+    made: Any = create_model(function.__name__, __base__=base, __module__=function.__module__, **options)
     made.__qualname__, made.__doc__ = function.__qualname__, function.__doc__
     for name, value in {
         "process": process,
         "inputs": property(lambda self: list(inputs)),
         "outputs": property(lambda self: list(outputs)),
         "function": staticmethod(function),
-        "__reduce_ex__": reduce,
+        "made_by": (_make_class, (function, inputs, outputs, step_type)),
     }.items():
         setattr(made, name, value)
     return made
@@ -93,13 +88,3 @@ def _option_fields(function: Callable[..., Any], kind: Any, rows: Sequence[str])
             raise unsound(function, f"has a parameter {name!r}, which is an option of every step; rename it")
         fields[name] = hints.get(name, Any), ... if one.default is one.empty else one.default
     return fields
-
-
-def _restore(
-    function: Callable[..., Any], inputs: Sequence[str], outputs: Sequence[str], step_type: str, state: Any
-) -> Any:
-    """The step that was pickled as its function."""
-    kind: Any = _make_class(function, inputs, outputs, step_type)
-    made = kind.__new__(kind)
-    made.__setstate__(state)
-    return made

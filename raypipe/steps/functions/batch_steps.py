@@ -43,37 +43,52 @@ class _Hooks:
 
     @property
     def outputs(self) -> StepColumns:
-        """Columns that are written: names, or whether each must be there by name."""
+        """Columns that are written, by the step's own names.
+
+        A mapping says which of them a row of a batch step must have: `{"label": True, "note": False}`.
+        """
         return []
 
     def load(self) -> None:
-        """Called once in each worker before the first rows."""
+        """Called once in each worker before the first rows, to open what all of them need, such as a model or a file.
+
+        What it raises stops the run: the step cannot be loaded.
+        """
 
     def unload(self) -> None:
         """Called once in each worker that was loaded, after the last rows; what it raises changes no result."""
 
 
-class _ManyRowsStep(_Hooks, Base):
-    """Base of the steps that declare their columns as `inputs` and `outputs` and write `process`."""
+class StepHooks(_Hooks):
+    """What a subclass may write beside its methods on rows, where it is a step that rows come to."""
 
     @property
     def inputs(self) -> StepColumns:
-        """Columns that are read: names, or whether each is required by name."""
+        """Columns that are read, by the step's own names, for which `input_mappings` may put others.
+
+        A mapping says which of them must be there: `{"text": True, "note": False}`.
+        """
         return []
 
-    def process(self, *inputs: Any) -> Iterator[Any]:
-        """Yields lists of rows, which are concatenated."""
-        raise NotImplementedError
+    def reads(self) -> tuple[str, ...]:
+        """The columns that must be there."""
+        declared = self.inputs
+        return tuple(name for name in declared if not isinstance(declared, Mapping) or declared[name])
 
     def open(self) -> None:
+        cast("Base", super()).open()
         self.load()
 
     def close(self) -> None:
         self.unload()
 
-    def required(self) -> tuple[str, ...]:
-        """The columns that must be there."""
-        return _required(self.inputs)
+
+class _ManyRowsStep(StepHooks, Base):
+    """Base of the steps that declare their columns as `inputs` and `outputs` and write `process`."""
+
+    def process(self, *inputs: Any) -> Iterator[Any]:
+        """Yields lists of rows, which are concatenated."""
+        raise NotImplementedError
 
     def writes(self) -> dict[str, str]:
         return dict.fromkeys(self.outputs, "")
@@ -84,13 +99,6 @@ class _ManyRowsStep(_Hooks, Base):
         unknown = [name for name in self.input_mappings if own and name not in own]
         found = [f"has input_mappings for {n!r}, but its inputs are: {known}{nearest(n, own)}" for n in unknown]
         return found + _process_problems(type(self), _ManyRowsStep.process, "process(self, inputs)", [])
-
-
-def _required(columns: StepColumns) -> tuple[str, ...]:
-    """The required ones of declared columns."""
-    if isinstance(columns, Mapping):
-        return tuple(name for name, is_required in columns.items() if is_required)
-    return tuple(columns)
 
 
 def _process_problems(kind: type[Any], unwritten: Any, form: str, *given: Any, **named: Any) -> list[str]:
@@ -114,9 +122,6 @@ class Step(_ManyRowsStep):
     needs_whole_row: ClassVar[bool] = True
     is_given_batches: ClassVar[bool] = True
 
-    def reads(self) -> tuple[str, ...]:
-        return self.required()
-
     def changes(self) -> Columns:
         return None
 
@@ -128,7 +133,8 @@ class Step(_ManyRowsStep):
             problem = f"process returned {len(made)} rows for {len(rows)}; a step returns as many as it is given"
             raise RowError(f"{problem}: expand lists with ExpandColumns, or write a GlobalStep", kind="output")
         outputs: list[Output] = [{**old, **new} for old, new in zip(rows, made, strict=True)]
-        wanted = _required(self.outputs)
+        declared = self.outputs
+        wanted = [name for name in declared if not isinstance(declared, Mapping) or declared[name]]
         for output in outputs:
             missing = next((name for name in wanted if name not in (output or {})), None)
             if missing is not None:
@@ -144,7 +150,7 @@ class GlobalStep(_ManyRowsStep):
 
     runs: ClassVar[Runs] = Runs.THREAD
     output_shape: ClassVar[Shape] = Shape.SCATTER
-    read_columns: ClassVar[tuple[str, ...]] = (_ROWS,)
+    consumed_columns: ClassVar[tuple[str, ...]] = (_ROWS,)
     writes_unknown: ClassVar[bool] = True
     is_given_all: ClassVar[bool] = True
 
@@ -154,8 +160,11 @@ class GlobalStep(_ManyRowsStep):
             found.append(f"has input_mappings for {_ROWS!r}, the name of all rows together; rename its input")
         return found
 
-    def consumes(self) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
         return (_ROWS,)
+
+    def required(self) -> tuple[str, ...]:
+        return super().reads()
 
     def process_row_in_thread(self, row: Values) -> Output:
         names = self.input_mappings
@@ -216,6 +225,10 @@ class GeneratorStep(_Hooks, Source):
             self.unload()
 
     def process(self, offset: int = 0) -> GeneratorStepOutput:
+        """Yields `(rows, is_last)`: a list of mappings of columns to values, and whether no other rows follow.
+
+        `offset` is 0 in every call: rows that an earlier run has done are told by their content.
+        """
         raise NotImplementedError
 
     def columns(self) -> Columns:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from types import new_class
 from typing import Any, ClassVar, Literal, TypedDict, Unpack, cast, overload
 
-from raypipe.contracts.imports import is_importable
 from raypipe.contracts.llm import LLM, Caller
 from raypipe.contracts.step import Output, Runs, Shape, Step
 from raypipe.errors import RowError, SpecError
 from raypipe.row import Values
 from raypipe.steps.functions.batch_functions import batch_step, row_parameters
+from raypipe.steps.functions.pickled_steps import MadeOfFunction
 from raypipe.steps.functions.signatures import (
     Declaration,
     Function,
@@ -28,7 +28,7 @@ from raypipe.steps.functions.signatures import (
 )
 
 
-class FunctionStep(Step):
+class FunctionStep(MadeOfFunction, Step):
     """Base of the steps that `step` makes of functions."""
 
     function: ClassVar[Function]
@@ -44,13 +44,6 @@ class FunctionStep(Step):
             problem = f'asks a model but has none; write {called}(llm=LLM("provider/model"))'
             raise SpecError.of(f"step {name or called!r}", problem)
         super().__init__(name, **given)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """A step whose class workers cannot import is pickled as its function."""
-        kind = type(self)
-        if is_importable(kind):
-            return super().__reduce_ex__(protocol)
-        return _restore, (kind.function, kind.declared, self.__getstate__())
 
     @property
     def shape(self) -> Shape:
@@ -73,21 +66,21 @@ class FunctionStep(Step):
         if self.scattered:
             if isinstance(made, list | tuple):
                 return [self._columns(item) for item in cast(Sequence[Any], made)]
+            got = "nothing" if made is None else f"a {type(made).__name__}"
             problem = "but a step that scatters returns a list of mappings; return [] for no rows"
-            raise RowError(f"returned {_describe_type(made)}, {problem}", kind="output")
+            raise RowError(f"returned {got}, {problem}", kind="output")
         if self.declared.filter and (made is None or isinstance(made, bool)):
             return self._columns({}) if made else None
         return self._columns(made)
 
     def _columns(self, made: Any) -> Mapping[str, Any]:
         if not isinstance(made, Mapping):
-            hint = 'return for example {"answer": …}'
+            got, hint = f"a {type(made).__name__}", 'return for example {"answer": …}'
             if isinstance(made, list | tuple):
                 hint = "declare @step(scatter=True) to make a row of each item"
             elif made is None:
-                hint = "declare @step(filter=True) if None means that the row is dropped"
-            problem = f"returned {_describe_type(made)}, not a mapping of columns to values"
-            raise RowError(f"{problem}; {hint}", kind="output")
+                got, hint = "nothing", "declare @step(filter=True) if None means that the row is dropped"
+            raise RowError(f"returned {got}, not a mapping of columns to values; {hint}", kind="output")
         columns, declared = cast(Mapping[str, Any], made), self.declared.outputs
         if declared is None or columns.keys() == declared.keys():
             return columns
@@ -164,17 +157,6 @@ def _make_class(function: Function, declared: Declaration) -> type[FunctionStep]
         "needs_whole_row": declared.inputs is None,
         "runs": Runs.ROW if is_async(function) else Runs.THREAD,
     }
-    made = new_class(function.__name__, (FunctionStep,), exec_body=lambda body: body.update(namespace))
-    return cast(type[FunctionStep], made)
-
-
-def _restore(function: Function, declared: Declaration, state: Any) -> FunctionStep:
-    """The step that was pickled as its function."""
-    kind = _make_class(function, declared)
-    made = kind.__new__(kind)
-    made.__setstate__(state)
+    made: Any = new_class(function.__name__, (FunctionStep,), exec_body=lambda body: body.update(namespace))
+    made.made_by = _make_class, (function, declared)
     return made
-
-
-def _describe_type(made: Any) -> str:
-    return "nothing" if made is None else f"a {type(made).__name__}"

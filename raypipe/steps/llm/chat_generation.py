@@ -20,7 +20,7 @@ from raypipe.steps.prompts.to_text import quoted
 class ChatGeneration(LLMStep):
     """Reads `messages`, whose last one is from the user, and writes `generation`."""
 
-    input_columns: ClassVar[tuple[str, ...]] = ("messages",)
+    read_columns: ClassVar[tuple[str, ...]] = ("messages",)
     output_types: ClassVar[Mapping[str, str]] = {"generation": "string"}
 
     async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class ClassifierScore(PoolingStep):
     it stands.
     """
 
-    input_columns: ClassVar[tuple[str, ...]] = ("text",)
+    read_columns: ClassVar[tuple[str, ...]] = ("text",)
 
     labels: list[str] | None = Field(default=None, min_length=2)
     """Names for the numbers of a model that gives several, in its order (`id2label` in its `config.json`)."""

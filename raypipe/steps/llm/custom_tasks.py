@@ -16,12 +16,12 @@ import yaml
 from pydantic import PrivateAttr
 
 from raypipe.concurrency.user_code import UserCodeThread
-from raypipe.contracts.imports import is_importable
 from raypipe.contracts.llm import Caller, Message, Request
 from raypipe.contracts.step import Columns
 from raypipe.errors import RowError
 from raypipe.row import MODEL_NAME, Values
-from raypipe.steps.functions.batch_steps import StepColumns
+from raypipe.steps.functions.batch_steps import StepColumns, StepHooks
+from raypipe.steps.functions.pickled_steps import MadeOfFunction
 from raypipe.steps.functions.signatures import unsound
 from raypipe.steps.llm.llm_step import LLMStep
 from raypipe.steps.prompts.to_text import quoted
@@ -32,7 +32,7 @@ _FORM = (
 )
 
 
-class Task(LLMStep):
+class Task(StepHooks, LLMStep):
     """Base of tasks of one's own: subclasses say `inputs`, `outputs`, `format_input` and `format_output`.
 
     Both are called in a thread of the task, one call after the other, so that a slow one holds up no other step.
@@ -40,40 +40,20 @@ class Task(LLMStep):
 
     _beside: UserCodeThread = PrivateAttr(default_factory=lambda: UserCodeThread("task"))
 
-    @property
-    def inputs(self) -> StepColumns:
-        """Columns that are read."""
-        return []
-
-    @property
-    def outputs(self) -> StepColumns:
-        """Columns that `format_output` gives."""
-        return []
-
     def format_input(self, input: dict[str, Any]) -> Sequence[Message]:
-        """The messages that are sent for a row."""
+        """The messages that are sent for a row: `[{"role": "user", "content": "…"}]`.
+
+        `input` is the row, with the columns under the task's own names. An error that is raised here fails this row.
+        """
         raise NotImplementedError
 
     def format_output(self, output: str | None, input: dict[str, Any]) -> Mapping[str, Any]:
-        """The columns that an answer stands for."""
+        """The columns that an answer stands for, each of `outputs` among them.
+
+        `output` is the text of the answer, `input` the row as `format_input` was given it. An error that is raised here
+        fails this row; the answer stays in the call log.
+        """
         raise NotImplementedError
-
-    def load(self) -> None:
-        """Called once in each worker before the first rows."""
-
-    def unload(self) -> None:
-        """Called once in each worker that was loaded, after the last rows."""
-
-    def open(self) -> None:
-        super().open()
-        self.load()
-
-    def close(self) -> None:
-        self.unload()
-
-    def reads(self) -> tuple[str, ...]:
-        declared = self.inputs
-        return tuple(name for name in declared if not isinstance(declared, Mapping) or declared[name])
 
     def needs(self) -> Columns:
         return super().needs() if set(self.inputs) == set(self.reads()) else None
@@ -154,11 +134,6 @@ def _class_of(function: Any, inputs: StepColumns, outputs: StepColumns, prompts:
         filled = [text.format(**{name: input.get(name) for name in inputs}) for text in prompts]
         return [{"role": role, "content": text} for role, text in zip(("system", "user"), filled, strict=True) if text]
 
-    def reduce(self: Any, protocol: Any) -> Any:
-        if is_importable(type(self)):
-            return super(made, self).__reduce_ex__(protocol)
-        return _restore, (function, inputs, outputs, prompts, self.__getstate__())
-
     namespace = {
         "__module__": function.__module__,
         "__qualname__": function.__qualname__,
@@ -168,14 +143,7 @@ def _class_of(function: Any, inputs: StepColumns, outputs: StepColumns, prompts:
         "format_input": format_input,
         "format_output": lambda self, output, input: function(output, input),
         "function": staticmethod(function),
-        "__reduce_ex__": reduce,
     }
-    made: Any = new_class(function.__name__, (Task,), exec_body=lambda body: body.update(namespace))
-    return made
-
-
-def _restore(function: Any, inputs: StepColumns, outputs: StepColumns, prompts: _Prompts, state: Any) -> Any:
-    kind: Any = _class_of(function, inputs, outputs, prompts)
-    made = kind.__new__(kind)
-    made.__setstate__(state)
+    made: Any = new_class(function.__name__, (MadeOfFunction, Task), exec_body=lambda body: body.update(namespace))
+    made.made_by = _class_of, (function, inputs, outputs, prompts)
     return made

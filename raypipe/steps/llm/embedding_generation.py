@@ -23,7 +23,8 @@ class EmbeddingGeneration(PoolingStep):
     `llm` is an embedding model; it may be called `embeddings` here. The text is sent as it stands.
     """
 
-    input_columns: ClassVar[tuple[str, ...]] = ("text",)
+    read_columns: ClassVar[tuple[str, ...]] = ("text",)
+    written_columns: ClassVar[Mapping[str, str]] = {"embedding": "list<float>", MODEL_NAME: "string"}
 
     dimensions: int | None = Field(default=None, ge=1)
     """Length of the embedding, where the model can shorten its own."""
@@ -37,9 +38,6 @@ class EmbeddingGeneration(PoolingStep):
         if given.get("llm") is not None:
             raise ValueError("llm and embeddings both name the model; keep one")
         return given | {"llm": given.pop("embeddings")}
-
-    def writes(self) -> dict[str, str]:
-        return {"embedding": "list<float>", MODEL_NAME: "string"}
 
     def request(self, content: str) -> Request:
         return Request(prompt=content, pool="embed", numbers=self.dimensions)

@@ -46,7 +46,7 @@ class EvolInstruct(LLMStep):
     row asks `num_evolutions` times, one after the other, and once more for each answer.
     """
 
-    input_columns: ClassVar[tuple[str, ...]] = ("instruction",)
+    read_columns: ClassVar[tuple[str, ...]] = ("instruction",)
 
     num_evolutions: int = Field(default=1, ge=1)
     """Rounds; each changes what the one before it made."""

@@ -35,7 +35,7 @@ _HARD = "It shares words, subject or form with the anchor, so that only a carefu
 class GenerateSentencePair(SchemaStep):
     """Reads `anchor` and writes `positive`, with `triplet` also `negative`."""
 
-    input_columns: ClassVar[tuple[str, ...]] = ("anchor",)
+    read_columns: ClassVar[tuple[str, ...]] = ("anchor",)
 
     action: Action
     """What the positive is to the anchor."""

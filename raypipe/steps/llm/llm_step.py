@@ -21,6 +21,9 @@ from raypipe.steps.llm.prompt_preview import first_request, show
 from raypipe.steps.llm.recording_caller import RawCapture, RecordingCaller
 from raypipe.steps.llm.row_program import Answer, RowProgram
 
+_LIST = "list<"
+"""How the Arrow type of a list begins."""
+
 
 class LLMStep(ModelStep):
     """Base of the steps that write with a model. A subclass says what one answer is, with `answer`.
@@ -30,6 +33,12 @@ class LLMStep(ModelStep):
 
     output_types: ClassVar[Mapping[str, str]] = {}
     """The columns of one answer and their Arrow types, where no option changes them."""
+    optional_columns: ClassVar[tuple[str, ...]] = ()
+    """Columns that it is given from rows that have them."""
+    schema_option: ClassVar[str | None] = None
+    """The option that says whether the model is sent the schema that its answer is checked by; without one it is."""
+    worked_out: ClassVar[tuple[str, ...]] = ("program",)
+    """Cached properties: a copy of a step has those of the original, until it is opened."""
 
     num_generations: int = Field(default=1, ge=1, le=10_000)
     """Answers wanted for each row; each becomes a row."""
@@ -63,11 +72,6 @@ class LLMStep(ModelStep):
         return Shape.SCATTER if self.scattered or several else Shape.MAP
 
     @property
-    def sends_schema(self) -> bool:
-        """Whether the model is sent the schema that its answer is checked by."""
-        return True
-
-    @property
     def keeps_calls(self) -> bool:
         """Whether anything of its calls is kept as it was."""
         return self.add_raw_output or self.add_raw_input
@@ -76,12 +80,12 @@ class LLMStep(ModelStep):
         return self.reads()[:1]
 
     def needs(self) -> Columns:
-        return (*self.reads(), METADATA) if self.keeps_calls else self.reads()
+        return (*self.reads(), *self.optional_columns, *([METADATA] if self.keeps_calls else []))
 
     def writes(self) -> dict[str, str]:
         types = dict(self.answer_types())
         if self.scattered:
-            types = {name: kind[len("list<") : -1] if _is_list(kind) else kind for name, kind in types.items()}
+            types = {name: kind[len(_LIST) : -1] if kind.startswith(_LIST) else kind for name, kind in types.items()}
         if self.keeps_calls:
             types[METADATA] = ""
         if self.group_generations:
@@ -92,26 +96,28 @@ class LLMStep(ModelStep):
         found = super().problems()
         if self.scattered and self.group_generations:
             found.append("scatter makes rows and group_generations keeps one; leave one of them out")
-        if self.scattered and not any(map(_is_list, self.answer_types().values())):
+        if self.scattered and not any(kind.startswith(_LIST) for kind in self.answer_types().values()):
             columns = " and ".join(f"column {name!r}" for name in self.answer_types())
             found.append(f"scatter needs a list, but {columns} holds none; leave scatter out")
         return found
 
     def open(self) -> None:
         super().open()
-        vars(self).pop("program", None)  # a copy of a step has what was worked out for the original
+        for name in self.worked_out:
+            vars(self).pop(name, None)
 
     @cached_property
     def program(self) -> RowProgram:
         """What becomes of the answers to a row."""
         capture = RawCapture(self.name or type(self).__name__, self.add_raw_output, self.add_raw_input)
         types, has_label, makes_rows = self.answer_types(), bool(self.add_model_name), self.shape is Shape.SCATTER
+        sends_schema = self.schema_option is None or bool(getattr(self, self.schema_option))
         is_one = self.num_generations == 1 and not (makes_rows or self.group_generations)
         return RowProgram(
-            sends_schema=self.sends_schema,
-            is_plain=is_one and self.sends_schema and not (has_label or self.keeps_calls),
+            sends_schema=sends_schema,
+            is_plain=is_one and sends_schema and not (has_label or self.keeps_calls),
             makes_rows=makes_rows,
-            lists=tuple(name for name, kind in types.items() if _is_list(kind)) if self.scattered else None,
+            lists=tuple(name for name, kind in types.items() if kind.startswith(_LIST)) if self.scattered else None,
             grouped=(*types, *([METADATA] if self.keeps_calls else [])) if self.group_generations else None,
             adds_label=has_label,
             capture=capture if self.keeps_calls else None,
@@ -152,13 +158,7 @@ class LLMStep(ModelStep):
 class SchemaStep(LLMStep):
     """Base of the steps whose answers are checked by a schema of the step's own."""
 
+    schema_option: ClassVar[str | None] = "use_default_structured_output"
+
     use_default_structured_output: bool = True
     """The schema is sent to the model; False: it is asked in words, and its answer is checked by the schema."""
-
-    @property
-    def sends_schema(self) -> bool:
-        return self.use_default_structured_output
-
-
-def _is_list(kind: str) -> bool:
-    return kind.startswith("list<")

@@ -48,6 +48,7 @@ class Magpie(LLMStep):
     """
 
     is_told_identity: ClassVar[bool] = True
+    optional_columns: ClassVar[tuple[str, ...]] = ("system_prompt",)
 
     n_turns: int = Field(default=1, ge=1)
     """Turns of the user and the model together."""
@@ -76,9 +77,6 @@ class Magpie(LLMStep):
         if min(weights) < 0 or not 0 < sum(weights) < float("inf"):
             raise ValueError("weights are numbers from 0 on, and one of them is more than 0")
         return prompts
-
-    def needs(self) -> Columns:
-        return ("system_prompt",)
 
     def answer_types(self) -> dict[str, str]:
         types = {"instruction": "string"}
@@ -157,17 +155,14 @@ class Magpie(LLMStep):
 class MagpieGenerator(Magpie):
     """`Magpie` from nothing: `num_rows` rows, where no step stands before it."""
 
+    consumed_columns: ClassVar[tuple[str, ...]] = (_NUMBER,)
+    optional_columns: ClassVar[tuple[str, ...]] = ()
+
     num_rows: int | None = Field(default=None, ge=1)
     """Rows wanted. More of them begin with the fewer."""
 
     def own_source(self) -> Source | None:
         return NumberedRows(count=self.num_rows or 0)
-
-    def needs(self) -> Columns:
-        return ()
-
-    def consumes(self) -> tuple[str, ...]:
-        return (_NUMBER,)
 
     def problems(self) -> list[str]:
         found = [*super().problems(), *missing_option(self, "num_rows")]
@@ -181,9 +176,6 @@ class NumberedRows(Source):
     """Rows that hold nothing but a number."""
 
     count: int
-
-    def units(self) -> list[Unit]:
-        return [Unit("")]
 
     def columns(self) -> Columns:
         return (_NUMBER,)

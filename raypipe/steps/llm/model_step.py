@@ -1,4 +1,4 @@
-"""The base of all steps that ask a model: the columns that they read, and that there is a model to ask.
+"""The base of all steps that ask a model: there is a model to ask.
 
 Knows nothing of what is asked.
 """
@@ -12,15 +12,10 @@ from raypipe.errors import SpecError, Violation
 
 
 class ModelStep(Step):
-    """Base of the steps that ask `llm`. A subclass names the columns that it reads."""
+    """Base of the steps that ask `llm`."""
 
-    input_columns: ClassVar[tuple[str, ...]] = ()
-    """Columns that must be there."""
     model_example: ClassVar[str] = "provider/model"
     """How a model for it is written, as a message shows it."""
-
-    def reads(self) -> tuple[str, ...]:
-        return self.input_columns
 
     def problems(self) -> list[str]:
         if self.llm is not None:

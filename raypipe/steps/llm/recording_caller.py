@@ -49,8 +49,3 @@ class RawCapture(NamedTuple):
     step: str
     raw_output: bool
     raw_input: bool
-
-    def of(self, caller: RecordingCaller) -> dict[str, Any]:
-        """What was sent last, and what came back, by the names that they have in `distilabel_metadata`."""
-        sent = {f"raw_input_{self.step}": caller.messages} if self.raw_input else {}
-        return sent | ({f"raw_output_{self.step}": caller.text} if self.raw_output else {})

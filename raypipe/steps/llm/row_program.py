@@ -64,7 +64,10 @@ class RowProgram(NamedTuple):
         """The columns that say of a call what was sent, what came back, and who answered."""
         kept: dict[str, Any] = {}
         if self.capture is not None:
-            kept[METADATA] = merged_metadata(row.get(METADATA), self.capture.of(caller))
+            step, keeps_output, keeps_input = self.capture
+            raw: dict[str, Any] = {f"raw_input_{step}": caller.messages} if keeps_input else {}
+            raw |= {f"raw_output_{step}": caller.text} if keeps_output else {}
+            kept[METADATA] = merged_metadata(row.get(METADATA), raw)
         if self.adds_label:
             kept[MODEL_NAME] = caller.label
         return kept

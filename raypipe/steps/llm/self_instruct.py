@@ -30,7 +30,7 @@ _LONGEST = 500
 class SelfInstruct(SchemaStep):
     """Reads `input`, a topic or a piece of text, and writes `instructions`: a list of at most `num_instructions`."""
 
-    input_columns: ClassVar[tuple[str, ...]] = ("input",)
+    read_columns: ClassVar[tuple[str, ...]] = ("input",)
     output_types: ClassVar[Mapping[str, str]] = {"instructions": "list<string>"}
 
     num_instructions: int = Field(default=5, ge=1)

@@ -32,7 +32,7 @@ class StructuredGeneration(LLMStep):
     write a schema in which null is a value (`const`, `default`) as text.
     """
 
-    input_columns: ClassVar[tuple[str, ...]] = ("instruction", _COLUMN)
+    read_columns: ClassVar[tuple[str, ...]] = ("instruction", _COLUMN)
     output_types: ClassVar[Mapping[str, str]] = {"generation": "string"}
 
     async def answer(self, row: Values, llm: Caller, sample: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from raypipe.steps.prompts.inputs import chat_request, text_of
 class TextClassification(SchemaStep):
     """Reads `text` and writes `labels`: a text with `n=1`, else a list of at most `n` different texts."""
 
-    input_columns: ClassVar[tuple[str, ...]] = ("text",)
+    read_columns: ClassVar[tuple[str, ...]] = ("text",)
 
     n: int = Field(default=1, ge=1)
     """How many labels a text gets."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import orjson
 from pydantic import (
@@ -28,7 +28,7 @@ from raypipe.row import MODEL_NAME, Values
 from raypipe.security.permissions import check_file
 from raypipe.steps.answers.constrained_text import FORMS
 from raypipe.steps.answers.outputs import Outputs, Wanted, from_structure, from_text
-from raypipe.steps.answers.parsing import Parser, parser, takes_long
+from raypipe.steps.answers.parsing import Parser, parser
 from raypipe.steps.answers.structured import Expected, ask_structured, cut, expected
 from raypipe.steps.llm.llm_step import LLMStep
 from raypipe.steps.llm.row_program import Answer
@@ -52,7 +52,7 @@ class Compiled(NamedTuple):
     structure: Expected | None
     parse: Parser
     is_slow: bool
-    """The parser may take longer than an event loop can wait."""
+    """The parser may take longer than an event loop can wait: code of the user's own, or a pattern with a deadline."""
     outputs: Outputs
     thread: UserCodeThread
     """Where a parser works that is slow, or reads a long text."""
@@ -65,6 +65,8 @@ class TextGeneration(LLMStep):
     `structured_output` the answer is JSON that satisfies a schema; each top-level property is a column. With
     `.scatter()` the answer is a list and each item a row.
     """
+
+    worked_out: ClassVar[tuple[str, ...]] = ("program", "compiled")
 
     template: str | None = None
     """Jinja template of the message; a column that is null is empty text."""
@@ -176,7 +178,7 @@ class TextGeneration(LLMStep):
         return {name: f"list<{kind}>" for name, kind in types.items()} if self.scattered else types
 
     def requests(self) -> tuple[Request, ...]:
-        return () if self._structure is None else (self._structure.asked(Request()),)
+        return () if self._structure is None else (Request(**self._structure.sent),)
 
     def problems(self) -> list[str]:
         outputs = self._wanted_outputs()
@@ -185,19 +187,14 @@ class TextGeneration(LLMStep):
             found.append(f"writes column {MODEL_NAME!r} twice; rename the output or leave add_model_name out")
         return found
 
-    def open(self) -> None:
-        super().open()
-        vars(self).pop("compiled", None)
-        _ = self.compiled
-
     @cached_property
     def compiled(self) -> Compiled:
         """What rows are asked with and read by (a private attribute would be found more slowly)."""
         system = None if self.system_prompt is None else Template(self.system_prompt)
         parse, outputs = self._parser(), self._wanted_outputs()
-        return Compiled(
-            Template(self._text), system, self._structure, parse, takes_long(parse), outputs, UserCodeThread("parser")
-        )
+        is_slow = getattr(parse, "may_take_long", False)
+        thread = UserCodeThread("parser")
+        return Compiled(Template(self._text), system, self._structure, parse, is_slow, outputs, thread)
 
     def prepare(self, row: Values) -> Request:
         """The request for a row. Raises RowError (`template`) for one that does not fit."""

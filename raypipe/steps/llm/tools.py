@@ -52,7 +52,10 @@ class CustomTool(BaseModel):
         return self.name or type(self).__name__
 
     def execute(self, **arguments: Any) -> Any:
-        """What the call gives. The arguments are the fields too."""
+        """What the call gives; lists and mappings become JSON, `None` empty text. The arguments are the fields too.
+
+        It may be `async def`. A call that raises an error has failed: the model is shown why, and nothing is logged.
+        """
         raise NotImplementedError(f"tool {self.called!r} has no execute(self, **arguments)")
 
     def structure(self) -> Structure:
@@ -68,12 +71,18 @@ class CustomTool(BaseModel):
         return self._structures[kind]
 
     def declaration(self) -> dict[str, Any]:
-        """How the tool is described to the endpoint."""
+        """How the tool is described to the endpoint: `name`, `description` and `parameters`, a JSON Schema.
+
+        Raises SpecError for fields that JSON cannot express.
+        """
         description = self.description or (type(self).__doc__ or "").strip()
         return {"name": self.called, "description": description, "parameters": self.structure().json_schema}
 
     def settings(self) -> dict[str, Any]:
-        """What tells it from another tool of this class and can be written down; no secret is among it."""
+        """What tells it from another tool of this class and can be written down; no secret is among it.
+
+        A saved workflow holds it, and `restored` makes the tool of it again.
+        """
         return {"name": self.name, "description": self.description, "time_limit_s": self.time_limit_s}
 
     @classmethod
@@ -85,15 +94,24 @@ class CustomTool(BaseModel):
         return cls.model_construct(**settings)
 
     def identity(self) -> dict[str, Any]:
-        """What a result depends on besides the arguments: equal calls of tools that are alike give the same."""
+        """What a result depends on besides the arguments: equal calls of tools that are alike give the same.
+
+        It is part of the identity under which a result is logged. Override it where other attributes of the tool count.
+        """
         return {"name": self.called}
 
     def problems(self) -> list[str]:
-        """What would keep it from being executed here, as far as that is known before."""
+        """What would keep it from being executed here, as far as that is known before.
+
+        Each goes on from the tool's name: `needs the environment variable SEARCH_KEY, which is not set; set it`.
+        """
         return []
 
     def played(self) -> str | None:
-        """What stands for a result in a dry run; `None` to execute it there too."""
+        """What stands for a result in a dry run; `None` to execute it there too.
+
+        Override it for a tool that spends or changes something.
+        """
         return None
 
     def bound(self, arguments: Mapping[str, Any]) -> Callable[[], Any]:
@@ -111,6 +129,7 @@ class CustomTool(BaseModel):
 
     @property
     def is_async(self) -> bool:
+        """Whether what `bound` returns is awaited in the event loop, instead of called in a thread of its own."""
         return inspect.iscoroutinefunction(self.execute)
 
 

@@ -57,7 +57,8 @@ class TreeGeneration(IterativeStep):
     async def process_row(self, row: Values, llm: Caller) -> Output:
         root = text_of(row, self.root)
         top = self.row_of(root, {_PATH: [root.strip()], _DEPTH: 0})
-        met, level, tree = Distinct([root]), [top], [top]
+        met, level, tree = Distinct(), [top], [top]
+        met.is_new(root)
         parents: set[tuple[str, ...]] = set()
         for depth in range(1, self.max_depth + 1):
             answers = await gather_all(self.ask_for_texts({**row, **node}, llm) for node in level)

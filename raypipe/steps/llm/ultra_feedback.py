@@ -66,7 +66,7 @@ class UltraFeedback(SchemaStep):
     each generation helps or is wrong; there `rationales` explain the types and `rationales-for-ratings` the ratings.
     """
 
-    input_columns: ClassVar[tuple[str, ...]] = ("instruction", "generations")
+    read_columns: ClassVar[tuple[str, ...]] = ("instruction", "generations")
 
     aspect: Aspect = "overall-rating"
     """What is judged."""

@@ -28,20 +28,18 @@ class Turns:
     opening: str
     head: str
     """What begins a turn, `ROLE` in place of who speaks."""
-    tail: str
+    end: str
+    """What ends a turn; empty where that is not known."""
+    gap: str = ""
+    """White space between turns."""
     writes_turns: bool = True
     """Whether it can write the turns before the user's."""
-
-    @property
-    def end(self) -> str:
-        """What ends a turn; empty where that is not known."""
-        return self.tail.strip()
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """`messages`, and the beginning of the user's turn behind them. Raises RowError for turns it cannot write."""
         if messages and not self.writes_turns:
             raise RowError(f"the row has a system prompt, but {NO_TURNS}", kind="template")
-        turns = [self.head.replace("ROLE", one["role"]) + one["content"] + self.tail for one in messages]
+        turns = [self.head.replace("ROLE", one["role"]) + one["content"] + self.end + self.gap for one in messages]
         return "".join((self.opening, *turns, self.head.replace("ROLE", "user")))
 
 
@@ -63,7 +61,7 @@ PreQuery = Turns | Rendered
 
 PRE_QUERIES: dict[str, Turns] = {
     "llama3": Turns("<|begin_of_text|>", "<|start_header_id|>ROLE<|end_header_id|>\n\n", "<|eot_id|>"),
-    "qwen2": Turns("", "<|im_start|>ROLE\n", "<|im_end|>\n"),
+    "qwen2": Turns("", "<|im_start|>ROLE\n", "<|im_end|>", "\n"),
 }
 """Chat templates by the name of the models that brought them (https://github.com/magpie-align/magpie)."""
 

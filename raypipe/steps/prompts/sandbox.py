@@ -77,11 +77,8 @@ class _Unfolded(CodeGenerator):
         return super()._output_child_to_const(node, frame, finalize)
 
 
-class _Tracking(meta.TrackingCodeGenerator):
+class _Tracking(_Unfolded, meta.TrackingCodeGenerator):
     """Finds names, and computes nothing that is constant."""
-
-    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
-        raise nodes.Impossible
 
 
 class BoundedEnvironment(SandboxedEnvironment):
@@ -95,7 +92,7 @@ class BoundedEnvironment(SandboxedEnvironment):
         filters = {**self.filters, "striptags": costs.without_tags}
         self.filters = {name: _counted(name, work) for name, work in filters.items()}
         self.tests = {name: _counted(f"test {name}", work) for name, work in self.tests.items()}
-        self.filters |= {_STEP: spend, _WEIGHED: _weighed}
+        self.filters |= {_STEP: spend, _WEIGHED: lambda value: value if spend(size(value)) else None}
 
     def _generate(self, source: nodes.Template, *names: Any, **options: Any) -> str:
         return super()._generate(_Counting().visit(source), *names, **options)
@@ -144,7 +141,11 @@ class _Counting(NodeTransformer):
             case nodes.For() | nodes.Macro() | nodes.CallBlock():
                 if isinstance(node, nodes.For) and node.test is not None:
                     node.test = nodes.And(_filtered(nodes.Const(1), _STEP), node.test, lineno=node.lineno)
-                node.body = [_begun(node.body), *node.body]
+                # Each time costs a step, and what the body writes as it is.
+                texts = (text for one in node.body if isinstance(one, nodes.Output) for text in one.nodes)
+                length = sum(len(text.data) for text in texts if isinstance(text, nodes.TemplateData))
+                cost = nodes.Const(1 + length // costs.CHARACTERS_A_UNIT)
+                node.body = [nodes.ExprStmt(_filtered(cost, _STEP), lineno=1), *node.body]
             case nodes.Compare():
                 node.expr = _weighing(node.expr)
                 for operand in node.ops:
@@ -161,24 +162,12 @@ class _Counting(NodeTransformer):
         return node
 
 
-def _begun(body: list[nodes.Node]) -> nodes.Node:
-    """A step that costs what the body writes as it is."""
-    texts = (text for one in body if isinstance(one, nodes.Output) for text in one.nodes)
-    length = sum(len(text.data) for text in texts if isinstance(text, nodes.TemplateData))
-    return nodes.ExprStmt(_filtered(nodes.Const(1 + length // costs.CHARACTERS_A_UNIT), _STEP), lineno=1)
-
-
 def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=1)
 
 
 def _weighing(node: nodes.Expr) -> nodes.Expr:
     return node if isinstance(node, nodes.Const) else _filtered(node, _WEIGHED)
-
-
-def _weighed(value: Any) -> Any:
-    spend(size(value))
-    return value
 
 
 def _written(value: Any) -> Any:

@@ -24,19 +24,26 @@ _RENDER_ERRORS = (
 )
 
 
-class Template:
+class _Compiled:
+    """What is compiled of a text, and travels to workers as that text."""
+
+    __slots__ = ("text",)
+    text: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.text,)
+
+
+class Template(_Compiled):
     """A compiled template. It travels to workers as its text. Raises SpecError naming the line of text that is none."""
 
-    __slots__ = ("_globals", "_parts", "_template", "text")
+    __slots__ = ("_globals", "_parts", "_template")
 
     def __init__(self, text: str) -> None:
         self.text = text
         self._parts = _parts(text)
         self._template: jinja2.Template = _compile("template", environment().from_string, text)
         self._globals = dict(self._template.globals)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Template, (self.text,)
 
     def render(self, row: Values) -> str:
         """Raises RowError (`template`) when the row does not fit."""
@@ -61,22 +68,19 @@ class Template:
             raise _row_error(error, row) from None
 
 
-class Expression:
+class Expression(_Compiled):
     """A compiled expression over the columns of a row, such as `score > 3 and language == "en"`.
 
     It travels to workers as its text. Raises SpecError for text that is no expression.
     """
 
-    __slots__ = ("_value", "text", "variables")
+    __slots__ = ("_value", "variables")
 
     def __init__(self, text: str) -> None:
         self.text = text
         compile_text = partial(environment().compile_expression, undefined_to_none=False)
         self._value: Callable[[Values], Any] = _compile("expression", compile_text, text)
         self.variables = variables("{{ " + text + " }}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Expression, (self.text,)
 
     def __call__(self, row: Values) -> bool:
         """Whether it holds. Raises RowError (`template`) when the row does not fit."""

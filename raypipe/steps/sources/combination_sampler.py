@@ -35,6 +35,8 @@ class CombinationSampler(Step):
 
     runs: ClassVar[Runs] = Runs.THREAD
     output_shape: ClassVar[Shape] = Shape.SCATTER
+    reading_options: ClassVar[tuple[str, ...]] = ("variables", "num_samples")
+    writing_options: ClassVar[tuple[str, ...]] = ("output",)
 
     variables: str = "variables"
     """Column with the variables: a list of mappings with `name` and `values`."""
@@ -43,12 +45,6 @@ class CombinationSampler(Step):
     output: str = "combination"
     """Column for the combination: a list of mappings with `name` and `value`."""
     seed: int = 0
-
-    def reads(self) -> tuple[str, ...]:
-        return (self.variables, self.num_samples) if isinstance(self.num_samples, str) else (self.variables,)
-
-    def writes(self) -> dict[str, str]:
-        return {self.output: ""}
 
     def problems(self) -> list[str]:
         is_possible = isinstance(self.num_samples, str) or self.num_samples >= 1

@@ -5,13 +5,12 @@ Knows nothing of how files are found and read.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from raypipe.contracts.step import Columns, Unit
+from raypipe.contracts.step import Unit
 from raypipe.errors import InputError
-from raypipe.security.permissions import check_file
 from raypipe.steps.idle_options import warn_idle
 from raypipe.steps.late_options import missing_option
 from raypipe.steps.sources.loaders import FileSource, plain_paths
@@ -27,6 +26,8 @@ class LoadDataFromFileSystem(FileSource):
     A file that cannot be read as rows, or paths without a file of `filetype`, stop the run with an InputError.
     """
 
+    path_option: ClassVar[str] = "data_files"
+
     data_files: Annotated[str | list[str] | None, BeforeValidator(plain_paths)] = None
     """A file, a folder, a glob or a list of them; it may be given when the pipeline is run."""
     filetype: FileType | None = None
@@ -38,13 +39,6 @@ class LoadDataFromFileSystem(FileSource):
     batch_size: int = Field(default=50, ge=1)
     """Changes nothing, and a warning says so: files are read in batches of 4,096 rows."""
 
-    @field_validator("data_files")
-    @classmethod
-    def _check_permissions(cls, paths: str | list[str] | None) -> str | list[str] | None:
-        for path in [paths] if isinstance(paths, str) else paths or ():
-            check_file(path, "data_files")
-        return paths
-
     @model_validator(mode="after")
     def _warn_of_idle_options(self) -> Self:
         if "batch_size" in self.model_fields_set:
@@ -55,12 +49,6 @@ class LoadDataFromFileSystem(FileSource):
 
     def problems(self) -> list[str]:
         return [*super().problems(), *missing_option(self, "data_files")]
-
-    def paths(self) -> list[str]:
-        return [self.data_files] if isinstance(self.data_files, str) else self.data_files or []
-
-    def columns(self) -> Columns:
-        return None if missing_option(self, "data_files") else super().columns()
 
     def find_files(self) -> list[Unit]:
         from raypipe.steps.files.locate import kind_of

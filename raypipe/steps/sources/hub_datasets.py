@@ -98,21 +98,17 @@ def choose_split(location: DatasetLocation, split: str | None) -> str:
         raise InputError(f"{location} has {len(known)} splits ({listed}); name the one to read with split")
     if list(known) == [""]:
         return ""
-    for name in [split] if location.is_saved else _split_names(split):
+    parts = [split] if location.is_saved else [part.partition("[")[0].strip() for part in split.split("+")]
+    for name in parts:
         if name not in known and (name != "all" or location.is_saved):
             raise InputError(f"{location} has no split {name!r}{nearest(name, list(known))}")
     return split
 
 
-def _split_names(split: str) -> list[str]:
-    """The splits in `train[:10%]+test`."""
-    return [part.partition("[")[0].strip() for part in split.split("+")]
-
-
 def _first_split(location: DatasetLocation, split: str) -> Any:
-    """The first split that `split` names, without its rows; it has the columns of all. Raises InputError."""
-    known = splits(location)
-    return known.get(_split_names(split)[0], next(iter(known.values())))
+    """The first split in `train[:10%]+test`, without its rows; it has the columns of all. Raises InputError."""
+    known, first = splits(location), split.partition("+")[0].partition("[")[0].strip()
+    return known.get(first, next(iter(known.values())))
 
 
 @cache_hub

@@ -157,15 +157,10 @@ class LoadDataFromDisk(DatasetSource):
     config: str | None = None
     """A config of a distiset; by default the only one."""
 
-    @field_validator("dataset_path")
-    @classmethod
-    def _check_permissions(cls, path: str | None) -> str | None:
-        if path is not None and (permissions := current_permissions()) is not None:
-            permissions.check_folder(path, "dataset_path")
-        return path
-
     @model_validator(mode="after")
-    def _check_config(self) -> Self:
+    def _check_folder(self) -> Self:
+        if self.dataset_path is not None and (permissions := current_permissions()) is not None:
+            permissions.check_folder(self.dataset_path, "dataset_path")
         if self.config is not None and not is_name(self.config):
             raise ValueError(f"config: {self.config!r} is not a folder of the distiset; write its name alone")
         return self

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 
-from pydantic import Field, PlainValidator, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from raypipe.contracts.step import Columns, Source, Unit
 from raypipe.errors import InputError
 from raypipe.row import RESERVED, ROW_ID
 from raypipe.security.permissions import check_file
+from raypipe.steps.columns.names import ONE_OR_MORE
 from raypipe.steps.idle_options import warn_idle
 
 if TYPE_CHECKING:
@@ -92,14 +93,24 @@ class LoadDataFromDicts(Source):
 
 
 class FileSource(Source):
-    """Base of the sources that read data files: a subclass says which."""
+    """Base of the sources that read data files."""
+
+    path_option: ClassVar[str]
+    """The option that names files, folders and globs: one, or several."""
 
     num_examples: int | None = Field(default=None, ge=1)
     """Most rows, over all files."""
 
+    @model_validator(mode="after")
+    def _check_permissions(self) -> Self:
+        for path in self.paths():
+            check_file(path, self.path_option)
+        return self
+
     def paths(self) -> list[str]:
         """Files, folders and globs."""
-        raise NotImplementedError
+        named: str | list[str] | None = getattr(self, self.path_option)
+        return [named] if isinstance(named, str) else named or []
 
     def find_files(self) -> list[Unit]:
         """One unit for each file. Raises InputError when a path stands for nothing."""
@@ -151,7 +162,9 @@ class LoadDataFromFiles(FileSource):
     run with an InputError that names the place in it.
     """
 
-    path: list[str] = Field(min_length=1)
+    path_option: ClassVar[str] = "path"
+
+    path: Annotated[list[str], Field(min_length=1), ONE_OR_MORE, BeforeValidator(plain_paths)]
     """A file, a folder, a glob (`**` for any depth) or a list of them. A folder stands for all files of known kinds in
     it whose names do not start with `_` or `.`, and for its text files only where it has nothing else; the folder of a
     run stands for its dataset, without the lineage columns."""
@@ -159,22 +172,6 @@ class LoadDataFromFiles(FileSource):
     def __init__(self, path: str | os.PathLike[str] | Sequence[str] | None = None, /, **fields: Any) -> None:
         given: dict[str, Any] = {} if path is None else {"path": path}
         super().__init__(**given, **fields)
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _read_paths(cls, value: Any) -> Any:
-        paths = plain_paths(value)
-        return [paths] if isinstance(paths, str) else paths
-
-    @field_validator("path")
-    @classmethod
-    def _check_permissions(cls, paths: list[str]) -> list[str]:
-        for path in paths:
-            check_file(path, "path")
-        return paths
-
-    def paths(self) -> list[str]:
-        return self.path
 
 
 def _share_out(units: Sequence[Unit], most: int) -> Iterator[tuple[Unit, int]]:
