@@ -57,15 +57,16 @@ def _command(arguments: Sequence[str]) -> str:
 
 def sentences(error: BaseException) -> Sequence[str]:
     """What the user is told, one sentence each."""
-    if isinstance(error, SpecError) and error.violations:
-        return [_one_line(str(violation)) for violation in error.violations]
-    if isinstance(error, RaypipeError):
-        return [_one_line(str(error))]
     if isinstance(error, KeyboardInterrupt):
         return ["stopped; what was completed is kept, run the same command again to go on"]
-    said = _one_line(f"{type(error).__name__}: {error}")
-    hint = "unless it comes from your own code, please report it; RAYPIPE_DEBUG=1 shows the traceback"
-    return [f"unexpected error ({said}); {hint}"]
+    if isinstance(error, SpecError) and error.violations:
+        said = [str(violation) for violation in error.violations]
+    elif isinstance(error, RaypipeError):
+        said = [str(error)]
+    else:
+        hint = "unless it comes from your own code, please report it; RAYPIPE_DEBUG=1 shows the traceback"
+        said = [f"unexpected error ({type(error).__name__}: {error}); {hint}"]
+    return [" ".join(one.split()) for one in said]
 
 
 def exit_code(error: BaseException) -> int:
@@ -73,7 +74,3 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return StoppedError.exit_code
     return error.exit_code if isinstance(error, RaypipeError) else _UNEXPECTED
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

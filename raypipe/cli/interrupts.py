@@ -67,6 +67,7 @@ class Interrupts:
         os._exit(code)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        # Not Python's own handler, which does the same: asyncio puts another in the place of that one.
         raise KeyboardInterrupt
 
     def _listen(self, reading: int) -> None:

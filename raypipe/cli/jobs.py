@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -181,7 +180,7 @@ def _entrypoint(luggage: Luggage, options: dict[str, Any], flags: Sequence[str])
 def _followed(server: JobServer, name: str) -> int:
     """The exit code of the run, once it has one; Ctrl+C only looks away."""
     try:
-        job = server.follow(name, _say)
+        job = server.follow(name, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
         typer.echo("", err=True)
         _say_how_to_look(server, name)
@@ -195,11 +194,6 @@ def _followed(server: JobServer, name: str) -> int:
         typer.echo(f"error: job {name}: {' '.join(job.message.split())[:1000]}", err=True)
         return _LOST
     return job.exit_code
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def _say_how_to_look(server: JobServer, name: str) -> int:

@@ -27,10 +27,6 @@ class ModelChoice:
     value: str
     where: str
 
-    def is_for(self, name: str) -> bool:
-        """Whether the model `name` is meant."""
-        return self.name in ("", name)
-
     def applied(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options of a model as they are to be."""
         if self.option == "base_url":
@@ -62,7 +58,7 @@ def choose_in_spec(spec: PipelineSpec, choice: ModelChoice) -> PipelineSpec:
     if choice.name and choice.name not in spec.models:
         problem = f"the pipeline has no model {choice.name!r}{nearest(choice.name, list(spec.models))}"
         raise SpecError.of(choice.where, problem)
-    models = {name: choice.applied(old) if choice.is_for(name) else old for name, old in spec.models.items()}
+    models = {name: choice.applied(old) if choice.name in ("", name) else old for name, old in spec.models.items()}
     steps = [one if choice.name else _with_own_model(one, spec.models, choice) for one in spec.steps]
     return spec.model_copy(update={"models": models, "steps": steps})
 
@@ -96,7 +92,7 @@ def choose_in_steps(steps: Mapping[str, Step], choice: ModelChoice) -> Iterator[
         return LLM(**choice.applied({name: getattr(llm, name) for name in llm.model_fields_set}))
 
     for name, step in steps.items():
-        if step.llm is not None and choice.is_for(name):
+        if step.llm is not None and choice.name in ("", name):
             # Another model takes the place of a whole pool; an address is that of each member.
             is_other = choice.option == "model"
             llm = change(first_of(step.llm)) if is_other else change_members(step.llm, change)

@@ -190,7 +190,10 @@ def no_plain_prompts(llm: LLM) -> str:
 
 
 def key_env(llm: LLM) -> str | None:
-    """Name of the environment variable that holds the key, if there is one."""
+    """Name of the environment variable that holds the key: the model's own, or its provider's.
+
+    `None` where the endpoint takes no key, as `api_key_env=""` says of one that otherwise would.
+    """
     return (llm.api_key_env or None) if llm.api_key_env is not None else PRESETS[llm.provider].key_env
 
 

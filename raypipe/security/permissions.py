@@ -214,7 +214,10 @@ def is_path(name: str) -> bool:
 
 
 def is_address(text: str) -> bool:
-    """Whether a text names something in a store or on the web, and not a path."""
+    """Whether a text names something in a store or on the web, and not a path.
+
+    A chain of file systems, such as `zip://rows.csv::rows.zip`, is one, too.
+    """
     return "://" in text or "::" in text
 
 

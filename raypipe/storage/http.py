@@ -139,7 +139,10 @@ def _redirect(url: URL, location: str) -> URL:
 
 
 def proxy_for(url: URL) -> str | None:
-    """The proxy that the environment names for an address; this machine needs none."""
+    """The proxy that the environment names for an address; this machine needs none.
+
+    `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, in capitals or not, are read at each call.
+    """
     host = url.host or ""
     return None if host in _LOOPBACK or proxy_bypass(host) else getproxies().get(url.scheme)
 

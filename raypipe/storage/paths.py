@@ -198,7 +198,10 @@ def address_identity(path: RemotePath) -> str:
 
 
 def s3_endpoint() -> str:
-    """The address of an S3 store that is not Amazon's, from the environment; empty for Amazon's."""
+    """The address of an S3 store that is not Amazon's, from the environment; empty for Amazon's.
+
+    As Amazon's own tools do, `AWS_ENDPOINT_URL_S3` goes before `AWS_ENDPOINT_URL`.
+    """
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 

@@ -73,12 +73,12 @@ def _is_small_and_plain(value: Any, depth: int) -> bool:
 _FEW, _FLAT = 256, 3
 
 
+@dataclasses.dataclass
 class _Reading:
     """One value that is read; it holds at most so many others and not itself."""
 
-    def __init__(self) -> None:
-        self._left = MOST_ITEMS
-        self._inside: set[int] = set()
+    _left: int = MOST_ITEMS
+    _inside: set[int] = dataclasses.field(default_factory=set[int])
 
     def of(self, value: Any, depth: int) -> Any:
         kind = type(value)

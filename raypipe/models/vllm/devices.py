@@ -74,7 +74,10 @@ def claimed(llm: LLM) -> Devices:
 
 
 def gpus_here() -> int:
-    """How many GPUs this process may use."""
+    """How many GPUs this process may use: as many as `CUDA_VISIBLE_DEVICES` names.
+
+    Without that variable, all devices of NVIDIA's that the machine has.
+    """
     return len(_names())
 
 

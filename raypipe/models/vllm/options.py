@@ -123,7 +123,10 @@ def is_cpu_build() -> bool:
 
 
 def gpus_of(llm: LLM) -> float:
-    """GPUs that one replica needs, which has an engine where the model runs here."""
+    """GPUs that one replica needs: those of its engine where the model runs here, else none.
+
+    Less than 1 is a share of one GPU.
+    """
     return engine_gpus(llm) if llm.runs_here else 0.0
 
 
