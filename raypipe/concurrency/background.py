@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from raypipe.errors import InfrastructureError, RaypipeError
 
 T = TypeVar("T")
 
-OnFailure = Callable[[RaypipeError], None]
+OnFailure = Callable[[RaypipeError], object]
 
 _CLOSE_S = 5.0
 """How long cancelled tasks are waited for; one that ignores it must not hold up the rest."""
@@ -37,29 +38,25 @@ class Caught(AbstractContextManager["Caught"]):
 
 
 def to_raypipe_error(what: str, error: BaseException) -> RaypipeError:
-    """What ended `what`, as a RaypipeError: itself where it is one."""
+    """What ended `what`, as a RaypipeError: itself where it is one, also where its own text cannot be made."""
     if isinstance(error, RaypipeError):
         return error
     if isinstance(error, asyncio.CancelledError):
         return InfrastructureError(f"{what} was given up by something other than its owner")
-    return InfrastructureError(f"{what} broke: {describe_error(error)}")
-
-
-def describe_error(error: BaseException) -> str:
-    """The type and text of an exception, also of one whose text cannot be made."""
+    kind = type(error).__name__
     with Caught() as caught:
-        return f"{type(error).__name__}: {error}".strip().removesuffix(":")
-    return f"{type(error).__name__} (its text cannot be made: {type(caught.error).__name__})"
+        return InfrastructureError(f"{what} broke: {kind}: {error}".strip().removesuffix(":"))
+    return InfrastructureError(f"{what} broke: {kind} (its text cannot be made: {type(caught.error).__name__})")
 
 
+@dataclass(eq=False)
 class TaskScope(AbstractAsyncContextManager["TaskScope"]):
     """Tasks that a block starts and awaits: `async with TaskScope() as scope: task = scope.start(work)`.
 
     Those that are not done when the block is left are cancelled, and waited for.
     """
 
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]], init=False)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -83,16 +80,16 @@ class TaskScope(AbstractAsyncContextManager["TaskScope"]):
             task.exception()  # raised where the task is awaited; unread, asyncio would report it at exit
 
 
+@dataclass(eq=False)
 class TaskOwner:
     """Background tasks of one owner; `on_failure` is called with the error of each that fails.
 
     A task may return. One that is started with `is_endless` fails if it returns before the owner is closed.
     """
 
-    def __init__(self, on_failure: OnFailure) -> None:
-        self._on_failure = on_failure
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._dismissed: set[asyncio.Task[Any]] = set()
+    on_failure: OnFailure
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]], init=False)
+    _dismissed: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]], init=False)
 
     def start(self, work: Coroutine[Any, Any, T], what: str, *, is_endless: bool = False) -> asyncio.Task[T]:
         """Start `what`, as a failure names it."""
@@ -119,9 +116,9 @@ class TaskOwner:
         if task in self._dismissed:
             self._dismissed.discard(task)
         elif error is not None:
-            self._on_failure(to_raypipe_error(task.get_name(), error))
+            self.on_failure(to_raypipe_error(task.get_name(), error))
         elif is_endless:
-            self._on_failure(InfrastructureError(f"{task.get_name()} came to an end too early"))
+            self.on_failure(InfrastructureError(f"{task.get_name()} came to an end too early"))
 
 
 async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
@@ -153,5 +150,8 @@ def start_thread(work: Callable[[], None], what: str, on_failure: OnFailure | No
 
 
 def submit(work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> Future[T]:
-    """Let the loop of another thread do `work`; the future raises what `work` raises."""
+    """Let the loop of another thread do `work`; the future raises what `work` raises.
+
+    A loop that has ended never does it: wait for the result with a bound, or where something else ends the process.
+    """
     return asyncio.run_coroutine_threadsafe(work, loop)

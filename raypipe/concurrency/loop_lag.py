@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, TypeVar
@@ -37,12 +38,12 @@ def works_for(variable: str) -> Callable[[F], F]:
     return mark
 
 
+@dataclass
 class LoopLag:
     """Of the loop in which `run` is awaited."""
 
-    def __init__(self) -> None:
-        self._thread = 0
-        self._turned = time.monotonic()
+    _thread: int = field(default=0, init=False)
+    _turned: float = field(default_factory=time.monotonic, init=False)
 
     async def run(self) -> None:
         """Note that the loop turns, for as long as it does."""
@@ -51,16 +52,10 @@ class LoopLag:
             self._turned = time.monotonic()
             await asyncio.sleep(_TURN_EVERY_S)
 
-    @property
-    def held_s(self) -> float:
-        """For how long the loop has not turned; 0 where it turns, or does not run yet."""
-        held_s = time.monotonic() - self._turned - _TURN_EVERY_S if self._thread else 0.0
-        return held_s if held_s >= HELD_S else 0.0
-
     def described(self, whose: str) -> str:
-        """A description of what holds the loop up; empty where nothing does."""
-        held_s = self.held_s
-        if not held_s:
+        """A description of what holds the loop up; empty where it turns, or does not run yet."""
+        held_s = time.monotonic() - self._turned - _TURN_EVERY_S
+        if not self._thread or held_s < HELD_S:
             return ""
         step, where = self._holder()
         what = f"step {step!r}" if step else "a function"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from raypipe.concurrency.background import Caught, start_thread
 
@@ -85,24 +85,21 @@ def _run(future: Future[Any], function: Callable[[], Any]) -> None:
         future.set_result(result)
 
 
-class ThreadedIterator(Generic[T]):
-    """Takes items from an iterator in a daemon thread, so that the iteration can be left while the iterator blocks."""
+def iterate_in_thread(items: Iterable[T], name: str, is_left: Callable[[], bool]) -> Iterator[T]:
+    """Item after item, each taken in a daemon thread, so that the iteration can be left while the iterator blocks.
 
-    def __init__(self, items: Iterable[T], name: str) -> None:
-        self._items = iter(items)
-        self._threads = DaemonThreads(1, name)
-
-    def until(self, is_left: Callable[[], bool]) -> Iterator[T]:
-        """Item after item; ends once `is_left` while the next is awaited. Raises whatever the iterator raises."""
-        nothing: Any = object()
-        while True:
-            future = self._threads.submit(next, self._items, nothing)
-            while not future.done():
-                wait([future], _LOOK_EVERY_S)
-                if not future.done() and is_left():
-                    self._threads.shutdown()
-                    return
-            if (item := future.result()) is nothing:
-                self._threads.shutdown()
+    Ends once `is_left` while the next is awaited. Raises whatever the iterator raises.
+    """
+    taken, threads = iter(items), DaemonThreads(1, name)
+    nothing: Any = object()
+    while True:
+        future = threads.submit(next, taken, nothing)
+        while not future.done():
+            wait([future], _LOOK_EVERY_S)
+            if not future.done() and is_left():
+                threads.shutdown()
                 return
-            yield item
+        if (item := future.result()) is nothing:
+            threads.shutdown()
+            return
+        yield item

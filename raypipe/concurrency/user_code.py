@@ -12,6 +12,7 @@ import contextvars
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -26,7 +27,12 @@ T = TypeVar("T")
 
 
 def run_and_deliver(function: Callable[[], Any], loop: asyncio.AbstractEventLoop, waiting: asyncio.Future[Any]) -> None:
-    """Call the function in this thread, and end a future of another thread's loop with what it returns or raises."""
+    """Call the function in this thread, and end a future of another thread's loop with what it returns or raises.
+
+    It is not called any more where the future was cancelled before.
+    """
+    if waiting.cancelled():
+        return
     result: Any = None
     with Caught() as caught:
         result = function()
@@ -43,40 +49,33 @@ def run_and_deliver(function: Callable[[], Any], loop: asyncio.AbstractEventLoop
         loop.call_soon_threadsafe(deliver)
 
 
+@dataclass(unsafe_hash=True, repr=False)
 class UserCodeThread:
-    """The thread of one owner. Pickled without its work."""
+    """The thread of one owner. Pickled without its work.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._is_running = False
-        self._lock = threading.Lock()
+    Any two are equal, so that steps which hold one compare by their options alone.
+    """
+
+    name: str = field(compare=False)
+    _work: SimpleQueue[Callable[[], None]] = field(
+        default_factory=SimpleQueue[Callable[[], None]], init=False, compare=False
+    )
+    _is_running: bool = field(default=False, init=False, compare=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return UserCodeThread, (self._name,)
-
-    def __eq__(self, other: object) -> bool:
-        """Any two are equal, so that steps which hold one compare by their options alone."""
-        return isinstance(other, UserCodeThread)
-
-    def __hash__(self) -> int:
-        return hash(UserCodeThread)
+        return UserCodeThread, (self.name,)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """What the function returns. Raises what it raises."""
         loop = asyncio.get_running_loop()
         waiting: asyncio.Future[T] = loop.create_future()
         context = contextvars.copy_context()
-
-        def work() -> None:
-            if not waiting.cancelled():
-                run_and_deliver(partial(context.run, function, *args), loop, waiting)
-
-        self._work.put(work)
+        self._work.put(partial(run_and_deliver, partial(context.run, function, *args), loop, waiting))
         with self._lock:
             if not self._is_running:
                 self._is_running = True
-                start_thread(self._work_until_idle, self._name, None)
+                start_thread(self._work_until_idle, self.name, None)
         return await waiting
 
     def _work_until_idle(self) -> None:

@@ -36,21 +36,25 @@ class CallCounts:
     """Calls, tokens and failovers of each model of a pool of models, by its name; empty for one model."""
 
     def count_sent(self, model: Countable) -> None:
+        """One more call was sent."""
         self.calls_sent += 1
         if model.is_one_of_several:
             self.count_for(model, "calls_sent")
 
     def count_cached(self, model: Countable) -> None:
+        """One more call was answered from the call log."""
         self.calls_cached += 1
         if model.is_one_of_several:
             self.count_for(model, "calls_cached")
 
     def count_unanswered(self, model: Countable) -> None:
+        """One of the calls that were sent got no answer."""
         self.calls_unanswered += 1
         if model.is_one_of_several:
             self.count_for(model, "calls_unanswered")
 
     def count_tokens(self, model: Countable, usage: Usage) -> None:
+        """Count the tokens of an answered call."""
         self.input_tokens += usage.input_tokens
         self.output_tokens += usage.output_tokens
         if model.is_one_of_several:
@@ -76,6 +80,7 @@ class StepCounts(CallCounts):
     rows_out: int = 0
 
     def add(self, other: StepCounts) -> None:
+        """Add every number of `other`, also those by model; numbers of it that are negative take some away."""
         for name in _NUMBERS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         add_by_model(self.by_model, other.by_model)

@@ -28,42 +28,40 @@ class EngineReport:
     most_kv_cache: float = 0.0
     tokens: int = 0
     """Tokens written by this worker and those it took the place of."""
+    prefix_hit_rate: float = 0.0
+    """Share of the prompts' tokens that were found in the prefix cache."""
     _before: tuple[int, int, int] = (0, 0, 0)
+    """What those that it took the place of had counted: tokens, and tokens looked for and found in the cache."""
     _last: tuple[int, int, int] = (0, 0, 0)
 
     def note(self, figures: EngineFigures, tokens: int, now: float) -> None:
-        counted = (tokens, figures.prefix_queries, figures.prefix_hits)
-        if counted[0] < self._last[0] or counted[1] < self._last[1]:
-            self._before = _sum(self._before, self._last)
-        if tokens != self._last[0]:
+        """Take in the figures of its engine, and the tokens that were written, at `now` seconds of any clock."""
+        last, lost = self._last, self._before
+        if tokens < last[0] or figures.prefix_queries < last[1]:
+            self._before = lost = (lost[0] + last[0], lost[1] + last[1], lost[2] + last[2])
+        if tokens != last[0]:
             self.began, self.ended = self.began or now, now
-        self._last, self.now = counted, figures
+        self._last, self.now = (tokens, figures.prefix_queries, figures.prefix_hits), figures
         self.most_running = max(self.most_running, figures.most_running)
         self.most_kv_cache = max(self.most_kv_cache, figures.most_kv_cache_usage)
-        self.tokens = _sum(self._before, counted)[0]
+        self.tokens = lost[0] + tokens
+        queries, hits = lost[1] + figures.prefix_queries, lost[2] + figures.prefix_hits
+        self.prefix_hit_rate = hits / queries if queries else 0.0
 
     @property
     def tokens_per_s(self) -> float:
         """Tokens written in a second, from the first answer to the last."""
         return self.tokens / (self.ended - self.began) if self.ended > self.began else 0.0
 
-    @property
-    def prefix_hit_rate(self) -> float:
-        """Share of the prompts' tokens that were found in the prefix cache."""
-        _, queries, hits = _sum(self._before, self._last)
-        return hits / queries if queries else 0.0
 
-
-def _sum(one: tuple[int, int, int], other: tuple[int, int, int]) -> tuple[int, int, int]:
-    return one[0] + other[0], one[1] + other[1], one[2] + other[2]
-
-
+@dataclass
 class EngineStats:
-    """The engines of a run, by the names of their workers."""
+    """The engines of a run. `watch` is called with what the conductors see, after that is noted here."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self.reports: dict[str, EngineReport] = {}
+    clock: Callable[[], float] = time.monotonic
+    watch: Callable[[Sequence[Snapshot]], None] | None = None
+    reports: dict[str, EngineReport] = field(default_factory=dict[str, EngineReport], init=False)
+    """By the names of their workers."""
 
     def take(self, snapshots: Sequence[Snapshot]) -> None:
         """Note what the conductors see now."""
@@ -74,16 +72,9 @@ class EngineStats:
                     latest[worker] = status
         for worker, status in latest.items():
             report = self.reports.setdefault(worker, EngineReport(status.pool))
-            report.note(status.engines[0], status.output_tokens, self._clock())
-
-    def beside(self, watch: Callable[[Sequence[Snapshot]], None]) -> Callable[[Sequence[Snapshot]], None]:
-        """Call `watch` with what conductors see, after noting it here."""
-
-        def both(snapshots: Sequence[Snapshot]) -> None:
-            self.take(snapshots)
-            watch(snapshots)
-
-        return both
+            report.note(status.engines[0], status.output_tokens, self.clock())
+        if self.watch is not None:
+            self.watch(snapshots)
 
     def describe(self, models: dict[str, dict[str, Any]]) -> None:
         """Add to the manifest's figures of each pool what its engines did."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,13 +17,13 @@ import pyarrow as pa
 import uvloop
 
 from raypipe.calls.writer import CallLogWriter
-from raypipe.concurrency.background import start_thread
+from raypipe.concurrency.background import Caught, start_thread
 from raypipe.concurrency.threads import DaemonThreads
 from raypipe.contracts.step import Aggregate, Source
 from raypipe.errors import InfrastructureError, InputError, StoppedError
-from raypipe.execution.conductor.batches import BatchResult
+from raypipe.execution.conductor.batches import BatchResult, paths_for
 from raypipe.execution.conductor.conductor import Conductor, Snapshot
-from raypipe.execution.conductor.spill import end_spilled, spilled_in
+from raypipe.execution.conductor.spill import end_spilled
 from raypipe.execution.gc_tuning import rare_collection
 from raypipe.execution.setup import MOST_REPLACEMENTS, Outcome, PoolBase, RunSetup, Watch, count_calls_in_flight
 from raypipe.execution.source import read_groups, read_source
@@ -32,7 +32,7 @@ from raypipe.execution.wire import WorkerStatus
 from raypipe.execution.worker.replica import Replica, ReplicaSetup
 from raypipe.limits import RateCoordinator
 from raypipe.plan.load_groups import ALL, kept
-from raypipe.plan.plan import Sink, Stage
+from raypipe.plan.plan import SPILLED, Sink, Stage
 from raypipe.plan.resources import made_fit, of_this_process
 
 _WATCH_EVERY_S = 0.5
@@ -44,9 +44,8 @@ _LEAVE_S = 1.5
 class LocalPool(PoolBase):
     """Replicas in this process; one whose engine died is replaced a bounded number of times."""
 
+    workers: list[Replica]
     make: Callable[[ReplicaSetup], Replica]
-    setups: list[ReplicaSetup]
-    workers: list[Replica] = field(default_factory=list[Replica])
     replaced: int = 0
 
     async def grow(self) -> Replica:
@@ -55,10 +54,6 @@ class LocalPool(PoolBase):
         await worker.open()
         self.workers.append(worker)
         return worker
-
-    async def shrink(self, worker: Replica) -> None:
-        self.workers.remove(worker)
-        await worker.close()
 
     async def replace(self, lost: Replica) -> Replica:
         self.replaced += 1
@@ -87,7 +82,8 @@ def execute(setup: RunSetup, watch: Watch, stop: Stop) -> Outcome:
                 raise StoppedError(ASKED)
             if stop.is_asked:
                 run.halt(ASKED)
-            if snapshots := run.snapshots():
+            at_work = run.conductor
+            if snapshots := [*run.before, *([] if at_work is None else [at_work.snapshot()])]:
                 stop.note_calls_in_flight(count_calls_in_flight(setup.plan, snapshots, stop.is_overdue))
                 watch(snapshots)
     except BaseException:
@@ -115,22 +111,18 @@ class _Run:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self.conductor: Conductor | None = None
-        self._before: list[Snapshot] = []
+        self.before: list[Snapshot] = []
+        """What conductors saw that are through."""
         self.results: list[BatchResult] = []
         self.error: BaseException | None = None
         self.halted_for = ""
 
     def work(self) -> None:
-        with ExitStack() as stack:
-            stack.push(self._note_end)
-            stack.enter_context(rare_collection())
-            runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+        """Run all stages; what ends them is kept in `error`, for the thread that waits for this one to raise."""
+        with Caught() as caught, rare_collection(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._stages())
-
-    def _note_end(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        """What ends the stages is raised in the thread that waits for this one."""
-        self.error = InfrastructureError("the run was stopped") if isinstance(error, asyncio.CancelledError) else error
-        return True
+        was_cancelled = isinstance(caught.error, asyncio.CancelledError)
+        self.error = InfrastructureError("the run was stopped") if was_cancelled else caught.error
 
     def halt(self, reason: str) -> None:
         """Send no call any more and end soon; any thread may ask, more than once."""
@@ -160,7 +152,10 @@ class _Run:
         try:
             stay = iter(kept(self._setup.plan))
             for stage in self._setup.plan.stages:
-                if self.halted_for or self._is_forecast_until_here():
+                # Where calls are counted instead of sent, rows lack answers: what a barrier would take in is not known.
+                counts = (counts for result in self.results for counts in result.counts.values())
+                is_unknown = self._setup.run.unsent is not None and any(one.rows_unfinished for one in counts)
+                if self.halted_for or is_unknown:
                     break
                 spilled: list[str] | None = None
                 for phase in stage.phases or (ALL,):
@@ -178,11 +173,6 @@ class _Run:
             await self._close_pools(pools, ())
             log.close()
 
-    def _is_forecast_until_here(self) -> bool:
-        """Whether rows before a barrier lack answers, so that what it would take in is not known."""
-        counts = (counts for result in self.results for counts in result.counts.values())
-        return self._setup.run.unsent is not None and any(count.rows_unfinished for count in counts)
-
     async def _open_pools(
         self,
         pools: dict[str, LocalPool],
@@ -192,7 +182,7 @@ class _Run:
     ) -> None:
         for name, replicas in self._setup.replicas(stage, phase).items():
             if name not in pools:
-                pool = pools[name] = LocalPool(make, replicas)
+                pool = pools[name] = LocalPool([], replicas, make)
                 for _ in range(pool.fewest):
                     await pool.grow()
 
@@ -207,7 +197,7 @@ class _Run:
         """Carry the batches of a stage, or those that the phase before spilled; the ones that are spilled now."""
         setup = self._setup.conductor("local", stage, phase)
         conductor = self.conductor = Conductor(setup, {name: pools[name] for name in stage.pools_of(phase)})
-        conductor.open()
+        await conductor.open()
         if self.halted_for:
             conductor.halt(self.halted_for, DRAIN_S)
         began = len(self.results)
@@ -230,10 +220,10 @@ class _Run:
                 name: WorkerStatus(output_tokens=one.output_tokens, engines=one.engines, pool=one.pool)
                 for name, one in seen.workers.items()
             }
-            self._before.append(
+            self.before.append(
                 replace(seen, queued={}, workers={name: one for name, one in engines.items() if one.engines})
             )
-        return spilled_in(self.results[began:])
+        return paths_for(SPILLED, self.results[began:])
 
     async def _work(
         self, conductor: Conductor, stage: Stage, spilled: Sequence[str] | None
@@ -267,11 +257,6 @@ class _Run:
                 return None
         return await reading
 
-    def snapshots(self) -> list[Snapshot]:
-        """What conductors saw that are through, and what the one at work sees."""
-        at_work = self.conductor
-        return [*self._before, *([] if at_work is None else [at_work.snapshot()])]
-
     def _keep(self, running: set[asyncio.Task[BatchResult]]) -> set[asyncio.Task[BatchResult]]:
         """Note the results of tasks that are done; the others."""
         self.results.extend(task.result() for task in running if task.done())
@@ -284,8 +269,3 @@ class _Run:
             return read_source(entry, options.source_rows, setup.only, artifacts, options.bounds.batch_bytes)
         assert isinstance(entry, Aggregate)
         return read_groups(paths_for(Sink("barrier", stage.entry), self.results), stage.entry, entry)
-
-
-def paths_for(sink: Sink, results: Sequence[BatchResult]) -> list[str]:
-    """The part files written for `sink`."""
-    return [part.path for result in results for part in result.parts if part.sink == sink]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from raypipe.calls.index import CallIndex
@@ -42,25 +42,28 @@ class Outcome:
     """Why not all rows were carried to their ends; empty when they were."""
 
 
+@dataclass
 class PoolBase:
-    """The workers of a pool, out of all that there may be."""
+    """The workers of a pool, out of all that there may be. A worker has a `name`, and `close` ends it."""
 
+    workers: list[Any]
     setups: list[ReplicaSetup]
     """Of all workers that there may be."""
-    workers: list[Any]
+    fewest: int = field(init=False)
+    most: int = field(init=False)
 
-    @property
-    def fewest(self) -> int:
-        return self.setups[0].pool.replicas
-
-    @property
-    def most(self) -> int:
-        return len(self.setups)
+    def __post_init__(self) -> None:
+        self.fewest, self.most = self.setups[0].pool.replicas, len(self.setups)
 
     def vacant(self) -> ReplicaSetup:
         """The setup of a worker that is not there."""
         there = {worker.name for worker in self.workers}
         return next(setup for setup in self.setups if setup.name not in there)
+
+    async def shrink(self, worker: Any) -> None:
+        """End a worker that is fed no more."""
+        self.workers.remove(worker)
+        await worker.close()
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from raypipe.concurrency.background import Caught
 from raypipe.contracts.step import Aggregate, Source, Unit
 from raypipe.errors import InputError, RaypipeError, SpecError, nearest
-from raypipe.execution.conductor.compound_rows import fold
+from raypipe.execution.conductor.compound_rows import describe_oversize, with_lists
 from raypipe.execution.worker.boundary import close_step, describe
 from raypipe.identity import canonical_json, group_identity, source_identity
 from raypipe.row import GROUP, GROUP_ID, PATH, POSITION, RESERVED, ROW_ID
@@ -41,8 +42,13 @@ def identify_rows(source: Source, unit: Unit, number: int, only: frozenset[bytes
     seen: dict[bytes, int] = {}
     position = number * _UNIT_POSITIONS
     where = f"file {unit.location!r}" if unit.location else f"step {source.name or type(source).__name__!r}"
-    for read in _in_pieces(read_tables(source, unit)):
-        table = admit_table(read, where)
+    pieces = (
+        piece
+        for read in read_tables(source, unit)
+        for piece in (split(read, read.num_rows, READ_BYTES) if read.num_rows else [read])
+    )
+    for piece in pieces:  # all values of one may be held as Python's at once
+        table = admit_table(piece, where)
         named = table if source.identity is None else table.select(list(source.identity))
         ids: list[bytes] = []
         # Canonical JSON writes texts and integers as they are.
@@ -62,42 +68,25 @@ def identify_rows(source: Source, unit: Unit, number: int, only: frozenset[bytes
         position += len(ids)
 
 
-def _in_pieces(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of which all values may be held as Python's at once."""
-    for table in tables:
-        yield from split(table, table.num_rows, READ_BYTES) if table.num_rows else [table]
-
-
 def read_tables(source: Source, unit: Unit) -> Iterator[pa.Table]:
     """What a source reads. Raises InputError for whatever its code raises."""
-    tables = iter(source.read(unit))
+    tables, name = iter(source.read(unit)), source.name or type(source).__name__
     try:
         while True:
-            with _Reading(source):
+            table: pa.Table | None = None
+            with Caught() as caught:
                 table = next(tables, None)
+            if isinstance(caught.error, Exception) and not isinstance(caught.error, RaypipeError):
+                frame = traceback.extract_tb(caught.error.__traceback__)[-1]
+                problem = f"{' '.join(describe(caught.error).split())} ({Path(frame.filename).name}:{frame.lineno})"
+                raise InputError(f"step {name!r} cannot read its rows: {problem}") from None
+            if caught.error is not None:
+                raise caught.error
             if table is None:
                 return
             yield table
     finally:
-        close_step(source.name or type(source).__name__, source)
-
-
-class _Reading:
-    """Turns what a source of a user's own raises into one sentence."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, RaypipeError):
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(frame.filename).name}:{frame.lineno}"
-            name = self._source.name or type(self._source).__name__
-            problem = " ".join(describe(error).split())
-            raise InputError(f"step {name!r} cannot read its rows: {problem} ({where})") from None
+        close_step(name, source)
 
 
 def _without_nulls(value: Any) -> Any:
@@ -170,17 +159,23 @@ def read_parts(paths: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
 
 
 def fold_group(rows: pa.Table, name: str, step: Aggregate) -> pa.Table:
-    """All rows of one group as one row of a new stage, a root of its own in the place of its first row."""
+    """All rows of one group as one row of a new stage, a root of its own in the place of its first row.
+
+    It has lineage, the columns that are grouped by, and the others as lists. Raises InputError.
+    """
     rows = sort_by_source(rows)
     keys = list(step.by) if isinstance(step.by, list) else []
     first = rows.slice(0, 1)
     identity = first.column(GROUP_ID)[0].as_py() if keys else group_identity(name, canonical_json({}))
     parent = _with_lineage(first.select(keys), [identity], [first.column(POSITION)[0].as_py()])
-    if not keys:
+    if keys:
+        parent = parent.set_column(parent.column_names.index(PATH), LINEAGE_SCHEMA.field(PATH), first.column(PATH))
+        rows = rows.drop_columns([GROUP, GROUP_ID])
+    else:
         parent = parent.select(list(LINEAGE_SCHEMA.names))
-        return fold(rows, step, parent)
-    parent = parent.set_column(parent.column_names.index(PATH), LINEAGE_SCHEMA.field(PATH), first.column(PATH))
-    return fold(rows.drop_columns([GROUP, GROUP_ID]), step, parent)
+    if problem := describe_oversize(rows):
+        raise InputError(f"step {step.name!r}: {problem}")
+    return with_lists(parent, rows, [rows.num_rows], step, step.columns)
 
 
 def read_groups(paths: Sequence[str], name: str, step: Aggregate) -> Iterator[pa.Table]:

@@ -24,7 +24,7 @@ from enum import Enum
 from types import FrameType
 from typing import Generic, TypeVar
 
-from raypipe.concurrency.background import start_thread
+from raypipe.concurrency.background import Caught, start_thread
 from raypipe.concurrency.interruption import Interruption, interruptible
 from raypipe.errors import RaypipeError, StoppedError
 
@@ -177,7 +177,7 @@ class _Supervision(Generic[T]):
         self._stop = stop
         self._work = work
         self._done: list[T] = []
-        self._kept = _Kept()
+        self._kept = Caught()
         self._has_said = False
 
     def run(self) -> T:
@@ -268,19 +268,6 @@ class _Supervision(Generic[T]):
         ending = [start_thread(end, "raypipe-leave", lambda _: None) for end in reversed(self._stop.on_abandon)]
         for one in (*ending, thread):
             one.join(max(0.0, deadline - time.monotonic()))
-
-
-class _Kept:
-    """What work raised, for whoever waits for it."""
-
-    error: BaseException | None = None
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        self.error = error
-        return True
 
 
 def stop_signals() -> list[signal.Signals]:

@@ -130,11 +130,9 @@ class Reply:
 class Worker(Protocol):
     """A replica, wherever it lives."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def concurrency(self) -> int: ...
+    name: str
+    concurrency: int
+    """Rows that it works on at once."""
 
     async def exchange(self, sender: Sender, chunks: list[Chunk], flush_s: float) -> Reply:
         """Take new rows; return when some have ended, at most `flush_s` seconds after the first of them.
@@ -173,6 +171,7 @@ class Results:
         self._by_model: dict[str, dict[str, int]] = {}
 
     def __len__(self) -> int:
+        """Rows that ended."""
         return len(self._ended)
 
     def complete(self, place: tuple[int, int], rows: Sequence[Values], counts: CallCounts) -> None:

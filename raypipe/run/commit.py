@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from raypipe.errors import InputError
-from raypipe.execution.conductor.batches import to_failure_table
+from raypipe.execution.conductor.batches import FAILURE_SCHEMA
 from raypipe.execution.setup import Outcome
 from raypipe.plan.plan import FAILURES, Plan, Sink
 from raypipe.run.leaf_schema import leaf_schema
@@ -59,7 +59,7 @@ class Commit:
                 outcome, Sink("leaf", leaf), f"data/{leaf}", partial(leaf_schema, self._plan.graph, leaf)
             )
             manifest["leaves"][leaf] = {"rows": rows, "path": f"data/{leaf}"}
-        no_failures = to_output_columns(to_failure_table([])).schema
+        no_failures = to_output_columns(FAILURE_SCHEMA.empty_table()).schema
         manifest["failures"]["rows"] = self._write(outcome, FAILURES, "failures", lambda: no_failures)
         if outcome.halted_for and _ended(manifest) < _ended(before):
             folder.clear()

@@ -91,9 +91,9 @@ def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Comm
         if options.fresh and options.calls is None:
             forget(folder.calls)
     setup, spending = _prepared(plan, options, commit, calls, stop)
-    meters = EngineStats()
+    meters = EngineStats(watch=watch)
     try:
-        outcome = _execute(setup, options, meters.beside(watch), stop)
+        outcome = _execute(setup, options, meters.take, stop)
     except StoppedError:
         raise StoppedError(f"{ASKED}, at once; what was completed is in {calls}") from None
     with stop.phase(Phase.HOLD):

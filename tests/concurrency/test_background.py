@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from raypipe.concurrency.background import TaskOwner, TaskScope, describe_error, start_thread, submit
+from raypipe.concurrency.background import TaskOwner, TaskScope, start_thread, submit, to_raypipe_error
 from raypipe.errors import CallError, InfrastructureError, RaypipeError
 
 ROOT = Path(__file__).parents[2]
@@ -128,8 +128,8 @@ def test_what_another_loop_does_is_told_where_it_is_awaited() -> None:
 
 
 def test_an_exception_without_words_is_named() -> None:
-    assert describe_error(ValueError()) == "ValueError"
-    assert describe_error(ValueError("a: b")) == "ValueError: a: b"
+    assert str(to_raypipe_error("it", ValueError())) == "it broke: ValueError"
+    assert str(to_raypipe_error("it", ValueError("a: b"))) == "it broke: ValueError: a: b"
 
 
 def starts_in(path: Path) -> list[int]:

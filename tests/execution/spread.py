@@ -28,9 +28,9 @@ def main() -> None:
 
     import ray
     from ray.cluster_utils import Cluster
-    from ray.util import placement_group_table
+    from ray.util import placement_group_table, remove_placement_group
 
-    from raypipe.execution.ray.replicas import choose_places, remove_group
+    from raypipe.execution.ray.replicas import choose_places
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0, "include_dashboard": False})
     for _ in range(2):
@@ -45,11 +45,11 @@ def main() -> None:
         group, whole, forced = choose_places([_setup(3), _setup(2), _setup(2, distributed_executor_backend="ray")])
         told["whole"] = whole
         told["forced"] = [bundle for bundle in forced.placement_group.bundle_specs]
-        remove_group(forced)
+        remove_placement_group(forced.placement_group)
         lives = ray.get(ray.remote(node).options(num_cpus=0, scheduling_strategy=group).remote(), timeout=60)
         nodes = placement_group_table(group.placement_group)["bundles_to_node_id"]
         told |= {"nodes": len(set(nodes.values())), "bundles": len(nodes), "is_first": nodes[0] == lives}
-        remove_group(group)
+        remove_placement_group(group.placement_group)
         told["left"] = [one["state"] for one in placement_group_table().values() if one["state"] != "REMOVED"]
     finally:
         ray.shutdown()

@@ -31,14 +31,9 @@ class BatchWriter:
         self._tasks = tasks
         self._on_written = on_written
         self.pending: dict[int, asyncio.Future[BatchResult]] = {}
-        """The batches of which rows are on their way."""
+        """What will come of each batch of which rows are on their way, by number."""
         self.error: RaypipeError | None = None
         """What ended the run."""
-
-    def expect(self, number: int) -> asyncio.Future[BatchResult]:
-        """What will come of a batch."""
-        result = self.pending[number] = asyncio.get_running_loop().create_future()
-        return result
 
     def fail(self, error: RaypipeError) -> None:
         """End every wait for a batch with an error; the first one is the run's."""

@@ -8,12 +8,11 @@ reported only when the batch is complete, so a batch that is done again leaves n
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-import orjson
 import pyarrow as pa
 
 from raypipe.errors import OutputError, RaypipeError
@@ -49,15 +48,10 @@ class BatchResult:
     halted_for: str = ""
     """Why not all of its rows were carried to their ends; empty when they were."""
 
-    def to_json(self) -> bytes:
-        return orjson.dumps(asdict(self))
 
-    @staticmethod
-    def from_json(text: bytes) -> BatchResult:
-        plain = orjson.loads(text)
-        counts = {step: StepCounts(**values) for step, values in plain["counts"].items()}
-        parts = tuple(Part(**part | {"sink": Sink(**part["sink"])}) for part in plain["parts"])
-        return BatchResult(parts, counts, plain["halted_for"])
+def paths_for(sink: Sink, results: Iterable[BatchResult]) -> list[str]:
+    """The part files written for `sink`, in the order in which their batches were done; for `SPILLED`, the batches."""
+    return [part.path for result in results for part in result.parts if part.sink == sink]
 
 
 @dataclass
@@ -108,7 +102,8 @@ class Batch:
         self.writing += 1
         if sink == FAILURES:
             failed, self.failed = self.failed, []
-            return FinishedRows(self, sink, [to_failure_table(failed)] if failed else [], size)
+            rows = sort_by_source(pa.Table.from_pylist(failed, schema=FAILURE_SCHEMA))
+            return FinishedRows(self, sink, [rows] if failed else [], size)
         return FinishedRows(self, sink, self.ended.pop(sink, []), size)
 
     def note_part(self, part: Part) -> None:
@@ -168,7 +163,3 @@ FAILURE_SCHEMA = pa.schema(
     ]
 )
 """Failed rows: the step, why, how often its calls were tried, the row's columns as JSON, lineage."""
-
-
-def to_failure_table(rows: list[dict[str, Any]]) -> pa.Table:
-    return sort_by_source(pa.Table.from_pylist(rows, schema=FAILURE_SCHEMA))

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from raypipe.contracts.step import Aggregate
-from raypipe.errors import InputError
 from raypipe.execution.conductor.lineage import with_column
 from raypipe.graph.callback import Collected
 from raypipe.row import BATCH, LINEAGE, MEMBERS
@@ -22,7 +21,10 @@ from raypipe.values.selection import size_bytes
 
 
 def weights(rows: pa.Table) -> np.ndarray:
-    """How many rows each row stands for: 1, except for a compound row, which stands for its members."""
+    """How many rows each row stands for: 1, except for a compound row, which stands for its members.
+
+    One int64 for each row, in order; 0 for a compound row that was made of no rows.
+    """
     if MEMBERS not in rows.column_names:
         return np.ones(rows.num_rows, np.int64)
     return rows.column(MEMBERS).combine_chunks().value_lengths().to_numpy().astype(np.int64)
@@ -40,13 +42,6 @@ def unfold(row: pa.Table, column: str) -> pa.Table:
         made = made.append_column(field, lineage.field(index))
     batch = np.full(len(lineage), row.column(BATCH)[0].as_py(), np.int32)
     return made.append_column(BATCH, pa.array(batch))
-
-
-def fold(rows: pa.Table, step: Aggregate, parent: pa.Table) -> pa.Table:
-    """All of `rows`, in order, as one row: `parent` (lineage and group columns) with lists. Raises InputError."""
-    if problem := describe_oversize(rows):
-        raise InputError(f"step {step.name!r}: {problem}")
-    return with_lists(parent, rows, [rows.num_rows], step, step.columns)
 
 
 def with_lists(

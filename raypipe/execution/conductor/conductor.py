@@ -7,7 +7,7 @@ the deepest step first, and takes back what has ended; `row_flow` decides where 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from raypipe.execution.conductor.draining import Drain
 from raypipe.execution.conductor.ledger import BatchLedger
 from raypipe.execution.conductor.queues import StepQueue, open_queues
 from raypipe.execution.conductor.recovery import Recovery, Replaceable
-from raypipe.execution.conductor.row_flow import Ready, Router
+from raypipe.execution.conductor.row_flow import Router
 from raypipe.execution.conductor.scaling import Scaler, ScalingPool
 from raypipe.execution.conductor.spill import end_spilled, read_spilled
 from raypipe.execution.conductor.watchdog import Watchdog
@@ -42,10 +42,8 @@ _SETTLE_S = 0.002
 class Pool(ScalingPool, Replaceable, Protocol):
     """The workers of one model."""
 
-    @property
-    def workers(self) -> Sequence[Any]:
-        """Each is a `Worker`."""
-        ...
+    workers: list[Any]
+    """Each is a `Worker`."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,8 @@ class Conductor:
         self.halted_for = ""
         """Why no call is sent any more; empty while calls are."""
 
-    def open(self) -> None:
-        """Start feeding the workers; call inside the event loop."""
+    async def open(self) -> None:
+        """Start feeding the workers, in this event loop."""
         for name, pool in self._pools.items():
             for worker in pool.workers:
                 self._add_worker(name, worker)
@@ -126,7 +124,7 @@ class Conductor:
             while self._writer.error is None:
                 chunks = self._dispatcher.chunks_for(slot, is_halted=bool(self.halted_for))
                 if chunks or not exchanges:
-                    slot.ask(is_alone=not exchanges)
+                    slot.is_alone = not exchanges
                     exchange = slot.worker.exchange(self._sender, chunks, self._dispatcher.flush_s(slot))
                     exchanges.add(scope.start(exchange))
                 rung = scope.start(slot.bell.wait())
@@ -157,15 +155,17 @@ class Conductor:
             return
         if reply.status.halted_for:
             self.halt(reply.status.halted_for, self._setup.drain_s)
+        for answer in reply.answers:
+            self._router.take_answer(slot.window, answer)
         if reply.answers:
-            self._settle(self._router.route(slot.window, reply.answers))
+            self._settle()
         if missing := slot.note_reply(reply.kept):
             problem = f"worker {slot.worker.name!r} no longer has {missing} rows that were sent to it"
             self.stop_for(InfrastructureError(f"{problem}; run the same command again to go on"))
 
-    def _settle(self, ready: Ready | None = None) -> None:
-        """After anything ended: write what is `ready`, look for work for every worker, let batches in."""
-        self._writer.write(self._router.take_ready() if ready is None else ready)
+    def _settle(self) -> None:
+        """After anything ended: write what is ready, look for work for every worker, let batches in."""
+        self._writer.write(self._router.take_ready())
         if not self._writer.pending:
             self._wanted.clear()
         for slot in self._slots:
@@ -236,7 +236,8 @@ class Conductor:
         return await self._carry(self._router.resume(spilled))
 
     async def _carry(self, number: int) -> BatchResult:
-        result = self._writer.expect(number)
+        """What comes of a batch that was taken in."""
+        result = self._writer.pending[number] = asyncio.get_running_loop().create_future()
         self._wanted.set()
         self._settle()
         return replace(await result, halted_for=self.halted_for)

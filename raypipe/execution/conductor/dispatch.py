@@ -51,7 +51,7 @@ class Dispatcher:
 
     def flush_s(self, slot: WorkerSlot) -> float:
         """How long a worker gathers answers: longer while every step behind those that work there is busy."""
-        for behind in {after for step in slot.window.queues for after in self.router.behind(step)}:
+        for behind in {after for step in slot.window.queues for after in self.router.behind[step]}:
             queue = self.queues[behind]
             if not queue.rows and not all(one.window.is_fed for one in self.slots if one.pool == queue.pool):
                 return FLUSH_S

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from raypipe.execution.conductor.families import Families, Meetings, OpenFamilies, Repeated
+from raypipe.execution.conductor.families import Families, Meetings, Repeated
 from raypipe.execution.wire import DONE, UNFINISHED
 from raypipe.graph.branching import Meet
 from raypipe.graph.repeat import Until
@@ -39,25 +39,19 @@ class FamilyTracker:
     """The families of all aggregates of one stage, the meetings of branches and repeated rows among them."""
 
     def __init__(self, steps: Mapping[str, PlannedStep]) -> None:
-        self._families: dict[str, Families] = {}
+        self.by_step: dict[str, Families] = {}
         for name, planned in steps.items():
             if isinstance(planned.step, Until):
-                self._families[name] = Repeated(planned, planned.step)
+                self.by_step[name] = Repeated(planned, planned.step)
             elif planned.gather is not None:
-                self._families[name] = (Meetings if isinstance(planned.step, Meet) else Families)(planned)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._families)
-
-    def __getitem__(self, name: str) -> Families:
-        return self._families[name]
+                self.by_step[name] = (Meetings if isinstance(planned.step, Meet) else Families)(planned)
 
     def passed(self, name: str, inputs: EndedRows, made: pa.Table, routes: Routes) -> None:
         """A step is through with rows: tokens go to where its rows go, then those of its inputs are taken back.
 
         A family has a token for each of its rows on each way that leads to its end, and one for each family inside it.
         """
-        opened = [families for families in self._families.values() if families.gather.opener == name]
+        opened = [families for families in self.by_step.values() if families.gather.opener == name]
         around = self._around(name)
         parents = {f.name: inputs.done if f.gather.brings_back_inputs else made for f in opened}
         for families in opened:
@@ -85,14 +79,4 @@ class FamilyTracker:
 
     def _around(self, step: str) -> list[Families]:
         """The families whose members may be in a step, its own left out."""
-        return [f for f in self._families.values() if f.name != step and step in f.gather.region]
-
-    def detach(self, batch: int) -> dict[str, OpenFamilies]:
-        """Take the families of a batch away as they are, by aggregate."""
-        left = {name: families.detach(batch) for name, families in self._families.items()}
-        return {name: families for name, families in left.items() if families is not None}
-
-    def attach(self, left: Mapping[str, OpenFamilies], batch: int) -> None:
-        """Go on with families that were taken away."""
-        for name, families in left.items():
-            self._families[name].attach(families, batch)
+        return [f for f in self.by_step.values() if f.name != step and step in f.gather.region]

@@ -24,11 +24,20 @@ def with_group(rows: pa.Table, barrier: str, columns: Sequence[str]) -> pa.Table
     keys: list[str] = []
     ids: list[bytes] = []
     found: dict[bytes, tuple[str, bytes]] = {}
-    for values in zip(*(_values(rows, name) for name in columns), strict=True):
+    read: list[list[Any]] = [
+        [_plain_time(value) for value in to_values(rows.column(name))]
+        if name in rows.column_names
+        else [None] * rows.num_rows
+        for name in columns
+    ]
+    for values in zip(*read, strict=True):
         content = canonical_key(dict(zip(columns, values, strict=True)))
         key = found.get(content)
         if key is None:
-            key = found[content] = digest(_same(columns, values) or content).hex(), group_identity(barrier, content)
+            same = content
+            with suppress(RecursionError):  # nested too deeply to be looked through
+                same = canonical_key({name: _leveled(value) for name, value in zip(columns, values, strict=True)})
+            key = found[content] = digest(same).hex(), group_identity(barrier, content)
         keys.append(key[0])
         ids.append(key[1])
     rows = rows.append_column(GROUP, pa.array(keys, pa.string()))
@@ -41,13 +50,6 @@ def canonical_key(values: Mapping[str, Any]) -> bytes:
         return canonical_json(values)
     except (TypeError, ValueError, RecursionError):
         return canonical_json({name: _sayable(value) for name, value in values.items()})
-
-
-def _same(columns: Sequence[str], values: Sequence[Any]) -> bytes:
-    """Canonical bytes that equal rows have in common; none of what is nested too deeply to be looked through."""
-    with suppress(RecursionError):
-        return canonical_key({name: _leveled(value) for name, value in zip(columns, values, strict=True)})
-    return b""
 
 
 def _sayable(value: Any) -> Any:
@@ -84,12 +86,6 @@ def _shortest(value: Decimal) -> Decimal:
         return value
     kept = "".join(map(str, digits)).rstrip("0")
     return Decimal((sign, tuple(map(int, kept)), exponent + len(digits) - len(kept))) if kept else Decimal(0)
-
-
-def _values(rows: pa.Table, name: str) -> list[Any]:
-    if name not in rows.column_names:
-        return [None] * rows.num_rows
-    return [_plain_time(value) for value in to_values(rows.column(name))]
 
 
 def _plain_time(value: Any) -> Any:

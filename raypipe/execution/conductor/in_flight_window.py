@@ -177,7 +177,10 @@ class InFlightWindow:
                 held.shrink()
 
     def take_back(self) -> list[tuple[str, pa.Table]]:
-        """All rows that are still with the worker, by step; it holds nothing any more."""
+        """All rows that are still with the worker, each table with its step; it holds nothing any more.
+
+        There is a table for each chunk that was sent, so a step may come several times.
+        """
         held, self._held = self._held, {}
         self.rows, self._sent_bytes, self._held_bytes = 0, 0.0, 0.0
         return [(one.step, filter_rows(one.rows, one.is_here)) for one in held.values() if one.left]

@@ -150,8 +150,7 @@ class StepQueue:
 
 
 class _Sized(Protocol):
-    @property
-    def most(self) -> int: ...
+    most: int
 
 
 def open_queues(

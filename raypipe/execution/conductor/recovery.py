@@ -49,12 +49,6 @@ class Quarantine:
     groups: deque[tuple[str, pa.Table]] = field(default_factory=deque[tuple[str, pa.Table]])
     tester: WorkerSlot | None = None
 
-    def add(self, step: str, rows: pa.Table) -> None:
-        """More rows; each group of them has about as many rows as there are groups, few rows are tried one by one."""
-        size = 1 if rows.num_rows <= _FEW else math.isqrt(rows.num_rows)
-        for start in range(0, rows.num_rows, size):
-            self.groups.append((step, rows.slice(start, size)))
-
 
 @dataclass
 class Recovery:
@@ -71,6 +65,7 @@ class Recovery:
 
     @property
     def has_quarantined(self) -> bool:
+        """Whether any row waits to be tried apart from the others."""
         return any(quarantine.groups for quarantine in self._quarantines.values())
 
     def tests(self, slot: WorkerSlot) -> bool:
@@ -113,8 +108,11 @@ class Recovery:
             if is_one and suspicious.num_rows:
                 problem = f"{lost} (worker {suspicious.column(ATTEMPT)[0]} that was lost with this row)"
                 self.router.fail(step, suspicious, Failure("worker_lost", problem))
-            else:
-                self._quarantines.setdefault(slot.pool, Quarantine()).add(step, suspicious)
+                continue
+            # About as many rows in a group as there are groups; few rows are tried one by one.
+            size = 1 if suspicious.num_rows <= _FEW else math.isqrt(suspicious.num_rows)
+            groups = self._quarantines.setdefault(slot.pool, Quarantine()).groups
+            groups.extend((step, suspicious.slice(at, size)) for at in range(0, suspicious.num_rows, size))
 
     async def replace(self, slot: WorkerSlot, lost: ReplicaLostError) -> None:
         """Start a new worker for a slot, once rows want one; those that die while they start are replaced, for a while.

@@ -56,7 +56,8 @@ class Router:
         self._ledger = ledger
         self._bounds = bounds or Bounds()
         self._families = FamilyTracker(stage.steps)
-        self._behind = {name: self._find_behind(name) for name in stage.steps}
+        self.behind = {name: self._find_behind(name) for name in stage.steps}
+        """The steps with a queue that a step's rows come to next."""
 
     def _find_behind(self, name: str) -> list[str]:
         found: list[str] = []
@@ -64,13 +65,9 @@ class Router:
             found.extend([after] if after in self._queues else self._find_behind(after))
         return found
 
-    def behind(self, name: str) -> list[str]:
-        """The steps with a queue that a step's rows come to next."""
-        return self._behind[name]
-
     def is_congested(self, name: str) -> bool:
         """Whether enough rows wait behind a step: for the next one, or for the disk."""
-        return self._ledger.is_disk_behind or any(self._queues[after].is_long for after in self._behind[name])
+        return self._ledger.is_disk_behind or any(self._queues[after].is_long for after in self.behind[name])
 
     @property
     def is_full(self) -> bool:
@@ -90,28 +87,24 @@ class Router:
     def resume(self, spilled: SpilledBatch) -> int:
         """Go on with a batch that was spilled; its number here."""
         number = self._ledger.open(batch=spilled.batch)
-        self._families.attach(spilled.families, number)
+        for name, families in spilled.families.items():
+            self._families.by_step[name].attach(families, number)
         for step, rows in spilled.held.items():
             self._wait(step, with_batch(rows, number))
         return number
 
-    def route(self, window: InFlightWindow, answers: Sequence[Answer]) -> Ready:
-        """Send on what came of rows that a worker had; what is to be written then."""
-        for answer in answers:
-            self._take(window, answer)
-        return self.take_ready()
-
     def take_ready(self) -> Ready:
         """What is to be written, since the last time, after every complete family has gone on."""
         finished = self._ledger.take_finished()
-        while any([self._close_families(name) for name in self._families]):
+        while any([self._close_families(name) for name in self._families.by_step]):
             pass
         batches: list[Batch | SpilledBatch] = [*self._ledger.take_complete()]
         for batch in self._ledger.take_waiting():
             held = {step: concat(tables) for step, tables in batch.held.items()}
             batch.held.clear()
             batch.on_the_way = batch.held_rows = 0
-            batches.append(SpilledBatch(batch, held, self._families.detach(batch.number)))
+            left = {name: families.detach(batch.number) for name, families in self._families.by_step.items()}
+            batches.append(SpilledBatch(batch, held, {name: one for name, one in left.items() if one is not None}))
         return Ready(finished, batches)
 
     def leave(self, step: str, rows: pa.Table) -> None:
@@ -134,7 +127,8 @@ class Router:
         self._families.ended(step, row)
         self._ledger.fail(self._stage.steps[step], row, failure, StepCounts(rows_in=count, rows_failed=count))
 
-    def _take(self, window: InFlightWindow, answer: Answer) -> None:
+    def take_answer(self, window: InFlightWindow, answer: Answer) -> None:
+        """Send on what came of rows of one step that a worker had in `window`."""
         planned, ended = self._stage.steps[answer.step], answer.ended
         inputs = window.end(ended.column("chunk").to_numpy(), ended.column("index").to_numpy())
         status = ended.column("status").to_numpy()
@@ -192,12 +186,12 @@ class Router:
         if planned.pool is not None:
             self._wait(name, rows)
         elif isinstance(planned.step, Until):
-            self._families[name].arrive(rows, upstream)
+            self._families.by_step[name].arrive(rows, upstream)
             self._ledger.count_passed(name, rows, copies)
             self._pass_on(planned, EndedRows.of(rows), rows)
         elif planned.gather is not None:
             self._ledger.count_passed(name, rows, 0)
-            self._families[name].arrive(rows, upstream)
+            self._families.by_step[name].arrive(rows, upstream)
             self._families.ended(name, rows)
         elif planned.step.runs is Runs.TABLE:
             pieces = list(split(rows, rows.num_rows, self._bounds.batch_bytes))
@@ -218,7 +212,7 @@ class Router:
 
     def _close_families(self, name: str) -> bool:
         """Send on what the families of an aggregate have become; whether there was any."""
-        families, planned = self._families[name], self._stage.steps[name]
+        families, planned = self._families.by_step[name], self._stage.steps[name]
         has_repeated = isinstance(families, Repeated) and self._make_candidates(families)
         complete, spoiled = families.take_complete(), families.take_spoiled()
         if spoiled is not None:

@@ -29,11 +29,8 @@ _REST_S = 60.0
 class ScalingPool(Protocol):
     """A pool whose workers may become more and fewer."""
 
-    @property
-    def fewest(self) -> int: ...
-
-    @property
-    def most(self) -> int: ...
+    fewest: int
+    most: int
 
     async def grow(self) -> Worker:
         """One more worker, ready. Raises RaypipeError when there can be none."""

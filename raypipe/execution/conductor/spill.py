@@ -123,11 +123,6 @@ def _parse_families(plain: dict[str, Any], tables: Sequence[pa.Table]) -> OpenFa
     )
 
 
-def spilled_in(results: Sequence[BatchResult]) -> list[str]:
-    """The files of batches that were spilled."""
-    return [part.path for result in results for part in result.parts if part.sink == SPILLED]
-
-
 def end_spilled(path: str, folder: AnyPath, reason: str) -> BatchResult:
     """End a spilled batch that is not resumed: what it waits for stays unfinished. Raises OutputError."""
     spilled = read_spilled(path, folder)

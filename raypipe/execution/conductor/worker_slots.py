@@ -34,7 +34,8 @@ class WorkerSlot:
     """Why this worker is given up although Ray reports nothing."""
     held_up: str = ""
     """What keeps this worker from answering, or from being there; empty while it answers."""
-    _is_alone: bool = True
+    is_alone: bool = True
+    """Whether no other exchange was under way when the last one began."""
     _missed: tuple[int, int] = (0, 0)
     """How often in a row it lacked rows, and how many rows had ended then."""
 
@@ -50,10 +51,6 @@ class WorkerSlot:
             return self.status and replace(self.status, pool=self.pool)
         return replace(self.status or WorkerStatus(held=self.window.rows), pool=self.pool, waits_for=waits_for)
 
-    def ask(self, is_alone: bool) -> None:
-        """An exchange begins; `is_alone`: no other is under way."""
-        self._is_alone = is_alone
-
     def note_reply(self, kept: int) -> int:
         """The worker has answered, and has `kept` rows; how many of the rows that were sent to it, it lacks.
 
@@ -64,7 +61,7 @@ class WorkerSlot:
         self.replies += 1
         self.lost, self.held_up = None, ""
         missing = self.window.rows - kept
-        if not self._is_alone or missing <= 0:
+        if not self.is_alone or missing <= 0:
             self._missed = (0, 0)
             return 0
         times, ended = self._missed

@@ -7,12 +7,16 @@ of a spilled batch; nor does Ray Data join or convert their columns. Knows nothi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypipe.errors import InfrastructureError, RaypipeError, from_json, to_json
-from raypipe.execution.conductor.batches import BatchResult
+from raypipe.execution.conductor.batches import BatchResult, Part
+from raypipe.execution.counts import StepCounts
+from raypipe.plan.plan import Sink
 from raypipe.row import POSITION
 from raypipe.storage.tables import from_ipc, to_ipc
 
@@ -64,7 +68,8 @@ def unpack(block: pa.Table) -> Iterator[pa.Table | str]:
 
 def pack_results(results: Sequence[BatchResult]) -> pa.Table:
     """What a conductor gives back for batches."""
-    return pa.table({"result": [result.to_json() for result in results], "error": [None] * len(results)}, schema=OUT)
+    written = [orjson.dumps(asdict(result)) for result in results]
+    return pa.table({"result": written, "error": [None] * len(written)}, schema=OUT)
 
 
 def pack_failure(error: BaseException | bytes) -> pa.Table:
@@ -79,4 +84,10 @@ def unpack_results(made: pa.Table) -> list[BatchResult]:
     for error in made.column("error").to_pylist():
         if error is not None:
             raise from_json(error)
-    return [BatchResult.from_json(result) for result in made.column("result").to_pylist()]
+    results: list[BatchResult] = []
+    for text in made.column("result").to_pylist():
+        plain = orjson.loads(text)
+        counts = {step: StepCounts(**values) for step, values in plain["counts"].items()}
+        parts = tuple(Part(**part | {"sink": Sink(**part["sink"])}) for part in plain["parts"])
+        results.append(BatchResult(parts, counts, plain["halted_for"]))
+    return results

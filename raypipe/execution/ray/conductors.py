@@ -8,7 +8,8 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -28,7 +29,6 @@ from raypipe.execution.ray.liveness import Reporter
 from raypipe.execution.ray.pools import RemotePool
 from raypipe.execution.ray.replicas import end_with_node
 from raypipe.execution.source import cut_batches
-from raypipe.limits import Caps, Cost, RateCoordinator
 from raypipe.security.file_modes import keep_private
 
 _BOARD_EVERY_S, _BOARD_TIMEOUT_S = 0.5, 10.0
@@ -37,14 +37,15 @@ _OPEN_TIMEOUT_S = 60.0
 """The loop is new and opening starts nothing that waits: it takes longer only where the process is starved."""
 
 
+@dataclass(eq=False, repr=False)
 class ProgressBoard:
     """Where conductors put what they see for the driver to read, and learn that the run is to end."""
 
-    def __init__(self) -> None:
-        self._snapshots: dict[str, Snapshot] = {}
-        self._reports: dict[Reporter, int] = {}
-        self._halted_for, self._drain_s = "", 0.0
-        self._is_heard = False
+    _snapshots: dict[str, Snapshot] = field(default_factory=dict[str, Snapshot], init=False)
+    _reports: dict[Reporter, int] = field(default_factory=dict[Reporter, int], init=False)
+    _halted_for: str = field(default="", init=False)
+    _drain_s: float = field(default=0.0, init=False)
+    _is_heard: bool = field(default=False, init=False)
 
     def put(self, name: str, snapshot: Snapshot, reporter: Reporter) -> tuple[str, float]:
         """Why the run is to end, empty while it goes on, and how long calls in flight are waited for."""
@@ -54,7 +55,10 @@ class ProgressBoard:
         return self._halted_for, self._drain_s
 
     def halt(self, reason: str, drain_s: float) -> None:
-        """The run is to end; conductors learn it when they next report."""
+        """The run is to end; conductors learn it when they next report.
+
+        `drain_s`: seconds for which calls in flight are waited for. A later call takes the place of an earlier one.
+        """
         self._halted_for, self._drain_s = reason, drain_s
 
     def read(self) -> tuple[list[Snapshot], dict[Reporter, int], bool]:
@@ -76,13 +80,6 @@ def progress_board(run: str) -> Any:
     return ray.remote(ProgressBoard).options(max_restarts=_BOARD_RESTARTS, **options).remote()
 
 
-def start_coordinator(run: str, caps: Caps, spent: Cost) -> Any:
-    """The one coordinator of a run, on this node, whose end is the run's."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"name": f"raypipe-{run}-limits", "num_cpus": 0, "scheduling_strategy": here}
-    return ray.remote(RateCoordinator).options(**options).remote(caps, spent)
-
-
 class ConductorUDF:
     """A conductor inside Ray Data's `map_batches`: blocks of rows in, references to part files out.
 
@@ -100,16 +97,11 @@ class ConductorUDF:
         self._loop = uvloop.new_event_loop()
         self._conductor = Conductor(setup, pools)
         start_thread(self._loop.run_forever, "the conductor's event loop", _end_process)
-        submit(self._open(), self._loop).result(_OPEN_TIMEOUT_S)
+        submit(self._conductor.open(), self._loop).result(_OPEN_TIMEOUT_S)
         self._reporter = Reporter.here()
-        start_thread(self._report, "what tells a conductor's progress", self._stop_for)
-
-    async def _open(self) -> None:
-        self._conductor.open()
-
-    def _stop_for(self, error: RaypipeError) -> None:
-        """Without a report nobody hears that the run is to end. A run that is through has no board any more."""
-        self._loop.call_soon_threadsafe(self._conductor.stop_for, error)
+        # Without a report nobody hears that the run is to end. A run that is through has no board any more.
+        stop_for = partial(self._loop.call_soon_threadsafe, self._conductor.stop_for)
+        start_thread(self._report, "what tells a conductor's progress", stop_for)
 
     def _report(self) -> None:
         """In a thread of its own: a function of the user's may hold the event loop up, which is to be seen then."""

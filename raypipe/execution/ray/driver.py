@@ -14,21 +14,16 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypipe.concurrency.background import start_thread
-from raypipe.concurrency.threads import ThreadedIterator
+from raypipe.concurrency.threads import iterate_in_thread
 from raypipe.contracts.step import Aggregate, Source
 from raypipe.errors import InfrastructureError
-from raypipe.execution.conductor.batches import BatchResult
-from raypipe.execution.conductor.spill import end_spilled, spilled_in
-from raypipe.execution.local import paths_for
+from raypipe.execution.conductor.batches import BatchResult, paths_for
+from raypipe.execution.conductor.spill import end_spilled
 from raypipe.execution.ray import blocks
-from raypipe.execution.ray.conductors import (
-    BOARD_AFTER_S,
-    ConductorUDF,
-    progress_board,
-    start_coordinator,
-)
+from raypipe.execution.ray.conductors import BOARD_AFTER_S, ConductorUDF, progress_board
 from raypipe.execution.ray.head import watch_head
 from raypipe.execution.ray.liveness import Reports
 from raypipe.execution.ray.nodes import await_nodes, check_environment
@@ -39,8 +34,9 @@ from raypipe.execution.ray.servers import hold_servers
 from raypipe.execution.ray.session import leave_ray, session
 from raypipe.execution.setup import Outcome, RunSetup, Watch, count_calls_in_flight
 from raypipe.execution.stopping import ASKED, DRAIN_S, Phase, Stop
+from raypipe.limits import RateCoordinator
 from raypipe.plan.load_groups import ALL, fitted, kept
-from raypipe.plan.plan import Sink, Stage
+from raypipe.plan.plan import SPILLED, Sink, Stage
 from raypipe.plan.resources import beside_servers, made_fit, room_in
 
 _WATCH_EVERY_S = 0.5
@@ -143,7 +139,11 @@ class _Driver:
         asking = [pool for pool in self._setup.plan.pools.values() if pool.llm is not None]
         caps = self._setup.run.options.caps
         if caps or sum(pool.most for pool in asking) > 1:
-            self._coordinator = start_coordinator(self._run, caps, self._setup.spent)
+            # On this node, whose end is the run's.
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            options = {"name": f"raypipe-{self._run}-limits", "num_cpus": 0, "scheduling_strategy": here}
+            actor: Any = ray.remote(RateCoordinator).options(**options)
+            self._coordinator = actor.remote(caps, self._setup.spent)
 
     def _watch(self, watch: Watch, stopped: threading.Event) -> None:
         for _ in range(round(BOARD_AFTER_S / _WATCH_EVERY_S)):
@@ -212,9 +212,9 @@ class _Driver:
         )
         began = len(self._results)
         made = references.iter_batches(batch_size=None, batch_format="pyarrow")
-        for table in ThreadedIterator(made, "raypipe-stage").until(self._is_left):
+        for table in iterate_in_thread(made, "raypipe-stage", self._is_left):
             self._results.extend(blocks.unpack_results(cast("pa.Table", table)))
-        return spilled_in(self._results[began:])
+        return paths_for(SPILLED, self._results[began:])
 
     def _is_left(self) -> bool:
         """Whether a stage is not waited for any more: all that its conductors had has ended, and a reader is blocked.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 
 from ray.util.metrics import Gauge
 
@@ -20,13 +21,13 @@ _METERS = {
 }
 
 
+@dataclass
 class Gauges:
     """The metrics `raypipe_…` of one worker, told apart by the tag `worker`."""
 
-    def __init__(self, worker: str) -> None:
-        self._worker = worker
-        self._gauges: dict[str, Gauge] = {}
-        self._next = 0.0
+    worker: str
+    _gauges: dict[str, Gauge] = field(default_factory=dict[str, Gauge], init=False)
+    _next: float = field(default=0.0, init=False)
 
     def show(self, status: WorkerStatus) -> None:
         """Report, at most every other second."""
@@ -37,7 +38,7 @@ class Gauges:
         for name, value in _values(status).items():
             if name not in self._gauges:
                 self._gauges[name] = Gauge(f"raypipe_{name}", _METERS[name], ("worker",))
-            self._gauges[name].set(value, {"worker": self._worker})
+            self._gauges[name].set(value, {"worker": self.worker})
 
 
 def _values(status: WorkerStatus) -> dict[str, float]:

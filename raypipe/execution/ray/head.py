@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -28,7 +29,7 @@ _GONE_S = 25.0
 def watch_head(lost: Callable[[RaypipeError], None]) -> Generator[None]:
     """`lost` is told when the head of the cluster, or the node of this process, is gone or frozen, while inside."""
     context, ended = ray.get_runtime_context(), threading.Event()
-    watch = _Watch(context.gcs_address, context.get_node_id(), ended)
+    watch = _Watch(context.gcs_address, ray.NodeID.from_hex(context.get_node_id()), ended)
     start_thread(lambda: watch.run(lost), "raypipe-head", lost)
     try:
         yield
@@ -36,31 +37,34 @@ def watch_head(lost: Callable[[RaypipeError], None]) -> Generator[None]:
         ended.set()
 
 
+@dataclass
 class _Watch:
-    def __init__(self, address: str, node: str, ended: threading.Event) -> None:
-        self._address, self._ended = address, ended
-        self._node = ray.NodeID.from_hex(node)
+    address: str
+    """Of the head."""
+    node: ray.NodeID
+    """Of this process."""
+    ended: threading.Event
 
     def run(self, lost: Callable[[RaypipeError], None]) -> None:
         silent_s, looked_at = 0.0, time.monotonic()
-        while not self._ended.wait(_LOOK_EVERY_S):
+        while not self.ended.wait(_LOOK_EVERY_S):
             problem = self._problem()
             now = time.monotonic()
             # Of a look for which this process was stopped or starved, no more counts than it may take.
             silent_s = silent_s + min(now - looked_at, _LOOK_EVERY_S + _ANSWER_S) if problem else 0.0
             looked_at = now
-            if silent_s > _GONE_S and not self._ended.is_set():
+            if silent_s > _GONE_S and not self.ended.is_set():
                 said = f"{problem}, for {silent_s:.0f} s now; when it is back, run the same command again to go on"
                 lost(InfrastructureError(said))
                 return
 
     def _problem(self) -> str:
         """What is wrong; empty where nothing is."""
-        head = f"the head of the Ray cluster at {self._address}"
+        head = f"the head of the Ray cluster at {self.address}"
         if not self._listens():
             return f"{head} is gone: nothing listens there"
         try:
-            is_alive = _is_alive(self._node)
+            is_alive = _is_alive(self.node)
         except RayError:
             return f"{head} is gone or frozen: it has not answered"
         return (
@@ -68,7 +72,7 @@ class _Watch:
         )
 
     def _listens(self) -> bool:
-        host, _, port = self._address.rpartition(":")
+        host, _, port = self.address.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
         except OSError:

@@ -53,6 +53,7 @@ class Job:
 
     @property
     def is_over(self) -> bool:
+        """Whether nothing of it runs any more, however it ended."""
         return self.status in ("succeeded", "failed", "stopped")
 
 

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Reporter:
 
     @classmethod
     def here(cls) -> Reporter:
+        """The process that asks."""
         process = psutil.Process()
         return cls(process.pid, process.create_time())
 
@@ -61,13 +62,13 @@ class Reporter:
         return False
 
 
+@dataclass
 class Reports:
     """Ends processes of this machine that report nothing any more and do not work either."""
 
-    def __init__(self) -> None:
-        self._seen: dict[Reporter, tuple[int, float]] = {}
-        """How often each had reported, and for how long that was all, in seconds of this process' own turning."""
-        self._looked_at = time.monotonic()
+    _seen: dict[Reporter, tuple[int, float]] = field(default_factory=dict[Reporter, tuple[int, float]], init=False)
+    """How often each had reported, and for how long that was all, in seconds of this process' own turning."""
+    _looked_at: float = field(default_factory=time.monotonic, init=False)
 
     def look(self, reports: Mapping[Reporter, int]) -> None:
         """Another look, with how often each process has reported."""
@@ -77,14 +78,11 @@ class Reports:
             before, silent_s = self._seen.get(reporter, (0, 0.0))
             silent_s = silent_s + passed_s if before == count else 0.0
             if silent_s >= _SILENT_S:
-                self._judge(reporter)
                 silent_s = 0.0
+                if not is_at_work(reporter.pid) and reporter.kill():
+                    said = "its process said nothing for %.0f s; another goes on from the call log"
+                    logging.getLogger("raypipe").warning(f"a conductor was frozen: {said}", _SILENT_S)
             self._seen[reporter] = count, silent_s
-
-    def _judge(self, reporter: Reporter) -> None:
-        if not is_at_work(reporter.pid) and reporter.kill():
-            said = "a conductor was frozen: its process said nothing for %.0f s; another goes on from the call log"
-            logging.getLogger("raypipe").warning(said, _SILENT_S)
 
 
 async def locate_process(actor: Any) -> ProcessLocation | None:

@@ -30,11 +30,6 @@ def list_cpu_nodes() -> list[str]:
     return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
-def largest_gpus() -> float:
-    """The most GPUs that one node has."""
-    return max((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
-
-
 def await_nodes(workers: int, is_stopped: Callable[[], bool]) -> None:
     """Where no node has a CPU, ask for one for each of so many workers, and wait for the first node and those near it.
 

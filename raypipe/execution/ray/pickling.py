@@ -21,7 +21,10 @@ def ship_by_value(plan: Plan) -> None:
     """Mark the modules of a plan's steps, and of the functions and classes in their options."""
     folders = {_folder(module) for name, module in sys.modules.items() if name.startswith(FROM_FILE)}
     for module in _modules(plan):
-        if module.__name__ != "__main__" and not _is_importable(module.__name__):
+        # Whether a fresh process with this one's path finds it; a loaded module's own word does not count.
+        package = module.__name__.partition(".")[0]
+        is_importable = any(finder.find_spec(package, None) is not None for finder in sys.meta_path)
+        if module.__name__ != "__main__" and not is_importable:
             cloudpickle.register_pickle_by_value(module)
             folders.add(_folder(module))
     for module in list(sys.modules.values()) if folders else ():
@@ -35,12 +38,6 @@ def _modules(plan: Plan) -> Iterator[ModuleType]:
             name = getattr(value, "__module__", None)
             if isinstance(name, str) and name in sys.modules:
                 yield sys.modules[name]
-
-
-def _is_importable(module: str) -> bool:
-    """Whether a fresh process with this one's path finds it; a loaded module's own word does not count."""
-    package = module.partition(".")[0]
-    return any(finder.find_spec(package, None) is not None for finder in sys.meta_path)
 
 
 def _folder(module: ModuleType) -> str:

@@ -6,12 +6,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.placement_group import remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from raypipe.concurrency.deadlines import run_within
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
@@ -23,7 +24,6 @@ from raypipe.execution.ray.replicas import (
     new_name,
     place_with_room,
     pool_prefix,
-    remove_group,
     remove_groups,
     start_replica,
 )
@@ -88,21 +88,20 @@ class RemoteWorker:
     actor: Any
     place: Any
     """The scheduling strategy that it was started with."""
+    name: str = field(init=False)
+    concurrency: int = field(init=False)
+    node: str = field(init=False)
+    """The node that it was started on; empty where Ray chose one."""
 
-    @property
-    def name(self) -> str:
-        return self.setup.name
-
-    @property
-    def concurrency(self) -> int:
-        return self.setup.pool.rows
-
-    @property
-    def node(self) -> str:
-        """The node that it was started on; empty where Ray chose one."""
-        return getattr(self.place, "node_id", "")
+    def __post_init__(self) -> None:
+        self.name, self.concurrency = self.setup.name, self.setup.pool.rows
+        self.node = getattr(self.place, "node_id", "")
 
     async def open(self) -> None:
+        """Wait until it is ready, however long it takes: the caller has a bound.
+
+        Raises RayTaskError with what getting ready raised, another RayError when its process is gone.
+        """
         await self.actor.open.remote()
 
     async def exchange(self, sender: Sender, chunks: list[Chunk], flush_s: float) -> Reply:
@@ -138,13 +137,18 @@ class RemoteWorker:
         is_busy = await is_working(home)
         return f"worker {self.name!r}, whose process works but lets none of its threads answer" if is_busy else ""
 
+    async def close(self) -> None:
+        """End it, and what is reserved for it; one that lives, be it with a dead engine, puts away what it holds."""
+        await asyncio.to_thread(_end, [self.actor])
+        if isinstance(self.place, PlacementGroupSchedulingStrategy):
+            remove_placement_group(self.place.placement_group)
+
 
 @dataclass
 class RemotePool(PoolBase):
     """The replica actors of one pool; a lost one is replaced a bounded number of times."""
 
     workers: list[RemoteWorker]
-    setups: list[ReplicaSetup]
     index: Any
     coordinator: Any = None
     replaced: int = 0
@@ -156,15 +160,6 @@ class RemotePool(PoolBase):
         self.workers.append(worker)
         return worker
 
-    async def shrink(self, worker: RemoteWorker) -> None:
-        self.workers.remove(worker)
-        await self._end(worker)
-
-    async def _end(self, worker: RemoteWorker) -> None:
-        """One that lives, be it with a dead engine, puts away what it holds."""
-        await asyncio.to_thread(_end, [worker.actor])
-        remove_group(worker.place)
-
     async def _started(self, setup: ReplicaSetup, place: Any) -> RemoteWorker:
         """One that is ready, and named, so that the driver finds it, too."""
         actor = start_replica(setup, self.index, self.coordinator, place, new_name(setup))
@@ -172,12 +167,12 @@ class RemotePool(PoolBase):
         try:
             await self._ready(worker)
         except RaypipeError:
-            await self._end(worker)
+            await worker.close()
             raise
         return worker
 
     async def replace(self, lost: RemoteWorker) -> RemoteWorker:
-        await self._end(lost)
+        await lost.close()
         self.replaced += 1
         if self.replaced > MOST_REPLACEMENTS:
             raise InfrastructureError(f"worker {lost.name!r} was lost {MOST_REPLACEMENTS} times; see its log for why")

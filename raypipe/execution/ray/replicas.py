@@ -31,7 +31,7 @@ from raypipe.contracts.model_pool import first_of
 from raypipe.errors import InfrastructureError
 from raypipe.execution.gc_tuning import collect_rarely
 from raypipe.execution.ray.gauges import Gauges
-from raypipe.execution.ray.nodes import largest_gpus, list_cpu_nodes
+from raypipe.execution.ray.nodes import list_cpu_nodes
 from raypipe.execution.wire import Chunk, Reply, Sender, WorkerStatus
 from raypipe.execution.worker.replica import Replica, ReplicaSetup
 from raypipe.limits import Caps, Lease, RateCoordinator, Report
@@ -163,7 +163,8 @@ def place_with_room(setup: ReplicaSetup) -> Any:
     pool, llm = setup.pool, setup.pool.llm
     if llm is None or not first_of(llm).runs_here or pool.gpus < 1:
         return "SPREAD"
-    if not takes_gpus_from_ray(first_of(llm)) and not 0 < largest_gpus() < pool.gpus:
+    largest = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    if not takes_gpus_from_ray(first_of(llm)) and not 0 < largest < pool.gpus:
         return "SPREAD"
     bundles = [{"GPU": 1.0} for _ in range(math.ceil(pool.gpus))]
     bundles[0] |= {name: amount for name, amount in (("CPU", pool.cpus), ("memory", pool.memory)) if amount}
@@ -181,12 +182,6 @@ def new_name(setup: ReplicaSetup) -> str:
 def pool_prefix(setup: ReplicaSetup) -> str:
     """What all names of a replica's pool begin with."""
     return f"raypipe-{setup.run.owner}-{setup.pool.name}"
-
-
-def remove_group(place: Any) -> None:
-    """Release what a placement group reserves."""
-    if isinstance(place, PlacementGroupSchedulingStrategy):
-        remove_placement_group(place.placement_group)
 
 
 def remove_groups(prefixes: Set[str]) -> None:

@@ -51,7 +51,8 @@ def leave_ray() -> None:
     A Ray that this process had before the run stays. The work that is left behind lets go of it as soon as it hears:
     Ray may end this process where one thread shuts it down while another waits for it. The next run waits for that.
     """
-    restore_stderr()
+    for saved in _errors[:1]:  # there is something to say while Ray starts in silence
+        os.dup2(saved, 2)
     for held in _held[-1:]:
         held.is_left = held.is_ours
         if held.is_own:
@@ -158,12 +159,6 @@ def _without_banner() -> Generator[None]:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(silent)
-
-
-def restore_stderr() -> None:
-    """Another thread has something to say while Ray starts in silence."""
-    for saved in _errors[:1]:
-        os.dup2(saved, 2)
 
 
 def _start(address: str | None) -> None:

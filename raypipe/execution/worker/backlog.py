@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -35,7 +35,7 @@ class Backlog:
         self._steps = steps
         self._queues: dict[str, deque[Item]] = {name: deque() for name in steps}
         self.begun: dict[Item, float] = {}
-        """When each row that is worked on was begun, the oldest first."""
+        """When each row that is worked on was begun, the oldest first; whoever ends a row takes it out."""
         self.with_batch: set[str] = set()
         """Steps that work on a batch: they get one at a time, so that they need not be safe for threads."""
 
@@ -76,15 +76,6 @@ class Backlog:
         items = [queue.popleft() for _ in range(min(most, len(queue)))]
         self.begun.update(dict.fromkeys(items, now))
         return items
-
-    def end_one(self, item: Item) -> None:
-        """Forget a row that was worked on."""
-        del self.begun[item]
-
-    def end(self, items: Iterable[Item]) -> None:
-        """Forget rows that were worked on."""
-        for item in items:
-            del self.begun[item]
 
     def count(self, sender: str | None = None) -> int:
         """How many rows have not ended; with a `sender`, of its rows."""

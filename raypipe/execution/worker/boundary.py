@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from raypipe.contracts.step import Step
@@ -14,13 +15,10 @@ from raypipe.row import Values
 _LONGEST_TEXT = 20_000
 
 
-class Boundary:
+class Boundary(AbstractContextManager["Boundary"]):
     """Catches what a step raises; `error` is what it raised."""
 
     error: Exception | None = None
-
-    def __enter__(self) -> Boundary:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if error is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Unpack
 
 from raypipe.calls.segments import CallOrigin
@@ -20,6 +21,7 @@ from raypipe.identity import call_key, request_identity
 from raypipe.limits import LONGEST_WAIT_S, RetryPolicy
 from raypipe.steps.llm.conversation import ask
 
+_AGAIN = "it asks to wait again and again"
 _MOST_TRIES = 4
 """Of work that is no call of a model, such as a search."""
 
@@ -187,7 +189,11 @@ class RowCaller:
             except CallError as error:
                 pause_s = retries.pause_after(error)
                 if pause_s is None and (error.retry is Retry.SLOW_DOWN or (error.after_s or 0.0) > LONGEST_WAIT_S):
-                    raise selector.stop(_asks_too_long(error)) from None
+                    # Every row would have to wait for longer than a run waits.
+                    asked = f"it asks to wait {error.after_s:,.0f} s" if error.after_s else _AGAIN
+                    problem = f"{error}; {asked}, and a run waits {LONGEST_WAIT_S:.0f} s at most"
+                    way = "run the same command again then to go on"
+                    raise selector.stop(InfrastructureError(f"{problem}; {way}")) from None
                 if pause_s is None:
                     tries = f" (tried {retries.tries} times)" if retries.tries > 1 else ""
                     raise RowError(f"{error}{tries}", kind=error.kind) from None
@@ -196,31 +202,15 @@ class RowCaller:
             self._waited_s, self._waiting_since = self.waited_s, None
 
 
-def _asks_too_long(error: CallError) -> InfrastructureError:
-    """Every row would have to wait for longer than a run waits."""
-    asked = f"it asks to wait {error.after_s:,.0f} s" if error.after_s else "it asks to wait again and again"
-    problem = f"{error}; {asked}, and a run waits {LONGEST_WAIT_S:.0f} s at most"
-    return InfrastructureError(f"{problem}; run the same command again then to go on")
-
-
+@dataclass(eq=False)
 class NoModel:
     """The `Caller` of a step that has no model: every use raises RowError."""
 
     label = ""
 
-    def __init__(self, step: str) -> None:
-        self._step = step
+    step: str
 
-    async def __call__(self, prompt: str | Sequence[Message], **options: Unpack[AskOptions]) -> Any:
-        raise self._error()
+    async def __call__(self, *_: Any, **__: Any) -> Any:
+        raise RowError(f"step {self.step!r} asks a model but has none; give it llm=…", kind="no_model")
 
-    async def complete(self, request: Request, *, sample: int = 0) -> Completion:
-        raise self._error()
-
-    async def recorded(
-        self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]], played: str | None = None
-    ) -> str:
-        raise self._error()
-
-    def _error(self) -> RowError:
-        return RowError(f"step {self._step!r} asks a model but has none; give it llm=…", kind="no_model")
+    complete = recorded = __call__

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -24,16 +25,16 @@ _NOWHERE = object()
 _ADVICE = "return texts, numbers, dates, lists or mappings"
 
 
+@dataclass(eq=False)
 class _OutputReader:
-    """One output of a step while its values are read."""
+    """One output of a step while its values are read: the column, and the type of its value, that it is at."""
 
-    def __init__(self, step: Step) -> None:
-        self._step = step
-        self.column: Any = _NOWHERE
-        self.kind = ""
+    step: Step
+    column: Any = _NOWHERE
+    kind: str = ""
 
     def rows(self, output: Any) -> Rows | None:
-        step, kind = self._step, type(output)
+        step, kind = self.step, type(output)
         if step.shape is not Shape.SCATTER:
             if output is None and step.shape is Shape.FILTER:
                 return None
@@ -61,7 +62,7 @@ class _OutputReader:
     def _check(self, name: Any) -> None:
         if type(name) is not str:
             raise RowError(f"the step returned the column {name!r}; column names are text", kind="output")
-        if name in KEPT_NAMES and name not in self._step.writes():
+        if name in KEPT_NAMES and name not in self.step.writes():
             problem = f"the step returned the column {name!r}, a name kept for lineage; rename it"
             raise RowError(problem, kind="output")
         if any("\ud800" <= character <= "\udfff" for character in name):

@@ -88,9 +88,7 @@ class Replica:
         """Always empty: the caller lives in the same event loop."""
         return ""
 
-    async def examine(self) -> str:
-        """As `pulse`."""
-        return ""
+    examine = pulse
 
     async def close(self) -> None:
         """Stop working; rows that have not ended are dropped."""

@@ -133,7 +133,7 @@ class RowRunner:
         output: Output = None
         with Boundary() as boundary:
             output = await step.process_row(item.row, llm)
-        self.backlog.end_one(item)
+        del self.backlog.begun[item]
         if caller is not None and caller.is_halted:
             mailbox = self._mailboxes[item.sender]
             mailbox.results[name].end(item.place, UNFINISHED, counts)
@@ -146,7 +146,8 @@ class RowRunner:
         outputs = await asyncio.get_running_loop().run_in_executor(
             self._threads, _process, name, step, [item.row for item in items]
         )
-        self.backlog.end(items)
+        for item in items:
+            del self.backlog.begun[item]
         counts = CallCounts()
         for item, output in zip(items, outputs, strict=True):
             self._deliver(name, item, output, counts)

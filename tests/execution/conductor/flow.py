@@ -53,7 +53,8 @@ class Flow:
             results = Results({})
             for index, row in reversed(list(enumerate(chunk.table.to_pylist()))):
                 self._end(results, (chunk.number, index), work(chunk.step, row))
-            self.ready += self.router.route(self.window, [results.take(chunk.step, 1 << 40)]).batches
+            self.router.take_answer(self.window, results.take(chunk.step, 1 << 40))
+            self.ready += self.router.take_ready().batches
         return [chunk.step for chunk in chunks]
 
     @staticmethod

@@ -55,7 +55,7 @@ def test_whatever_a_batch_ends_with_is_told(
         conductor = Conductor(ConductorSetup("local", stage, tmp_path), {})
         batch = Unwritable(1)
         batch.error = error
-        result = conductor._writer.expect(1)
+        result = conductor._writer.pending[1] = asyncio.get_running_loop().create_future()
         conductor._writer.write(Ready([], [batch]))
         async with asyncio.timeout(20):
             with pytest.raises(kind, match=said):

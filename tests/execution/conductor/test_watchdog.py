@@ -219,7 +219,7 @@ def test_a_worker_that_says_twice_that_it_lacks_rows_has_lost_them() -> None:
     watched, _ = slot(5)
     said: list[int] = []
     for _ in range(2):
-        watched.ask(is_alone=True)
+        watched.is_alone = True
         said.append(watched.note_reply(kept=3))
     assert said == [0, 2]
 
@@ -227,15 +227,15 @@ def test_a_worker_that_says_twice_that_it_lacks_rows_has_lost_them() -> None:
 def test_what_a_worker_says_before_it_has_the_rows_counts_for_nothing() -> None:
     watched, _ = slot(5)
     for _ in range(5):
-        watched.ask(is_alone=True)
-        watched.ask(is_alone=False)
+        watched.is_alone = True
+        watched.is_alone = False
         assert watched.note_reply(kept=0) == 0
 
 
 def test_a_worker_that_is_always_found_idle_while_rows_end_is_not_idle() -> None:
     watched, box = slot(100)
     for _ in range(20):
-        watched.ask(is_alone=True)
+        watched.is_alone = True
         box.rows, box.ended_rows = box.rows - 1, box.ended_rows + 1
         assert watched.note_reply(kept=0) == 0
 
