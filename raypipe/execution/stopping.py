@@ -21,8 +21,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import Enum
-from types import FrameType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from raypipe.concurrency.background import Caught, start_thread
 from raypipe.concurrency.interruption import Interruption, interruptible
@@ -209,7 +208,7 @@ class _Supervision(Generic[T]):
             self._done.append(self._work())
 
     @contextmanager
-    def _on_signals(self) -> Generator[Callable[[], None]]:
+    def _on_signals(self) -> Generator[Callable[[], object]]:
         """SIGINT, SIGTERM and SIGHUP ask, where this is the main thread; elsewhere signals are left alone.
 
         What it yields is to be called now and then: Ray's native library takes SIGTERM for itself when it is started,
@@ -219,14 +218,10 @@ class _Supervision(Generic[T]):
             yield lambda: None
             return
 
-        def note(number: int, frame: FrameType | None) -> None:
-            self._stop.ask()
+        def arm() -> dict[signal.Signals, Any]:
+            return {kind: signal.signal(kind, lambda number, frame: self._stop.ask()) for kind in stop_signals()}
 
-        def arm() -> None:
-            for kind in before:
-                signal.signal(kind, note)
-
-        before = {kind: signal.signal(kind, note) for kind in stop_signals()}
+        before = arm()
         try:
             yield arm
         finally:

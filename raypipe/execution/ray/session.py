@@ -101,18 +101,16 @@ def _await_end(held: _Held) -> None:
 
 def kill_own_ray() -> None:
     """End all processes of the Ray that this process started, at once; one that it is attached to is left alone."""
-    mine = [child for child in psutil.Process().children(recursive=True) if _is_rays(child)]
+    mine: list[psutil.Process] = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            command = " ".join(child.cmdline()) or child.name()
+            if any(sign in command for sign in ("ray::", "/ray/", "raylet", "gcs_server")):
+                mine.append(child)
     for process in mine:
         with suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(mine, timeout=1.0)
-
-
-def _is_rays(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        command = " ".join(process.cmdline()) or process.name()
-        return "ray::" in command or "/ray/" in command or "raylet" in command or "gcs_server" in command
-    return False
 
 
 @contextmanager

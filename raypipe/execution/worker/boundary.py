@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Any
 
 from raypipe.contracts.step import Step
-from raypipe.row import Values
 
 _LONGEST_TEXT = 20_000
 
 
-class Boundary(AbstractContextManager["Boundary"]):
+class Boundary:
     """Catches what a step raises; `error` is what it raised."""
 
     error: Exception | None = None
+
+    def __enter__(self) -> Boundary:
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if error is None:
@@ -68,17 +67,3 @@ def close_step(name: str, step: Step) -> None:
     if boundary.error is not None:
         logging.getLogger("raypipe").warning("step %r could not be unloaded: %s", name, describe(boundary.error))
     step.keep_artifacts_in(None)
-
-
-def process_rows(step: Step, rows: Sequence[Values]) -> list[Any]:
-    """The output of a step for each row, or what it raised, in this thread. A batch that raises is run row by row."""
-    if step.is_given_batches:
-        with Boundary():
-            return step.process_batch_in_thread(rows)
-    made: list[Any] = []
-    for row in rows:
-        with Boundary() as boundary:
-            made.append(step.process_row_in_thread(row))
-        if boundary.error is not None:
-            made.append(boundary.error)
-    return made

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from raypipe.concurrency.loop_lag import works_for
 from raypipe.concurrency.threads import DaemonThreads
@@ -19,7 +19,7 @@ from raypipe.errors import InfrastructureError, RaypipeError, RowError
 from raypipe.execution.counts import CallCounts
 from raypipe.execution.wire import FILTERED, FLUSH_S, UNFINISHED
 from raypipe.execution.worker.backlog import Backlog, Item
-from raypipe.execution.worker.boundary import Boundary, describe, error_text, is_cancelled, process_rows
+from raypipe.execution.worker.boundary import Boundary, describe, error_text, is_cancelled
 from raypipe.execution.worker.call_context import CallContext
 from raypipe.execution.worker.caller import NoModel, RowCaller
 from raypipe.execution.worker.mailbox import Mailbox
@@ -176,6 +176,16 @@ class RowRunner:
 
 
 def _process(name: str, step: Step, rows: Sequence[Values]) -> list[Rows | Exception | None]:
-    """What a step makes of rows, in this thread."""
-    made = process_rows(step, rows)
+    """What a step makes of each row, or what it raises, in this thread. A batch that raises is run row by row."""
+    made: list[Any] | None = None
+    if step.is_given_batches:
+        with Boundary():
+            made = step.process_batch_in_thread(rows)
+    if made is None:
+        made = []
+        for row in rows:
+            with Boundary() as boundary:
+                made.append(step.process_row_in_thread(row))
+            if boundary.error is not None:
+                made.append(boundary.error)
     return [one if isinstance(one, Exception) else accept(name, step, one) for one in made]
