@@ -218,7 +218,7 @@ def by_ray_data(chosen: argparse.Namespace) -> dict[str, float]:
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    ray.init(num_cpus=max(8, os.cpu_count() or 1), log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=max(8, os.cpu_count() or 1), log_to_driver=False, logging_level="ERROR")
     # Its five stages keep a CPU each; the engine asks for a GPU unless it is told what to ask for.
     place = {"placement_group_config": {"bundles": [{"CPU": 1}]}} if chosen.shape in ON_CPU else {}
     config = vLLMEngineProcessorConfig(

@@ -47,7 +47,8 @@ class RunOptions:
     bounds: Bounds = field(default_factory=read_bounds)
     """Bytes of rows that travel together, wait, and stand in one file."""
     look_every_s: float = LOOK_EVERY_S
-    """How often the run looks whether its workers live: seven looks without a sign of life are a frozen worker."""
+    """How often the run looks whether its workers live: seven looks without a sign of life are a frozen worker,
+    eight without a report a frozen conductor."""
     env: tuple[str, ...] = ()
     """Environment variables that every node of a cluster must have, beside those that hold the keys of models."""
     is_shared: bool = False

@@ -16,7 +16,7 @@ import pytest
 from raypipe.errors import InfrastructureError, RaypipeError
 from raypipe.results import Result
 from tests.acceptance.chain import asked, chain, topics
-from tests.loopback import serve
+from tests.loopback import Behaviour, serve
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(300)]
 ROWS = 400
@@ -67,6 +67,7 @@ def test_a_run_whose_limits_are_lost_ends_and_goes_on(sign: signal.Signals, tmp_
         assert isinstance(error, InfrastructureError)
         assert "the run's limits" in str(error) and "run the same command again" in str(error)
         assert took_s < 90
+        server.behaviour = Behaviour()
         result = chain(server.base_url, topics(ROWS)).run(tmp_path / "out", engine="local")
         assert (len(result["third"]), result.failed_rows) == (ROWS, 0)
         assert len(asked(server)) == len(set(asked(server))) == 3 * ROWS
@@ -79,6 +80,7 @@ def test_a_run_whose_limits_thaw_goes_on(tmp_path: Path) -> None:
             time.sleep(0.1)
         os.kill(process, signal.SIGSTOP)
         time.sleep(15)
+        server.behaviour = Behaviour(latency_s=0.02)
         os.kill(process, signal.SIGCONT)
         thread.join(120)
         [result] = ended

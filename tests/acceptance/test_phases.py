@@ -360,6 +360,7 @@ def goes_on(stage: Stage, is_cut: bool = False) -> None:
 def test_a_head_that_is_gone_is_said(stage_of: Callable[[Scenario, str], Stage]) -> None:
     scenario = next(one for one in SCENARIOS if one.drains)
     stage = stage_of(replace(scenario, ray="own"), "ray")
+    stage.environment["HEAD_GONE_S"] = "8"  # what is shipped is held by tests/execution/ray/test_head.py
     process = stage.started(*stage.command("ray", "run"))
     try:
         await_phase(stage, scenario, process)
@@ -372,6 +373,7 @@ def test_a_head_that_is_gone_is_said(stage_of: Callable[[Scenario, str], Stage])
     assert process.returncode == 5, said
     assert re.search("error: the head of the Ray cluster at .* is gone", said), said
     assert not await_end(family)
+    del stage.environment["HEAD_GONE_S"]
     for undo in stage.undo:
         undo()
     goes_on(stage)

@@ -33,11 +33,13 @@ def _run(folder: Path, out: str) -> None:
     pipeline.run(folder / out)
 
 
-def _processes(word: str) -> list[psutil.Process]:
+def _processes(*words: str) -> list[psutil.Process]:
+    """Those that still work whose command line has all of the words."""
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
-            if word in " ".join(process.cmdline()) and is_working(process):
+            command = " ".join(process.cmdline())
+            if all(word in command for word in words) and is_working(process):
                 found.append(process)
         except psutil.Error:
             continue
@@ -45,8 +47,8 @@ def _processes(word: str) -> list[psutil.Process]:
 
 
 def _servers() -> list[tuple[int, str]]:
-    """Process and port of each."""
-    found = [(one.pid, one.cmdline()) for one in _processes(PROGRAM)]
+    """Process and port of each that was started for the model here."""
+    found = [(one.pid, one.cmdline()) for one in _processes(PROGRAM, sys.argv[1])]
     return [(pid, command[-1]) for pid, command in found if "--port" in command]
 
 
@@ -62,7 +64,8 @@ def main() -> None:
         return [one["name"] for one in list_named_actors(all_namespaces=True) if "server" in one["name"]]
 
     folder, told, orphans = Path(sys.argv[1]), dict[str, Any](), list[psutil.Process]()
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
+    # "local": else it joins whatever cluster was last started on this machine.
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
     try:
         for out in ("first", "second", "third"):
             if out == "third":
@@ -73,7 +76,7 @@ def main() -> None:
             _run(folder, out)
             told[out] = _servers()
         told["orphans"] = {one.pid: is_working(one) for one in orphans}
-        servers = _processes(PROGRAM)
+        servers = _processes(PROGRAM, sys.argv[1])
         left = await_end([*servers, *(child for server in servers for child in server.children(recursive=True))])
         told["left"] = [one.name() for one in left]
         told["actors"], deadline = actors(), time.monotonic() + END_TIMEOUT_S

@@ -149,7 +149,7 @@ class _Driver:
         for _ in range(round(BOARD_AFTER_S / _WATCH_EVERY_S)):
             if self._is_over(stopped):
                 return
-        board, reports = progress_board(self._run), Reports()
+        board, reports = progress_board(self._run), Reports(self._setup.run.options.look_every_s)
         while not self._is_over(stopped):
             with suppress(RayError):
                 if self._stop.is_asked:

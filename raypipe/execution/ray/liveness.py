@@ -20,13 +20,13 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raypipe.concurrency.deadlines import run_within
+from raypipe.concurrency.deadlines import LOOK_EVERY_S, run_within
 
 _WATCHED_S, _WORKS_FROM_S = 3.0, 0.1
 """For so long its CPU time is watched; a process that idles takes less of it, one that is starved takes more."""
 _ANSWER_S = 25.0
-_SILENT_S, _LONGEST_LOOK_S = 40.0, 2.0
-"""How long a process may report nothing, and what one look of who waits for it counts at most."""
+SILENT_LOOKS, _LONGEST_LOOK_S = 8, 2.0
+"""For how many looks of a run a process may report nothing, and what one look of who waits for it counts at most."""
 _SAME_START_S = 5.0
 """The system's idea of when it was started moves with its clock."""
 
@@ -66,6 +66,7 @@ class Reporter:
 class Reports:
     """Ends processes of this machine that report nothing any more and do not work either."""
 
+    look_every_s: float = LOOK_EVERY_S
     _seen: dict[Reporter, tuple[int, float]] = field(default_factory=dict[Reporter, tuple[int, float]], init=False)
     """How often each had reported, and for how long that was all, in seconds of this process' own turning."""
     _looked_at: float = field(default_factory=time.monotonic, init=False)
@@ -74,14 +75,15 @@ class Reports:
         """Another look, with how often each process has reported."""
         # A process that was stopped itself, or starved, has not looked meanwhile.
         passed_s, self._looked_at = min(time.monotonic() - self._looked_at, _LONGEST_LOOK_S), time.monotonic()
+        bound_s = SILENT_LOOKS * self.look_every_s
         for reporter, count in reports.items():
             before, silent_s = self._seen.get(reporter, (0, 0.0))
             silent_s = silent_s + passed_s if before == count else 0.0
-            if silent_s >= _SILENT_S:
+            if silent_s >= bound_s:
                 silent_s = 0.0
                 if not is_at_work(reporter.pid) and reporter.kill():
                     said = "its process said nothing for %.0f s; another goes on from the call log"
-                    logging.getLogger("raypipe").warning(f"a conductor was frozen: {said}", _SILENT_S)
+                    logging.getLogger("raypipe").warning(f"a conductor was frozen: {said}", bound_s)
             self._seen[reporter] = count, silent_s
 
 

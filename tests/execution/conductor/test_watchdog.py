@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from raypipe.errors import InfrastructureError, RaypipeError, ReplicaLostError
+from raypipe.execution.conductor import watchdog
 from raypipe.execution.conductor.conductor import Snapshot
 from raypipe.execution.conductor.queues import StepQueue
 from raypipe.execution.conductor.watchdog import Watchdog
@@ -175,6 +176,12 @@ def test_a_worker_whose_pulse_says_that_it_is_gone_is_given_up() -> None:
     assert asyncio.run(seen()) == "it is gone"
 
 
+def test_runs_look_every_five_seconds_unless_told_otherwise() -> None:
+    """So a worker is frozen after 35 s without a sign of life, and a conductor after 40 s without a report."""
+    assert RunOptions(Path("out")).look_every_s == 5.0
+    assert (watchdog._FROZEN_AFTER, watchdog._STANDING_LOOKS, watchdog._SILENT_LOOKS) == (7, 7, 180)
+
+
 def test_a_loop_that_did_not_turn_has_not_looked() -> None:
     async def seen() -> Watched:
         async with Watched(Played(has_pulse=False), Box(), {}) as watched:
@@ -313,7 +320,7 @@ def test_a_frozen_conductor_is_followed_by_another(tmp_path: Path) -> None:
     with Pipeline("slow") as pipeline:
         LoadDataFromDicts([{"number": number} for number in range(400)], name="seed") >> slow("slow")
     with stopped_later("ConductorUDF"):
-        result = pipeline.run(tmp_path / "out", engine="ray")
+        result = pipeline.run_with(RunOptions(tmp_path / "out", engine="ray", look_every_s=LOOK_OF_RUNS_S))
     doubles = result["slow"].to_arrow().column("double").to_pylist()
     assert sorted(doubles) == [2 * number for number in range(400)]
 

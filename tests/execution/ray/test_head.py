@@ -7,7 +7,20 @@ import sys
 
 import pytest
 
+from raypipe.execution.ray.session import load
 from tests.acceptance.processes import ROOT
+
+RAYS_OWN_S = 5.0 + 5 * 3.0
+"""After which Ray takes a node for dead whose address nobody listens at: it looks 5 times, at first after 5 s."""
+
+
+def test_the_bounds_that_are_shipped_keep_to_a_minute() -> None:
+    """What is played here waits less long."""
+    load()
+    from raypipe.execution.ray import head
+
+    assert head._GONE_S == 25.0
+    assert RAYS_OWN_S + head._GONE_S + head._LOOK_EVERY_S + head._ANSWER_S < 60
 
 
 @pytest.mark.ray

@@ -11,9 +11,17 @@ from contextlib import contextmanager
 
 import pytest
 
+from raypipe.concurrency.deadlines import LOOK_EVERY_S
 from raypipe.execution.ray.session import load
 
 BUSY, IDLE = "while True: pass", "import time; time.sleep(600)"
+
+
+def test_a_conductor_may_report_nothing_for_forty_seconds() -> None:
+    load()
+    from raypipe.execution.ray.liveness import SILENT_LOOKS
+
+    assert SILENT_LOOKS * LOOK_EVERY_S == 40.0
 
 
 @contextmanager
