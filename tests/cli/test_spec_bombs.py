@@ -24,6 +24,12 @@ def laughs(levels: int = 30) -> str:
     return "\n".join(lines)
 
 
+def laughs_in_place(levels: int = 30) -> str:
+    """The same as one value, whose anchors stand where it is used."""
+    lists = [f"&a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, levels)]
+    return f"[&a0 [lol], {', '.join(lists)}]"
+
+
 def merges(levels: int = 30) -> str:
     lines = ["m0: &m0 {k: v}"]
     lines += [f"m{level}: &m{level} {{<<: [{', '.join([f'*m{level - 1}'] * 10)}]}}" for level in range(1, levels)]
@@ -33,6 +39,7 @@ def merges(levels: int = 30) -> str:
 BOMBS = {
     "aliases": laughs(),
     "aliases in an option": laughs() + "\n" + STEP.format(option="num_generations: *a29"),
+    "aliases inside an option": STEP.format(option="num_generations: " + laughs_in_place()),
     "aliases as keys": laughs(8) + "\n? *a7\n: 1\n",
     "merged aliases": merges(),
     "an alias inside itself": "name: &a [*a]\nsteps: []\n",
