@@ -130,6 +130,9 @@ class CallError(RowError):
     seconds, `status` the HTTP status (0: no answer at all).
     """
 
+    maybe_worked_on: ClassVar[frozenset[int]] = frozenset({408, 499, 504, 524})
+    """Of the statuses of errors, those that say no more than that somebody on the way did not wait any longer."""
+
     def __init__(
         self,
         message: str = "",
@@ -142,6 +145,15 @@ class CallError(RowError):
         self.retry = retry
         self.after_s = after_s
         self.status = status
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody can have worked on the call: no connection was made, or its status says that it was refused.
+
+        Any status from 300 on says so, but for those of a gateway, or a server, that gave up waiting for the model.
+        A connection that broke, silence, and a 200 without an answer do not.
+        """
+        return self.kind == "unreachable" or (self.status >= 300 and self.status not in self.maybe_worked_on)
 
 
 class StepFailedError(RaypipeError):

@@ -18,7 +18,7 @@ from raypipe.execution.counts import StepCounts, sum_by_shown_step
 from raypipe.execution.engine_stats import EngineStats
 from raypipe.execution.wire import WorkerStatus
 from raypipe.graph.repeat import Until
-from raypipe.models.prices import pool_cost_usd
+from raypipe.models.prices import known_cost_usd
 from raypipe.plan.plan import Plan
 
 _QUIET_S = 10.0
@@ -103,7 +103,7 @@ class Figures:
         waiting = sum(self._waiting.get(part, 0) for part in self._plan.graph.parts[name])
         if llm is None or pool is None:
             return StepFigures(name, counts, waiting, 0, 0, 0.0, None)
-        cost = pool_cost_usd(llm, counts.input_tokens, counts.output_tokens, counts.by_model)
+        cost = known_cost_usd(llm, counts.cost_usd, counts.by_model)
         workers = self._plan.pools[pool]
         slots = workers.most * workers.concurrency
         rate = self._rate(lambda past: past[name].output_tokens)

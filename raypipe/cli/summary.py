@@ -5,7 +5,7 @@ Knows nothing of how it ran: everything is in the manifest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raypipe.cli.layout import columns, dollars, duration, number, rows, shown_path, some
@@ -62,6 +62,7 @@ def _step_cells(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
         "tokens in": some(figures["input_tokens"]),
         "tokens out": some(figures["output_tokens"]),
         "cost": dollars(figures["cost_usd"]) if asks else "",
+        "estimated": some(figures.get("calls_estimated", 0)),
     }
 
 
@@ -73,8 +74,16 @@ def _spent(manifest: Mapping[str, Any]) -> str:
         words.append(f"{number(sent)} call{'s' * (sent != 1)} sent")
         cached = sum(model["calls_cached"] for model in models)
         words += [f"{number(cached)} answered from the log"] if cached else []
-        words.append(total_cost([model["cost_usd"] for model in models]))
+        words.append(total_cost([model["cost_usd"] for model in models]) + _estimated(models))
     return ", ".join(words)
+
+
+def _estimated(models: Sequence[Mapping[str, Any]]) -> str:
+    """How much of what models cost is not known: it is the most that it can be."""
+    calls = sum(model.get("calls_estimated", 0) for model in models)
+    usd = sum(model.get("estimated_usd", 0.0) for model in models)
+    share = f"{dollars(usd)} " if usd else ""
+    return f" (of which {share}estimated, for {number(calls)} call{'s' * (calls != 1)})" if calls else ""
 
 
 def total_cost(costs: list[float | None]) -> str:

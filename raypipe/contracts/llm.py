@@ -273,6 +273,8 @@ class Usage(NamedTuple):
 
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the input, those that the provider had in its cache; the call log does not keep them."""
 
     is_counted = True
     """Whether all of it was counted."""

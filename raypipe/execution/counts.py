@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Protocol
 
-from raypipe.contracts.llm import Usage
 from raypipe.graph.callback import Collected
 from raypipe.graph.graph import Graph
+from raypipe.limits import Settlement
 
 
 class Countable(Protocol):
@@ -30,9 +30,15 @@ class CallCounts:
     """Calls answered from the call log."""
     calls_unanswered: int = 0
     """Of those sent, the ones that got no answer."""
+    calls_estimated: int = 0
+    """Of those sent, the ones of which no sound count came: their tokens and cost are the most that they can be."""
     input_tokens: int = 0
     output_tokens: int = 0
-    by_model: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    cost_usd: float = 0.0
+    """Of all calls whose price is known."""
+    estimated_usd: float = 0.0
+    """Of `cost_usd`, what estimated calls come to."""
+    by_model: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     """Calls, tokens and failovers of each model of a pool of models, by its name; empty for one model."""
 
     def count_sent(self, model: Countable) -> None:
@@ -53,15 +59,24 @@ class CallCounts:
         if model.is_one_of_several:
             self.count_for(model, "calls_unanswered")
 
-    def count_tokens(self, model: Countable, usage: Usage) -> None:
-        """Count the tokens of an answered call."""
-        self.input_tokens += usage.input_tokens
-        self.output_tokens += usage.output_tokens
+    def count_settled(self, model: Countable, settlement: Settlement) -> None:
+        """A call that was sent has ended, and took so much."""
+        cost = settlement.cost
+        self.input_tokens += cost.input_tokens
+        self.output_tokens += cost.output_tokens
+        self.cost_usd += cost.usd
+        if settlement.is_estimated:
+            self.calls_estimated += 1
+            self.estimated_usd += cost.usd
         if model.is_one_of_several:
-            self.count_for(model, "input_tokens", usage.input_tokens)
-            self.count_for(model, "output_tokens", usage.output_tokens)
+            self.count_for(model, "input_tokens", cost.input_tokens)
+            self.count_for(model, "output_tokens", cost.output_tokens)
+            self.count_for(model, "cost_usd", cost.usd)
+            if settlement.is_estimated:
+                self.count_for(model, "calls_estimated")
+                self.count_for(model, "estimated_usd", cost.usd)
 
-    def count_for(self, model: Countable, name: str, amount: int = 1) -> None:
+    def count_for(self, model: Countable, name: str, amount: float = 1) -> None:
         """Count for one model of a pool only."""
         counts = self.by_model.setdefault(model.name, {})
         counts[name] = counts.get(name, 0) + amount
@@ -86,10 +101,10 @@ class StepCounts(CallCounts):
         add_by_model(self.by_model, other.by_model)
 
 
-_NUMBERS = tuple(item.name for item in fields(StepCounts) if item.type == "int")
+_NUMBERS = tuple(item.name for item in fields(StepCounts) if item.type in ("int", "float"))
 
 
-def add_by_model(counts: dict[str, dict[str, int]], more: Mapping[str, Mapping[str, int]]) -> None:
+def add_by_model(counts: dict[str, dict[str, float]], more: Mapping[str, Mapping[str, float]]) -> None:
     """Add to `counts`, which are by model and name, those of `more`."""
     for model, numbers in more.items():
         mine = counts.setdefault(model, {})

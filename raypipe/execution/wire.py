@@ -31,8 +31,11 @@ ENDED = pa.schema(
         ("calls_sent", pa.int32()),
         ("calls_cached", pa.int32()),
         ("calls_unanswered", pa.int32()),
+        ("calls_estimated", pa.int32()),
         ("input_tokens", pa.int64()),
         ("output_tokens", pa.int64()),
+        ("cost_usd", pa.float64()),
+        ("estimated_usd", pa.float64()),
     ]
 )
 """One row for each row that ended; `kind` and `message` only where it failed."""
@@ -88,7 +91,7 @@ class Answer(_Shipped):
     """For each row that was made, the row it comes from and its number among that row's (`PLACES`)."""
     made: pa.Table
     """The new columns of each row that was made."""
-    by_model: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    by_model: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, dict[str, float]])
     """What each member of a pool of models did for these rows."""
 
 
@@ -168,7 +171,7 @@ class Results:
         self._sizes: list[tuple[int, int]] = []
         """Of each row that ended: how many rows it became, and their bytes."""
         self.size_bytes = 0
-        self._by_model: dict[str, dict[str, int]] = {}
+        self._by_model: dict[str, dict[str, float]] = {}
 
     def __len__(self) -> int:
         """Rows that ended."""
@@ -212,8 +215,9 @@ class Results:
         became: tuple[int, int] = (0, 0),
     ) -> None:
         """A row ended with one of the four statuses; it `became` so many rows, of so many bytes."""
-        calls = (counts.calls_sent, counts.calls_cached, counts.calls_unanswered)
-        self._ended.append((*place, status, kind, message, *calls, counts.input_tokens, counts.output_tokens))
+        calls = (counts.calls_sent, counts.calls_cached, counts.calls_unanswered, counts.calls_estimated)
+        spent = (counts.input_tokens, counts.output_tokens, counts.cost_usd, counts.estimated_usd)
+        self._ended.append((*place, status, kind, message, *calls, *spent))
         self._sizes.append(became)
         if counts.by_model:
             add_by_model(self._by_model, counts.by_model)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from raypipe.limits.coordinator import RateCoordinator
 from raypipe.limits.lease_client import LeaseSource
 from raypipe.limits.limiter import Limiter, enter_first
-from raypipe.limits.messages import Caps, Cost, Lease, Report
+from raypipe.limits.messages import REFUSED, Caps, Cost, Lease, Report, Settlement
 from raypipe.limits.retry import LONGEST_WAIT_S, RetryPolicy
 
 __all__ = [
     "LONGEST_WAIT_S",
+    "REFUSED",
     "Caps",
     "Cost",
     "Lease",
@@ -22,5 +23,6 @@ __all__ = [
     "RateCoordinator",
     "Report",
     "RetryPolicy",
+    "Settlement",
     "enter_first",
 ]

@@ -18,7 +18,7 @@ from types import TracebackType
 from raypipe.contracts.model import EndpointLimits
 from raypipe.errors import HaltedError, halt_reason
 from raypipe.limits.lease_client import LeaseClient, LeaseSource
-from raypipe.limits.messages import NOTHING, ONE_CALL, Cost, Lease, Report, Total
+from raypipe.limits.messages import NOTHING, ONE_CALL, REFUSED, Cost, Lease, Report, Settlement, Total
 
 _MOST_NEEDS = 512
 """Waiting calls in one report."""
@@ -40,7 +40,7 @@ class _Unreported:
 
 
 class Permit:
-    """The right to send one call. `spent` is what it took; set it when the call was answered."""
+    """The right to send one call. `spent` is what it took; set it unless the call was refused."""
 
     __slots__ = ("_limiter", "_need", "spent")
 
@@ -56,7 +56,7 @@ class Permit:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._limiter.leave(self._need, self.spent)
+        self._limiter.leave(self._need, REFUSED if self.spent is None else Settlement(self.spent))
 
 
 class Limiter:
@@ -138,15 +138,16 @@ class Limiter:
         self._for_slot.append((need, granted))
         self._move()
 
-    def leave(self, need: Cost, spent: Cost | None) -> None:
-        """A call that was sent has ended; `spent` is what it took, `None` where it was not answered."""
-        unreported, taken = self._unreported, spent or ONE_CALL
-        if spent is not None:
+    def leave(self, need: Cost, settlement: Settlement) -> None:
+        """A call that was sent has ended, and took so much."""
+        unreported = self._unreported
+        if settlement.is_answered:
             unreported.succeeded += 1
-        self._spent.add(taken)
-        if not self._is_free:
+        self._spent.add(settlement.cost)
+        # An estimate says nothing of what the endpoint counts: for its pace the call took what was expected of it.
+        if not self._is_free and not settlement.is_estimated:
             unreported.ended += need
-            unreported.spent += taken
+            unreported.spent += settlement.cost
         self.in_flight -= 1
         self._held.remove(need)
         if self._for_slot:

@@ -37,6 +37,20 @@ NOTHING = Cost()
 ONE_CALL = Cost(1)
 
 
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What one call took that has ended."""
+
+    cost: Cost
+    is_estimated: bool = False
+    """What it took is not known: `cost` is the most that it can have taken."""
+    is_answered: bool = True
+
+
+REFUSED = Settlement(ONE_CALL, is_answered=False)
+"""A call that nobody worked on."""
+
+
 class Total:
     """A sum of costs that change with each call: no new `Cost` is made until one is asked for."""
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from raypipe.contracts.llm import Completion, Usage
 
-MOST_TOKENS = 10**9
+MOST_TOKENS = 2 * 10**7
 """More than any model reads or writes at once: a larger count is none."""
 _LONGEST_WORD = 200
 
@@ -44,6 +44,10 @@ def counted(usage: Any, *, only_input: bool = False) -> Usage:
     counts = cast("dict[str, Any]", usage) if isinstance(usage, dict) else {}
     read, written = counts.get("prompt_tokens"), counts.get("completion_tokens")
     if type(read) is int and type(written) is int and 0 <= read <= MOST_TOKENS and 0 <= written <= MOST_TOKENS:
+        details = counts.get("prompt_tokens_details")
+        if type(details) is dict:
+            cached = usage_of(cast("dict[str, Any]", details).get("cached_tokens")).input_tokens
+            return Usage(read, 0 if only_input else written, min(cached, read))
         return Usage(read, 0 if only_input else written)
     return usage_of(read, 0 if only_input else written)
 

@@ -229,4 +229,8 @@ def _without_choice(endpoint: Endpoint, answer: bytes) -> CallError:
         return endpoint.error(problem, "broken_answer")
     # OpenRouter reports a failure behind it as status 200 with the real status inside.
     code: Any = cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
-    return endpoint.refusal(code if type(code) is int and code in _ERRORS else _BAD_GATEWAY, {}, answer)
+    if type(code) is int and code in _ERRORS:
+        return endpoint.refusal(code, {}, answer)
+    said = endpoint.refusal(_BAD_GATEWAY, {}, answer)
+    said.status = _OK  # nothing says that the model did not work on it
+    return said

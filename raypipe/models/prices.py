@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from raypipe.contracts.llm import LLM
 from raypipe.contracts.model_pool import ModelOrPool, ModelPool, name_members
@@ -12,10 +13,31 @@ from raypipe.errors import SpecError
 from raypipe.models.presets import PRESETS
 
 _FREE = frozenset({"offline"})
+_LOOK_EVERY_S = 300.0
+"""How long a price of the table is used: some change with the time of day."""
 
 
-def cost_usd(llm: LLM, input_tokens: int, output_tokens: int) -> float | None:
-    """Price of these tokens in US dollars by genai-prices' table; `None` where it has none."""
+class _Rates(NamedTuple):
+    """What one call costs whose input has at most `up_to` tokens: US dollars, once and for each token."""
+
+    up_to: float
+    call: float
+    input: float
+    output: float
+    cached: float
+    """What is added for each token of the input that the provider had in its cache; it is negative."""
+
+
+_looked_up: dict[tuple[str, str], tuple[float, tuple[_Rates, ...]]] = {}
+"""By price list and model: when the table was read, and the rates; none where the table has no price."""
+
+
+def cost_usd(llm: LLM, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> float | None:
+    """Price of one call with these tokens in US dollars by genai-prices' table; `None` where it has none.
+
+    Where the price of a token depends on the length of the input, it is that of this call: a sum of calls costs the sum
+    of their prices. `cached_tokens`: of the input, those that the provider had in its cache.
+    """
     if llm.price is not None:
         return (input_tokens * llm.price[0] + output_tokens * llm.price[1]) / 1e6
     if llm.provider in _FREE or llm.runs_here:
@@ -23,36 +45,63 @@ def cost_usd(llm: LLM, input_tokens: int, output_tokens: int) -> float | None:
     preset = PRESETS.get(llm.provider)
     if preset is None or preset.price_list is None:
         return None
+    for rates in _rates(preset.price_list, llm.model):
+        if input_tokens <= rates.up_to:
+            cached = rates.cached * min(cached_tokens, input_tokens)
+            return rates.call + rates.input * input_tokens + rates.output * output_tokens + cached
+    return None
+
+
+def _rates(price_list: str, model: str) -> tuple[_Rates, ...]:
+    """The rates of a model, those for short inputs first. The table takes half a millisecond for one call."""
+    found = _looked_up.get((price_list, model))
+    if found is not None and time.monotonic() < found[0] + _LOOK_EVERY_S:
+        return found[1]
     from genai_prices import Usage, calc_price
+    from genai_prices.types import TieredPrices
 
+    def price(read: int, written: int = 0, cached: int = 0) -> Any:
+        usage = Usage(input_tokens=read, output_tokens=written, cache_read_tokens=cached)
+        return calc_price(usage, model_ref=model, provider_id=price_list)
+
+    def usd(read: int, written: int = 0, cached: int = 0) -> float:
+        return float(price(read, written, cached).total_price)
+
+    rates: list[_Rates] = []
     try:
-        price = calc_price(
-            Usage(input_tokens=input_tokens, output_tokens=output_tokens),
-            model_ref=llm.model,
-            provider_id=preset.price_list,
-        )
+        listed = vars(price(0).model_price).values()
+        starts = sorted({tier.start for one in listed if isinstance(one, TieredPrices) for tier in one.tiers})
+        for start, up_to in zip([-1, *starts], [*starts, None], strict=True):
+            least, most = start + 1, start + 1_000_001 if up_to is None else up_to
+            each = (usd(most) - usd(least)) / (most - least)
+            written = (usd(least, 1_000_000) - usd(least)) / 1e6
+            cached = (usd(most, cached=most) - usd(most)) / most
+            call = usd(least) - each * least
+            rates.append(_Rates(float("inf") if up_to is None else up_to, call, each, written, cached))
     except LookupError:
-        return None
-    return float(price.total_price)
+        rates.clear()
+    _looked_up[price_list, model] = time.monotonic(), tuple(rates)
+    return tuple(rates)
 
 
-def pool_cost_usd(
-    llm: ModelOrPool, input_tokens: int, output_tokens: int, by_model: Mapping[str, Mapping[str, int]]
-) -> float | None:
-    """Price of these tokens, of which `by_model` says what each member of a pool of models took."""
-    if isinstance(llm, LLM):
-        return cost_usd(llm, input_tokens, output_tokens)
-    costs = member_costs_usd(llm, by_model)
-    return sum_usd([costs[name] for name in by_model])
+def is_priced(llm: LLM) -> bool:
+    """Whether its price is known."""
+    return cost_usd(llm, 1000, 1000) is not None
 
 
-def member_costs_usd(llm: ModelPool, by_model: Mapping[str, Mapping[str, int]]) -> dict[str, float | None]:
-    """Price of the tokens of each member of a pool of models, by its label."""
-    costs: dict[str, float | None] = {}
-    for name, member in name_members(llm).items():
-        counts = by_model.get(name, {})
-        costs[name] = cost_usd(member, counts.get("input_tokens", 0), counts.get("output_tokens", 0))
-    return costs
+def known_cost_usd(llm: ModelOrPool, usd: float, by_model: Mapping[str, Mapping[str, float]]) -> float | None:
+    """What calls cost that were priced one by one at `usd`; `None` where a model has no known price.
+
+    `by_model` names the members of a pool of models that were asked.
+    """
+    asked = [llm] if isinstance(llm, LLM) else [one for name, one in name_members(llm).items() if name in by_model]
+    return usd if all(map(is_priced, asked)) else None
+
+
+def member_costs_usd(llm: ModelPool, by_model: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
+    """What the calls of each member of a pool of models cost, by its label."""
+    members = name_members(llm).items()
+    return {name: by_model.get(name, {}).get("cost_usd", 0.0) if is_priced(one) else None for name, one in members}
 
 
 def sum_usd(costs: Sequence[float | None]) -> float | None:

@@ -133,11 +133,12 @@ def _models(manifest: Mapping[str, Any]) -> Iterator[str]:
         return
     yield from ("", "## Models", "")
     yield from _table(
-        ["model", "calls", "from the call log", "tokens in", "tokens out", "cost"],
+        ["model", "calls", "of which estimated", "from the call log", "tokens in", "tokens out", "cost"],
         [
             [
                 name,
                 f"{figures['calls_sent']:,}",
+                f"{figures.get('calls_estimated', 0):,}",
                 f"{figures['calls_cached']:,}",
                 f"{figures['input_tokens']:,}",
                 f"{figures['output_tokens']:,}",
@@ -232,7 +233,7 @@ def shorten_values(value: Any) -> Any:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    numbers = {"calls", "from the call log", "tokens in", "tokens out", "cost", "files"}
+    numbers = {"calls", "of which estimated", "from the call log", "tokens in", "tokens out", "cost", "files"}
     right = [name in numbers or name.startswith("rows") or name in ("done", "failed", "filtered") for name in head]
     yield f"| {' | '.join(head)} |"
     yield f"| {' | '.join('---:' if is_right else '---' for is_right in right)} |"

@@ -8,7 +8,7 @@ from raypipe.contracts.model_pool import members_of
 from raypipe.errors import SpecError, Violation
 from raypipe.execution.context import RunOptions
 from raypipe.models import check_model, check_request, is_held_key, missing_engine
-from raypipe.models.prices import cost_usd
+from raypipe.models.prices import is_priced
 from raypipe.plan.plan import Plan
 
 
@@ -45,7 +45,7 @@ def _caps(plan: Plan, options: RunOptions) -> list[Violation]:
     if options.caps.usd is None:
         return []
     problem = "has no known price, so its cost cannot be kept under a cap; give it price=(input, output), or --prices"
-    unknown = [llm for llm in plan.models if cost_usd(llm, 1000, 1000) is None]
+    unknown = [llm for llm in plan.models if not is_priced(llm)]
     return [Violation(f"model {llm.label!r}", problem) for llm in unknown]
 
 

@@ -13,7 +13,7 @@ from raypipe.contracts.model_pool import ModelPool, name_members
 from raypipe.execution.context import RunOptions
 from raypipe.execution.counts import StepCounts, sum_by_shown_step
 from raypipe.execution.setup import Outcome
-from raypipe.models.prices import member_costs_usd, pool_cost_usd, sum_usd
+from raypipe.models.prices import known_cost_usd, member_costs_usd, sum_usd
 from raypipe.plan.plan import Plan, Pool, Sink
 
 _OLD_NAMES = {"calls_sent": "sent", "calls_cached": "cached", "calls_unanswered": "tries"}
@@ -23,9 +23,8 @@ _OLD_NAMES = {"calls_sent": "sent", "calls_cached": "cached", "calls_unanswered"
 def describe_run(plan: Plan, outcome: Outcome, options: RunOptions, started: float) -> dict[str, Any]:
     """The manifest, without what is committed: rows of leaves and failures. `started`: seconds since the epoch."""
     totals = _totals(plan, outcome)
-    # Tokens are priced once, by step; what a model cost is the sum of its steps.
     costs = {
-        name: pool_cost_usd(llm, counts.input_tokens, counts.output_tokens, counts.by_model)
+        name: known_cost_usd(llm, counts.cost_usd, counts.by_model)
         for name, counts in totals.items()
         if (llm := plan.graph.steps[name].llm) is not None
     }
@@ -90,9 +89,11 @@ def _describe_model(
         "calls_sent": mine.calls_sent,
         "calls_cached": mine.calls_cached,
         "calls_unanswered": mine.calls_unanswered,
+        "calls_estimated": mine.calls_estimated,
         "input_tokens": mine.input_tokens,
         "output_tokens": mine.output_tokens,
         "cost_usd": sum_usd([costs[name] for name in steps]),
+        "estimated_usd": mine.estimated_usd,
     }
     if isinstance(pool.llm, ModelPool):
         described["members"] = _describe_members(pool.llm, mine)
@@ -106,16 +107,18 @@ def _describe_members(llm: ModelPool, counts: StepCounts) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in name_members(llm):
         did = counts.by_model.get(name, {})
-        sent, cached, unanswered = (did.get(what, 0) for what in _OLD_NAMES)
+        sent, cached, unanswered = (int(did.get(what, 0)) for what in _OLD_NAMES)
         found[name] = {
             "calls_sent": sent,
             "calls_cached": cached,
             "calls_unanswered": unanswered,
+            "calls_estimated": did.get("calls_estimated", 0),
             "failovers": did.get("failovers", 0),
             "share": round((sent - unanswered + cached) / answers, 4),
             "input_tokens": did.get("input_tokens", 0),
             "output_tokens": did.get("output_tokens", 0),
             "cost_usd": costs[name],
+            "estimated_usd": did.get("estimated_usd", 0.0),
         }
     return found
 

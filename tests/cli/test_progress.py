@@ -110,14 +110,14 @@ def test_without_the_number_of_rows_no_time_is_told():
     ("uri", "cost"), [("offline/a", "$0"), ("openai/gpt-4o-mini", "$0.3000"), ("vllm-server/own", "price unknown")]
 )
 def test_one_line_says_all(uri: str, cost: str):
-    clock = Clock(100.0)
+    clock, priced = Clock(100.0), 0.3 if cost == "$0.3000" else 0.0
     figures = Figures(planned(uri), clock=clock)
     assert line(figures, "starting Ray…") == "0.0 s: starting Ray…"
     figures.take([])
     assert line(figures, "starting Ray…") == "0.0 s: starting workers…"
     clock.now = 175.0
     rows = {"rows_in": 12, "rows_done": 10, "rows_failed": 1, "rows_filtered": 1, "rows_out": 1234}
-    counts = StepCounts(calls_sent=11, calls_cached=3, input_tokens=2_000_000, **rows)
+    counts = StepCounts(calls_sent=11, calls_cached=3, input_tokens=2_000_000, cost_usd=priced, **rows)
     figures.take([seen({f"{uri}:0": ASKING}, {"texts": 7}, seed=StepCounts(rows_in=12, rows_out=12), parts=counts)])
     assert line(figures, "") == (
         "1 min 15 s: seed 12 in, 12 out · parts 12 in, 1,234 out, 1 failed, 1 filtered · texts 0 in, 0 out, 7 waiting"

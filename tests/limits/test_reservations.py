@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from raypipe.contracts.model import EndpointLimits, Quota
 from raypipe.errors import HaltedError
-from raypipe.limits import Caps, Cost, Lease, Limiter, RateCoordinator
+from raypipe.limits import Caps, Cost, Lease, Limiter, RateCoordinator, Settlement
 from raypipe.limits.budget import SILENT_S
 from raypipe.limits.lease_client import MOST_SILENCE_S
 from raypipe.limits.limiter import enter_first
@@ -107,7 +107,7 @@ def test_a_worker_that_is_heard_of_again_holds_what_it_says(caps: Caps) -> None:
         await coordinator.lease(other)
         assert coordinator._budget is not None  # pyright: ignore[reportPrivateUsage]
         assert coordinator._budget.spent == NEED  # pyright: ignore[reportPrivateUsage]
-        frozen.leave(NEED, Cost(1, 1, 1, 0.1))
+        frozen.leave(NEED, Settlement(Cost(1, 1, 1, 0.1)))
         await coordinator.lease(frozen._client.next_report())  # pyright: ignore[reportPrivateUsage]
         assert coordinator._budget.spent == Cost(1, 1, 1, 0.1)  # pyright: ignore[reportPrivateUsage]
         await coordinator.lease(report)

@@ -79,14 +79,14 @@ class BatchLedger:
         here = np.bincount(which).tolist()
         stand_for = np.maximum(weights(inputs), status == FAILED)
         ends = np.bincount(which * len(_ENDS) + status, stand_for, len(numbers) * len(_ENDS)).reshape(-1, len(_ENDS))
-        sums = {name: np.bincount(which, weights=ended.column(name).to_numpy()) for name in _SUMMED}
+        sums = {name: np.bincount(which, weights=ended.column(name).to_numpy()) for name in (*_SUMMED, *_SUMMED_USD)}
         out = dict(batch_sizes(made))
         for at, number in enumerate(numbers.tolist()):
             counts = StepCounts(rows_in=int(ends[at].sum()), rows_out=out.get(number, 0))
             for end, name in _ENDS.items():
                 setattr(counts, name, int(ends[at, end]))
             for name, total in sums.items():
-                setattr(counts, name, int(total[at]))
+                setattr(counts, name, float(total[at]) if name in _SUMMED_USD else int(total[at]))
             self.count(number, step, counts)
             self._batches[number].on_the_way -= here[at]
 
@@ -171,4 +171,5 @@ class BatchLedger:
 
 
 _ENDS = {DONE: "rows_done", FAILED: "rows_failed", FILTERED: "rows_filtered", UNFINISHED: "rows_unfinished"}
-_SUMMED = ("calls_sent", "calls_cached", "calls_unanswered", "input_tokens", "output_tokens")
+_SUMMED = ("calls_sent", "calls_cached", "calls_unanswered", "calls_estimated", "input_tokens", "output_tokens")
+_SUMMED_USD = ("cost_usd", "estimated_usd")

@@ -7,15 +7,13 @@ goes there while another model is there to ask; then single calls go there until
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from raypipe.contracts.llm import Usage
-from raypipe.contracts.model import Model, Payload
+from raypipe.contracts.model import Model
 from raypipe.contracts.model_pool import ModelOrPool, ModelPool, name_members
 from raypipe.errors import CallError, Retry
 from raypipe.execution.worker.call_costs import CallCosts
-from raypipe.limits import LONGEST_WAIT_S, Caps, Cost, LeaseSource, Limiter
+from raypipe.limits import LONGEST_WAIT_S, Caps, LeaseSource, Limiter
 from raypipe.models import open_model
 
 _LASTING_KINDS = frozenset({"auth", "not_found", "quota"})
@@ -34,10 +32,7 @@ class Backend:
     model: Model
     limiter: Limiter
     max_tries: int
-    most_cost: Callable[[Payload], Cost]
-    """The most that a call can take."""
-    cost_of: Callable[[Usage, Cost], Cost]
-    """What an answered call took for which so much was reserved."""
+    costs: CallCosts
     max_wait_s: float = LONGEST_WAIT_S
     hedge_after_s: float | None = None
     weight: float = 1.0
@@ -133,8 +128,7 @@ def make_backends(
                 limiter=limiter,
                 max_tries=one.max_tries,
                 max_wait_s=one.max_wait_s,
-                most_cost=costs.most,
-                cost_of=costs.taken,
+                costs=costs,
                 hedge_after_s=one.hedge_after_s,
                 weight=one.weight,
                 is_one_of_several=isinstance(llm, ModelPool),

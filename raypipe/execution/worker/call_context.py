@@ -20,6 +20,7 @@ from raypipe.errors import CallError, RaypipeError
 from raypipe.execution.context import RunContext
 from raypipe.execution.counts import CallCounts
 from raypipe.execution.worker.model_selection import Attempt, ModelSelector
+from raypipe.limits import Settlement
 
 
 class CallContext:
@@ -57,23 +58,30 @@ class CallContext:
 
         The permit is kept until the answer is logged, so that no more calls are at risk than there are permits.
         """
-        backend, total, spent = attempt.backend, self.total, None
+        backend, call = attempt.backend, _Sent(attempt)
         try:
             counts.count_sent(backend)
-            total.count_sent(backend)
+            self.total.count_sent(backend)
             began = time.monotonic()
             if backend.hedge_after_s is None:
-                completion = await backend.model.complete(attempt.payload, attempt.key)
+                completion = await call.complete()
             else:
-                completion = await self._first_answer(attempt, counts, backend.hedge_after_s)
+                completion = await self._first_answer(call, counts, backend.hedge_after_s)
             backend.note_success()
-            spent = backend.cost_of(completion.usage, attempt.need)
             await self.record(attempt.key, origin, completion, began)
         finally:
-            backend.limiter.leave(attempt.need, spent)
-        counts.count_tokens(backend, completion.usage)
-        total.count_tokens(backend, completion.usage)
+            self._settle(call, counts)
         return Completion(*completion[:-1], answered_by=backend.label)
+
+    def _settle(self, call: _Sent, counts: CallCounts) -> None:
+        """A call that had a permit has ended, however it did."""
+        attempt, settlement = call.attempt, call.settlement
+        backend = attempt.backend
+        if settlement is None:  # it was given up
+            settlement = backend.costs.unknown(attempt.payload, attempt.need)
+        backend.limiter.leave(attempt.need, settlement)
+        counts.count_settled(backend, settlement)
+        self.total.count_settled(backend, settlement)
 
     async def record(self, key: bytes, origin: CallOrigin, completion: Completion, began: float) -> None:
         """Write a completion to the log. `began`: when it was asked for. Raises OutputError."""
@@ -81,14 +89,14 @@ class CallContext:
         if self._log.is_full:
             self.selector.halt("the disk of the call log is full")
 
-    async def _first_answer(self, attempt: Attempt, counts: CallCounts, after_s: float) -> Completion:
+    async def _first_answer(self, call: _Sent, counts: CallCounts, after_s: float) -> Completion:
         """The first answer to a call that is sent a second time when it has none after so many seconds."""
         has_begun = asyncio.Event()
         async with TaskScope() as scope:
-            calls = {scope.start(attempt.backend.model.complete(attempt.payload, attempt.key))}
+            calls = {scope.start(call.complete())}
             done, _ = await asyncio.wait(calls, timeout=after_s)
             if not done:
-                calls.add(scope.start(self._send_again(attempt, counts, has_begun)))
+                calls.add(scope.start(self._send_again(call.attempt, counts, has_begun)))
             while True:
                 done, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
                 answered = [call for call in done if call.exception() is None]
@@ -98,13 +106,35 @@ class CallContext:
                 calls = pending
 
     async def _send_again(self, attempt: Attempt, counts: CallCounts, has_begun: asyncio.Event) -> Completion:
-        backend = attempt.backend
-        async with backend.limiter.permit(attempt.need) as permit:
+        backend, call = attempt.backend, _Sent(attempt)
+        await backend.limiter.enter(attempt.need)
+        try:
             has_begun.set()
-            permit.spent = attempt.need  # unless its answer says less: it is paid for whether it is waited for or not
             for one in (counts, self.total):
                 one.count_sent(backend)
                 one.count_unanswered(backend)  # one of the two answers is not waited for
-            completion = await backend.model.complete(attempt.payload, attempt.key)
-            permit.spent = backend.cost_of(completion.usage, attempt.need)
-            return completion
+            return await call.complete()
+        finally:
+            self._settle(call, counts)
+
+
+class _Sent:
+    """One call that is sent once. `settlement`: what it took, where it has ended by itself."""
+
+    __slots__ = ("attempt", "settlement")
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+        self.settlement: Settlement | None = None
+
+    async def complete(self) -> Completion:
+        """Ask the model. Raises CallError."""
+        attempt = self.attempt
+        costs = attempt.backend.costs
+        try:
+            completion = await attempt.backend.model.complete(attempt.payload, attempt.key)
+        except CallError as error:
+            self.settlement = costs.failed(error, attempt.payload, attempt.need)
+            raise
+        self.settlement = costs.answered(completion, attempt.payload, attempt.need)
+        return completion

@@ -1,11 +1,16 @@
-"""Estimates the most that a call can take before it is sent, and computes what it took when it was answered."""
+"""Estimates the most that a call can take before it is sent, and settles what it took when it has ended.
+
+A call that was sent and of which no sound count came is settled at the most that it can have taken: the endpoint may
+have worked on it to the end. Only what says that nothing was generated costs nothing.
+"""
 
 from __future__ import annotations
 
-from raypipe.contracts.llm import LLM, Usage
+from raypipe.contracts.llm import LLM, Completion, Usage
 from raypipe.contracts.model import Payload
+from raypipe.errors import CallError
 from raypipe.identity import canonical_json
-from raypipe.limits import Caps, Cost
+from raypipe.limits import REFUSED, Caps, Cost, Settlement
 from raypipe.models.prices import cost_usd
 
 ASSUMED_OUTPUT = 8192
@@ -18,27 +23,47 @@ class CallCosts:
 
     def __init__(self, llm: LLM, caps: Caps) -> None:
         self._llm = llm
-        self._counts_usd = caps.usd is not None
         limits = (llm.tokens_per_minute, llm.input_tokens_per_minute, llm.output_tokens_per_minute)
-        self._counts_tokens = self._counts_usd or caps.tokens is not None or limits != (None, None, None)
+        self._counts_tokens = (caps.tokens, caps.usd, *limits) != (None,) * 5
         self._one = Cost(1)
 
     def most(self, payload: Payload) -> Cost:
-        """The most that the call can take."""
-        if not self._counts_tokens:
-            return self._one
+        """The most that the call can take; where neither a cap nor a limit counts tokens, that it is a call."""
+        return self._most(payload) if self._counts_tokens else self._one
+
+    def _most(self, payload: Payload) -> Cost:
         body = payload.body
         if payload.kind in ("embed", "score"):
-            return self._cost(len(canonical_json(body)), 0)
+            return self._cost(Usage(len(canonical_json(body))))
         output = next((body[name] for name in _LIMITS if name in body), self._llm.max_tokens or ASSUMED_OUTPUT)
-        return self._cost(len(canonical_json(body)), int(output))
+        return self._cost(Usage(len(canonical_json(body)), int(output)))
 
-    def taken(self, usage: Usage, reserved: Cost) -> Cost:
-        """What the call took; all that was reserved for it where the endpoint counts no tokens."""
-        if not usage.is_counted:
-            return reserved
-        return self._cost(usage.input_tokens, usage.output_tokens)
+    def answered(self, completion: Completion, payload: Payload, reserved: Cost) -> Settlement:
+        """What a call took that was answered.
 
-    def _cost(self, input_tokens: int, output_tokens: int) -> Cost:
-        usd = (cost_usd(self._llm, input_tokens, output_tokens) or 0.0) if self._counts_usd else 0.0
-        return Cost(1, input_tokens, output_tokens, usd)
+        Where the endpoint counted no tokens, or none where there were some, the most that it can have taken.
+        """
+        usage = completion.usage
+        if usage.is_counted and usage.input_tokens and (usage.output_tokens or not completion.text or _gives(payload)):
+            return Settlement(self._cost(usage))
+        most = self.unknown(payload, reserved).cost
+        read, written = max(usage.input_tokens, most.input_tokens), max(usage.output_tokens, most.output_tokens)
+        return Settlement(self._cost(Usage(read, written)), is_estimated=True)
+
+    def failed(self, error: CallError, payload: Payload, reserved: Cost) -> Settlement:
+        """What a call took that got no answer: nothing, where nobody worked on it."""
+        return REFUSED if error.is_free else self.unknown(payload, reserved)
+
+    def unknown(self, payload: Payload, reserved: Cost) -> Settlement:
+        """A call that was sent and given up: it is settled at the most that it can take."""
+        most = reserved if self._counts_tokens else self._most(payload)
+        return Settlement(most, is_estimated=True, is_answered=False)
+
+    def _cost(self, usage: Usage) -> Cost:
+        read, written, cached = usage
+        return Cost(1, read, written, cost_usd(self._llm, read, written, cached) or 0.0)
+
+
+def _gives(payload: Payload) -> bool:
+    """Whether numbers are asked for, of which no token is written."""
+    return payload.kind in ("embed", "score")

@@ -158,7 +158,7 @@ class RowCaller:
         selector = self._context.selector
         left, began = list(attempts), time.monotonic()
         for one in attempts:
-            one.need = one.backend.most_cost(one.payload)
+            one.need = one.backend.costs.most(one.payload)
         while left := [one for one in left if not one.is_paused_too_long]:
             self._waiting_since = time.monotonic()
             one = await selector.enter(left)

@@ -18,7 +18,7 @@ from raypipe.contracts.model_pool import make_pool, name_members
 from raypipe.errors import CallError, InfrastructureError, Retry, SpecError
 from raypipe.execution.worker import model_selection
 from raypipe.execution.worker.backend import make_backends
-from raypipe.limits import Caps, RateCoordinator
+from raypipe.limits import REFUSED, Caps, RateCoordinator
 from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.results import Result
@@ -204,9 +204,9 @@ def test_who_comes_back_does_not_catch_up(tmp_path: Path, monkeypatch: pytest.Mo
             for _ in range(count):
                 attempts = [model_selection.Attempt(member, Payload({}), b"") for member in members]
                 for one in attempts:
-                    one.need = one.backend.most_cost(one.payload)
+                    one.need = one.backend.costs.most(one.payload)
                 entered = await selector.enter(attempts)
-                entered.backend.limiter.leave(entered.need, None)
+                entered.backend.limiter.leave(entered.need, REFUSED)
                 found[entered.backend.name] += 1
             return found
 
