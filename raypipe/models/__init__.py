@@ -6,6 +6,7 @@ model is opened, so that checking a pipeline loads no HTTP library and no engine
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -14,6 +15,7 @@ from raypipe.contracts.llm import LLM, Request
 from raypipe.contracts.model import Model
 from raypipe.errors import SpecError, Violation, nearest
 from raypipe.models import capabilities, presets
+from raypipe.models.prices import output_limit
 from raypipe.models.provider_classes import (
     AnthropicLLM,
     AzureOpenAILLM,
@@ -54,6 +56,7 @@ __all__ = [
     "engine_gpus",
     "gpus_here",
     "gpus_of",
+    "is_bounded",
     "is_held_key",
     "missing_engine",
     "open_model",
@@ -116,6 +119,15 @@ def check_request(llm: LLM, request: Request) -> list[Violation]:
     """Why `llm`, which is sound, cannot be asked this, as far as that can be known without asking."""
     problem = capabilities.refusal(llm, request) if llm.provider in presets.PRESETS else None
     return [] if problem is None else [Violation(f"model {llm.label!r}", problem)]
+
+
+def is_bounded(llm: LLM, requests: Sequence[Request]) -> bool:
+    """Whether each call of `llm` has a longest completion; `requests` are like those of the step that asks."""
+    if llm.provider == "offline" or output_limit(llm, llm.extra) is not None:
+        return True
+    # What a prompt without chat template may come to is always said, but for an engine's own.
+    ways = [one.pool or one.max_tokens or (one.prompt is not None and not llm.runs_here) for one in requests]
+    return bool(ways) and all(ways)
 
 
 def _misplaced(llm: LLM) -> list[Violation]:

@@ -84,6 +84,20 @@ def _rates(price_list: str, model: str) -> tuple[_Rates, ...]:
     return tuple(rates)
 
 
+_LIMITS = ("max_tokens", "max_completion_tokens")
+
+
+def output_limit(llm: LLM, body: Mapping[str, Any]) -> int | None:
+    """The most tokens that a call may write which is sent as `body`; `None` where nothing says it."""
+    limit: Any = next((body[name] for name in _LIMITS if name in body), llm.max_tokens)
+    if limit is None and isinstance(options := body.get("options"), dict):
+        limit = cast("dict[str, Any]", options).get("num_predict")  # Ollama's
+    if limit is None and llm.runs_here:
+        limit = llm.engine.get("max_model_len")
+    choices: Any = body.get("n", 1)
+    return limit * (choices if type(choices) is int else 1) if type(limit) is int and limit > 0 else None
+
+
 def is_priced(llm: LLM) -> bool:
     """Whether its price is known."""
     return cost_usd(llm, 1000, 1000) is not None

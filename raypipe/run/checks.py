@@ -7,8 +7,8 @@ import os
 from raypipe.contracts.model_pool import members_of
 from raypipe.errors import SpecError, Violation
 from raypipe.execution.context import RunOptions
-from raypipe.models import check_model, check_request, is_held_key, missing_engine
-from raypipe.models.prices import is_priced
+from raypipe.models import check_model, check_request, is_bounded, is_held_key, missing_engine
+from raypipe.models.prices import cost_usd, is_priced
 from raypipe.plan.plan import Plan
 
 
@@ -41,12 +41,26 @@ def _engines(plan: Plan, options: RunOptions) -> list[Violation]:
 
 
 def _caps(plan: Plan, options: RunOptions) -> list[Violation]:
-    """Models of unknown price, where money is capped."""
-    if options.caps.usd is None:
-        return []
-    problem = "has no known price, so its cost cannot be kept under a cap; give it price=(input, output), or --prices"
-    unknown = [llm for llm in plan.models if not is_priced(llm)]
-    return [Violation(f"model {llm.label!r}", problem) for llm in unknown]
+    """Models whose calls no cap can hold: of unknown price where money is capped, or of unbounded length.
+
+    A limit that were sent beside what identifies a call would cut answers and keep them under the keys of whole ones.
+    """
+    caps, found = options.caps, list[Violation]()
+    if caps.usd is not None:
+        problem = "has no known price, so its cost cannot be kept under a cap; give it price=(input, output), or "
+        unknown = [llm for llm in plan.models if not is_priced(llm)]
+        found += [Violation(f"model {llm.label!r}", f"{problem}--prices") for llm in unknown]
+    if caps.usd is None and caps.tokens is None:
+        return found
+    cap = f"max_cost_usd={caps.usd:g}" if caps.tokens is None else f"max_tokens={caps.tokens} of the run"
+    for name, step in plan.graph.steps.items():
+        for llm in members_of(step.llm):
+            if is_bounded(llm, step.requests()) or (caps.tokens is None and cost_usd(llm, 0, 1000) in (0.0, None)):
+                continue
+            way = f'LLM("{llm.uri}", max_tokens=1024), or --set {name}.llm.max_tokens=1024'
+            problem = f"has no max_tokens, so nobody knows what one call may take and {cap} cannot be kept; write {way}"
+            found.append(Violation(f"step {name!r}, model {llm.label!r}", problem))
+    return found
 
 
 def _environment(plan: Plan, options: RunOptions) -> list[Violation]:

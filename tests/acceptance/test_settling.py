@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from raypipe.contracts.llm import LLM, Caller
-from raypipe.errors import StoppedError
+from raypipe.errors import SpecError, StoppedError
+from raypipe.models.prices import cost_usd
 from raypipe.pipeline import Pipeline
 from raypipe.row import Values
-from raypipe.steps import LoadDataFromDicts, TextGeneration, step
+from raypipe.steps import EmbeddingGeneration, LoadDataFromDicts, TextGeneration, step
 from tests.loopback import CUT, SILENCE, TRUNCATED, Fault, Loopback, serve
 
 ROWS = 60
@@ -157,3 +158,51 @@ def test_a_call_that_its_row_gives_up_takes_what_was_reserved(tmp_path: Path) ->
             LoadDataFromDicts([{"topic": f"topic {n}"} for n in range(ROWS)], name="seed") >> hurried("ask", llm=llm)
         assert "max_tokens=1000" in stopped_by(pipeline, tmp_path, max_tokens=1000)
         assert len(server.requests) <= 1000 / 180
+
+
+@pytest.mark.parametrize("cap", [{"max_tokens": 60_000}, {"max_cost_usd": 6.0}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{}, {"extra": {"max_tokens": 50}}, {"extra": {"max_completion_tokens": 50}}], ids=str
+)
+def test_a_model_without_max_tokens_is_refused_under_a_cap(
+    fields: dict[str, Any], cap: dict[str, Any], tmp_path: Path
+) -> None:
+    with serve(body=body({"prompt_tokens": 20, "completion_tokens": 16_000})) as server:
+        pipeline = pipeline_of(server, rows=5, max_tokens=None, price=(100.0, 100.0), **fields)
+        if fields:
+            pipeline.run(tmp_path, engine="local", max_tokens=1_000_000)
+        else:
+            with pytest.raises(SpecError, match=r"step 'ask', model .* has no max_tokens.* --set ask.llm.max_tokens"):
+                pipeline.run(tmp_path, engine="local", **cap)
+            assert not server.requests
+            pipeline.run(tmp_path, engine="local", max_calls=5)
+
+
+def test_a_model_that_costs_nothing_needs_no_max_tokens_under_a_cap_of_money(tmp_path: Path) -> None:
+    with serve() as server:
+        pipeline = pipeline_of(server, rows=5, max_tokens=None, price=(0.0, 0.0))
+        assert not stopped_by(pipeline, tmp_path, max_cost_usd=0.01)
+
+
+def test_embeddings_need_no_max_tokens_under_a_cap(tmp_path: Path) -> None:
+    with serve() as server:
+        llm = LLM("openai/loopback", base_url=server.base_url, price=(1.0, 1.0))
+        with Pipeline("vectors") as pipeline:
+            seed = LoadDataFromDicts([{"text": f"topic {n}"} for n in range(ROWS)], name="seed")
+            seed >> EmbeddingGeneration("embed", llm=llm)
+        assert "max_cost_usd" in stopped_by(pipeline, tmp_path, max_cost_usd=0.001)
+        assert 0 < sum(-(-len(logged.raw) // 4) for logged in server.requests) <= 1000
+
+
+def test_prices_that_depend_on_length_are_those_of_each_call(tmp_path: Path) -> None:
+    """Ten calls of 150,000 tokens are short ones, though together they have more than the 200,000 of a long one."""
+    with serve(body=body({"prompt_tokens": 150_000, "completion_tokens": 10})) as server:
+        llm = LLM("gemini/gemini-2.5-pro", base_url=server.base_url, api_key_env="", max_tokens=ANSWER_TOKENS)
+        with Pipeline("long") as pipeline:
+            seed = LoadDataFromDicts([{"topic": f"topic {n}"} for n in range(10)], name="seed")
+            seed >> TextGeneration("ask", llm=llm, template="{{ topic }}", output="said")
+        result = pipeline.run(tmp_path, engine="local")
+    one = cost_usd(llm, 150_000, 10)
+    assert one == pytest.approx(0.150 * 1.25 + 10 * 10 / 1e6)  # pyright: ignore[reportUnknownMemberType]
+    told = result.manifest["steps"]["ask"]["cost_usd"]
+    assert told == pytest.approx(10 * one)  # pyright: ignore[reportUnknownMemberType]

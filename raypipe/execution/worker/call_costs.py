@@ -11,11 +11,10 @@ from raypipe.contracts.model import Payload
 from raypipe.errors import CallError
 from raypipe.identity import canonical_json
 from raypipe.limits import REFUSED, Caps, Cost, Settlement
-from raypipe.models.prices import cost_usd
+from raypipe.models.prices import cost_usd, output_limit
 
 ASSUMED_OUTPUT = 8192
-"""The most output tokens that are expected of a call without `max_tokens`."""
-_LIMITS = ("max_tokens", "max_completion_tokens")
+"""The most output tokens that are expected of a call without `max_tokens`, which runs with caps do not make."""
 
 
 class CallCosts:
@@ -35,8 +34,8 @@ class CallCosts:
         body = payload.body
         if payload.kind in ("embed", "score"):
             return self._cost(Usage(len(canonical_json(body))))
-        output = next((body[name] for name in _LIMITS if name in body), self._llm.max_tokens or ASSUMED_OUTPUT)
-        return self._cost(Usage(len(canonical_json(body)), int(output)))
+        output = output_limit(self._llm, body) or ASSUMED_OUTPUT
+        return self._cost(Usage(len(canonical_json(body)), output))
 
     def answered(self, completion: Completion, payload: Payload, reserved: Cost) -> Settlement:
         """What a call took that was answered.
