@@ -137,8 +137,8 @@ def test_hedged_calls_are_both_paid(tmp_path: Path) -> None:
         sent = len(server.requests)
     (described,) = result.manifest["models"].values()
     assert described["calls_sent"] == sent
-    assert described["calls_estimated"] == sent - 20
-    assert described["output_tokens"] >= (sent - 20) * ANSWER_TOKENS
+    assert 0 < described["calls_estimated"] <= sent - 20, "both may be answered at once"
+    assert described["output_tokens"] >= described["calls_estimated"] * ANSWER_TOKENS
 
 
 @step(inputs=["topic"], outputs=["said"])
