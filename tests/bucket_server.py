@@ -24,13 +24,19 @@ App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 @contextmanager
-def serve_bucket(conditions: str = "obeyed") -> Generator[str]:
-    """The address that it listens at. In other stores conditional writes are `ignored` or `refused`."""
+def serve_bucket(conditions: str = "obeyed", admit: Callable[[str, str], bool] | None = None) -> Generator[str]:
+    """The address that it listens at. In other stores conditional writes are `ignored` or `refused`.
+
+    `admit` is asked before each request, with its method and path; what it refuses is answered 503 and changes nothing.
+    """
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     app: App = DomainDispatcherApplication(create_backend_app)
     guard = threading.Lock()
 
     def answer(request: dict[str, Any], start: Any) -> Iterable[bytes]:
+        if admit is not None and not admit(request["REQUEST_METHOD"], request["PATH_INFO"]):
+            start("503 Service Unavailable", [("Content-Type", "application/xml")])
+            return [b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>later</Message></Error>']
         if request["REQUEST_METHOD"] != "PUT":
             return app(request, start)
         if conditions == "ignored":

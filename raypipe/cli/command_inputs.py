@@ -68,11 +68,12 @@ def pipeline_of_run(
     """
     from raypipe.cli.origins import check_calls, explained
     from raypipe.storage.paths import local_file
+    from raypipe.storage.run_files import spec_path
 
     origin = before.manifest.get("origin") or {}
     check_calls(before.path, origin, calls)
     with TemporaryDirectory(prefix="raypipe-") as scratch, explained(before.path, origin, is_foreign=spec is None):
-        kept = local_file(before.path / "pipeline.yaml", Path(scratch)) if spec is None else spec
+        kept = local_file(spec_path(before.path, before.manifest), Path(scratch)) if spec is None else spec
         return make_pipeline(kept, input, *changes, small=small, is_foreign=spec is None)
 
 

@@ -23,6 +23,7 @@ from raypipe.storage.paths import (
     reading,
 )
 from raypipe.storage.run_files import list_files, list_remote_artifacts, local_copy
+from raypipe.storage.run_folder import settle
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,13 +173,15 @@ class DryRun(Mapping[str, Rows]):
 class Result(Mapping[str, Rows]):
     """A committed run in a folder, or at an address such as `s3://bucket/folder`: leaf name → rows.
 
-    A single leaf is `default` too. Raises InputError when the folder holds none, OutputError or InfrastructureError
-    when a store cannot be used.
+    A single leaf is `default` too. A commit that a kill cut off is finished first. Raises InputError when the folder
+    holds none, OutputError when that cannot be done, OutputError or InfrastructureError when a store cannot be used.
     """
 
     def __init__(self, path: str | Path | RemotePath) -> None:
         self.path = path = parse_path(path)
         check_reachable(path)
+        if isinstance(path, Path):
+            settle(path)
         try:
             self.manifest: dict[str, Any] = orjson.loads((path / "manifest.json").read_bytes())
         except (OSError, ValueError) as error:

@@ -1,13 +1,14 @@
 """The folder of a run in an object store, where nothing can be renamed and no system keeps a lock.
 
 New files get names that no earlier run used; the manifest, which lists the files that count, is the commit; what it
-does not list is removed afterwards. Knows nothing of the call log in the folder.
+does not list is removed afterwards. `pipeline.yaml` is written under a name of its own first, which the manifest names,
+so that it never belongs to another run than the manifest. Knows nothing of the call log in the folder.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import chain
@@ -29,7 +30,7 @@ from raypipe.storage.paths import (
     map_concurrently,
     remove_files,
 )
-from raypipe.storage.run_files import list_files
+from raypipe.storage.run_files import SPEC, list_files, spec_path
 from raypipe.storage.run_folder import MARK, Layout, RunFolder
 
 _OUTPUTS = ("data", "failures", ARTIFACTS)
@@ -79,9 +80,21 @@ class RemoteRunFolder(Layout[RemotePath]):
             raise OutputError(f"the output folder {self.path} cannot be used: {explain_os_error(error)}") from None
 
     def start_over(self) -> None:
-        """Remove what an earlier run left uncommitted. Raises OSError."""
+        """Finish the commit of a run that was killed in the midst of it, and remove what was not committed.
+
+        Raises OSError.
+        """
+        manifest = self.committed()
+        self._finish(manifest)
         self.clear()
-        remove_files(self._stray(self.committed()))
+        remove_files(self._stray(manifest))
+
+    def _finish(self, manifest: Mapping[str, Any]) -> None:
+        """Let `pipeline.yaml` be that of the manifest."""
+        spec = spec_path(self.path, manifest)
+        if spec != self.path / SPEC:
+            (self.path / SPEC).write_bytes(spec.read_bytes())
+        remove_files(self.own.glob(f"*-{SPEC}"))
 
     def committed(self) -> dict[str, Any]:
         """The manifest of the run that stands here; empty when none does. Raises OSError, OutputError."""
@@ -104,7 +117,8 @@ class RemoteRunFolder(Layout[RemotePath]):
 
         Completes the manifest. Raises OSError, OutputError when another run has taken the folder.
         """
-        prefix = f"part-{time.time_ns():020d}-{uuid4().hex[:6]}-"
+        commit = manifest["commit"] = f"{time.time_ns():020d}-{uuid4().hex[:6]}"
+        prefix = f"part-{commit}-"
         copies: list[tuple[RemotePath, RemotePath]] = []
         for entry in [*manifest["leaves"].values(), manifest["failures"]]:
             made = sorted((self.work / entry["path"]).glob("part-*.parquet"))
@@ -116,11 +130,12 @@ class RemoteRunFolder(Layout[RemotePath]):
             copies += [(file, self.path / path / str(file.relative_to(version))) for file in version.rglob("*")]
         manifest[ARTIFACTS] = artifacts
         list(map_concurrently(lambda pair: copy_file(*pair), copies))
-        (self.path / "pipeline.yaml").write_bytes(spec)
+        (self.own / f"{commit}-{SPEC}").write_bytes(spec)
         content = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
         self.check_held()
         with uninterrupted():
             self.manifest.write_bytes(content)
+        self._finish(manifest)
         remove_files(self._stray(manifest))
         self.clear()
 

@@ -19,6 +19,21 @@ from raypipe.security.dataset_notes import is_name
 from raypipe.storage.artifacts import ARTIFACTS, METADATA, Artifact
 from raypipe.storage.paths import AnyPath, RemotePath, copy_file, map_concurrently
 
+SPEC = "pipeline.yaml"
+
+
+def spec_path(path: AnyPath, manifest: Mapping[str, Any]) -> AnyPath:
+    """Where the pipeline of a committed run is written. Raises OSError.
+
+    In a store it has a name of its own from shortly before the manifest is written until shortly after.
+    """
+    commit = manifest.get("commit")
+    if isinstance(path, RemotePath) and isinstance(commit, str) and is_name(commit):
+        unfinished = path / ".raypipe" / f"{commit}-{SPEC}"
+        if unfinished.exists():
+            return unfinished
+    return path / SPEC
+
 
 def list_files(folder: RemotePath, entry: Mapping[str, Any]) -> list[RemotePath]:
     """The files of a leaf or of the failures, in order; of a folder that was copied there, all that there are."""
@@ -62,7 +77,7 @@ def local_copy(path: AnyPath, manifest: Mapping[str, Any]) -> Generator[LocalCop
         yield LocalCopy(folder, manifest)
 
 
-def _files_to_fetch(path: RemotePath, manifest: Mapping[str, Any]) -> Iterator[tuple[RemotePath, str]]:
+def _files_to_fetch(path: RemotePath, manifest: Mapping[str, Any]) -> Iterator[tuple[AnyPath, str]]:
     """Each file that counts, and its place in a folder of this machine."""
     for entry in [*manifest["leaves"].values(), manifest["failures"]]:
         for number, file in enumerate(list_files(path, entry)):
@@ -73,4 +88,4 @@ def _files_to_fetch(path: RemotePath, manifest: Mapping[str, Any]) -> Iterator[t
             if not all(map(is_name, below.split("/"))):  # a store takes any name
                 raise InputError(_OUTSIDE.format(path, below))
             yield file, f"{ARTIFACTS}/{artifact.step}/{artifact.name}/{below}"
-    yield path / "pipeline.yaml", "pipeline.yaml"
+    yield spec_path(path, manifest), SPEC

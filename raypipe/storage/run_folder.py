@@ -1,7 +1,8 @@
 """The folder of a run: held by one run at a time, committed by rename, and never a folder that holds something else.
 
 Layout: `data/<leaf>/`, `failures/`, `artifacts/<step>/<name>/`, `calls/`, `manifest.json`, `pipeline.yaml` for readers;
-`.raypipe/` holds the mark of a run folder, the lock and the work of a run that has not been committed.
+`.raypipe/` holds the mark of a run folder, the lock, the work of a run that has not been committed, and the journal of
+a commit that is under way.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from raypipe.errors import OutputError
 from raypipe.security.file_modes import restrict_folder
 from raypipe.security.symlinks import check_no_links
 from raypipe.storage.artifacts import ARTIFACTS, copy_missing_artifacts
-from raypipe.storage.paths import P, write_atomically
+from raypipe.storage.commit_journal import MANIFEST, CommitJournal
+from raypipe.storage.paths import P, explain_os_error
 
 MARK = "raypipe run folder 1\n"
 _ENDING_S, _LOOK_EVERY_S = 5.0, 0.1
@@ -40,7 +42,7 @@ class Layout(Generic[P]):
         self.work = self.own / "work"
         self.parts = self.work / "parts"
         self.calls = self.path / "calls"
-        self.manifest = self.path / "manifest.json"
+        self.manifest = self.path / MANIFEST
 
 
 class RunFolder(Layout[Path]):
@@ -48,6 +50,7 @@ class RunFolder(Layout[Path]):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path.absolute())
+        self._journal = CommitJournal(self.path, self.own)
 
     @property
     def owner(self) -> str:
@@ -79,6 +82,7 @@ class RunFolder(Layout[Path]):
             raise OutputError(f"the output folder {self.path} cannot be written: {error.strerror}") from None
         try:
             self._lock(lock)
+            self._settle()
             yield
         finally:
             os.close(lock)
@@ -98,6 +102,32 @@ class RunFolder(Layout[Path]):
             pause(_LOOK_EVERY_S)
         os.ftruncate(lock, 0)
         os.pwrite(lock, me.encode(), 0)
+
+    def _settle(self) -> None:
+        """Finish the commit of a run that was killed in the midst of it. Raises OutputError."""
+        try:
+            self._journal.undo_unjournaled()
+            self._journal.put_all()
+        except (OSError, ValueError) as error:
+            reason = explain_os_error(error) if isinstance(error, OSError) else "its journal is damaged"
+            raise OutputError(f"{self._half_done} {reason}; solve that and run the same command again") from None
+        self._journal.close()
+
+    @property
+    def _half_done(self) -> str:
+        return f"the commit of a run into {self.path} was cut off and cannot be finished:"
+
+    def settle(self) -> None:
+        """For readers: finish a commit that was cut off, wait for one that is under way. Raises OutputError."""
+        deadline = time.monotonic() + _ENDING_S
+        while self._journal.is_open:
+            try:
+                with self.held():
+                    return
+            except OutputError as error:
+                if time.monotonic() > deadline:
+                    raise OutputError(f"{self._half_done} {error}") from None
+            pause(_LOOK_EVERY_S)
 
     def start_over(self) -> None:
         """Remove what an earlier run left uncommitted."""
@@ -122,7 +152,7 @@ class RunFolder(Layout[Path]):
         """Does nothing: the system holds the lock as long as this process lives."""
 
     def commit(self, manifest: dict[str, Any], spec: bytes, keeps_artifacts: bool) -> None:
-        """Put rows, failures and artifacts of the work folder in place of what stands there, each by one rename.
+        """Put rows, failures and artifacts of the work folder in place of what stands there, all of them or none.
 
         What the work folder does not have is gone then, but for artifacts that are to be kept. Raises OSError.
         """
@@ -130,17 +160,15 @@ class RunFolder(Layout[Path]):
             copy_missing_artifacts(self.path / ARTIFACTS, self.work / ARTIFACTS)
         content = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
         with uninterrupted():
-            old = self.work / "old"
-            old.mkdir()
-            for name in ("data", "failures", ARTIFACTS):
-                if (self.path / name).exists():
-                    os.rename(self.path / name, old / name)
-                if (self.work / name).exists():
-                    os.rename(self.work / name, self.path / name)
-            write_atomically(self.path / "pipeline.yaml", spec)
-            write_atomically(self.manifest, content)
-        self.clear()
+            self._journal.decide(content, spec)
+            self._journal.put_all()
+        self._journal.close()
 
     def clear(self) -> None:
         """Remove the work folder."""
         shutil.rmtree(self.work, ignore_errors=True)
+
+
+def settle(path: Path) -> None:
+    """Finish what a killed run has left half committed in a folder, before it is read. Raises OutputError."""
+    RunFolder(path).settle()

@@ -18,6 +18,7 @@ from raypipe.contracts.step import Step
 from raypipe.errors import OutputError
 from raypipe.pipeline import Pipeline
 from raypipe.steps import KeepColumns, LoadDataFromDicts
+from raypipe.storage.commit_journal import CommitJournal
 from raypipe.storage.paths import write_atomically
 from raypipe.storage.run_folder import RunFolder
 
@@ -153,3 +154,76 @@ def test_pipelines_without_a_name_have_folders_of_their_own() -> None:
     assert one == unnamed("kept").folder()
     assert one.parent == Path("out")
     assert unnamed("kept").folder("here") == Path("here")
+
+
+@pytest.mark.parametrize("moves", range(8))
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_commit_that_version_0_1_0_left_half_done_is_rolled_back(tmp_path: Path, moves: int, is_first: bool) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.held():
+        if not is_first:
+            _fill(folder, "before", "data", "failures", "artifacts")
+            folder.commit({"of": "before"}, b"before", keeps_artifacts=False)
+        _fill(folder, "after", "data", "failures", "artifacts")
+        old = folder.work / "old"
+        old.mkdir()
+        steps: list[tuple[Path, Path]] = []
+        for name in ("data", "failures", "artifacts"):
+            steps += [] if is_first else [(tmp_path / name, old / name)]
+            steps.append((folder.work / name, tmp_path / name))
+        for source, target in steps[:moves]:
+            source.rename(target)
+        if moves > len(steps):
+            write_atomically(tmp_path / "manifest.json", b'{"of": "after"}')
+    RunFolder(tmp_path).settle()
+    state = "after" if moves > len(steps) else "before"
+    assert not folder.work.exists()
+    if is_first and state == "before":
+        assert folder.committed() == {}
+        return
+    assert folder.committed() == {"of": state}
+    for name in ("data", "failures", "artifacts"):
+        assert (tmp_path / name / "leaf/part-0.parquet").read_text() == state
+
+
+def _fill(folder: RunFolder, text: str, *names: str) -> None:
+    folder.start_over()
+    for name in names:
+        (folder.work / name / "leaf").mkdir(parents=True)
+        (folder.work / name / "leaf/part-0.parquet").write_text(text)
+
+
+@pytest.mark.parametrize("is_lost", [True, False], ids=["no manifest", "damaged"])
+def test_a_journal_that_cannot_be_read_is_named(tmp_path: Path, is_lost: bool) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.held():
+        _fill(folder, "before", "data")
+        folder.commit({"of": "before"}, b"", keeps_artifacts=False)
+    journal = folder.own / "commit"
+    journal.mkdir()
+    if not is_lost:
+        (journal / "manifest.json").write_text('{"of": "after"}')
+        (journal / "state.json").write_text("[")
+        with pytest.raises(OutputError, match="was cut off and cannot be finished: its journal is damaged"):
+            folder.settle()
+    else:
+        folder.settle()
+    assert folder.committed() == {"of": "before"}
+    assert (tmp_path / "data/leaf/part-0.parquet").read_text() == "before"
+
+
+def test_folders_that_cannot_change_places_in_one_step_are_finished_by_the_next(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.held():
+        _fill(folder, "before", "data", "failures")
+        folder.commit({"of": "before"}, b"", keeps_artifacts=False)
+        _fill(folder, "after", "data", "failures")
+        CommitJournal(folder.path, folder.own).decide(b'{"of": "after"}', b"after")
+    (folder.own / "commit/old").mkdir()
+    (tmp_path / "data").rename(folder.own / "commit/old/data")
+    folder.settle()
+    assert folder.committed() == {"of": "after"}
+    for name in ("data", "failures"):
+        assert (tmp_path / name / "leaf/part-0.parquet").read_text() == "after"
+    assert (tmp_path / "pipeline.yaml").read_text() == "after"
+    assert not (folder.own / "commit").exists()
