@@ -90,8 +90,19 @@ def _rare(value: Any) -> Any:
     raise TypeError(f"a value of type {type(value).__name__} has no canonical form")
 
 
-def source_identity(content: bytes, unit: str, occurrence: int) -> bytes:
+def row_identity(content: bytes, occurrence: int) -> bytes:
     """Identity of a source row.
+
+    `content` is the canonical JSON of the row (or of its identity columns), `occurrence` counts equal rows before it in
+    the source.
+    """
+    hasher = _begun(b"row").copy()
+    hasher.update(_sized(content) + occurrence.to_bytes(8, "little"))
+    return hasher.digest()
+
+
+def source_identity(content: bytes, unit: str, occurrence: int) -> bytes:
+    """Identity of a source row in call logs that were begun by version 0.1.0.
 
     `content` is the canonical JSON of the row (or of its identity columns), `unit` names the
     list or file it stands in, `occurrence` counts equal rows before it in that unit.

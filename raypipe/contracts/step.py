@@ -293,11 +293,16 @@ def join(upstream: GraphNode, downstream: GraphNode) -> None:
 class Unit:
     """A part of a source that is read in order, as one whole: a list, a file.
 
-    `name` goes into the identity of its rows and must not depend on where the source is stored.
+    `name` tells it from the others and must not depend on where the source is stored; `location` is where it is.
     """
 
     name: str
     location: str = ""
+
+    @property
+    def has_guessed_types(self) -> bool:
+        """Whether what it holds is text, and what a column is depends on all of its values."""
+        return self.location.lower().removesuffix(".gz").endswith((".csv", ".tsv"))
 
 
 class Source(Step):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from raypipe.calls.segments import CallOrigin
 from raypipe.concurrency.deadlines import LOOK_EVERY_S
+from raypipe.execution.row_identity import VERSION
 from raypipe.limits import Caps
 from raypipe.plan.load_groups import LoadGroups
 from raypipe.storage.artifacts import ARTIFACTS
@@ -71,6 +72,8 @@ class RunContext:
     """Folder of the call log."""
     owner: str
     """Stands for the run folder in the names of call log segments."""
+    identity: int = VERSION
+    """How rows and calls are identified: in a call log that version 0.1.0 has begun, as it did."""
     servers: Mapping[str, str] = field(default_factory=dict[str, str])
     """Addresses of the servers that were started for models, by their keys."""
     unsent: Callable[[CallOrigin], None] | None = None

@@ -266,6 +266,7 @@ class _Run:
         entry, setup = stage.steps[stage.entry].step, self._setup
         if isinstance(entry, Source):
             options, artifacts = setup.run.options, setup.run.artifacts
-            return read_source(entry, options.source_rows, setup.only, artifacts, options.bounds.batch_bytes)
+            most_bytes, version = options.bounds.batch_bytes, setup.run.identity
+            return read_source(entry, options.source_rows, setup.only, artifacts, most_bytes, version)
         assert isinstance(entry, Aggregate)
         return read_groups(paths_for(Sink("barrier", stage.entry), self.results), stage.entry, entry)

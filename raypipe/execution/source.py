@@ -1,6 +1,6 @@
 """Reads what a stage takes in: rows with identity, in batches. Knows nothing of who carries them.
 
-A source row's identity is the digest of its content and its occurrence among equal rows of its unit, so it does not
+A source row's identity is the digest of its content and its number among equal rows of its source, so it does not
 depend on where the row stands. Rows between stages carry theirs already.
 """
 
@@ -10,23 +10,22 @@ import traceback
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from raypipe.concurrency.background import Caught
 from raypipe.contracts.step import Aggregate, Source, Unit
 from raypipe.errors import InputError, RaypipeError, SpecError, nearest
 from raypipe.execution.conductor.compound_rows import describe_oversize, with_lists
+from raypipe.execution.occurrences import Occurrences
+from raypipe.execution.row_identity import VERSION, Identifier, identifier_of
 from raypipe.execution.worker.boundary import close_step, describe
-from raypipe.identity import canonical_json, group_identity, source_identity
+from raypipe.identity import canonical_json, group_identity
 from raypipe.row import GROUP, GROUP_ID, PATH, POSITION, RESERVED, ROW_ID
 from raypipe.storage.paths import AnyPath, open_parquet_at
 from raypipe.storage.tables import LINEAGE_SCHEMA, concat, conform, sort_by_source, unify_schemas
 from raypipe.values.admission import admit_table
-from raypipe.values.arrays import to_rows
 from raypipe.values.byte_bounds import READ_BYTES
 from raypipe.values.selection import filter_rows, split, take_rows
 
@@ -34,13 +33,14 @@ BATCH_ROWS = 1024
 _UNIT_POSITIONS = 2**40
 
 
-def identify_rows(source: Source, unit: Unit, number: int, only: frozenset[bytes] | None = None) -> Iterator[pa.Table]:
-    """The rows of the `number`-th unit with lineage columns, or only those with certain identities.
+def identify_rows(
+    source: Source, unit: Unit, place: int, ids: Identifier, only: frozenset[bytes] | None = None
+) -> Iterator[pa.Table]:
+    """The rows of a unit, the `place`-th, with lineage columns, or only those with certain identities.
 
     Raises InputError.
     """
-    seen: dict[bytes, int] = {}
-    position = number * _UNIT_POSITIONS
+    position = place * _UNIT_POSITIONS
     where = f"file {unit.location!r}" if unit.location else f"step {source.name or type(source).__name__!r}"
     pieces = (
         piece
@@ -49,23 +49,11 @@ def identify_rows(source: Source, unit: Unit, number: int, only: frozenset[bytes
     )
     for piece in pieces:  # all values of one may be held as Python's at once
         table = admit_table(piece, where)
-        named = table if source.identity is None else table.select(list(source.identity))
-        ids: list[bytes] = []
-        # Canonical JSON writes texts and integers as they are.
-        kinds = [column.type for column in named.columns if not column.null_count]
-        are_plain = [pa.types.is_string(kind) or pa.types.is_integer(kind) for kind in kinds]
-        is_plain = len(kinds) == named.num_columns and all(are_plain)
-        for row in to_rows(named):
-            content = (
-                orjson.dumps(row, option=orjson.OPT_SORT_KEYS) if is_plain else canonical_json(_without_nulls(row))
-            )
-            first = source_identity(content, unit.name, 0)
-            occurrence = seen[first] = seen.get(first, -1) + 1
-            ids.append(first if not occurrence else source_identity(content, unit.name, occurrence))
+        found = ids.identify(table if source.identity is None else table.select(list(source.identity)))
         table = table.rename_columns([source.output_mappings.get(name, name) for name in table.column_names])
-        made = _with_lineage(table, ids, range(position, position + len(ids)))
-        yield made if only is None else filter_rows(made, [one in only for one in ids])
-        position += len(ids)
+        made = _with_lineage(table, found, range(position, position + len(found)))
+        yield made if only is None else filter_rows(made, [one in only for one in found])
+        position += len(found)
 
 
 def read_tables(source: Source, unit: Unit) -> Iterator[pa.Table]:
@@ -89,15 +77,6 @@ def read_tables(source: Source, unit: Unit) -> Iterator[pa.Table]:
         close_step(name, source)
 
 
-def _without_nulls(value: Any) -> Any:
-    """A value without its nulls: in a table, a row gets null fields from its neighbours."""
-    if isinstance(value, dict):
-        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
-    return value
-
-
 def _with_lineage(table: pa.Table, ids: Sequence[bytes], positions: Sequence[int]) -> pa.Table:
     none = pa.array(np.zeros(len(ids) + 1, np.int32))
     columns = {
@@ -118,16 +97,18 @@ def read_source(
     only: frozenset[bytes] | None = None,
     artifacts: AnyPath | None = None,
     most_bytes: int = READ_BYTES,
+    version: int = VERSION,
 ) -> Iterator[pa.Table]:
     """All rows of a source in batches, or the first `limit` rows, or those with certain identities.
 
-    `artifacts` is where it keeps files beside them, `most_bytes` what a batch of several rows may be.
-    Raises InputError.
+    `artifacts` is where it keeps files beside them, `most_bytes` what a batch of several rows may be, `version` that of
+    the identities. Raises InputError.
     """
-    left = limit
-    for number, unit in enumerate(source.units()):
+    left, occurrences = limit, Occurrences()
+    for place, unit in enumerate(source.units()):
         source.keep_artifacts_in(artifacts)
-        for table in identify_rows(source, unit, number, only):
+        ids = identifier_of(unit, place, version, occurrences.number)
+        for table in identify_rows(source, unit, place, ids, only):
             for batch in cut_batches(table if left is None else table.slice(0, left), most_bytes):
                 yield batch
                 if left is not None:

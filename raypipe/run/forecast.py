@@ -23,6 +23,7 @@ from raypipe.execution.setup import RunSetup
 from raypipe.execution.stopping import Stop
 from raypipe.limits import Cost
 from raypipe.plan.plan import Plan
+from raypipe.run.identity_version import read_identity_version
 from raypipe.storage.paths import AnyPath, check_reachable, open_parquet_at
 from raypipe.storage.remote_run_folder import run_folder_at
 
@@ -78,7 +79,8 @@ def forecast(plan: Plan, out: AnyPath, calls: AnyPath | None = None) -> Forecast
     index = index_with_segments(load_index(log), log, "*")
     with tempfile.TemporaryDirectory(prefix="raypipe-") as nowhere:
         place = Path(nowhere)
-        run = RunContext(RunOptions(place), place / "parts", place / "calls", "forecast", unsent=unsent)
+        version = read_identity_version(log)
+        run = RunContext(RunOptions(place), place / "parts", place / "calls", "forecast", version, unsent=unsent)
         setup = RunSetup(run, plan, index, Cost())
         outcome = local.execute(setup, lambda _: None, Stop())
     totals: defaultdict[str, StepCounts] = defaultdict(StepCounts)

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from raypipe.contracts.model_pool import ModelPool, name_members
-from raypipe.execution.context import RunOptions
+from raypipe.execution.context import RunContext
 from raypipe.execution.counts import StepCounts, sum_by_shown_step
 from raypipe.execution.setup import Outcome
 from raypipe.models.prices import known_cost_usd, member_costs_usd, sum_usd
@@ -20,9 +20,9 @@ _OLD_NAMES = {"calls_sent": "sent", "calls_cached": "cached", "calls_unanswered"
 """How manifests name the calls of each model under `steps`."""
 
 
-def describe_run(plan: Plan, outcome: Outcome, options: RunOptions, started: float) -> dict[str, Any]:
+def describe_run(plan: Plan, outcome: Outcome, run: RunContext, started: float) -> dict[str, Any]:
     """The manifest, without what is committed: rows of leaves and failures. `started`: seconds since the epoch."""
-    totals = _totals(plan, outcome)
+    totals, options = _totals(plan, outcome), run.options
     costs = {
         name: known_cost_usd(llm, counts.cost_usd, counts.by_model)
         for name, counts in totals.items()
@@ -34,6 +34,7 @@ def describe_run(plan: Plan, outcome: Outcome, options: RunOptions, started: flo
         "raypipe": _version("raypipe"),
         "pipeline": plan.name,
         "engine": options.engine,
+        "identity": run.identity,
         "started_at": started,
         "ended_at": ended,
         "wall_s": round(ended - started, 3),

@@ -22,6 +22,7 @@ from raypipe.plan.plan import Plan
 from raypipe.results import Result
 from raypipe.run.checks import check_run
 from raypipe.run.commit import Commit
+from raypipe.run.identity_version import identity_version
 from raypipe.run.manifest import describe_run
 from raypipe.run.spending_history import Spending
 from raypipe.security.file_modes import are_files_shared, owner_only, restrict_folder
@@ -98,7 +99,7 @@ def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Comm
         raise StoppedError(f"{ASKED}, at once; what was completed is in {calls}") from None
     with stop.phase(Phase.HOLD):
         folder.check_held()
-    manifest = describe_run(plan, outcome, options, started)
+    manifest = describe_run(plan, outcome, setup.run, started)
     meters.describe(manifest["models"])
     try:
         spending.note(manifest)
@@ -141,11 +142,12 @@ def _prepared(plan: Plan, options: RunOptions, commit: Commit, calls: AnyPath, s
     except OSError as error:
         raise OutputError(f"the call log {calls} cannot be written: {explain_os_error(error)}") from None
     with stop.phase(Phase.INDEX):
+        version = identity_version(calls, folder.committed() if commit.only is not None else {})
         index = load_index(calls, known=not options.fresh)
         spending = Spending(folder, calls, plan)
         spent = spending.before(options.fresh) if options.caps else Cost()
     options = replace(options, is_shared=are_files_shared(options.is_shared))
-    run = RunContext(options, folder.parts, calls, folder.owner)
+    run = RunContext(options, folder.parts, calls, folder.owner, identity=version)
     return RunSetup(run, plan, index, spent, commit.only), spending
 
 

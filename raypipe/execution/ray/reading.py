@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import ray
 import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypipe.contracts.step import Aggregate, Source, Unit
 from raypipe.errors import RaypipeError
+from raypipe.execution.occurrences import Occurrences
 from raypipe.execution.ray import blocks
+from raypipe.execution.row_identity import identifier_of
 from raypipe.execution.setup import RunSetup
 from raypipe.execution.source import fold_group, identify_rows, read_parts, unify_part_schemas
 from raypipe.row import GROUP, PATH, POSITION
@@ -27,6 +30,14 @@ from raypipe.storage.paths import AnyPath
 _SPILLED_A_BLOCK = 8
 _READERS_PER_CPU = 4
 """A reader has one item after the other: more readers even out items of different sizes, but each is a task."""
+
+
+class _Reading(NamedTuple):
+    """What a task that reads is told of the run."""
+
+    only: frozenset[bytes] | None
+    artifacts: AnyPath
+    version: int
 
 
 class _Shares(Datasource):
@@ -54,19 +65,31 @@ def _read_shares(items: Sequence[Any], read: Callable[[Sequence[Any]], Iterable[
 def read_source(source: Source, units: Sequence[Unit], setup: RunSetup) -> ray.data.Dataset:
     """The rows of a source, with identity; a read that fails ends in a block that says why."""
     # Not in each task: rows that a program holds itself would travel with every one of them.
-    read = partial(_read_units, ray.put(source), setup.only, setup.run.artifacts)
+    reading = _Reading(setup.only, setup.run.artifacts, setup.run.identity)
+    read = partial(_read_units, ray.put(source), reading, _counter() if len(units) > 1 else None)
     return _read_shares(list(enumerate(units)), read)
 
 
+def _counter() -> Any:
+    """Counts equal rows over all units, which are read beside each other; on this node, whose end is the run's."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Occurrences).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
 def _read_units(
-    reference: ray.ObjectRef, only: frozenset[bytes] | None, artifacts: AnyPath, units: Sequence[tuple[int, Unit]]
+    reference: ray.ObjectRef, setup: _Reading, counter: Any, units: Sequence[tuple[int, Unit]]
 ) -> Iterable[pa.Table]:
     """An error of the input is a row of its own, since Ray Data adds its words to what is raised."""
     source: Source = ray.get(reference)
+
+    def number(place: int, start: int, digests: Sequence[bytes]) -> dict[int, int]:
+        return ray.get(counter.number.remote(place, start, digests))
+
     try:
-        for number, unit in units:
-            source.keep_artifacts_in(artifacts)
-            yield from map(blocks.pack_rows, identify_rows(source, unit, number, only))
+        for place, unit in units:
+            source.keep_artifacts_in(setup.artifacts)
+            ids = identifier_of(unit, place, setup.version, number if counter else Occurrences().number)
+            yield from map(blocks.pack_rows, identify_rows(source, unit, place, ids, setup.only))
     except RaypipeError as error:
         yield blocks.pack_error(error)
 

@@ -15,6 +15,7 @@ from raypipe.errors import CallError, Retry
 from raypipe.execution.worker.call_costs import CallCosts
 from raypipe.limits import LONGEST_WAIT_S, Caps, LeaseSource, Limiter
 from raypipe.models import open_model
+from raypipe.models.call_identity import fields_left_out, model_identity
 
 _LASTING_KINDS = frozenset({"auth", "not_found", "quota"})
 """Kinds of errors that every other row would meet, too."""
@@ -29,6 +30,10 @@ class Backend:
     name: str
     """Tells it from the other models of a pool."""
     label: str
+    identity: str
+    """What identifies the model in its calls."""
+    fields_left_out: frozenset[str]
+    """Fields of a request that do not identify a call."""
     model: Model
     limiter: Limiter
     max_tries: int
@@ -124,6 +129,8 @@ def make_backends(
             Backend(
                 name=name,
                 label=one.label,
+                identity=model_identity(one),
+                fields_left_out=fields_left_out(one),
                 model=model,
                 limiter=limiter,
                 max_tries=one.max_tries,

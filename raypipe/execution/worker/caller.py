@@ -133,7 +133,10 @@ class RowCaller:
         ordinal = 0
         for backend in self._context.selector.asked_by(self._step):
             payload = backend.model.payload(request)
-            asked = request_identity(backend.label, payload.body)
+            body = payload.body
+            if backend.fields_left_out:
+                body = {name: value for name, value in body.items() if name not in backend.fields_left_out}
+            asked = request_identity(backend.identity, body)
             if not found:
                 ordinal = self._next_ordinal(asked, sample)
             found.append(Attempt(backend, payload, call_key(self._step, self._row, ordinal, sample, asked)))

@@ -17,6 +17,7 @@ from raypipe.contracts.model_pool import ModelOrPool, change_members
 from raypipe.contracts.step import Step
 from raypipe.errors import InfrastructureError, RaypipeError
 from raypipe.execution.context import RunContext
+from raypipe.execution.row_identity import FIRST_VERSION
 from raypipe.execution.wire import FLUSH_S, Answer, Chunk, Reply, Sender, WorkerStatus
 from raypipe.execution.worker.backend import Backend, make_backends
 from raypipe.execution.worker.boundary import Boundary, close_step, describe
@@ -179,7 +180,11 @@ def _make_context(setup: ReplicaSetup, index: CallIndex, log: CallLogWriter, coo
     for llm in setup.pool.llms:
         beside = asked[0][1][0] if asked else None
         options = (setup.name, setup.pool.most, coordinator, setup.run.options.caps, beside)
-        asked.append((llm, make_backends(setup.reached(llm), *options)))
+        backends = make_backends(setup.reached(llm), *options)
+        if setup.run.identity == FIRST_VERSION:
+            for backend in backends:
+                backend.identity, backend.fields_left_out = backend.label, frozenset()
+        asked.append((llm, backends))
     by_step = {name: backends for name, step in setup.steps.items() for llm, backends in asked if llm == step.llm}
     selector = ModelSelector([backend for _, backends in asked for backend in backends], by_step)
     forgotten = frozenset(name for name, step in setup.steps.items() if not step.use_cache)

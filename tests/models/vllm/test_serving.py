@@ -92,7 +92,7 @@ def test_all_workers_together_keep_the_engine_busy() -> None:
 def test_a_worker_asks_at_the_address_that_it_is_told() -> None:
     pool = Pool("p", SERVED, 1, 1)
     servers = {SERVED.server_key: "http://h:1/v1"}
-    run = RunContext(RunOptions(Path("out")), Path("parts"), Path("calls"), "owner", servers)
+    run = RunContext(RunOptions(Path("out")), Path("parts"), Path("calls"), "owner", servers=servers)
     setup = ReplicaSetup("p:0", pool, {}, run)
     assert setup.reached(SERVED).base_url == "http://h:1/v1"
     other = LLM("vllm-server/other", base_url="http://h:2/v1")
