@@ -97,7 +97,7 @@ def row_identity(content: bytes, occurrence: int) -> bytes:
     the source.
     """
     hasher = _begun(b"row").copy()
-    hasher.update(_sized(content) + occurrence.to_bytes(8, "little"))
+    hasher.update(len(content).to_bytes(8, "little") + content + occurrence.to_bytes(8, "little"))
     return hasher.digest()
 
 

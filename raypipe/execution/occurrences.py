@@ -11,12 +11,16 @@ import mmap
 import os
 import tempfile
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 _FIRST_SLOTS = 1 << 14
 _GROWTH = 4
 _KEY_BYTES, _COUNT_BYTES = 8, 4
+_AT_ONCE = 4096
+_Array = np.ndarray[Any, Any]
 
 
 class _Level:
@@ -27,13 +31,34 @@ class _Level:
         try:
             with tempfile.TemporaryFile(dir=folder) as file:
                 os.posix_fallocate(file.fileno(), 0, size)  # a page that finds no room on the disk ends the process
-                view = memoryview(mmap.mmap(file.fileno(), size))
+                memory = mmap.mmap(file.fileno(), size)
         except OSError:
-            view = memoryview(mmap.mmap(-1, size))
-        self.keys: Any = view[: slots * _KEY_BYTES].cast("Q")
-        self.counts: Any = view[slots * _KEY_BYTES :].cast("I")
-        self.mask = slots - 1
+            memory = mmap.mmap(-1, size)
+        self.keys: _Array = np.frombuffer(memory, np.uint64, slots)
+        self.counts: _Array = np.frombuffer(memory, np.uint32, slots, slots * _KEY_BYTES)
+        self.mask = np.uint64(slots - 1)
         self.free = slots // 2
+
+    def find(self, keys: _Array) -> _Array:
+        """The slot of each key, and the number of slots for one that is not there."""
+        slots, left = keys & self.mask, np.arange(len(keys))
+        while len(left):
+            there = self.keys[slots[left]]
+            slots[left[there == 0]] = len(self.keys)
+            left = left[(there != 0) & (there != keys[left])]
+            slots[left] = (slots[left] + np.uint64(1)) & self.mask
+        return slots
+
+    def add(self, keys: _Array) -> None:
+        """Put in keys, each of them once, that are not there."""
+        slots, left = keys & self.mask, np.arange(len(keys))
+        while len(left):
+            free = left[self.keys[slots[left]] == 0]
+            self.keys[slots[free]] = keys[free]  # of several for one slot the last has it
+            left = left[self.keys[slots[left]] != keys[left]]
+            slots[left] = (slots[left] + np.uint64(1)) & self.mask
+        self.counts[slots] = 1
+        self.free -= len(keys)
 
 
 class OccurrenceTable:
@@ -46,24 +71,38 @@ class OccurrenceTable:
         self._folder = folder
         self._levels = [_Level(_FIRST_SLOTS, folder)]
 
-    def count(self, digest: bytes) -> int:
-        """How often the digest was counted before. Digests that begin with the same 8 bytes count as one."""
-        key = int.from_bytes(digest[:_KEY_BYTES], "little") or 1
-        slot = 0
+    def count(self, digests: Sequence[bytes]) -> dict[int, int]:
+        """How often each digest was counted before, by its index, but for those that were not.
+
+        Digests that begin with the same 8 bytes count as one.
+        """
+        found: dict[int, int] = {}
+        for start in range(0, len(digests), _AT_ONCE):
+            some = np.frombuffer(b"".join(digests[start : start + _AT_ONCE]), np.uint64).reshape(-1, 2)[:, 0].copy()
+            some[some == 0] = 1
+            found |= {start + index: number for index, number in self._count(some)}
+        return found
+
+    def _count(self, keys: _Array) -> Iterator[tuple[int, int]]:
+        if self._levels[-1].free <= 0:
+            self._levels.append(_Level(_GROWTH * len(self._levels[-1].keys), self._folder))
+        _, first = np.unique(keys, return_index=True)
+        is_new = np.zeros(len(keys), bool)
+        is_new[first] = True
         for level in self._levels:
-            keys, mask = level.keys, level.mask
-            slot = key & mask
-            while found := keys[slot]:
-                if found == key:
-                    level.counts[slot] += 1
-                    return level.counts[slot] - 1
-                slot = (slot + 1) & mask
-        level = self._levels[-1]
-        level.keys[slot], level.counts[slot] = key, 1
-        level.free -= 1
-        if not level.free:
-            self._levels.append(_Level(_GROWTH * (level.mask + 1), self._folder))
-        return 0
+            new = np.flatnonzero(is_new)
+            is_new[new[level.find(keys[new]) < len(level.keys)]] = False
+        self._levels[-1].add(keys[is_new])
+        for index in np.flatnonzero(~is_new).tolist():
+            yield index, self._count_known(keys[index : index + 1])
+
+    def _count_known(self, key: _Array) -> int:
+        for level in self._levels:
+            [slot] = level.find(key).tolist()
+            if slot < len(level.keys):
+                level.counts[slot] += 1
+                return int(level.counts[slot]) - 1
+        raise KeyError(key)
 
 
 class _Claims:
@@ -92,11 +131,9 @@ class Occurrences:
         known = max(0, min(len(digests), claims.rows - start))
         first, last = bisect_left(claims.places, start), bisect_left(claims.places, start + known)
         found = {claims.places[at] - start: claims.numbers[at] for at in range(first, last)}
-        for index in range(known, len(digests)):
-            number = self._table.count(digests[index])
-            if number:
-                found[index] = number
-                claims.places.append(start + index)
-                claims.numbers.append(number)
+        for index, number in sorted(self._table.count(digests[known:]).items()):
+            found[known + index] = number
+            claims.places.append(start + known + index)
+            claims.numbers.append(number)
         claims.rows = max(claims.rows, start + len(digests))
         return found

@@ -89,6 +89,8 @@ def _is_plain(column: pa.ChunkedArray) -> bool:
 
 def _contents(table: pa.Table, is_guessed: bool) -> list[bytes]:
     """The canonical content of each row."""
+    if not is_guessed and all(map(_is_plain, table.columns)):
+        return list(map(_sorted_json, to_rows(table)))
     columns: list[list[Any]] = []
     is_plain = True
     for column in table.columns:
