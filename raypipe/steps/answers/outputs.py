@@ -119,7 +119,7 @@ def _from_list(wanted: Wanted, schema: Node, only: str | None) -> Outputs:
     return Outputs({wanted.output or only or DEFAULT: arrow_type(item, schema)}, unwrap=only, has_schema=True)
 
 
-def _parts(names: Sequence[str], known: dict[str, Node], schema: Node, unwrap: str | None = None) -> Outputs:
+def _parts(names: Sequence[str], known: dict[str, Node | bool], schema: Node, unwrap: str | None = None) -> Outputs:
     unknown = [name for name in names if name not in known]
     problem = f"the schema has no property {unknown[0]!r} (it has: {', '.join(known) or 'none'})" if unknown else ""
     types = {name: arrow_type(known[name], schema) if name in known else "" for name in names}

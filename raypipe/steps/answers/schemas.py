@@ -54,10 +54,15 @@ def closed(schema: Mapping[str, Any]) -> Node:
     return root
 
 
-def resolved(node: Node, root: Node) -> Node:
-    """The part of `root` that `node` refers to; of a value that may be null, what it is otherwise."""
+def resolved(node: Node | bool, root: Node) -> Node:
+    """The part of `root` that `node` refers to; of a value that may be null, what it is otherwise.
+
+    A schema may be `true`, which everything satisfies, or `false`, which nothing does.
+    """
     for _ in range(_MOST_REFERENCES):
-        options = cast(list[Node], node.get("anyOf", []))
+        if isinstance(node, bool):
+            return {} if node else {"not": {}}
+        options = cast(list[Node | bool], node.get("anyOf", []))
         others = [option for option in options if option != _NULL]
         if isinstance(node.get("$ref"), str):
             node = _at(root, node["$ref"])
@@ -65,24 +70,24 @@ def resolved(node: Node, root: Node) -> Node:
             node = others[0]
         else:
             break
-    return node
+    return {} if isinstance(node, bool) else node
 
 
-def properties(node: Node, root: Node) -> dict[str, Node]:
+def properties(node: Node | bool, root: Node) -> dict[str, Node | bool]:
     """The properties of an object by name; none when it is no object."""
     return dict(resolved(node, root).get("properties", {}))
 
 
-def items(node: Node, root: Node) -> Node | None:
+def items(node: Node | bool, root: Node) -> Node | bool | None:
     """The schema of a list's items; `None` when it is no list."""
     found = resolved(node, root)
     if found.get("type") != "array":
         return None
     inner = found.get("items")
-    return cast(Node, inner) if isinstance(inner, dict) else {}
+    return cast(Node | bool, inner) if isinstance(inner, dict | bool) else {}
 
 
-def arrow_type(node: Node, root: Node) -> str:
+def arrow_type(node: Node | bool, root: Node) -> str:
     """The Arrow type of a value by name; `""` where it must be found from the values."""
     found = resolved(node, root)
     inner = items(found, root)
@@ -117,7 +122,7 @@ def _nodes(node: Node) -> Iterator[Node]:
             yield from _nodes(cast(Node, part))
 
 
-def _at(root: Node, reference: Any) -> Node:
+def _at(root: Node, reference: Any) -> Node | bool:
     """The node that a local JSON pointer (RFC 6901) or an anchor names."""
     shown = shorten(repr(reference))
     if not (isinstance(reference, str) and reference.startswith("#")):
@@ -132,6 +137,6 @@ def _at(root: Node, reference: Any) -> Node:
             found = listed[int(key)] if key.isdecimal() and len(key) < 10 and int(key) < len(listed) else None
         else:
             found = cast(Node, found).get(key) if isinstance(found, dict) else None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict | bool):
         raise unsound(f"refers to {shown}, which is not in it")
-    return cast(Node, found)
+    return cast(Node | bool, found)

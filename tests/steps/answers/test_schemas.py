@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from raypipe.errors import SpecError
+from raypipe.pipeline import Pipeline
+from raypipe.steps.answers.outputs import Wanted, from_structure
 from raypipe.steps.answers.schemas import arrow_type, closed, items, properties
 
 
@@ -81,3 +87,24 @@ def test_a_reference_to_itself_ends():
 def test_what_is_no_plain_json_is_refused():
     with pytest.raises(SpecError, match="is not plain JSON"):
         closed({"properties": {"a": {1, 2}}})
+
+
+@pytest.mark.parametrize("anything", [True, False])
+def test_a_schema_may_be_a_truth_value(anything: bool, tmp_path: Path) -> None:
+    """Wherever one may stand: it says nothing of a value's type."""
+    schemas: list[dict[str, Any]] = [
+        {"type": "object", "properties": {"a": anything}},
+        {"type": "object", "properties": {"a": {"type": "array", "items": anything}}},
+        {"type": "object", "properties": {"a": {"anyOf": [anything, {"type": "null"}]}}},
+        {"type": "object", "properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {"x": anything}},
+        {"type": "array", "items": anything},
+        {"type": "array", "items": {"type": "object", "properties": {"a": anything}}},
+    ]
+    for schema in schemas:
+        for scattered in (False, True):
+            assert from_structure(Wanted("a", None, scattered), closed(schema)).types == {"a": ""}
+        step = {"name": "asked", "type": "TextGeneration", "llm": "offline/x", "template": "{{ a }}"}
+        seed = {"name": "seed", "type": "LoadDataFromDicts", "data": [{"a": 1}]}
+        path = tmp_path / "pipeline.yaml"
+        path.write_text(json.dumps({"name": "p", "steps": [seed, step | {"structured_output": schema}]}))
+        Pipeline.from_file(path).validate()
