@@ -86,7 +86,8 @@ def assert_sound(
             assert server.seen.total() <= max_calls, "more was sent than the limit allows"
         answered = dict(server.answered)
         server.is_well = True
-        second = ran(pipeline_of(server.base_url), out, None, engine)
+        patient = {"timeout_s": 60.0, "connect_timeout_s": 30.0, "max_wait_s": 60.0}  # it is well, though perhaps slow
+        second = ran(pipeline_of(server.base_url, **patient), out, None, engine)
         assert second is not None
         assert second.failed_rows == 0 or any(fault.may_pass for fault in faults)
         assert {body: server.answered[body] for body in answered} == answered, "an answered call was sent again"
