@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.server import serve
 from benchmarks.tree import Tree
-from raypipe.calls.segments import SCHEMA
+from raypipe.calls.compacted import SCHEMA
 from raypipe.models import LLM
 from raypipe.pipeline import Pipeline
 from raypipe.steps import LoadDataFromFiles
@@ -65,6 +65,7 @@ def _fill(calls: Path, count: int) -> None:
                 "model": ["bench"] * size,
                 "ended_at": [time.time()] * size,
                 "latency_s": [0.0] * size,
+                "more": [None] * size,
             }
             writer.write_table(pa.table(values, schema=SCHEMA), row_group_size=1024)
 

@@ -1,152 +1,251 @@
 """Finds calls in a call log: an index over all keys, and a reader that keeps what it read last.
 
-An index has 16 bytes of key and 6 bytes of place for each call; its arrays can be shared between processes without
-copying. Knows nothing of what a key stands for.
+An index has 16 bytes of key and 6 bytes of place for each call. That over many calls is kept in a file, which a later
+run and all workers of a machine map. Knows nothing of what a key stands for.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import orjson
-import pyarrow.parquet as pq
 
-from raypipe.calls.remote import segments
-from raypipe.calls.segments import KEY_BYTES, ROW_GROUP, SEGMENT, frame_at, frames_in
+from raypipe.calls.compacted import CompactedFile, compacted_files, open_compacted
+from raypipe.calls.compaction import rewrite
+from raypipe.calls.damage import Damage, note, set_aside, tell
+from raypipe.calls.index_part import IndexPart, joined_part, kept_parts, merged_part, shift_for, sorted_part
+from raypipe.calls.remote import folder_here, segments
+from raypipe.calls.segment_files import SEGMENT
+from raypipe.calls.segments import SegmentReader, completion_of, parse_fields, read_frame
 from raypipe.concurrency.interruption import checkpoint
-from raypipe.contracts.llm import Completion, Usage
-from raypipe.storage.paths import AnyPath, RemotePath, open_parquet_at, parse_path
+from raypipe.contracts.llm import Completion
+from raypipe.storage.paths import AnyPath, RemotePath, parse_path
 
 _CACHED_GROUPS = 16
+_MOST_PARTS, _GROWTH = 4, 4
+"""An index has few parts: a new one takes in those that are no more than so many times as large."""
+_KEPT_CALLS = 1 << 16
+"""The index over fewer calls is made as fast as it is found."""
+_HELD_CALLS = 1 << 23
+"""Calls whose index is held in memory as it is made."""
+_COLUMNS = ("text", "finish_reason", "input_tokens", "output_tokens", "model", "key")
 
 
 @dataclass(frozen=True)
 class CallIndex:
-    """Where each known call stands. Arrays have one entry a call, sorted by `high`.
+    """Where each known call stands: sorted parts, and all files in the order in which they were logged."""
 
-    `high` and `low` are the two big-endian halves of the key (uint64), `file` the index in `files` (uint16), `row` the
-    row in that file (uint32; where there are segments, which have no rows, their frames' offsets in bytes, uint64).
-    """
-
-    files: tuple[str, ...]
-    high: np.ndarray[Any, Any]
-    low: np.ndarray[Any, Any]
-    file: np.ndarray[Any, Any]
-    row: np.ndarray[Any, Any]
+    files: tuple[str, ...] = ()
+    """Their paths."""
+    parts: tuple[IndexPart, ...] = ()
+    damaged: tuple[Damage, ...] = ()
+    """What could not be read as it was made."""
 
     def __len__(self) -> int:
-        return len(self.high)
+        return sum(map(len, self.parts))
+
+    def __reduce__(self) -> Any:
+        """Parts that are kept beside the files of the log travel as their names: who can read these can map them."""
+        kept = [part.path for part in self.parts if part.path is not None]
+        if self.files and all(str(path.parent) == self.files[0].rpartition("/")[0] for path in kept):
+            return _reopen, (self.files, [part for part in self.parts if part.path is None], kept)
+        return CallIndex, (self.files, self.parts, self.damaged)
 
 
-def load_index(folder: AnyPath, known: bool = True) -> CallIndex:
-    """The index over all compacted calls in `folder`; an empty one unless `known`."""
-    return _index(sorted(folder.glob("calls-*.parquet")) if known else [])
+def _reopen(files: tuple[str, ...], parts: list[IndexPart], kept: list[Path]) -> CallIndex:
+    """The index in another process; a part that another run has replaced since is made again."""
+    names = {Path(file).name: file for file in files}
+    opened = kept_parts(kept[0].parent, [*names], is_checked=False) if kept else []
+    there = {name for part in (*parts, *opened) for name in part.files}
+    missing = [part for name, file in names.items() if name not in there if (part := _part_of(parse_path(file))[0])]
+    return CallIndex(files, (*parts, *opened, *missing))
+
+
+def load_index(folder: AnyPath, known: bool = True, is_kept: bool = False) -> CallIndex:
+    """The index over all compacted calls in `folder`; an empty one unless `known`.
+
+    `is_kept`: what is damaged is kept aside, and the index over many calls in a file; otherwise nothing is changed.
+    Raises OSError; OutputError for a file of an unknown version.
+    """
+    if not known:
+        return CallIndex()
+    paths = {path.name: path for path in compacted_files(folder)}
+    here = folder_here(folder)
+    parts = kept_parts(here, [*paths], removes_damaged=is_kept)
+    there = {name for part in parts for name in part.files}
+    made: list[IndexPart] = []
+    damaged: list[Damage] = []
+    for name in [name for name in paths if name not in there]:
+        checkpoint()
+        part, damage = _part_of(paths[name])
+        if damage is not None and is_kept:
+            found = [set_aside(paths[name], damage)] if part is None else rewrite(folder, [paths[name]])
+            again = load_index(folder, is_kept=True)
+            return CallIndex(again.files, again.parts, (*damaged, *found, *again.damaged))
+        if damage is not None:
+            damaged.append(tell(damage))
+        if part is not None:
+            made.append(part)
+        if is_kept and sum(map(len, made)) > _HELD_CALLS:
+            made = [_kept(here, [*paths], made)]
+    if is_kept:
+        parts, made = _grown(parts, made)
+    if made:
+        is_large = is_kept and sum(map(len, made)) >= _KEPT_CALLS
+        parts = [*parts, _kept(here, [*paths], made) if is_large else _joined([*paths], made)]
+    return CallIndex(tuple(map(str, paths.values())), tuple(parts), tuple(damaged))
+
+
+def _part_of(path: AnyPath) -> tuple[IndexPart | None, Damage | None]:
+    """The index over one file, or what is damaged."""
+    file = open_compacted(path)
+    if isinstance(file, Damage):
+        return None, file
+    keys, rows, lost = file.read_keys()
+    part = sorted_part([path.name], keys, rows, np.zeros(len(rows), np.uint16))
+    return part, Damage(path.name, "has row groups whose keys are damaged", lost) if lost else None
+
+
+def _grown(parts: list[IndexPart], made: list[IndexPart]) -> tuple[list[IndexPart], list[IndexPart]]:
+    """The parts that stay, and those that become one: each call is sorted anew only some times, however many runs."""
+    new = sum(map(len, made))
+    if new < _KEPT_CALLS and len(parts) < _MOST_PARTS:
+        return parts, made
+    stay = list(parts)
+    while stay and (len(stay[-1]) <= _GROWTH * new or len(stay) >= _MOST_PARTS):
+        made = [stay.pop(), *made]
+        new += len(made[0])
+    return stay, made
+
+
+def _joined(names: list[str], parts: list[IndexPart]) -> IndexPart:
+    there = {name for part in parts for name in part.files}
+    return parts[0] if len(parts) == 1 else joined_part([name for name in names if name in there], parts)
+
+
+def _kept(folder: Path, names: list[str], parts: list[IndexPart]) -> IndexPart:
+    """One part of several, in a file; in memory, where the disk has no room."""
+    there = {name for part in parts for name in part.files}
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        made = merged_part(folder, [name for name in names if name in there], parts)
+        if made is not None:
+            return made
+    return _joined(names, parts)
 
 
 def index_with_segments(known: CallIndex, folder: AnyPath, owner: str) -> CallIndex:
     """`known` and all that the workers of `owner` (`*`: of all) have written since, whether they still live or not."""
-    return _index([*map(parse_path, known.files), *segments(folder, owner)])
-
-
-def _index(paths: Sequence[AnyPath]) -> CallIndex:
-    pairs, numbers, rows = [np.empty((0, 2), np.uint64)], [np.empty(0, np.uint16)], [np.empty(0, np.uint32)]
+    keys: list[bytes] = []
+    numbers: list[int] = []
+    offsets: list[int] = []
+    paths = segments(folder, owner)
     for number, path in enumerate(paths):
-        checkpoint()
-        keys, places = _segment_keys(path) if path.suffix == SEGMENT else _compacted_keys(path)
-        pairs.append(np.frombuffer(keys, dtype=">u8").reshape(-1, 2).astype(np.uint64))
-        numbers.append(np.full(len(places), number, np.uint16))
-        rows.append(places)
-    pair = np.concatenate(pairs)
-    order = np.argsort(pair[:, 0], kind="stable")
-    high, low = np.ascontiguousarray(pair[order, 0]), np.ascontiguousarray(pair[order, 1])
-    number, row = np.concatenate(numbers)[order], np.concatenate(rows)[order]
-    return CallIndex(tuple(map(str, paths)), high, low, number, row)
-
-
-def _compacted_keys(path: AnyPath) -> tuple[Any, np.ndarray[Any, Any]]:
-    column = open_parquet_at(path).read(["key"]).column("key").combine_chunks()
-    return memoryview(column.buffers()[1])[: KEY_BYTES * len(column)], np.arange(len(column), dtype=np.uint32)
-
-
-def _segment_keys(path: AnyPath) -> tuple[Any, np.ndarray[Any, Any]]:
-    found: list[tuple[bytes, int]] = []
-    with path.open("rb") as file:
-        for offset, content in frames_in(file):
-            found.append((content[:KEY_BYTES], offset))
-            if not len(found) % ROW_GROUP:
-                checkpoint()
-    return b"".join(key for key, _ in found), np.array([offset for _, offset in found], np.uint64)
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            reader = SegmentReader(file, str(path))
+            while block := reader.read():
+                keys.append(block.keys())
+                offsets += [block.base + place for place in block.places]
+                numbers += [number] * len(block.places)
+    if not keys:
+        return known
+    of_file = np.array(numbers, np.uint32)
+    part = sorted_part([path.name for path in paths], b"".join(keys), np.array(offsets, np.uint64), of_file)
+    return CallIndex((*known.files, *map(str, paths)), (*known.parts, part), known.damaged)
 
 
 class CallReader:
-    """Finds completions through an index; keeps the row groups read last."""
+    """Finds completions through an index; keeps the row groups read last. `found` is told once what is damaged."""
 
-    def __init__(self, index: CallIndex) -> None:
-        self._index = index
-        # An item of a memoryview costs a third of an item of the array.
-        self._high, self._low = _view(index.high), _view(index.low)
-        self._shift, self._starts = _buckets(index.high)
-        self._several = frozenset(index.high[1:][index.high[1:] == index.high[:-1]].tolist())
-        """Keys (their first halves) that may have been logged more than once."""
-        self._file, self._row = _view(index.file), _view(index.row)
-        self._files: dict[int, pq.ParquetFile] = {}
+    def __init__(self, index: CallIndex, found: Callable[[Damage], object] = tell) -> None:
+        self._paths, self._found = index.files, found
+        rank = {path.rpartition("/")[2]: number for number, path in enumerate(index.files)}
+        self._parts = [_PartView(part, [rank[name] for name in part.files]) for part in index.parts]
+        self._several = frozenset(index.parts[0].repeated.tolist()) if len(index.parts) == 1 else None
+        """Keys (their first halves) that may have been logged more than once; `None`: not known."""
+        self._files: dict[int, CompactedFile | None] = {}
         self._groups: dict[tuple[int, int], list[tuple[Any, ...]]] = {}
         self._near: dict[bytes, tuple[Any, ...]] = {}
         """The rows of the groups at hand, by key: calls that were logged together are asked for together."""
 
     def find(self, key: bytes) -> Completion | None:
-        """The completion logged last under `key`, if there is one."""
+        """The completion logged last under `key`, if there is one. Raises FileNotFoundError when its file is gone."""
         near = self._near.get(key)
         if near is not None:
-            return _completion(near)
-        high = int.from_bytes(key[:8], "big")
-        bucket = high >> self._shift
-        at = bisect.bisect_right(self._high, high, self._starts[bucket], self._starts[bucket + 1]) - 1
-        if at < 0 or self._high[at] != high:
-            return None
-        low = int.from_bytes(key[8:], "big")
-        while at >= 0 and self._high[at] == high:
-            if self._low[at] == low:
-                return self._read(self._file[at], self._row[at])
-            at -= 1
-        return None
+            return completion_of(*near[:5])
+        high, low = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
+        last = row = -1
+        for part in self._parts:
+            bucket = high >> part.shift
+            at = bisect.bisect_right(part.high, high, part.starts[bucket], part.starts[bucket + 1]) - 1
+            while at >= 0 and part.high[at] == high:
+                if part.low[at] == low:
+                    number = part.ranks[part.file[at]]
+                    if number > last:
+                        last, row = number, part.row[at]
+                    break
+                at -= 1
+        return self._read(last, row, key) if last >= 0 else None
 
-    def _read(self, number: int, row: int) -> Completion:
-        path = self._index.files[number]
+    def _read(self, number: int, row: int, key: bytes) -> Completion | None:
+        path = self._paths[number]
         if path.endswith(SEGMENT):
             with _open(path) as file:
-                file.seek(row)
-                content = frame_at(file)
-            assert content is not None
-            return _completion(orjson.loads(content[KEY_BYTES:])[4:9])
-        group, offset = divmod(row, ROW_GROUP)
-        return _completion(self._group(number, group)[offset])
+                frame = read_frame(file, row)
+            fields = parse_fields(frame[1]) if frame is not None and frame[0] == key else None
+            return completion_of(*fields[4:9]) if fields is not None else None
+        if number not in self._files:
+            opened = open_compacted(path)
+            if isinstance(opened, Damage):
+                self._found(opened)
+            self._files[number] = opened if isinstance(opened, CompactedFile) else None
+        file = self._files[number]
+        if file is None:
+            return None
+        group, offset = file.place(row)
+        rows = self._group(file, number, group)
+        # An index that is damaged leads to a call of another key.
+        return completion_of(*rows[offset][:5]) if offset < len(rows) and rows[offset][-1] == key else None
 
-    def _group(self, number: int, group: int) -> list[tuple[Any, ...]]:
+    def _group(self, file: CompactedFile, number: int, group: int) -> list[tuple[Any, ...]]:
+        """The rows of a group; none where it is damaged."""
         place = (number, group)
         rows = self._groups.pop(place, None)
         if rows is None:
-            if number not in self._files:
-                self._files[number] = open_parquet_at(self._index.files[number])
-            names = ["text", "finish_reason", "input_tokens", "output_tokens", "model", "key"]
-            columns = self._files[number].read_row_group(group, columns=names).select(names).columns
-            values = [column.to_pylist() for column in columns]
-            rows = list(zip(*values, strict=True))
-            near = zip(values[-1], rows, strict=True)
-            if self._several:
-                near = ((key, row) for key, row in near if int.from_bytes(key[:8]) not in self._several)
-            self._near.update(near)
+            columns = file.read(group, _COLUMNS)
+            if columns is None:
+                lost = int(file.starts[group + 1] - file.starts[group])
+                self._found(Damage(file.path.name, "has row groups that are damaged", lost))
+            rows = list(zip(*(column.to_pylist() for column in columns or ()), strict=True))
+            if self._several is not None:
+                several = self._several
+                self._near.update((row[-1], row) for row in rows if int.from_bytes(row[-1][:8]) not in several)
         self._groups[place] = rows
         if len(self._groups) > _CACHED_GROUPS:
             for row in self._groups.pop(next(iter(self._groups))):
                 self._near.pop(row[-1], None)
         return rows
+
+
+class _PartView:
+    """A part as it is searched. An item of a memoryview costs a third of an item of the array."""
+
+    __slots__ = ("file", "high", "low", "ranks", "row", "shift", "starts")
+
+    def __init__(self, part: IndexPart, ranks: list[int]) -> None:
+        """`ranks`: by number of a file in the part, its place among all files of the log."""
+        self.ranks, self.shift = ranks, shift_for(len(part))
+        self.high, self.low, self.file, self.row, self.starts = (
+            memoryview(array)  # pyright: ignore[reportArgumentType]
+            for array in (part.high, part.low, part.file, part.row, part.starts)
+        )
 
 
 class KnownCalls:
@@ -158,7 +257,8 @@ class KnownCalls:
 
     def __init__(self, index: CallIndex, folder: AnyPath, owner: str, forgotten: frozenset[str]) -> None:
         self._index, self._folder, self._owner, self._forgotten = index, folder, owner, forgotten
-        self._all = CallReader(index)
+        self._found = partial(note, folder, owner)
+        self._all = CallReader(index, self._found)
         self._of_this_run: CallReader | None = None
         self.epoch = 0
         """How many workers had been lost when the log was last read."""
@@ -166,17 +266,26 @@ class KnownCalls:
     def find(self, step: str, key: bytes) -> Completion | None:
         """The completion of a call of a step, if it is known."""
         reader = self._of_this_run if step in self._forgotten else self._all
-        return reader.find(key) if reader is not None else None
+        if reader is None:
+            return None
+        try:
+            return reader.find(key)
+        except FileNotFoundError:  # another run over the same log has merged files, or set one aside
+            self._index = load_index(self._folder, known=bool(self._index.files))
+            self._read_anew()
+            reader = self._of_this_run if step in self._forgotten else self._all
+            return reader.find(key) if reader is not None else None
 
     def look_back(self, epoch: int) -> None:
         """Rows are redone in this epoch: read what all workers of this run, lost ones too, have logged so far."""
-        if epoch <= self.epoch:
-            return
-        self.epoch = epoch
-        self._all = CallReader(index_with_segments(self._index, self._folder, self._owner))
+        if epoch > self.epoch:
+            self.epoch = epoch
+            self._read_anew()
+
+    def _read_anew(self) -> None:
+        self._all = CallReader(index_with_segments(self._index, self._folder, self._owner), self._found)
         if self._forgotten:
-            nothing = load_index(self._folder, known=False)
-            self._of_this_run = CallReader(index_with_segments(nothing, self._folder, self._owner))
+            self._of_this_run = CallReader(index_with_segments(CallIndex(), self._folder, self._owner), self._found)
 
 
 def _open(path: str) -> BinaryIO:
@@ -187,22 +296,3 @@ def _open(path: str) -> BinaryIO:
 def _fetch(path: str) -> bytes:
     """A piece of a log in a store; its frames are asked for together."""
     return parse_path(path).read_bytes()
-
-
-def _completion(row: Sequence[Any]) -> Completion:
-    return Completion(row[0], row[1], Usage(row[2], row[3]), row[4])
-
-
-def _buckets(high: np.ndarray[Any, Any]) -> tuple[int, Any]:
-    """How far a key is shifted to give its bucket, and where each bucket begins: a search among eight, not among all.
-
-    Keys are digests, so buckets are about equally full.
-    """
-    shift = 64 - max(1, len(high).bit_length() - 3)
-    borders = np.arange(1, 1 << (64 - shift), dtype=np.uint64) << np.uint64(shift)
-    inner = np.searchsorted(high, borders)
-    return shift, _view(np.concatenate([[0], inner, [len(high)]]).astype(np.int64))
-
-
-def _view(array: np.ndarray[Any, Any]) -> Any:
-    return memoryview(array)  # pyright: ignore[reportArgumentType]

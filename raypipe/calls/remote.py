@@ -13,34 +13,16 @@ import os
 import shutil
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from hashlib import blake2b
-from io import BytesIO
 from pathlib import Path
 
 import orjson
 
-from raypipe.calls.segments import (
-    HEADER,
-    SEGMENT,
-    WAIT_S,
-    open_locked,
-    read_frames,
-    segment_paths,
-    stem_of,
-    write_parquet,
-)
-from raypipe.calls.segments import compact as compact_here
+from raypipe.calls.segment_files import SEGMENT, in_order, open_locked, read_frames, segment_paths, stem_of
+from raypipe.calls.segments import HEADER
 from raypipe.errors import OutputError
-from raypipe.storage.paths import (
-    AnyPath,
-    RemotePath,
-    address_identity,
-    copy_file,
-    map_concurrently,
-    remove_files,
-    write_atomically,
-)
+from raypipe.storage.paths import AnyPath, RemotePath, address_identity, remove_files, write_atomically
 
 _SENT = ".sent"
 _KEPT_S = 7 * 86_400.0
@@ -65,12 +47,15 @@ def folder_here(calls: AnyPath) -> Path:
     return root / blake2b(address_identity(calls).encode(), digest_size=10).hexdigest()
 
 
-def send(stem: Path, calls: RemotePath) -> None:
-    """Send to the store what a writer has written since the last time. Raises OSError."""
+def send(stem: Path, calls: RemotePath, is_over: bool = False) -> None:
+    """Send to the store what a writer has written since the last time, if it is dead as it stands. Raises OSError."""
     note = stem.with_name(stem.name + _SENT)
-    sent: list[int] = orjson.loads(note.read_bytes()) if note.exists() else [len(HEADER), len(HEADER)]
+    sent = [len(HEADER), len(HEADER)]
+    with suppress(FileNotFoundError, ValueError, TypeError):
+        first, second = map(int, orjson.loads(note.read_bytes()))
+        sent = [first, second]
     news = [
-        read_frames(path, offset) if path.exists() else b""
+        read_frames(path, offset, is_over) if path.exists() else b""
         for path, offset in zip(segment_paths(stem), sent, strict=True)
     ]
     if not any(news):
@@ -99,7 +84,7 @@ def send_left(calls: RemotePath, owner: str, is_over: bool, wait_s: float = 0.0)
                 if file is not None:
                     stack.callback(file.close)
             if files and None not in files:
-                send(stem, calls)
+                send(stem, calls, is_over=True)
                 _clear(here, stem, is_over and is_own)
 
 
@@ -112,38 +97,16 @@ def _clear(here: Path, stem: Path, is_over: bool) -> None:
             path.unlink(missing_ok=True)
 
 
-def compact(calls: AnyPath, owner: str, wait_s: float = WAIT_S) -> None:
-    """Turn what ended writers wrote into one Parquet file: of all of them here, of `owner`'s in a store.
-
-    Writers of `owner` on this machine that still live are waited for. Raises OSError, OutputError when one does not
-    end in time.
-    """
-    if isinstance(calls, Path):
-        compact_here(calls, owner, wait_s)
-        return
-    send_left(calls, owner, is_over=True, wait_s=wait_s)
-    pieces = list(calls.glob(f"segment-{owner}-*{SEGMENT}"))
-    if not pieces:
-        return
-    with tempfile.TemporaryDirectory(prefix="raypipe-") as folder:
-        contents = map(BytesIO, map_concurrently(RemotePath.read_bytes, pieces))
-        made = write_parquet(Path(folder), contents)
-        if made is not None:
-            copy_file(made, calls / made.name)
-    remove_files(pieces)
-
-
 def segments(calls: AnyPath, owner: str) -> list[AnyPath]:
     """The segments that the workers of `owner` (`*`: of all) have written since the log was compacted, the latest last.
 
     Of one elsewhere: the segments on this machine, and the pieces of workers on others.
     """
-    here = folder_here(calls)
-    found = sorted(here.glob(f"segment-{owner}-*{SEGMENT}"), key=lambda path: path.stat().st_mtime)
+    found = in_order(folder_here(calls).glob(f"segment-{owner}-*{SEGMENT}"))
     if isinstance(calls, Path):
         return [*found]
     stems = {stem_of(path).name for path in found}
-    pieces = calls.glob(f"segment-{owner}-*{SEGMENT}")
+    pieces = in_order(calls.glob(f"segment-{owner}-*{SEGMENT}"))
     return [*(piece for piece in pieces if piece.name.rpartition("-")[0] not in stems), *found]
 
 

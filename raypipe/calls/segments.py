@@ -1,63 +1,47 @@
-"""Keeps every model call in files, so that none is paid twice.
+"""The format of a segment: a header, then a frame for each call, with its length, a CRC-32, its key and its fields.
 
-Each worker appends every completion to a segment file of its own before the row moves on: one
-`write` per call, so a killed process loses nothing it completed; `sync` adds protection against
-power loss. A segment is a header and frames of length, CRC-32 and content; reading stops at the
-first frame that is cut or damaged. Segments are compacted to Parquet, in row groups of `ROW_GROUP` calls.
-
-Knows nothing of what a key stands for, nor of endpoints.
+A frame that is damaged costs itself alone: the reader goes on at the next whole one. What a frame holds is made sound
+when it is written and when it is read, so that no answer, however odd, makes a log unusable. `docs/call_log.md` says
+what stands where. Knows nothing of what a key stands for, nor of endpoints.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
+import json
+import re
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from struct import Struct
 from typing import Any, BinaryIO
-from uuid import uuid4
 
+import numpy as np
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from raypipe.concurrency.interruption import checkpoint, pause
-from raypipe.contracts.llm import Completion
+from raypipe.concurrency.interruption import checkpoint
+from raypipe.contracts.llm import Completion, Usage
 from raypipe.errors import OutputError
 
-HEADER = b"raypipe calls 1\n"
-_FRAME_BYTES = 8
+HEADER = b"raypipe calls 2\n"
+_HEADERS = (b"raypipe calls 1\n", HEADER)
 KEY_BYTES = 16
-SEGMENT = ".calls"
-_ROOM = ".room"
-_ROOM_BYTES = 1 << 20
-"""Kept for the answers of calls that are in flight when the disk is full."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-ROW_GROUP = 1024
-WAIT_S = 30.0
-"""How long workers of an earlier run have to end."""
+FRAME_BYTES = 8
+_HEAD = Struct("<II")
+_LEAST_BYTES, _MOST_BYTES = KEY_BYTES + len("[]"), 1 << 29
+"""Of a frame behind its head. No text of JSON, in which no octet is below 0x20, reads as a length below the most."""
+_READ_BYTES = 4 << 20
+_KEPT_BYTES = 64 << 20
+"""So far back a frame is looked at again whose length alone is damaged."""
+_SEARCH_SHARE = 8
+"""How many times its own size a segment is read at most while frames are searched for in it."""
+BATCH = 1024
+"""Frames that are worked on at once."""
+MOST_TOKENS = 10**9
+"""More than any model reads or writes at once: counts beyond are none."""
 
-SCHEMA = pa.schema(
-    [
-        ("key", pa.binary(KEY_BYTES)),
-        ("step", pa.string()),
-        ("row_id", pa.string()),
-        ("ordinal", pa.int32()),
-        ("sample", pa.int32()),
-        ("text", pa.string()),
-        ("finish_reason", pa.string()),
-        ("input_tokens", pa.int64()),
-        ("output_tokens", pa.int64()),
-        ("model", pa.string()),
-        ("ended_at", pa.float64()),
-        ("latency_s", pa.float64()),
-    ]
-)
-"""Columns of a compacted call log; `ended_at` is seconds since 1970 in UTC."""
+Fields = tuple[Any, ...]
+"""Step, row, ordinal, sample, text, finish reason, input and output tokens, model, end, latency, more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,228 +54,294 @@ class CallOrigin:
     sample: int
 
 
-class SegmentWriter:
-    """Appends completions to new segments; they stay locked while their writer lives.
+def make_frame(
+    key: bytes, origin: CallOrigin, completion: Completion, latency_s: float, more: str | None = None
+) -> bytes:
+    """One completion as it stands in a segment. `more`: JSON that is kept beside it."""
+    text, reason, model, usage = completion.text, completion.finish_reason, completion.model, completion.usage
+    asked, written = usage.input_tokens, usage.output_tokens
+    row = origin.row.hex()
+    fields: Sequence[Any] = (
+        origin.step, row, origin.ordinal, origin.sample, text, reason, asked, written, model, time.time(), latency_s,
+        more,
+    )  # fmt: skip
+    if not (
+        type(text) is type(reason) is type(model) is str
+        and type(asked) is type(written) is int
+        and 0 <= asked <= MOST_TOKENS
+        and 0 <= written <= MOST_TOKENS
+    ):
+        fields = _sound(fields)
+    try:
+        content = key + orjson.dumps(fields)
+    except TypeError:  # half a surrogate pair
+        content = key + orjson.dumps(_sound(fields))
+    return _HEAD.pack(len(content), zlib.crc32(content)) + content
 
-    There are two, taken in turn from one `sync` to the next: a write to a file waits for a running fsync of the same
-    file (0.1 to 0.5 s measured), and would hold up every call of the worker.
+
+def sound_fields(read: Any) -> Fields | None:
+    """The fields of a frame as they are used: texts, counts, numbers; `None` where it is no frame of a call.
+
+    A text that is none is its JSON; a count that cannot be one is `None`, as are times that are no numbers.
     """
-
-    def __init__(self, folder: Path, owner: str) -> None:
-        self._folder = folder
-        name = f"segment-{owner}-{uuid4().hex}"
-        self.stem = folder / name
-        """The path that the names of both segments begin with."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._files = [_new_segment(path) for path in segment_paths(self.stem)]
-            self._room: Path | None = folder / f"{name}{_ROOM}"
-            self._room.write_bytes(bytes(_ROOM_BYTES))
-        except OSError as error:
-            raise OutputError(f"the call log {folder} cannot be written: {error.strerror}") from None
-        self._active = 0
-        self._has_news = False
-
-    def write(self, frames: bytes) -> None:
-        """Write frames through. Raises OutputError when the disk does not take them."""
-        self._has_news = True
-        left = memoryview(frames)
-        while left:
-            try:
-                left = left[os.write(self._files[self._active], left) :]
-            except OSError as error:
-                if error.errno not in _FULL or self._room is None:
-                    raise OutputError(f"the call log {self._folder} cannot be written: {error.strerror}") from None
-                self._give_room()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the disk is full: what is written now goes into the room that was kept; send no call."""
-        return self._room is None
-
-    def _give_room(self) -> None:
-        if self._room is not None:
-            self._room.unlink(missing_ok=True)
-            self._room = None
-
-    def sync(self) -> None:
-        """Sync what was written to the disk; a no-op when nothing is new. May run beside `write`.
-
-        Raises OutputError.
-        """
-        if self._has_news:
-            self._has_news = False
-            written, self._active = self._active, 1 - self._active
-            try:
-                os.fsync(self._files[written])
-            except OSError as error:
-                raise OutputError(f"the call log {self._folder} cannot be written: {error.strerror}") from None
-
-    def close(self) -> None:
-        self.sync()
-        self._give_room()
-        for file in self._files:
-            os.close(file)
+    return _sound(read) if isinstance(read, list) and len(read) >= _FIELDS - 1 else None
 
 
-def make_frame(key: bytes, origin: CallOrigin, completion: Completion, latency_s: float) -> bytes:
-    """One completion as it stands in a segment."""
-    content = key + orjson.dumps(
-        (
-            origin.step,
-            origin.row.hex(),
-            origin.ordinal,
-            origin.sample,
-            completion.text,
-            completion.finish_reason,
-            completion.usage.input_tokens,
-            completion.usage.output_tokens,
-            completion.model,
-            time.time(),
-            latency_s,
-        )
+_FIELDS, _MOST_ORDINAL = 12, (1 << 31) - 1
+
+
+def _sound(fields: Sequence[Any]) -> Fields:
+    step, row, ordinal, sample, text, reason, asked, written, model, ended_at, latency_s = fields[: _FIELDS - 1]
+    more = fields[_FIELDS - 1] if len(fields) >= _FIELDS else None
+    return (
+        _text(step),
+        _text(row),
+        _count(ordinal, _MOST_ORDINAL),
+        _count(sample, _MOST_ORDINAL),
+        _text(text),
+        _text(reason) or "stop",
+        _count(asked, MOST_TOKENS),
+        _count(written, MOST_TOKENS),
+        _text(model),
+        _number(ended_at),
+        _number(latency_s),
+        None if more is None else _text(more),
     )
-    return len(content).to_bytes(4, "little") + zlib.crc32(content).to_bytes(4, "little") + content
 
 
-def _new_segment(path: Path) -> int:
-    """A new segment, which has its name only once it is locked."""
-    unseen = path.with_suffix(".new")
-    file = os.open(unseen, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-    fcntl.flock(file, fcntl.LOCK_EX)
-    os.write(file, HEADER)
-    unseen.rename(path)
-    return file
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def read_segment(file: BinaryIO) -> Iterator[tuple[bytes, tuple[Any, ...]]]:
-    """Key and fields of each whole frame, up to the first that is cut or damaged."""
-    for _, content in frames_in(file):
-        yield content[:KEY_BYTES], tuple(orjson.loads(content[KEY_BYTES:]))
+def _count(value: Any, most: int) -> int | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if is_number and 0 <= value <= most else None
 
 
-def frames_in(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Where each whole frame begins, and its content."""
-    if file.read(len(HEADER)) != HEADER:
-        return
-    offset = len(HEADER)
-    while (content := frame_at(file)) is not None:
-        yield offset, content
-        offset += _FRAME_BYTES + len(content)
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) < 1e300 else None
 
 
-def segment_paths(stem: Path) -> list[Path]:
-    """The two segments of one writer."""
-    return [stem.with_name(f"{stem.name}-{side}{SEGMENT}") for side in "ab"]
+def completion_of(text: str, reason: str, asked: int | None, written: int | None, model: str) -> Completion:
+    """The completion that stands in sound fields; tokens that were not counted are none."""
+    return Completion(text, reason, Usage(asked or 0, written or 0), model)
 
 
-def stem_of(path: Path) -> Path:
-    """The path that the names of both segments of a writer begin with."""
-    return path.with_name(path.name.removesuffix(SEGMENT)[: -len("-a")])
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Frames that stand behind each other."""
+
+    base: int
+    """Where `content` begins in the segment."""
+    content: bytes
+    places: Sequence[int]
+    """Where in `content` each frame begins."""
+    end: int
+    """Where the last one ends."""
+
+    def frames(self) -> Iterator[tuple[bytes, bytes]]:
+        """The key of each frame, and its fields as JSON."""
+        for start, end in zip(self.places, [*self.places[1:], self.end], strict=True):
+            at = start + FRAME_BYTES + KEY_BYTES
+            yield self.content[start + FRAME_BYTES : at], self.content[at:end]
+
+    def keys(self) -> bytes:
+        """All keys, one behind the other."""
+        return b"".join([self.content[at + FRAME_BYTES : at + FRAME_BYTES + KEY_BYTES] for at in self.places])
+
+    def as_json(self) -> bytearray:
+        """The fields of all frames as one JSON array: commas and blanks stand where their heads and keys stood."""
+        first, before = self.places[0], FRAME_BYTES + KEY_BYTES
+        text = bytearray(self.content[first : self.end])
+        octets = np.frombuffer(text, np.uint8)
+        starts = np.array(self.places) - first
+        octets[(starts[:, None] + np.arange(before)).ravel()] = ord(" ")
+        octets[starts[1:]] = ord(",")
+        octets[0] = ord("[")
+        del octets
+        text += b"]"
+        return text
 
 
-def read_frames(path: Path, offset: int) -> bytes:
-    """The content of a segment from `offset` on, without a cut frame at its end; its writer may live."""
-    with path.open("rb") as file:
-        file.seek(max(offset, len(HEADER)))
-        content = file.read()
-    end = 0
-    while (size := int.from_bytes(content[end : end + 4], "little")) and end + _FRAME_BYTES + size <= len(content):
-        end += _FRAME_BYTES + size
-    return content[:end]
+class SegmentReader:
+    """Reads the frames of a segment, also of one that still grows. Raises OutputError for an unknown version."""
 
+    def __init__(self, file: BinaryIO, name: str = "a segment") -> None:
+        self._file = file
+        self._buffer, self._place, self._base = b"", 0, 0
+        """What was read last, where the next frame begins in it, and where it begins in the file."""
+        self.lost_calls = self.lost_bytes = 0
+        """What could not be read so far; a last frame that was never written whole is not lost."""
+        self._refill(len(HEADER))
+        found = self._buffer[: len(HEADER)]
+        if found in _HEADERS:
+            self._place = len(HEADER)
+        elif version := re.match(rb"raypipe calls (\d{1,9})\n", self._buffer):
+            problem = f"has version {version[1].decode()} of the call log, which this raypipe does not know"
+            raise OutputError(f"the segment {name} {problem}; install a newer one, or move the file away")
+        elif not HEADER.startswith(found):
+            self._place = min(len(HEADER), len(found))
+            self.lost_bytes = self._place
+        else:  # its writer ended as it began
+            self._place = len(found)
 
-def frame_at(file: BinaryIO) -> bytes | None:
-    """The content of the frame that begins here; `None` where it is cut or damaged."""
-    head = file.read(_FRAME_BYTES)
-    size, crc = int.from_bytes(head[:4], "little"), int.from_bytes(head[4:], "little")
-    content = file.read(size) if len(head) == _FRAME_BYTES else b""
-    return content if content and len(content) == size and zlib.crc32(content) == crc else None
+    def read(self, most: int = BATCH) -> Block | None:
+        """The next frames, up to `most`; `None` at the end."""
+        places: list[int] = []
+        crc32, unpack = zlib.crc32, _HEAD.unpack_from
+        buffer, place = self._buffer, self._place
+        view = memoryview(buffer)
+        while len(places) < most:
+            end = place + FRAME_BYTES
+            size = crc = 0
+            if end <= len(buffer):
+                size, crc = unpack(buffer, place)
+                end += size
+            if end > len(buffer):
+                if places:
+                    break
+                if size <= _MOST_BYTES and self._refill(end - place):
+                    buffer, place = self._buffer, self._place
+                    view = memoryview(buffer)
+                    continue
+                if self._place == len(self._buffer):
+                    return None
+            is_there = _LEAST_BYTES <= size <= _MOST_BYTES and end <= len(buffer)
+            if not (is_there and crc32(view[place + FRAME_BYTES : end]) == crc):
+                if places:
+                    break
+                mended = self._pass_damage()
+                if mended is not None:
+                    return mended
+                buffer, place = self._buffer, self._place
+                view = memoryview(buffer)
+                continue
+            places.append(place)
+            place = end
+        found = Block(self._base, buffer, places, place)
+        self._place = place
+        checkpoint()
+        return found
 
+    def _refill(self, size: int) -> bool:
+        """Whether the buffer, which begins with the next frame then, has got longer by what it needs for `size`."""
+        more = self._file.read(max(_READ_BYTES, size - len(self._buffer) + self._place))
+        if more or self._place:
+            self._base, self._buffer, self._place = self._base + self._place, self._buffer[self._place :] + more, 0
+        return bool(more)
 
-def compact(folder: Path, owner: str, wait_s: float = WAIT_S) -> None:
-    """Turn the segments of ended writers into one Parquet file and remove them.
-
-    Segments of `owner` whose writer still lives are waited for, those of other owners left alone.
-    Raises OutputError when a writer of `owner` does not end in time.
-    """
-    deadline = time.monotonic() + wait_s
-    with_locks: list[tuple[Path, BinaryIO]] = []
-    try:
-        for path in sorted(folder.glob("segment-*.calls")):
-            file = open_locked(path, deadline if path.name.startswith(f"segment-{owner}-") else 0.0)
-            if file is not None:
-                with_locks.append((path, file))
-        if with_locks:
-            write_parquet(folder, (file for _, file in with_locks))
-            for path, _ in with_locks:
-                path.unlink()
-                path.with_name(stem_of(path).name + _ROOM).unlink(missing_ok=True)
-    finally:
-        for _, file in with_locks:
-            file.close()
-
-
-def open_locked(path: Path, deadline: float) -> BinaryIO | None:
-    """The file, locked; `None` where its writer lives, or where another run over the same log was faster.
-
-    With a `deadline` (`time.monotonic`), a writer that lives is waited for. Raises OutputError when it does not end.
-    """
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
+    def _pass_damage(self) -> Block | None:
+        """Go on at the next whole frame, or at the end; the damaged frame if its length alone is wrong."""
+        start = self._base + self._place
+        end, is_end = _find_frame(self._file, start + 1)
+        gap = _between(self._file, start, end)
+        self._file.seek(end)
+        self._buffer, self._place, self._base = b"", 0, end
+        if _mended(gap, end - start):
+            return Block(start, gap, [0], len(gap))
+        if not (is_end and len(gap) == end - start and is_cut(gap)):
+            self.lost_calls, self.lost_bytes = self.lost_calls + _count_frames(gap), self.lost_bytes + end - start
         return None
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file.fileno()).st_nlink:
-                return file
-            file.close()
-            return None
-        except BlockingIOError:
-            if not deadline:
-                file.close()
-                return None
-            if time.monotonic() > deadline:
-                file.close()
-                problem = "a worker of an earlier run still writes to it; wait for it to end or stop it, then run again"
-                raise OutputError(f"the call log {path}: {problem}") from None
-            pause(0.05)
 
 
-def write_parquet(folder: Path, files: Iterable[BinaryIO]) -> Path | None:
-    """Write all calls in segments as one Parquet file into `folder`; `None` where there is no call."""
-    target = folder / f"calls-{time.time_ns():020d}-{uuid4().hex[:8]}.parquet"
-    temporary = target.with_suffix(".tmp")
+def _between(file: BinaryIO, start: int, end: int) -> bytes:
+    """What stands there, up to a bound."""
+    file.seek(start)
+    return file.read(min(end - start, _KEPT_BYTES))
+
+
+def _mended(gap: bytes, size: int) -> tuple[bytes, bytes] | None:
+    """Key and fields of the frame of which a gap of a segment consists, if its length alone is wrong."""
+    content = gap[FRAME_BYTES:]
+    is_one = len(gap) == size and len(content) >= _LEAST_BYTES
+    is_one = is_one and zlib.crc32(content) == int.from_bytes(gap[4:FRAME_BYTES], "little")
+    return (content[:KEY_BYTES], content[KEY_BYTES:]) if is_one else None
+
+
+def _find_frame(file: BinaryIO, at: int) -> tuple[int, bool]:
+    """Where the first whole frame at or behind `at` begins; the end of the file, and that it is, where there is none.
+
+    Each `[` may begin the fields of one. Takes time in proportion to the file: what looks like a frame and is none is
+    read again only up to a bound.
+    """
+    size = file.seek(0, 2)
+    left, before = _SEARCH_SHARE * size, FRAME_BYTES + KEY_BYTES
+    file.seek(at)
+    window = b""
+    while more := file.read(_READ_BYTES):
+        checkpoint()
+        window, at = window[-before:] + more, at - min(len(window), before)
+        bracket = window.find(b"[", before)
+        while bracket >= 0:
+            start = at + bracket - before
+            length = int.from_bytes(window[bracket - before : bracket - before + 4], "little")
+            if _LEAST_BYTES <= length <= min(_MOST_BYTES, left, size - start - FRAME_BYTES):
+                left -= length
+                if _whole_frame(file, start) is not None:
+                    return start, False
+                file.seek(at + len(window))
+            bracket = window.find(b"[", bracket + 1)
+        at += len(window)
+    return size, True
+
+
+def is_cut(rest: bytes) -> bool:
+    """Whether the end of a segment is a frame that was never written whole: no row has had its answer."""
+    before = FRAME_BYTES + KEY_BYTES
+    if len(rest) <= before:
+        return any(rest)
+    is_short = FRAME_BYTES + int.from_bytes(rest[:4], "little") > len(rest)
+    return is_short and rest[before:].startswith(b"[") and parse_fields(rest[before:]) is None
+
+
+def _count_frames(gap: bytes) -> int:
+    """How many frames stood in what cannot be read, by their lengths where these fit, else one."""
+    at = count = 0
+    while at < len(gap):
+        at += FRAME_BYTES + int.from_bytes(gap[at : at + 4], "little")
+        count += 1
+    return count if at == len(gap) else 1
+
+
+def read_frame(file: BinaryIO, offset: int) -> tuple[bytes, bytes] | None:
+    """Key and fields of the frame that begins there, also if its length is wrong; `None` where it is damaged."""
+    frame = _whole_frame(file, offset)
+    if frame is None:
+        end, _ = _find_frame(file, offset + 1)
+        frame = _mended(_between(file, offset, end), end - offset)
+    return frame
+
+
+def _whole_frame(file: BinaryIO, offset: int) -> tuple[bytes, bytes] | None:
+    file.seek(offset)
+    head = file.read(FRAME_BYTES)
+    size, crc = int.from_bytes(head[:4], "little"), int.from_bytes(head[4:], "little")
+    content = file.read(size) if len(head) == FRAME_BYTES and _LEAST_BYTES <= size <= _MOST_BYTES else b""
+    is_whole = bool(content) and len(content) == size and zlib.crc32(content) == crc
+    return (content[:KEY_BYTES], content[KEY_BYTES:]) if is_whole else None
+
+
+def parse_fields(body: bytes) -> Fields | None:
+    """The sound fields of a frame; `None` where it cannot be placed."""
     try:
-        if not _write_calls(temporary, files):
-            return None
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.rename(target)
-        return target
-    finally:
-        temporary.unlink(missing_ok=True)
+        return sound_fields(orjson.loads(body))
+    except ValueError:
+        pass
+    try:  # what other writers of JSON allow
+        return sound_fields(json.loads(body, strict=False))
+    except (ValueError, RecursionError):
+        return None
 
 
-def _write_calls(target: Path, files: Iterable[BinaryIO]) -> int:
-    """Write the calls of segments as Parquet; gives their number."""
-    count = 0
-    with pq.ParquetWriter(target, SCHEMA, compression="zstd") as writer:
-        rows: list[tuple[Any, ...]] = []
-        for file in files:
-            for key, fields in read_segment(file):
-                rows.append((key, *fields))
-                if len(rows) == ROW_GROUP:
-                    checkpoint()
-                    writer.write_table(_as_table(rows), row_group_size=ROW_GROUP)
-                    count, rows = count + len(rows), []
-        if rows:
-            writer.write_table(_as_table(rows), row_group_size=ROW_GROUP)
-            count += len(rows)
-    return count
-
-
-def _as_table(rows: list[tuple[Any, ...]]) -> pa.Table:
-    columns = [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)]
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
+def read_segment(file: BinaryIO, name: str = "a segment") -> Iterator[tuple[bytes, Fields]]:
+    """Key and sound fields of each call in a segment. Raises OutputError for an unknown version."""
+    reader = SegmentReader(file, name)
+    while block := reader.read():
+        for key, body in block.frames():
+            fields = parse_fields(body)
+            if fields is not None:
+                yield key, fields

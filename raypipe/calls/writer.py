@@ -15,7 +15,8 @@ from functools import partial
 from queue import Empty, SimpleQueue
 
 from raypipe.calls.remote import folder_here, send, send_left
-from raypipe.calls.segments import CallOrigin, SegmentWriter, make_frame
+from raypipe.calls.segment_files import SegmentWriter, next_number
+from raypipe.calls.segments import CallOrigin, make_frame
 from raypipe.concurrency.background import start_thread
 from raypipe.contracts.llm import Completion
 from raypipe.errors import OutputError, RaypipeError
@@ -48,7 +49,13 @@ class CallLogWriter:
         """Begin a segment, once. Raises OutputError when the folder cannot be written."""
         if self._writer is not None:
             return
-        self._writer = SegmentWriter(folder_here(self._folder), self._owner)
+        here, number = folder_here(self._folder), None
+        if isinstance(self._folder, RemotePath):
+            try:
+                number = next_number(self._folder, here)
+            except OSError as error:
+                raise self._unwritable(error) from None
+        self._writer = SegmentWriter(here, self._owner, number)
         work = [(self._write, self._writer), (self._sync, self._writer)]
         if isinstance(self._folder, RemotePath):
             work.append((self._send, self._writer))
@@ -77,15 +84,17 @@ class CallLogWriter:
         """Whether the disk is full and there is room for calls in flight only."""
         return self._writer is not None and self._writer.is_full
 
-    async def append(self, key: bytes, origin: CallOrigin, completion: Completion, latency_s: float) -> None:
-        """Write one completion through. Raises OutputError when the disk does not take it."""
+    async def append(
+        self, key: bytes, origin: CallOrigin, completion: Completion, latency_s: float, more: str | None = None
+    ) -> None:
+        """Write one completion through, with JSON kept beside it. Raises OutputError when the disk does not take it."""
         if self._is_broken and self._problem is not None:
             raise self._problem
         loop = asyncio.get_running_loop()
         written = loop.create_future()
         if not self._waiting:
             loop.call_later(_GATHER_S, self._hand_over)
-        self._waiting.append((make_frame(key, origin, completion, latency_s), written))
+        self._waiting.append((make_frame(key, origin, completion, latency_s, more), written))
         await written
 
     def _hand_over(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raypipe.calls.damage import Damage
 from raypipe.cli.layout import columns, dollars, duration, number, rows, shown_path, some
 from raypipe.results import Result
 
@@ -24,7 +25,7 @@ def summary(result: Result) -> list[str]:
     for dataset in manifest["leaves"].values():
         files = f"{shown_path(result.path / dataset['path'])}/*.parquet"
         lines.append(f'  datasets.load_dataset("parquet", data_files="{files}")')
-    return lines
+    return lines + [Damage(**damage).describe() for damage in manifest.get("call_log", {}).get("damaged", ())]
 
 
 def failed_rows(result: Result) -> str:

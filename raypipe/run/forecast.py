@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from raypipe.calls.compacted import compacted_files, read_calls
 from raypipe.calls.index import index_with_segments, load_index
 from raypipe.calls.remote import segments
 from raypipe.calls.segments import CallOrigin, read_segment
@@ -24,7 +25,7 @@ from raypipe.execution.stopping import Stop
 from raypipe.limits import Cost
 from raypipe.plan.plan import Plan
 from raypipe.run.identity_version import read_identity_version
-from raypipe.storage.paths import AnyPath, check_reachable, open_parquet_at
+from raypipe.storage.paths import AnyPath, check_reachable
 from raypipe.storage.remote_run_folder import run_folder_at
 
 CHANGED = "what is sent has changed: the prompt, the options, the model or the columns that it reads"
@@ -106,12 +107,11 @@ def _reason(plan: Plan, known: Mapping[str, set[str]], asked: CallOrigin) -> str
 def _rows_asked(folder: AnyPath) -> dict[str, set[str]]:
     """By step, the identities (hexadecimal) of the rows of which a call stands in `folder`."""
     found: dict[str, set[str]] = {}
-    for path in folder.glob("calls-*.parquet"):
-        columns = open_parquet_at(path).read(["step", "row_id"]).columns
-        for step, row in zip(*(column.to_pylist() for column in columns), strict=True):
+    for table in read_calls(compacted_files(folder), ["step", "row_id"]):
+        for step, row in zip(*(column.to_pylist() for column in table.columns), strict=True):
             found.setdefault(step, set()).add(row)
     for path in segments(folder, "*"):
         with path.open("rb") as file:
-            for _, (step, row, *_) in read_segment(file):
+            for _, (step, row, *_) in read_segment(file, str(path)):
                 found.setdefault(step, set()).add(row)
     return found

@@ -8,8 +8,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+from raypipe.calls.compaction import compact
+from raypipe.calls.damage import Damage, as_manifest
 from raypipe.calls.index import load_index
-from raypipe.calls.remote import compact, forget
+from raypipe.calls.remote import forget
+from raypipe.calls.segment_files import in_use
 from raypipe.errors import OutputError, StepFailedError, StoppedError, stop_error
 from raypipe.execution import local
 from raypipe.execution.context import RunContext, RunOptions
@@ -65,12 +68,12 @@ def _checked_run(
     folder, stop = run_folder_at(options.out), stop or Stop()
 
     def work() -> Result:
-        with _held(folder, stop, options.is_shared):
+        with _held(folder, stop, options.is_shared), ExitStack() as stack:
             retried = None if kinds is None else Result(folder.path).failed_sources(kinds)
             if retried is not None and not retried:
                 return Result(folder.path)
             commit = Commit(folder, plan, spec, options.bounds, retried if len(plan.stages) == 1 else None)
-            return _run(plan, options, watch or (lambda _: None), stop, commit)
+            return _run(plan, options, watch or (lambda _: None), stop, commit, stack)
 
     return stop.supervise(work)
 
@@ -84,14 +87,15 @@ def _held(folder: AnyRunFolder, stop: Stop, is_shared: bool) -> Generator[None]:
         yield
 
 
-def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Commit) -> Result:
+def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Commit, stack: ExitStack) -> Result:
+    """`stack`: of what is held until the run ends."""
     started, folder = time.time(), commit.folder
     calls = (options.calls or folder.calls).absolute()
     with stop.phase(Phase.HOLD):
         folder.start_over()
         if options.fresh and options.calls is None:
             forget(folder.calls)
-    setup, spending = _prepared(plan, options, commit, calls, stop)
+    setup, spending, damaged = _prepared(plan, options, commit, calls, stop, stack)
     meters = EngineStats(watch=watch)
     try:
         outcome = _execute(setup, options, meters.take, stop)
@@ -104,7 +108,8 @@ def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Comm
     try:
         spending.note(manifest)
         with stop.phase(Phase.COMPACT):
-            compact(calls, folder.owner)
+            damaged += compact(calls, folder.owner)
+        manifest["call_log"] = as_manifest(damaged)
         with stop.phase(Phase.COMMIT):
             is_committed = commit(outcome, manifest)
     except OSError as error:
@@ -131,24 +136,28 @@ def _check_steps(plan: Plan, result: Result) -> None:
             raise StepFailedError(f"{what}: {said}; {way}")
 
 
-def _prepared(plan: Plan, options: RunOptions, commit: Commit, calls: AnyPath, stop: Stop) -> tuple[RunSetup, Spending]:
+def _prepared(
+    plan: Plan, options: RunOptions, commit: Commit, calls: AnyPath, stop: Stop, stack: ExitStack
+) -> tuple[RunSetup, Spending, list[Damage]]:
+    """The run, what was spent before, and what of the call log is damaged."""
     folder = commit.folder
     try:
         with stop.phase(Phase.COMPACT):
             check_reachable(calls)
             calls.mkdir(parents=True, exist_ok=True)
             restrict_folder(calls)
-            compact(calls, folder.owner)
+            stack.enter_context(in_use(calls, folder.owner))
+            damaged = compact(calls, folder.owner)
     except OSError as error:
         raise OutputError(f"the call log {calls} cannot be written: {explain_os_error(error)}") from None
     with stop.phase(Phase.INDEX):
         version = identity_version(calls, folder.committed() if commit.only is not None else {})
-        index = load_index(calls, known=not options.fresh)
+        index = load_index(calls, known=not options.fresh, is_kept=True)
         spending = Spending(folder, calls, plan)
         spent = spending.before(options.fresh) if options.caps else Cost()
     options = replace(options, is_shared=are_files_shared(options.is_shared))
     run = RunContext(options, folder.parts, calls, folder.owner, identity=version)
-    return RunSetup(run, plan, index, spent, commit.only), spending
+    return RunSetup(run, plan, index, spent, commit.only), spending, [*damaged, *index.damaged]
 
 
 def _kept(manifest: dict[str, Any], folder: AnyRunFolder, is_committed: bool) -> str:

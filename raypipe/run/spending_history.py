@@ -12,12 +12,13 @@ from typing import Any
 
 import orjson
 
+from raypipe.calls.compacted import compacted_files, read_calls
 from raypipe.contracts.llm import TOOL
 from raypipe.contracts.model_pool import members_of
 from raypipe.limits import Cost
 from raypipe.models.prices import cost_usd
 from raypipe.plan.plan import Plan
-from raypipe.storage.paths import AnyPath, open_parquet_at, write_atomically
+from raypipe.storage.paths import AnyPath, write_atomically
 from raypipe.storage.remote_run_folder import AnyRunFolder
 
 _SUMMED = ("calls_sent", "input_tokens", "output_tokens")
@@ -63,8 +64,7 @@ class Spending:
 
     def _logged(self) -> Cost:
         total = Cost()
-        for path in sorted(self._calls.glob("calls-*.parquet")) if self._calls is not None else ():
-            table = open_parquet_at(path).read(_COLUMNS)
+        for table in read_calls(compacted_files(self._calls), _COLUMNS) if self._calls is not None else ():
             sums = table.group_by(["step", "model"]).aggregate(
                 [("input_tokens", "sum"), ("output_tokens", "sum"), ("step", "count")]
             )

@@ -33,13 +33,14 @@ def open_parquet(path: str | Path, store: Any = None, pre_buffer: bool = True, b
     Raises OSError, ArrowInvalid for what is not a whole Parquet file.
     """
     with open(path, "rb") if store is None else store.open_input_file(str(path)) as file:
-        footer = _footer(file)
+        footer = read_footer(file)
     where = str(path) if store is not None else path
     made = None if footer is None else _struck(footer)
-    return pq.ParquetFile(where, metadata=made, filesystem=store, pre_buffer=pre_buffer, buffer_size=buffer_size)
+    options: dict[str, Any] = {"pre_buffer": pre_buffer, "buffer_size": buffer_size, "page_checksum_verification": True}
+    return pq.ParquetFile(where, metadata=made, filesystem=store, **options)
 
 
-def _footer(file: Any) -> bytes | None:
+def read_footer(file: Any) -> bytes | None:
     """The metadata at the end of a file; `None` where there are none to be read, of which Arrow says what is wrong."""
     size = file.seek(0, 2)
     if size < len(_MAGIC) + _TAIL_BYTES:
@@ -81,7 +82,7 @@ def names_extension_types(path: Path) -> bool:
     """Whether the schema of a Parquet file or an Arrow stream does. Raises OSError, ArrowInvalid."""
     with path.open("rb") as file:
         if path.suffix == ".parquet":
-            footer = _footer(file)
+            footer = read_footer(file)
             return footer is not None and _struck(footer) is not None
         head = file.read(8)
         start = 8 if head[:4] == _CONTINUATION else 4

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raypipe.calls.segments import SegmentWriter
+from raypipe.calls.segment_files import SegmentWriter
 from raypipe.contracts.llm import LLM, Caller
 from raypipe.errors import OutputError
 from raypipe.pipeline import Pipeline

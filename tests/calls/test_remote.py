@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from raypipe.calls.compaction import compact
 from raypipe.calls.index import CallReader, index_with_segments, load_index
-from raypipe.calls.remote import compact, folder_here, forget, segments, send, send_left
-from raypipe.calls.segments import CallOrigin, SegmentWriter, make_frame, segment_paths
+from raypipe.calls.remote import folder_here, forget, segments, send, send_left
+from raypipe.calls.segment_files import SegmentWriter, segment_paths
+from raypipe.calls.segments import CallOrigin, make_frame
 from raypipe.calls.writer import CallLogWriter
 from raypipe.contracts.llm import Completion, Usage
 from raypipe.errors import OutputError

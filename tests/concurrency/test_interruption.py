@@ -10,8 +10,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from raypipe.calls.compacted import ROW_GROUP
+from raypipe.calls.compaction import compact
 from raypipe.calls.index import index_with_segments, load_index
-from raypipe.calls.segments import ROW_GROUP, CallOrigin, SegmentWriter, compact, make_frame
+from raypipe.calls.segment_files import SegmentWriter
+from raypipe.calls.segments import CallOrigin, make_frame
 from raypipe.concurrency.interruption import Interruption, checkpoint, interruptible, pause
 from raypipe.contracts.llm import Completion, Usage
 from raypipe.errors import StoppedError

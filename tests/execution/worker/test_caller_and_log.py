@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from raypipe.calls.compaction import compact
 from raypipe.calls.index import KnownCalls, load_index
-from raypipe.calls.segments import CallOrigin, compact
+from raypipe.calls.segments import CallOrigin
 from raypipe.calls.writer import CallLogWriter
 from raypipe.contracts.llm import LLM, Completion, Request
 from raypipe.contracts.model_pool import ModelPool
