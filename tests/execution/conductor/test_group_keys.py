@@ -23,6 +23,9 @@ HOUR = timezone(timedelta(hours=1))
 KINDS: dict[str, Sequence[Sequence[Any]]] = {
     "zeros": [[0.0, -0.0, 0], [1.0, 1], [True], ["1"], [b"1"]],
     "not a number": [[float("nan"), float("nan")], [None, None], [float("inf")], ["nan"]],
+    "only floats": [[0.0, -0.0, 0.0], [1.5, 1.5], [-1.5], [None, None]],
+    "only lists": [[[1, 2], [1, 2]], [[2, 1]], [[]]],
+    "only mappings": [[{"a": 1, "b": "x"}, {"a": 1, "b": "x"}], [{"a": 2, "b": "x"}], [{"a": 1, "b": "y"}]],
     "truth": [[True, True], [False], [1], [0]],
     "texts": [["a", "a"], ["A"], [""], [None], ["a" * 100_000, "a" * 100_000], ["a" * 99_999]],
     "lists": [[[1, 2], [1, 2]], [[2, 1]], [[]], [None], [[[1], None]]],
