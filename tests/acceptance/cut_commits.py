@@ -84,7 +84,7 @@ def kill_at(out: str, at: int) -> None:
             return
         has_begun = has_begun or named.endswith("work/data")
         left -= has_begun
-        if not left:
+        if has_begun and not left:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
