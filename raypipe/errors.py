@@ -7,6 +7,7 @@
     ├── RowError             one row cannot pass one step; it becomes a failed row
     │   └── CallError        a model call went wrong; it says whether trying again can help
     ├── StepFailedError      a step that is given all rows failed, so none of them went on (exit 3)
+    ├── RowsKeptError        rows failed, and those of an earlier run, which are more, were kept (exit 3)
     ├── StoppedError         stopped on request; the run can be resumed (exit 4)
     ├── HaltedError          no call is sent any more; the row is left as it is
     └── InfrastructureError  an endpoint, engine or worker cannot be used at all (exit 5)
@@ -158,6 +159,12 @@ class CallError(RowError):
 
 class StepFailedError(RaypipeError):
     """A step that is given all rows failed, so none of them went on; what other steps made is committed."""
+
+    exit_code = 3
+
+
+class RowsKeptError(RaypipeError):
+    """Rows failed, and the rows that an earlier run left in the folder are more, so these were kept."""
 
     exit_code = 3
 

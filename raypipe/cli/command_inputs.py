@@ -5,6 +5,8 @@ What takes long to import is imported where it is used: the screen of help is to
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,23 @@ if TYPE_CHECKING:
 def check_address(address: str | None, engine: str) -> None:
     if address is not None and engine == "local":
         raise typer.BadParameter("is for --engine ray", param_hint="--address")
+
+
+def confirm_fresh(out: AnyPath, calls: AnyPath | None) -> None:
+    """Say what starting over would drop, and ask. Raises SpecError where nobody can answer, Exit for a no."""
+    from raypipe.errors import SpecError
+    from raypipe.run.earlier_run import describe_what_fresh_drops
+
+    dropped = describe_what_fresh_drops(out, calls)
+    if not dropped:
+        return
+    if not sys.stdin.isatty():
+        problem = f"{dropped.removeprefix('--fresh ')}; add --yes if that is wanted, or leave --fresh out"
+        raise SpecError.of("--fresh", problem)
+    with suppress(typer.Abort):
+        if typer.confirm(f"{dropped}; go on?", err=True):
+            return
+    raise typer.Exit(1)
 
 
 def run_options(

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raypipe.cli import jobs
-from raypipe.cli.command_inputs import check_address, make_pipeline, pipeline_of_run, priced, run_options
+from raypipe.cli.command_inputs import check_address, confirm_fresh, make_pipeline, pipeline_of_run, priced, run_options
 from raypipe.cli.exits import ReportedErrors
 from raypipe.cli.options import (
     Address,
+    AllowFewer,
     BaseUrls,
     Calls,
     Engines,
@@ -45,6 +46,7 @@ from raypipe.cli.options import (
     Shared,
     Spec,
     SpecOfRun,
+    Yes,
 )
 
 if TYPE_CHECKING:
@@ -106,7 +108,9 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
     engine: Engines = "ray",
     address: Address = None,
     fresh: Fresh = False,
+    yes: Yes = False,
     max_failed_rows: MaxFailedRows = 0,
+    allow_fewer: AllowFewer = False,
     max_cost_usd: MaxCostUsd = None,
     max_calls: MaxCalls = None,
     max_tokens: MaxTokens = None,
@@ -117,7 +121,7 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
 ) -> None:
     """Run a pipeline and write its datasets. A call that was completed before is not sent again."""
     check_address(address, engine)
-    with ReportedErrors(resume=sys.argv[1:]):
+    with ReportedErrors(resume=[word for word in sys.argv[1:] if word not in ("--fresh", "--yes")]):
         allowed = allow_import, allow_files, allow_key, allow_host
         pipeline = make_pipeline(spec, input, set, model, base_url, *allowed, small=engine == "local")
         from raypipe.cli.origins import noted
@@ -126,7 +130,9 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
         options = run_options(pipeline.folder(out), calls, (engine, address), caps, load_group)
         given = {"input": input, "settings": set, "models": model, "base_urls": base_url}
         origin = noted(spec, given | {"allow_import": allow_import, "calls": calls})
-        options = replace(options, fresh=fresh, max_failed_rows=max_failed_rows, origin=origin)
+        options = replace(options, fresh=fresh, max_failed_rows=max_failed_rows, origin=origin, allow_fewer=allow_fewer)
+        if fresh and not yes:
+            confirm_fresh(options.out, options.calls)
         options = replace(options, env=tuple(env or ()), is_shared=shared)
         code = _watched(priced(pipeline, prices), options)
     raise typer.Exit(code)
@@ -150,6 +156,7 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
     engine: Engines = "ray",
     address: Address = None,
     max_failed_rows: MaxFailedRowsOrBefore = None,
+    allow_fewer: AllowFewer = False,
     max_cost_usd: MaxCostUsd = None,
     max_calls: MaxCalls = None,
     max_tokens: MaxTokens = None,
@@ -176,7 +183,7 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
         options = run_options(before.path, calls, (engine, address), caps, load_group)
         most = before.manifest["max_failed_rows"] if max_failed_rows is None else max_failed_rows
         options = replace(options, max_failed_rows=most, origin=before.manifest.get("origin"))
-        options = replace(options, env=tuple(env or ()), is_shared=shared)
+        options = replace(options, env=tuple(env or ()), is_shared=shared, allow_fewer=allow_fewer)
         with watching(pipeline.plan(), engine) as watch:
             result = priced(pipeline, prices).retry_with(options, kind or (), watch)
         _print(retried(before, result))

@@ -37,6 +37,7 @@ from raypipe.cli.options import (
     Prices,
     Settings,
     Spec,
+    Yes,
 )
 from raypipe.cli.options import Shared as Readable
 
@@ -79,6 +80,7 @@ def submit(  # noqa: PLR0913 - each parameter is one option of the command
     allow_key: Keys = None,
     allow_host: Hosts = None,
     fresh: Fresh = False,
+    yes: Yes = False,
     shared: Readable = False,
     max_failed_rows: MaxFailedRows = 0,
     max_cost_usd: MaxCostUsd = None,
@@ -106,7 +108,7 @@ def submit(  # noqa: PLR0913 - each parameter is one option of the command
         name = f"{re.sub(r'[^a-z0-9]+', '-', pipeline.name.lower()).strip('-')}-{secrets.token_hex(3)}"
         with tempfile.TemporaryDirectory(prefix="raypipe-") as folder:
             luggage = pack(pipeline, wanted, prices, Path(folder))
-            entrypoint = _entrypoint(luggage, options, ["--fresh"] * fresh + ["--shared"] * shared)
+            entrypoint = _entrypoint(luggage, options, ["--fresh"] * fresh + ["--yes"] * yes + ["--shared"] * shared)
             package = Path(next(iter(raypipe.__path__)))  # what checked the pipeline, whatever the cluster has
             told = {"pipeline": pipeline.name, "out": out or ""}
             server.submit(name, entrypoint, luggage.folder, package, told)

@@ -61,7 +61,11 @@ Engines = Annotated[Literal["ray", "local"], typer.Option(help="Ray, or this pro
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster, or auto; by default RAY_ADDRESS, else one of its own, here.")
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Forget the calls made before.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Forget the calls made before; asks, if there are any.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask what --fresh may drop.")]
+AllowFewer = Annotated[
+    bool, typer.Option("--allow-fewer", help="Let fewer rows take the place of more, though rows failed or none came.")
+]
 Shared = Annotated[
     bool, typer.Option("--shared", help="Let others read the run, as the umask says; by default only its owner can.")
 ]

@@ -35,6 +35,8 @@ class RunOptions:
     fresh: bool = False
     """Forget the calls made before."""
     max_failed_rows: int = 0
+    allow_fewer: bool = False
+    """Let fewer rows take the place of more though rows failed, or none came out."""
     source_rows: int | None = None
     """Read only this many rows of each source."""
     origin: Mapping[str, Any] | None = None

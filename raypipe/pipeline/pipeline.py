@@ -39,6 +39,7 @@ class RetryArguments(TypedDict, total=False):
     engine: Engine
     address: str | None
     max_failed_rows: int
+    allow_fewer: bool
     max_cost_usd: float | None
     max_calls: int | None
     max_tokens: int | None
@@ -118,8 +119,10 @@ class Pipeline(PipelineFile):
         - `calls`: folder of the call log, which runs may share; by default inside `out`.
         - `engine`, `address`: `ray`, on the cluster at `address` or by default on one of its own on this machine; or
           `local`, in this process alone.
-        - `fresh`: forget the calls made before; `use_cache=False` is the same.
+        - `fresh`: forget the calls made before, which is not asked again here, and take the folder over even from
+          another pipeline; `use_cache=False` is the same.
         - `max_failed_rows`: rows that may fail in a run that counts as a success.
+        - `allow_fewer`: let fewer rows take the place of more, though more than `max_failed_rows` failed or none came.
         - `max_cost_usd`, `max_calls`, `max_tokens`: the most that all runs into `out` may spend together, in US
           dollars, calls sent, and tokens in and out.
         - `parameters`: options to change, by step, and by model under `models`:
@@ -131,9 +134,9 @@ class Pipeline(PipelineFile):
         - `shared`: the umask decides who may read what the run writes; by default its owner alone.
 
         Raises SpecError, InputError, OutputError before anything is spent, StoppedError when interrupted or when the
-        budget is spent (what is complete is committed, and the same call goes on), InfrastructureError when an
-        endpoint or worker cannot be used. In the main thread, Ctrl+C stops new calls and waits for those in flight; a
-        second one does not.
+        budget is spent (what is complete is committed, and the same call goes on), RowsKeptError when rows failed and
+        more rows of an earlier run were kept, InfrastructureError when an endpoint or worker cannot be used. In the
+        main thread, Ctrl+C stops new calls and waits for those in flight; a second one does not.
         """
         changed = self.with_parameters(options.get("parameters"), options.get("dataset"))
         return changed.run_with(self._options("run", RunArguments, self.folder(out), options))
@@ -152,6 +155,7 @@ class Pipeline(PipelineFile):
             given.get("max_failed_rows", 0),
             caps=Caps(given.get("max_calls"), given.get("max_tokens"), given.get("max_cost_usd")),
             load_groups=self._by_name(given.get("load_groups")),
+            allow_fewer=given.get("allow_fewer", False),
             env=tuple(given.get("env", ())),
             is_shared=given.get("shared", False),
         )

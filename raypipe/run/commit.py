@@ -10,14 +10,15 @@ import pyarrow as pa
 
 from raypipe.errors import InputError
 from raypipe.execution.conductor.batches import FAILURE_SCHEMA
+from raypipe.execution.context import RunOptions
 from raypipe.execution.setup import Outcome
 from raypipe.plan.plan import FAILURES, Plan, Sink
+from raypipe.run.earlier_run import check_not_fewer, compare_rows
 from raypipe.run.leaf_schema import leaf_schema
 from raypipe.run.merge import rows_of, rows_with
-from raypipe.storage.paths import parse_path
+from raypipe.storage.paths import open_parquet_at, parse_path
 from raypipe.storage.remote_run_folder import AnyRunFolder
 from raypipe.storage.tables import to_output_columns, unify_file_schemas, write_dataset
-from raypipe.values.byte_bounds import Bounds
 
 
 class Commit:
@@ -28,11 +29,11 @@ class Commit:
         folder: AnyRunFolder,
         plan: Plan,
         spec: bytes,
-        bounds: Bounds,
+        options: RunOptions,
         retried: frozenset[str] | None = None,
     ) -> None:
         self.folder = folder
-        self._bounds = bounds
+        self._options = options
         self._plan = plan
         self._spec = spec
         self._retried = retried
@@ -46,7 +47,7 @@ class Commit:
         """Whether the rows were committed: those of a run that was stopped never take the place of more.
 
         Completes the manifest. Raises OSError, InputError when rows to be retried are no longer in the input,
-        OutputError when another run has taken the folder.
+        OutputError when another run has taken the folder, RowsKeptError when rows failed and there were more before.
         """
         folder, before = self.folder, self.folder.committed()
         if self._retried is not None and outcome.halted_for:
@@ -61,9 +62,12 @@ class Commit:
             manifest["leaves"][leaf] = {"rows": rows, "path": f"data/{leaf}"}
         no_failures = to_output_columns(FAILURE_SCHEMA.empty_table()).schema
         manifest["failures"]["rows"] = self._write(outcome, FAILURES, "failures", lambda: no_failures)
-        if outcome.halted_for and _ended(manifest) < _ended(before):
+        is_less = _ended(manifest) < _ended(before) or compare_rows(before, manifest)[0]
+        if outcome.halted_for and is_less:
             folder.clear()
             return False
+        if is_less:
+            check_not_fewer(folder.path, before, manifest, self._options, self._first_reason(outcome))
         folder.commit(self._merged(before, manifest), self._spec, keeps_artifacts=self._retried is not None)
         return True
 
@@ -76,7 +80,18 @@ class Commit:
         rows = rows_of(parts, schema, self.folder.work / "merged" / name)
         if self._retried is not None:
             rows = rows_with(before, rows, self._retried, schema)
-        return write_dataset(rows, self.folder.work / name, schema, self._bounds)
+        return write_dataset(rows, self.folder.work / name, schema, self._options.bounds)
+
+    def _first_reason(self, outcome: Outcome) -> str:
+        """Why the first of the failed rows failed."""
+        parts = sorted(
+            (part for result in outcome.results for part in result.parts if part.sink == FAILURES),
+            key=lambda part: part.position,
+        )
+        if not parts:
+            return ""
+        [row] = open_parquet_at(parts[0].path).read(["step", "message"]).slice(0, 1).to_pylist()
+        return f"the first at step {row['step']!r}: {row['message']}"
 
     def _check_sources(self, manifest: Mapping[str, Any]) -> None:
         if self._retried is None:

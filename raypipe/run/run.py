@@ -25,6 +25,7 @@ from raypipe.plan.plan import Plan
 from raypipe.results import Result
 from raypipe.run.checks import check_run
 from raypipe.run.commit import Commit
+from raypipe.run.earlier_run import check_same_pipeline
 from raypipe.run.identity_version import identity_version
 from raypipe.run.manifest import describe_run
 from raypipe.run.spending_history import Spending
@@ -38,7 +39,7 @@ def run_plan(
 ) -> Result:
     """Run, commit and describe. `spec` is the pipeline as YAML; any thread may call `stop.ask`, beside the signals.
 
-    Raises SpecError, InputError, OutputError, StoppedError or InfrastructureError; whatever was
+    Raises SpecError, InputError, OutputError, RowsKeptError, StoppedError or InfrastructureError; whatever was
     completed by then is in the call log, and the same run resumes from there.
     """
     return _checked_run(plan, spec, options, None, watch, stop)
@@ -69,10 +70,12 @@ def _checked_run(
 
     def work() -> Result:
         with _held(folder, stop, options.is_shared), ExitStack() as stack:
+            if not options.fresh:
+                check_same_pipeline(folder, plan)
             retried = None if kinds is None else Result(folder.path).failed_sources(kinds)
             if retried is not None and not retried:
                 return Result(folder.path)
-            commit = Commit(folder, plan, spec, options.bounds, retried if len(plan.stages) == 1 else None)
+            commit = Commit(folder, plan, spec, options, retried if len(plan.stages) == 1 else None)
             return _run(plan, options, watch or (lambda _: None), stop, commit, stack)
 
     return stop.supervise(work)
