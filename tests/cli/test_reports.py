@@ -60,7 +60,7 @@ def test_a_second_run_is_answered_from_the_log(command: Command, spec: Path):
     command("run", spec, "--engine", "local", "--out", "here")
     again = command("run", spec, "--engine", "local", "--out", "here").stdout
     assert ", 0 calls sent, 9 answered from the log, $0" in again
-    fresh = command("run", spec, "--engine", "local", "--out", "here", "--fresh").stdout
+    fresh = command("run", spec, "--engine", "local", "--out", "here", "--fresh", "--yes").stdout
     assert ", 9 calls sent, $0" in fresh
     shared = command("run", spec, "--engine", "local", "--out", "there", "--calls", "here/calls").stdout
     assert ", 0 calls sent, 9 answered from the log" in shared
