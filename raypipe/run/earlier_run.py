@@ -13,7 +13,7 @@ from raypipe.calls.index import index_with_segments, load_index
 from raypipe.errors import InputError, OutputError, RaypipeError, RowsKeptError
 from raypipe.execution.context import RunOptions
 from raypipe.plan.plan import Plan
-from raypipe.storage.paths import AnyPath, check_reachable
+from raypipe.storage.paths import AnyPath
 from raypipe.storage.remote_run_folder import AnyRunFolder, run_folder_at
 
 
@@ -69,10 +69,11 @@ def compare_rows(before: Mapping[str, Any], manifest: Mapping[str, Any]) -> tupl
 def describe_what_fresh_drops(out: AnyPath, calls: AnyPath | None) -> str:
     """What a run that starts over takes away or makes anew: rows, and calls with what they cost; empty for nothing.
 
-    A call log outside of `out` stays. Raises OutputError, InfrastructureError when a store cannot be used.
+    A call log outside of `out` stays. Raises OutputError when the folder is no run's, or a store cannot be used,
+    InfrastructureError when it cannot be reached.
     """
-    check_reachable(out)
     folder = run_folder_at(out)
+    folder.check()
     before = folder.committed()
     rows = sum(_rows_by_leaf(before).values())
     words = [f"replace {rows:,} rows of the pipeline {before['pipeline']!r}"] if rows else []
