@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from raypipe.cli.options import SEQUENTIAL
+from raypipe.errors import SpecError
 
 if TYPE_CHECKING:
     from raypipe.execution.context import Engine, RunOptions
@@ -29,7 +30,6 @@ def check_address(address: str | None, engine: str) -> None:
 
 def confirm_fresh(out: AnyPath, calls: AnyPath | None) -> None:
     """Say what starting over would drop, and ask. Raises SpecError where nobody can answer, Exit for a no."""
-    from raypipe.errors import SpecError
     from raypipe.run.earlier_run import describe_what_fresh_drops
 
     dropped = describe_what_fresh_drops(out, calls)

@@ -110,8 +110,7 @@ def submit(  # noqa: PLR0913 - each parameter is one option of the command
             luggage = pack(pipeline, wanted, prices, Path(folder))
             entrypoint = _entrypoint(luggage, options, ["--fresh"] * fresh + ["--yes"] * yes + ["--shared"] * shared)
             package = Path(next(iter(raypipe.__path__)))  # what checked the pipeline, whatever the cluster has
-            told = {"pipeline": pipeline.name, "out": out or ""}
-            server.submit(name, entrypoint, luggage.folder, package, told)
+            server.submit(name, entrypoint, luggage.folder, package, {"pipeline": pipeline.name, "out": out or ""})
         typer.echo(f"job {name}: {pipeline.name} runs on the cluster and writes {out}")
         code = _say_how_to_look(server, name) if detach else _followed(server, name)
     raise typer.Exit(code)
