@@ -18,16 +18,8 @@ from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
 
-from raypipe.calls.compacted import (
-    SCHEMA,
-    CompactedFile,
-    CompactedWriter,
-    Source,
-    as_table,
-    compacted_files,
-    open_compacted,
-    rows_of,
-)
+from raypipe.calls.compacted import SCHEMA, CompactedWriter, Source, as_table
+from raypipe.calls.compacted_file import CompactedFile, compacted_files, open_compacted, rows_of
 from raypipe.calls.damage import Damage, set_aside, take_notes
 from raypipe.calls.index_part import remove_unused
 from raypipe.calls.remote import folder_here, send_left
@@ -45,7 +37,7 @@ from raypipe.calls.segment_files import (
     remove_room,
 )
 from raypipe.calls.segments import SegmentReader
-from raypipe.concurrency.interruption import checkpoint
+from raypipe.concurrency.interruption import Progress
 from raypipe.storage.paths import AnyPath, RemotePath, copy_file, map_concurrently, remove_files
 
 P = TypeVar("P", Path, RemotePath)
@@ -142,6 +134,7 @@ def _parts(paths: Sequence[P]) -> Iterator[list[P]]:
 def _compact(calls: AnyPath, paths: Sequence[AnyPath], files: Iterable[BinaryIO]) -> list[Damage]:
     """Make one file of segments, and remove them; the damaged ones, which it gives, are kept aside."""
     sources: dict[str, Source] = {}
+    progress = Progress()
     with _writing(calls) as writer:
         for path, file in zip(paths, files, strict=True):
             reader, unplaced = SegmentReader(file, str(path)), 0
@@ -149,6 +142,7 @@ def _compact(calls: AnyPath, paths: Sequence[AnyPath], files: Iterable[BinaryIO]
                 table = as_table(block)
                 unplaced += len(block.places) - table.num_rows
                 writer.write(table)
+                progress.show(lambda: f"compacting the call log: {writer.rows:,} calls so far")
             problem = f"has {reader.lost_bytes:,} bytes that cannot be read" if reader.lost_bytes else ""
             problem = problem or ("has frames that are none of a call" if unplaced else "")
             sources[path.name] = (problem, reader.lost_calls + unplaced)
@@ -200,6 +194,7 @@ def rewrite(calls: AnyPath, paths: Sequence[AnyPath]) -> list[Damage]:
     """Make one file of several, with all that can be read; the damaged ones, which it gives, are kept aside."""
     sources: dict[str, Source] = {}
     left = {path.name for path in calls.glob(f"segment-*{SEGMENT}")}
+    progress = Progress()
     with _writing(calls) as writer:
         for path in paths:
             file = open_compacted(path)
@@ -209,7 +204,7 @@ def rewrite(calls: AnyPath, paths: Sequence[AnyPath]) -> list[Damage]:
             sources |= {name: source for name, source in file.sources.items() if name in left}
             lost = 0
             for group in file.groups:
-                checkpoint()
+                progress.show(lambda: f"merging files of the call log: {writer.rows:,} calls so far")
                 columns = file.read(group, SCHEMA.names)
                 if columns is None:
                     lost += int(file.starts[group + 1] - file.starts[group])

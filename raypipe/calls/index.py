@@ -17,14 +17,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from raypipe.calls.compacted import CompactedFile, compacted_files, open_compacted
+from raypipe.calls.compacted_file import CompactedFile, compacted_files, open_compacted
 from raypipe.calls.compaction import rewrite
 from raypipe.calls.damage import Damage, note, set_aside, tell
 from raypipe.calls.index_part import IndexPart, joined_part, kept_parts, merged_part, shift_for, sorted_part
 from raypipe.calls.remote import folder_here, segments
 from raypipe.calls.segment_files import SEGMENT
 from raypipe.calls.segments import SegmentReader, completion_of, parse_fields, read_frame
-from raypipe.concurrency.interruption import checkpoint
+from raypipe.concurrency.interruption import Progress
 from raypipe.contracts.llm import Completion
 from raypipe.storage.paths import AnyPath, RemotePath, parse_path
 
@@ -82,8 +82,9 @@ def load_index(folder: AnyPath, known: bool = True, is_kept: bool = False) -> Ca
     there = {name for part in parts for name in part.files}
     made: list[IndexPart] = []
     damaged: list[Damage] = []
-    for name in [name for name in paths if name not in there]:
-        checkpoint()
+    new, progress = [name for name in paths if name not in there], Progress()
+    for number, name in enumerate(new):
+        progress.show(partial("making the index of the call log: {} of {} files".format, number, len(new)))
         part, damage = _part_of(paths[name])
         if damage is not None and is_kept:
             found = [set_aside(paths[name], damage)] if part is None else rewrite(folder, [paths[name]])

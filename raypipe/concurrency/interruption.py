@@ -23,6 +23,8 @@ class Interruption:
     """Raises StoppedError when it is."""
     whole: Callable[[], AbstractContextManager[None]]
     """A block in which the process is not ended; raises StoppedError instead of beginning it."""
+    say: Callable[[str], None] = lambda _: None
+    """Tells the user how far work has come that takes long."""
 
 
 _NEVER = Interruption(lambda: None, nullcontext)
@@ -42,6 +44,20 @@ def interruptible(by: Interruption) -> Generator[None]:
 def checkpoint() -> None:
     """Work may end here: what it has made so far is discarded, or will be found again. Raises StoppedError."""
     _current.get().check()
+
+
+class Progress:
+    """Tells the user now and then how far work has come, once it has taken a while."""
+
+    def __init__(self, every_s: float = 5.0) -> None:
+        self._every_s, self._next = every_s, time.monotonic() + every_s
+
+    def show(self, sentence: Callable[[], str]) -> None:
+        """Work may end here, too. Raises StoppedError."""
+        checkpoint()
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._every_s
+            _current.get().say(sentence())
 
 
 def pause(seconds: float) -> None:

@@ -204,7 +204,7 @@ class _Supervision(Generic[T]):
         raise error
 
     def _do(self) -> None:
-        with self._kept, interruptible(Interruption(self._stop.check, self._stop.whole)):
+        with self._kept, interruptible(Interruption(self._stop.check, self._stop.whole, self._stop.say)):
             self._done.append(self._work())
 
     @contextmanager

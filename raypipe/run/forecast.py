@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raypipe.calls.compacted import compacted_files, read_calls
+from raypipe.calls.compacted_file import compacted_files, read_calls
 from raypipe.calls.index import index_with_segments, load_index
 from raypipe.calls.remote import segments
 from raypipe.calls.segments import CallOrigin, read_segment

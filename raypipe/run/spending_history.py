@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from raypipe.calls.compacted import compacted_files, read_calls
+from raypipe.calls.compacted_file import compacted_files, read_calls
 from raypipe.contracts.llm import TOOL
 from raypipe.contracts.model_pool import members_of
 from raypipe.limits import Cost

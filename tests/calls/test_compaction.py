@@ -22,7 +22,7 @@ KILLED = 137
 _WORK = """
     import os, shutil, sys
     from pathlib import Path
-    from raypipe.calls.compacted import compacted_files
+    from raypipe.calls.compacted_file import compacted_files
     from raypipe.calls.compaction import compact, rewrite
 
     root, owner, what = Path(sys.argv[1]), sys.argv[2], sys.argv[3]

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raypipe.calls.compacted import ROW_GROUP, SCHEMA, open_compacted
+from raypipe.calls.compacted import ROW_GROUP, SCHEMA
+from raypipe.calls.compacted_file import open_compacted
 from raypipe.calls.compaction import compact
 from raypipe.calls.damage import Damage, take_notes
 from raypipe.calls.index import CallReader, KnownCalls, index_with_segments, load_index

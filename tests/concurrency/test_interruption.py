@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from raypipe.calls.compaction import compact
 from raypipe.calls.index import index_with_segments, load_index
 from raypipe.calls.segment_files import SegmentWriter
 from raypipe.calls.segments import CallOrigin, make_frame
-from raypipe.concurrency.interruption import Interruption, checkpoint, interruptible, pause
+from raypipe.concurrency.interruption import Interruption, Progress, checkpoint, interruptible, pause
 from raypipe.contracts.llm import Completion, Usage
 from raypipe.errors import StoppedError
 from raypipe.storage.tables import write_dataset
@@ -54,6 +55,15 @@ def test_a_pause_ends_early() -> None:
     with ended_after(3):
         pause(60)
     assert time.monotonic() - began < 30
+
+
+def test_how_far_long_work_has_come_is_said_now_and_then() -> None:
+    said: list[str] = []
+    with interruptible(Interruption(lambda: None, nullcontext, said.append)):
+        for progress in (Progress(0.0), Progress(600.0)):
+            for number in range(3):
+                progress.show(partial("part {}".format, number))
+    assert said == ["part 0", "part 1", "part 2"]
 
 
 def test_a_log_that_is_compacted_in_part_is_as_it_was(tmp_path: Path) -> None:
