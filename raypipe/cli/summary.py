@@ -71,12 +71,22 @@ def _spent(manifest: Mapping[str, Any]) -> str:
     models = list(manifest["models"].values())
     words = [duration(manifest["wall_s"])]
     if models:
-        sent = sum(model["calls_sent"] for model in models)
-        words.append(f"{number(sent)} call{'s' * (sent != 1)} sent")
+        legs: Sequence[Mapping[str, Any]] = manifest.get("legs", ())
+        spent = legs[-1:] or models
         cached = sum(model["calls_cached"] for model in models)
+        words.append(_sent(spent))
         words += [f"{number(cached)} answered from the log"] if cached else []
-        words.append(total_cost([model["cost_usd"] for model in models]) + _estimated(models))
+        words.append(total_cost([one["cost_usd"] for one in spent]) + _estimated(spent))
+        if any(leg["calls_sent"] for leg in legs[:-1]):
+            total = [manifest["spent"]]
+            words[-1] += f"; all {number(len(legs))} runs: {_sent(total)}, {total_cost([total[0]['cost_usd']])}"
+            words[-1] += _estimated(total)
     return ", ".join(words)
+
+
+def _sent(spent: Sequence[Mapping[str, Any]]) -> str:
+    sent = sum(one["calls_sent"] for one in spent)
+    return f"{number(sent)} call{'s' * (sent != 1)} sent"
 
 
 def _estimated(models: Sequence[Mapping[str, Any]]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from raypipe.calls.segments import CallOrigin
 from raypipe.concurrency.deadlines import LOOK_EVERY_S
 from raypipe.execution.row_identity import VERSION
-from raypipe.limits import Caps
+from raypipe.limits import Caps, LedgerPlace
 from raypipe.plan.load_groups import LoadGroups
 from raypipe.storage.artifacts import ARTIFACTS
 from raypipe.storage.paths import AnyPath
@@ -78,6 +78,8 @@ class RunContext:
     """How rows and calls are identified: in a call log that version 0.1.0 has begun, as it did."""
     servers: Mapping[str, str] = field(default_factory=dict[str, str])
     """Addresses of the servers that were started for models, by their keys."""
+    ledger: LedgerPlace | None = None
+    """Where what is spent is written down; `None` for what spends nothing."""
     unsent: Callable[[CallOrigin], None] | None = None
     """Called for each call instead of sending it, in this process only; stages after unfinished rows are skipped."""
 

@@ -68,7 +68,7 @@ class CallCounts:
         if settlement.is_estimated:
             self.calls_estimated += 1
             self.estimated_usd += cost.usd
-        if model.is_one_of_several:
+        if model.is_one_of_several and (cost.tokens or settlement.is_estimated):
             self.count_for(model, "input_tokens", cost.input_tokens)
             self.count_for(model, "output_tokens", cost.output_tokens)
             self.count_for(model, "cost_usd", cost.usd)

@@ -146,7 +146,7 @@ class _Run:
         self._loop.set_default_executor(DaemonThreads())
         pools: dict[str, LocalPool] = {}
         log = CallLogWriter(self._setup.run.calls, self._setup.run.owner)
-        coordinator = RateCoordinator(self._setup.run.options.caps, self._setup.spent)
+        coordinator = RateCoordinator(self._setup.run.options.caps, self._setup.run.ledger)
         # A worker in place of another finds in the call log what that one left.
         make = partial(Replica, index=self._setup.index, log=log, coordinator=coordinator)
         try:
@@ -171,6 +171,7 @@ class _Run:
                 self.results += [end_spilled(path, parts, self.halted_for) for path in spilled or ()]
         finally:
             await self._close_pools(pools, ())
+            await coordinator.close()
             log.close()
 
     async def _open_pools(

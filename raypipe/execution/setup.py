@@ -12,7 +12,6 @@ from raypipe.execution.conductor.conductor import ConductorSetup, Snapshot
 from raypipe.execution.context import RunContext
 from raypipe.execution.stopping import DRAIN_S
 from raypipe.execution.worker.replica import ReplicaSetup
-from raypipe.limits import Cost
 from raypipe.plan.plan import Plan, Stage
 
 Watch = Callable[[Sequence[Snapshot]], None]
@@ -73,8 +72,6 @@ class RunSetup:
     run: RunContext
     plan: Plan
     index: CallIndex
-    spent: Cost
-    """What earlier runs into the same folder took, as far as there are caps."""
     only: frozenset[bytes] | None = None
     """Work only on source rows with these identities."""
 

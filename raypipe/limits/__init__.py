@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from raypipe.limits.coordinator import RateCoordinator
 from raypipe.limits.lease_client import LeaseSource
+from raypipe.limits.life import LedgerPlace
 from raypipe.limits.limiter import Limiter, enter_first
-from raypipe.limits.messages import REFUSED, Caps, Cost, Lease, Report, Settlement
+from raypipe.limits.messages import REFUSED, Caps, Cost, Lease, Report, Settlement, Spent
 from raypipe.limits.retry import LONGEST_WAIT_S, RetryPolicy
 
 __all__ = [
@@ -19,10 +20,12 @@ __all__ = [
     "Cost",
     "Lease",
     "LeaseSource",
+    "LedgerPlace",
     "Limiter",
     "RateCoordinator",
     "Report",
     "RetryPolicy",
     "Settlement",
+    "Spent",
     "enter_first",
 ]

@@ -17,6 +17,7 @@ from types import TracebackType
 
 from raypipe.contracts.model import EndpointLimits
 from raypipe.errors import HaltedError, halt_reason
+from raypipe.limits.account import Account
 from raypipe.limits.lease_client import LeaseClient, LeaseSource
 from raypipe.limits.messages import NOTHING, ONE_CALL, REFUSED, Cost, Lease, Report, Settlement, Total
 
@@ -78,7 +79,7 @@ class Limiter:
         self._unreported = _Unreported()
         self._client = LeaseClient(coordinator, self._report, self._apply, lambda error: self.halt(halt_reason(error)))
         self._waits_for = ""
-        self._held, self._spent = Total(), Total()
+        self._held, self._spent = Total(), Account()
         self._halted = asyncio.Event()
         self.in_flight = 0
         self.halted_for = ""
@@ -138,12 +139,12 @@ class Limiter:
         self._for_slot.append((need, granted))
         self._move()
 
-    def leave(self, need: Cost, settlement: Settlement) -> None:
-        """A call that was sent has ended, and took so much."""
+    def leave(self, need: Cost, settlement: Settlement, step: str = "", model: str = "") -> None:
+        """A call that was sent has ended, and took so much; `step` and `model` say whose it was."""
         unreported = self._unreported
         if settlement.is_answered:
             unreported.succeeded += 1
-        self._spent.add(settlement.cost)
+        self._spent.settle(step, model, settlement)
         # An estimate says nothing of what the endpoint counts: for its pace the call took what was expected of it.
         if not self._is_free and not settlement.is_estimated:
             unreported.ended += need
@@ -231,7 +232,7 @@ class Limiter:
             number=number,
             is_last=is_last,
             held=self._held.cost,
-            spent_so_far=self._spent.cost,
+            accounts=self._spent.entries,
             needs=() if is_last else tuple(need for need, _ in islice(self._for_grant, _MOST_NEEDS)),
             sent=unreported.sent,
             ended=unreported.ended,

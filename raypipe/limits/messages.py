@@ -7,6 +7,7 @@ nothing, since the next report corrects it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from raypipe.contracts.model import EndpointLimits
 
@@ -49,6 +50,27 @@ class Settlement:
 
 REFUSED = Settlement(ONE_CALL, is_answered=False)
 """A call that nobody worked on."""
+
+
+class Spent(NamedTuple):
+    """What the calls of one step to one model took. Both names are empty where nobody knows them."""
+
+    step: str = ""
+    model: str = ""
+    calls: int = 0
+    unanswered: int = 0
+    estimated: int = 0
+    """Calls of which no sound count came: they stand at the most that they can have taken."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float = 0.0
+    """Of calls whose price is known."""
+    estimated_usd: float = 0.0
+    """Of `usd`, what estimated calls come to."""
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(self.calls, self.input_tokens, self.output_tokens, self.usd)
 
 
 class Total:
@@ -106,8 +128,8 @@ class Report:
     """The worker ends: it holds nothing from now on."""
     held: Cost = NOTHING
     """The most that the calls in flight now can take."""
-    spent_so_far: Cost = NOTHING
-    """What all ended calls of this life took."""
+    accounts: tuple[Spent, ...] = ()
+    """What all ended calls of this life took, by step and model."""
     needs: tuple[Cost, ...] = ()
     """The most that each waiting call can take."""
     sent: int = 0

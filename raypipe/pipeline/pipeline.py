@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack, cast
 
 from raypipe.contracts.distilabel_names import refuse_options
 from raypipe.contracts.llm import LLM
-from raypipe.contracts.model_pool import first_of
+from raypipe.contracts.model_pool import first_of, members_of
 from raypipe.contracts.step import Source, Step
 from raypipe.errors import InfrastructureError, SpecError
 from raypipe.execution.context import Engine, RunOptions
@@ -27,6 +29,7 @@ from raypipe.results import DryRun, Result
 from raypipe.run.checks import check_models
 from raypipe.run.forecast import Forecast, forecast
 from raypipe.run.run import retry_plan, run_plan
+from raypipe.run.spending_history import describe_caps, last_terms
 from raypipe.storage.paths import AnyPath, parse_path
 
 LoadGroupsOfSteps = Sequence[Sequence[str | Step]] | str | None
@@ -123,7 +126,7 @@ class Pipeline(PipelineFile):
           another pipeline; `use_cache=False` is the same.
         - `max_failed_rows`: rows that may fail in a run that counts as a success.
         - `allow_fewer`: let fewer rows take the place of more, though more than `max_failed_rows` failed or none came.
-        - `max_cost_usd`, `max_calls`, `max_tokens`: the most that all runs into `out` may spend together, in US
+        - `max_cost_usd`, `max_calls`, `max_tokens`: the most that all runs over the call log may spend together, in US
           dollars, calls sent, and tokens in and out.
         - `parameters`: options to change, by step, and by model under `models`:
           `{"answers": {"llm": {"temperature": 0.2}}, "models": {"judge": {"max_tokens": 200}}}`.
@@ -180,7 +183,8 @@ class Pipeline(PipelineFile):
         """Run only the rows again that failed in `out`, all or those of certain `kinds`, and merge what comes out.
 
         The other options are those of `run`, to be given as they were given there: `calls` and `dataset` are not
-        remembered, `max_failed_rows` is by default that of the run. Caps count what all runs into `out` have spent.
+        remembered, `max_failed_rows` and, where none are given, caps and prices are those of the last run into
+        `out`. Caps count what all runs over the call log have spent.
         What a retry sent and spent stands in the manifest, the last of `result.manifest["retries"]`.
 
         Raises as `run`, and InputError when nothing was committed there; nothing is changed then.
@@ -199,7 +203,14 @@ class Pipeline(PipelineFile):
         stop: Stop | None = None,
     ) -> Result:
         """`retry` with its options as a value; `watch` and `stop` are those of `run_with`."""
-        return retry_plan(self.validate(), self.to_yaml().encode(), options, kinds, watch, stop)
+        caps, prices = last_terms(options)
+        if caps and not options.caps:
+            said = "the caps of the run before hold for this retry, too: %s; give others to change them"
+            logging.getLogger("raypipe").warning(said, describe_caps(caps))
+            options = replace(options, caps=caps)
+        plain = {llm.uri for step in self.named_steps().values() for llm in members_of(step.llm) if llm.price is None}
+        pipeline = self.priced({uri: price for uri, price in prices.items() if uri in plain})
+        return retry_plan(pipeline.validate(), pipeline.to_yaml().encode(), options, kinds, watch, stop)
 
     def dry_run(
         self, parameters: Parameters | None = None, batch_size: int = 1, dataset: Any = None, *, live: bool = False

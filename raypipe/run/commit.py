@@ -37,6 +37,8 @@ class Commit:
         self._plan = plan
         self._spec = spec
         self._retried = retried
+        self.complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda manifest: manifest
+        """Puts into the manifest what all runs into the folder spent."""
 
     @property
     def only(self) -> frozenset[bytes] | None:
@@ -68,7 +70,9 @@ class Commit:
             return False
         if is_less:
             check_not_fewer(folder.path, before, manifest, self._options, self._first_reason(outcome))
-        folder.commit(self._merged(before, manifest), self._spec, keeps_artifacts=self._retried is not None)
+        folder.commit(
+            self.complete(self._merged(before, manifest)), self._spec, keeps_artifacts=self._retried is not None
+        )
         return True
 
     def _write(self, outcome: Outcome, sink: Sink, name: str, empty: Callable[[], pa.Schema]) -> int:

@@ -22,7 +22,6 @@ from raypipe.execution.context import RunContext, RunOptions
 from raypipe.execution.counts import StepCounts
 from raypipe.execution.setup import RunSetup
 from raypipe.execution.stopping import Stop
-from raypipe.limits import Cost
 from raypipe.plan.plan import Plan
 from raypipe.run.identity_version import read_identity_version
 from raypipe.storage.paths import AnyPath, check_reachable
@@ -82,7 +81,7 @@ def forecast(plan: Plan, out: AnyPath, calls: AnyPath | None = None) -> Forecast
         place = Path(nowhere)
         version = read_identity_version(log)
         run = RunContext(RunOptions(place), place / "parts", place / "calls", "forecast", version, unsent=unsent)
-        setup = RunSetup(run, plan, index, Cost())
+        setup = RunSetup(run, plan, index)
         outcome = local.execute(setup, lambda _: None, Stop())
     totals: defaultdict[str, StepCounts] = defaultdict(StepCounts)
     for result in outcome.results:

@@ -19,16 +19,16 @@ from raypipe.execution.context import RunContext, RunOptions
 from raypipe.execution.engine_stats import EngineStats
 from raypipe.execution.setup import Outcome, RunSetup, Watch
 from raypipe.execution.stopping import ASKED, Phase, Stop
-from raypipe.limits import Cost
 from raypipe.plan.load_groups import in_groups
 from raypipe.plan.plan import Plan
 from raypipe.results import Result
+from raypipe.run.account import FolderAccount
 from raypipe.run.checks import check_run
 from raypipe.run.commit import Commit
 from raypipe.run.earlier_run import check_same_pipeline
 from raypipe.run.identity_version import identity_version
 from raypipe.run.manifest import describe_run
-from raypipe.run.spending_history import Spending
+from raypipe.run.spending_history import COMPLETE, Spending
 from raypipe.security.file_modes import are_files_shared, owner_only, restrict_folder
 from raypipe.storage.paths import AnyPath, check_reachable, explain_os_error
 from raypipe.storage.remote_run_folder import AnyRunFolder, run_folder_at
@@ -100,16 +100,19 @@ def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Comm
             forget(folder.calls)
     setup, spending, damaged = _prepared(plan, options, commit, calls, stop, stack)
     meters = EngineStats(watch=watch)
-    try:
-        outcome = _execute(setup, options, meters.take, stop)
-    except StoppedError:
-        raise StoppedError(f"{ASKED}, at once; what was completed is in {calls}") from None
+    with spending.leg(options) as ledger:
+        setup = replace(setup, run=replace(setup.run, ledger=ledger))
+        try:
+            outcome = _execute(setup, options, meters.take, stop)
+        except StoppedError:
+            raise StoppedError(f"{ASKED}, at once; what was completed is in {calls}") from None
+        spending.end(outcome.halted_for or COMPLETE)
     with stop.phase(Phase.HOLD):
         folder.check_held()
     manifest = describe_run(plan, outcome, setup.run, started)
     meters.describe(manifest["models"])
+    commit.complete = FolderAccount(plan, spending.book, spending.legs).complete
     try:
-        spending.note(manifest)
         with stop.phase(Phase.COMPACT):
             damaged += compact(calls, folder.owner)
         manifest["call_log"] = as_manifest(damaged)
@@ -157,10 +160,9 @@ def _prepared(
         version = identity_version(calls, folder.committed() if commit.only is not None else {})
         index = load_index(calls, known=not options.fresh, is_kept=True)
         spending = Spending(folder, calls, plan)
-        spent = spending.before(options.fresh) if options.caps else Cost()
     options = replace(options, is_shared=are_files_shared(options.is_shared))
     run = RunContext(options, folder.parts, calls, folder.owner, identity=version)
-    return RunSetup(run, plan, index, spent, commit.only), spending, [*damaged, *index.damaged]
+    return RunSetup(run, plan, index, commit.only), spending, [*damaged, *index.damaged]
 
 
 def _kept(manifest: dict[str, Any], folder: AnyRunFolder, is_committed: bool) -> str:

@@ -19,7 +19,8 @@ from tests.cli.conftest import Command, tiny, written
 
 PRECIOUS = "precious\n" * 100
 FILES = [
-    *(".raypipe/mark", ".raypipe/lock", ".raypipe/spent.json", ".raypipe/.spent.json.tmp"),
+    *(".raypipe/mark", ".raypipe/lock", ".raypipe/spent.json", ".raypipe/.spent.json.tmp", ".raypipe/ledgers.json"),
+    *("calls/_ledger.jsonl", "calls/_ledger.lock", "calls/._ledger.jsonl.tmp", ".raypipe/.ledgers.json.tmp"),
     *(".manifest.json.tmp", ".pipeline.yaml.tmp", "calls/calls-0.parquet", "failures/part-00000.parquet"),
 ]
 FOLDERS = [".raypipe", ".raypipe/work", "data", "failures", "calls", "artifacts"]

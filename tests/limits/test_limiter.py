@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from raypipe.contracts.model import EndpointLimits
 from raypipe.errors import CallError, HaltedError, InfrastructureError, Retry
-from raypipe.limits import Caps, Cost, Lease, Limiter, RateCoordinator, RetryPolicy
+from raypipe.limits import Caps, Cost, Lease, LedgerPlace, Limiter, RateCoordinator, RetryPolicy, Spent
 from raypipe.limits.retry import FIRST_PAUSE_S, LONGEST_PAUSE_S, LONGEST_WAIT_S
 
 CAPS, LIMITS = Caps(), EndpointLimits("somewhere")
@@ -204,9 +205,12 @@ def test_no_cap_is_ever_passed_and_every_call_ends(needs: list[Cost], share: flo
         assert total.calls == min(caps.calls, len(needs)), "a cap on calls is used up"
 
 
-def test_what_earlier_runs_spent_counts() -> None:
-    async def work() -> list[Any]:
-        coordinator = RateCoordinator(Caps(calls=5), Cost(3), clock=asyncio.get_running_loop().time)
+def test_what_earlier_runs_spent_counts(tmp_path: Path) -> None:
+    async def work() -> Sequence[Any]:
+        before = LedgerPlace(tmp_path, "before").open()
+        before.close((Spent("step", "model", 3),))
+        clock = asyncio.get_running_loop().time
+        coordinator = RateCoordinator(Caps(calls=5), LedgerPlace(tmp_path, "now"), clock=clock)
         limiter = Limiter("worker", 4, coordinator, lambda: LIMITS)
         return await asyncio.gather(*(limiter.permit().__aenter__() for _ in range(4)), return_exceptions=True)
 

@@ -59,7 +59,7 @@ def test_the_model_writes_both_sides(base_url: str, tmp_path: Path) -> None:
     assert len({row["conversation"][1]["content"] for row in rows}) > 1
     again = _pipeline(base_url).run(tmp_path / "out", engine="local", max_failed_rows=12)
     assert again["made"].to_arrow().to_pylist() == rows
-    assert again.manifest["steps"]["made"]["calls_sent"] == 0
+    assert again.manifest["legs"][-1]["steps"]["made"]["calls_sent"] == 0
 
 
 def test_a_model_with_a_seed_says_something_else_for_each_row(base_url: str, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ class _Driver:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             options = {"name": f"raypipe-{self._run}-limits", "num_cpus": 0, "scheduling_strategy": here}
             actor: Any = ray.remote(RateCoordinator).options(**options)
-            self._coordinator = actor.remote(caps, self._setup.spent)
+            self._coordinator = actor.remote(caps, self._setup.run.ledger)
 
     def _watch(self, watch: Watch, stopped: threading.Event) -> None:
         for _ in range(round(BOARD_AFTER_S / _WATCH_EVERY_S)):
@@ -238,5 +238,7 @@ class _Driver:
         with suppress(RayError):
             end_pools(self._pools.values(), _LEAVE_S)
         if self._coordinator is not None:
+            with suppress(RayError):
+                ray.get(self._coordinator.close.remote(), timeout=_CLOSE_TIMEOUT_S)
             with suppress(RayError):
                 ray.kill(self._coordinator)

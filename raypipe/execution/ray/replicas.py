@@ -73,8 +73,8 @@ class ReplicaActor:
             # Its rows may have been answered before: by the worker that was lost, or for a conductor that was.
             index = index_with_segments(index, setup.run.calls, setup.run.owner)
         self._log = CallLogWriter(setup.run.calls, setup.run.owner)
-        coordinator = RateCoordinator(Caps()) if coordinator is None else RemoteCoordinator(coordinator)
-        self._replica = Replica(setup, index, self._log, coordinator)
+        self._own_coordinator = RateCoordinator(Caps(), setup.run.ledger) if coordinator is None else None
+        self._replica = Replica(setup, index, self._log, self._own_coordinator or RemoteCoordinator(coordinator))
         self._opens = TaskScope()
         self._opening: asyncio.Task[None] | None = None
         self._waiting: dict[Sender, list[Chunk]] = {}
@@ -118,6 +118,8 @@ class ReplicaActor:
     async def close(self) -> None:
         await self._tasks.close()
         await self._replica.close()
+        if self._own_coordinator is not None:
+            await self._own_coordinator.close()
         self._log.close()
 
 

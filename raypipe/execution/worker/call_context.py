@@ -66,20 +66,20 @@ class CallContext:
             if backend.hedge_after_s is None:
                 completion = await call.complete()
             else:
-                completion = await self._first_answer(call, counts, backend.hedge_after_s)
+                completion = await self._first_answer(call, counts, origin.step)
             backend.note_success()
             await self.record(attempt.key, origin, completion, began)
         finally:
-            self._settle(call, counts)
+            self._settle(call, counts, origin.step)
         return Completion(*completion[:-1], answered_by=backend.label)
 
-    def _settle(self, call: _Sent, counts: CallCounts) -> None:
+    def _settle(self, call: _Sent, counts: CallCounts, step: str) -> None:
         """A call that had a permit has ended, however it did."""
         attempt, settlement = call.attempt, call.settlement
         backend = attempt.backend
         if settlement is None:  # it was given up
             settlement = backend.costs.unknown(attempt.payload, attempt.need)
-        backend.limiter.leave(attempt.need, settlement)
+        backend.limiter.leave(attempt.need, settlement, step, backend.name)
         counts.count_settled(backend, settlement)
         self.total.count_settled(backend, settlement)
 
@@ -89,14 +89,14 @@ class CallContext:
         if self._log.is_full:
             self.selector.halt("the disk of the call log is full")
 
-    async def _first_answer(self, call: _Sent, counts: CallCounts, after_s: float) -> Completion:
-        """The first answer to a call that is sent a second time when it has none after so many seconds."""
+    async def _first_answer(self, call: _Sent, counts: CallCounts, step: str) -> Completion:
+        """The first answer to a call that is sent a second time when it has none after a while."""
         has_begun = asyncio.Event()
         async with TaskScope() as scope:
             calls = {scope.start(call.complete())}
-            done, _ = await asyncio.wait(calls, timeout=after_s)
+            done, _ = await asyncio.wait(calls, timeout=call.attempt.backend.hedge_after_s)
             if not done:
-                calls.add(scope.start(self._send_again(call.attempt, counts, has_begun)))
+                calls.add(scope.start(self._send_again(call.attempt, counts, has_begun, step)))
             while True:
                 done, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
                 answered = [call for call in done if call.exception() is None]
@@ -105,7 +105,9 @@ class CallContext:
                     return (answered or list(done))[0].result()
                 calls = pending
 
-    async def _send_again(self, attempt: Attempt, counts: CallCounts, has_begun: asyncio.Event) -> Completion:
+    async def _send_again(
+        self, attempt: Attempt, counts: CallCounts, has_begun: asyncio.Event, step: str
+    ) -> Completion:
         backend, call = attempt.backend, _Sent(attempt)
         await backend.limiter.enter(attempt.need)
         try:
@@ -115,7 +117,7 @@ class CallContext:
                 one.count_unanswered(backend)  # one of the two answers is not waited for
             return await call.complete()
         finally:
-            self._settle(call, counts)
+            self._settle(call, counts, step)
 
 
 class _Sent:

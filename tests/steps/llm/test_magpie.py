@@ -233,7 +233,7 @@ def test_more_rows_begin_with_the_fewer_and_send_only_the_others(tmp_path: Path)
     more = generating(LLM("offline/x"), 5).run(tmp_path / "out", engine="local")
     assert read(more, "kept")[:3] == few
     figures = more.manifest["steps"]["made"]
-    assert (figures["calls_cached"], figures["calls_sent"]) == (6, 4)
+    assert (figures["calls_cached"], figures["calls_sent"], more.manifest["legs"][-1]["calls_sent"]) == (6, 10, 4)
 
 
 def test_every_turn_is_a_call_that_is_not_made_again(tmp_path: Path):

@@ -83,4 +83,4 @@ def test_a_generator_that_broke_is_read_again_and_what_was_logged_is_not_asked_a
     result = balanced_run(pipeline, tmp_path / "out")
     assert [row["n"] for row in user_rows(result["asked"])] == list(range(10))
     assert 0 < known <= 5
-    assert result.manifest["steps"]["asked"]["calls_sent"] == 10 - known
+    assert result.manifest["legs"][-1]["calls_sent"] == 10 - known
