@@ -89,10 +89,9 @@ class LifeLedger:
         def more(book: Book) -> bytes:
             self._look(book)
             most = _within(more_than_wanted, caps, self.others.most)
-            if most == self._life.most:
-                return b""
             self._life = replace(self._life, most=most, at=time.time())
-            return most_line(self._life)
+            written = book.lives.get(self._life.id)
+            return b"" if written is not None and most == written.most else most_line(self._life)
 
         self._write(more)
 

@@ -40,6 +40,7 @@ BEFORE = "before the ledger: runs of version 0.1.0"
 def last_terms(options: RunOptions) -> tuple[Caps, Mapping[str, tuple[float, float]]]:
     """The caps and prices, by model, of the last run into the folder, where a ledger knows it. Raises OutputError."""
     folder = run_folder_at(options.out)
+    folder.check()
     store = ledger_at((options.calls or folder.calls).absolute())
     legs = store.update(lambda book: b"").legs_of(folder.owner) if store.exists() else []
     return (legs[-1].caps, legs[-1].prices) if legs else (Caps(), {})

@@ -151,6 +151,7 @@ def test_every_leg_stands_in_the_manifest_and_totals_are_those_of_the_server(ser
 @pytest.mark.timeout(600)
 def test_a_retry_holds_the_caps_of_the_run_before(tmp_path: Path) -> None:
     with serve(kind=Odd, shares={400: 0.5}) as server:
+        assert isinstance(server, Odd)
         server.is_odd = False
         folder = Folder(server, tmp_path / "out", shape="calls")
         assert folder.run("--max-calls", "100", "--max-failed-rows", "60")[0] == 0
@@ -174,6 +175,7 @@ def check_caps(seed: int, engine: str, tmp_path: Path) -> None:
     shape, cap = rng.choice(spending.SHAPES), rng.choice(list(CAPS))
     shares: dict[int | str, float] = {500: 0.1, "cut": 0.1} if rng.random() < 0.5 else {}
     with serve(kind=Odd, latency_s=0.03, latency_sigma=0.8, shares=shares) as server:
+        assert isinstance(server, Odd)
         log = tmp_path / "log" if rng.random() < 0.5 else None
         folders = [Folder(server, tmp_path / f"out{number}", log, shape, engine) for number in range(1 + bool(log))]
         words = [cap, str(CAPS[cap]), "--max-failed-rows", "1000"]

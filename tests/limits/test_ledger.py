@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,6 +18,7 @@ from raypipe.limits.ledger import Book, Leg, leg_line
 from raypipe.limits.ledger_store import LedgerFile, ledger_at
 from raypipe.limits.life import LifeLedger
 from raypipe.limits.messages import NOTHING
+from raypipe.storage.paths import parse_path
 
 ONE = Cost(1, 10, 5, 0.5)
 
@@ -54,6 +56,19 @@ def test_lives_that_go_on_share_a_cap(tmp_path: Path) -> None:
     one.close((Spent("s", "m", 2),))
     two.cover(Cost(9), Cost(1), Caps(calls=10))
     assert (two.covered.calls, two.others.gone.calls) == (8, 2)
+
+
+def test_lives_over_a_log_in_a_store_share_a_cap(bucket: str) -> None:
+    calls = parse_path(f"{bucket}/out/calls")
+    one, two = (LedgerPlace(calls, "leg").open() for _ in range(2))
+    one.cover(Cost(6), Cost(1), Caps(calls=10))
+    two.cover(Cost(9), Cost(1), Caps(calls=10))
+    assert (one.covered.calls, two.covered.calls) == (6, 4)
+    one.close((Spent("s", "m", 2),))
+    two.cover(Cost(9), Cost(1), Caps(calls=10))
+    assert (two.covered.calls, two.others.gone.calls) == (8, 2)
+    [ended] = [life for life in ledger_at(calls).update(lambda book: b"").lives.values() if life.has_ended]
+    assert ended.cost == Cost(2)
 
 
 def spend(calls: str, seed: int, cap: int) -> int:
@@ -114,6 +129,4 @@ def test_calls_whose_tokens_nobody_counted_are_taken_for_usual_ones(tmp_path: Pa
     store = LedgerFile(tmp_path)
     [one] = store.update(lambda book: b"").lives.values()
     assert one.unknown == Cost(4)
-    from dataclasses import replace
-
     assert replace(one, spent=(Spent("s", "m", 2, 0, 0, 20, 8, 1.0),)).unknown == Cost(2, 20, 8, 1.0)

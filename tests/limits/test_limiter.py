@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -206,13 +206,13 @@ def test_no_cap_is_ever_passed_and_every_call_ends(needs: list[Cost], share: flo
 
 
 def test_what_earlier_runs_spent_counts(tmp_path: Path) -> None:
-    async def work() -> Sequence[Any]:
+    async def work() -> list[Any]:
         before = LedgerPlace(tmp_path, "before").open()
         before.close((Spent("step", "model", 3),))
         clock = asyncio.get_running_loop().time
         coordinator = RateCoordinator(Caps(calls=5), LedgerPlace(tmp_path, "now"), clock=clock)
         limiter = Limiter("worker", 4, coordinator, lambda: LIMITS)
-        return await asyncio.gather(*(limiter.permit().__aenter__() for _ in range(4)), return_exceptions=True)
+        return list(await asyncio.gather(*(limiter.permit().__aenter__() for _ in range(4)), return_exceptions=True))
 
     found = run(work())
     assert [str(one) for one in found if isinstance(one, Exception)] == ["max_calls=5 is reached"] * 2
