@@ -9,13 +9,14 @@ from typing import Any
 import pyarrow as pa
 
 from raypipe.errors import InputError
-from raypipe.execution.conductor.batches import FAILURE_SCHEMA
+from raypipe.execution.conductor.batches import FAILURE_SCHEMA, check_parts
 from raypipe.execution.context import RunOptions
 from raypipe.execution.setup import Outcome
 from raypipe.plan.plan import FAILURES, Plan, Sink
 from raypipe.run.earlier_run import check_not_fewer, compare_rows
 from raypipe.run.leaf_schema import leaf_schema
 from raypipe.run.merge import rows_of, rows_with
+from raypipe.storage.digests import is_unchanged
 from raypipe.storage.paths import open_parquet_at, parse_path
 from raypipe.storage.remote_run_folder import AnyRunFolder
 from raypipe.storage.tables import to_output_columns, unify_file_schemas, write_dataset
@@ -56,14 +57,14 @@ class Commit:
             folder.clear()
             return False
         self._check_sources(manifest)
+        self.check_carried()
         (folder.work / "data").mkdir()
         for leaf in self._plan.graph.leaves:
-            rows = self._write(
+            manifest["leaves"][leaf] = self._write(
                 outcome, Sink("leaf", leaf), f"data/{leaf}", partial(leaf_schema, self._plan.graph, leaf)
             )
-            manifest["leaves"][leaf] = {"rows": rows, "path": f"data/{leaf}"}
         no_failures = to_output_columns(FAILURE_SCHEMA.empty_table()).schema
-        manifest["failures"]["rows"] = self._write(outcome, FAILURES, "failures", lambda: no_failures)
+        manifest["failures"] = self._write(outcome, FAILURES, "failures", lambda: no_failures)
         is_less = _ended(manifest) < _ended(before) or compare_rows(before, manifest)[0]
         if outcome.halted_for and is_less:
             folder.clear()
@@ -75,16 +76,30 @@ class Commit:
         )
         return True
 
-    def _write(self, outcome: Outcome, sink: Sink, name: str, empty: Callable[[], pa.Schema]) -> int:
-        """`empty`: the schema where there is no row. To know it, a source may have to be read."""
+    def _write(self, outcome: Outcome, sink: Sink, name: str, empty: Callable[[], pa.Schema]) -> dict[str, Any]:
+        """The entry of the manifest. `empty`: the schema of no row; to know it, a source may have to be read."""
         parts = [part for result in outcome.results for part in result.parts if part.sink == sink]
+        check_parts(parts)
         before = [] if self._retried is None else list(self.folder.files(name))
         paths = [*before, *(parse_path(part.path) for part in parts)]
         schema = unify_file_schemas(paths) if paths else empty()
         rows = rows_of(parts, schema, self.folder.work / "merged" / name)
         if self._retried is not None:
             rows = rows_with(before, rows, self._retried, schema)
-        return write_dataset(rows, self.folder.work / name, schema, self._options.bounds)
+        count, digests = write_dataset(rows, self.folder.work / name, schema, self._options.bounds)
+        return {"rows": count, "path": name, "digests": digests}
+
+    def check_carried(self) -> None:
+        """Raises InputError where a file whose rows a retry would carry over is not what a run wrote."""
+        if self._retried is None:
+            return
+        manifest = self.folder.committed()
+        for entry in [*manifest["leaves"].values(), manifest["failures"]]:
+            for path, digest in zip(self.folder.files(entry["path"]), entry.get("digests", ()), strict=False):
+                if not is_unchanged(path, digest):
+                    problem = "is damaged: what is in it is not what the run wrote; a retry would carry it over, so"
+                    way = "nothing was changed: run the whole pipeline again, which sends no answered call again"
+                    raise InputError(f"the file {path} {problem} {way}")
 
     def _first_reason(self, outcome: Outcome) -> str:
         """Why the first of the failed rows failed."""

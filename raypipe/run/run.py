@@ -76,6 +76,7 @@ def _checked_run(
             if retried is not None and not retried:
                 return Result(folder.path)
             commit = Commit(folder, plan, spec, options, retried if len(plan.stages) == 1 else None)
+            commit.check_carried()
             return _run(plan, options, watch or (lambda _: None), stop, commit, stack)
 
     return stop.supervise(work)

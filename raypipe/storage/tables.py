@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ import pyarrow.parquet as pq
 
 from raypipe.concurrency.interruption import checkpoint
 from raypipe.row import ANCESTORS, LINEAGE, OUTPUT_LINEAGE, PARENT_ID, PATH, POSITION, ROW_ID, SOURCE_ID
-from raypipe.storage.paths import AnyPath, RemotePath, open_parquet_at, replacing
+from raypipe.storage.digests import HashedFile
+from raypipe.storage.paths import AnyPath, open_parquet_at, replacing
 from raypipe.values.arrays import (
     ARROW_ERRORS,
     AS_IS,
@@ -141,16 +144,21 @@ def from_ipc(content: pa.Buffer | bytes) -> pa.Table:
     return restore_as_is(pa.ipc.open_stream(content).read_all())
 
 
-def write_part(place: AnyPath, table: pa.Table) -> None:
-    """Write one file so that a reader sees all of it or none. Raises OSError."""
+def write_part(place: AnyPath, table: pa.Table) -> str:
+    """Write one file so that a reader sees all of it or none; its digest. Raises OSError."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(place) as file, open_part_writer(file, table.schema) as writer:
-        write_groups(writer, table)
+    with replacing(place) as target, ExitStack() as stack:
+        file = HashedFile(stack.enter_context(target.open("wb")) if isinstance(target, Path) else target)
+        with open_part_writer(file, table.schema) as writer:
+            write_groups(writer, table)
+    return file.digest
 
 
 def open_part_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
     """A writer of a file that is read once and removed: it packs fast rather than well."""
-    return pq.ParquetWriter(file, schema, compression="lz4", use_dictionary=False, write_statistics=False)
+    return pq.ParquetWriter(
+        file, schema, compression="lz4", use_dictionary=False, write_statistics=False, write_page_checksum=True
+    )
 
 
 def write_groups(writer: pq.ParquetWriter, table: pa.Table) -> None:
@@ -228,8 +236,12 @@ def read_tables(path: AnyPath, schema: pa.Schema) -> Iterator[pa.Table]:
             yield conform(file.read_row_group(number), schema)
 
 
-def write_dataset(tables: Iterable[pa.Table], folder: AnyPath, schema: pa.Schema, bounds: Bounds | None = None) -> int:
-    """Write rows as files `part-00000.parquet`, … under one schema, which the tables have. Returns the number of rows.
+def write_dataset(
+    tables: Iterable[pa.Table], folder: AnyPath, schema: pa.Schema, bounds: Bounds | None = None
+) -> tuple[int, list[str]]:
+    """Write rows as files `part-00000.parquet`, … under one schema, which the tables have.
+
+    Returns the number of rows, and the digest of each file in the order of their names.
 
     A column that never had a value is text: readers disagree about columns without a type. Without any row there is one
     file, so that readers find the columns. Raises OSError, StoppedError.
@@ -237,22 +249,23 @@ def write_dataset(tables: Iterable[pa.Table], folder: AnyPath, schema: pa.Schema
     folder.mkdir(parents=True)
     bounds = bounds or Bounds()
     schema = pa.schema([pa.field(field.name, _null_as_text(field.type)) for field in schema])
-    store = folder.store if isinstance(folder, RemotePath) else None
     with_dictionary: Any = [name for name in schema.names if name not in OUTPUT_LINEAGE]
-    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": with_dictionary, "filesystem": store}
+    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": with_dictionary, "write_page_checksum": True}
     groups = _row_groups(tables, bounds.row_group_bytes)
     group: pa.Table | None = next(groups, schema.empty_table())
-    rows = number = 0
+    rows, digests = 0, list[str]()
     while group is not None:
-        path = folder / f"part-{number:05d}.parquet"
         file_rows = file_bytes = 0
-        with pq.ParquetWriter(path.path if isinstance(path, RemotePath) else path, schema, **options) as writer:
+        with ExitStack() as stack:
+            file = HashedFile(stack.enter_context((folder / f"part-{len(digests):05d}.parquet").open("wb")))
+            writer = stack.enter_context(pq.ParquetWriter(file, schema, **options))
             while group is not None and file_rows < ROWS_PER_FILE and file_bytes < bounds.file_bytes:
                 writer.write_table(conform(group, schema), row_group_size=_ROWS_PER_GROUP)
                 file_rows, file_bytes = file_rows + group.num_rows, file_bytes + size_bytes(group)
                 group = next(groups, None)
-        rows, number = rows + file_rows, number + 1
-    return rows
+        rows += file_rows
+        digests.append(file.digest)
+    return rows, digests
 
 
 def _row_groups(tables: Iterable[pa.Table], most_bytes: int) -> Iterator[pa.Table]:

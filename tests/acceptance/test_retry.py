@@ -70,7 +70,7 @@ def test_a_retry_that_cannot_be_changes_nothing(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no failures of kind parse; there are: rejected"):
             pipeline.retry(tmp_path / "out", kinds=["parse"], engine="local")
         heal(server)
-        with Pipeline("other") as other:
+        with Pipeline("scattering") as other:
             llm = LLM("openai/loopback", base_url=server.base_url)
             TextGeneration("parts", llm=llm, template="{{ topic }}", output="part")
             LoadDataFromDicts([{"topic": "another"}], name="seed") >> other.steps[0]

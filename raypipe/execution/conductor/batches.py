@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +20,8 @@ from raypipe.errors import OutputError, RaypipeError
 from raypipe.execution.counts import StepCounts
 from raypipe.plan.plan import FAILURES, Sink
 from raypipe.row import ANCESTORS, ATTEMPT, BATCH, LINEAGE, PATH, POSITION, ROW_ID, Failure
-from raypipe.storage.paths import AnyPath, explain_os_error
+from raypipe.storage.digests import is_unchanged
+from raypipe.storage.paths import AnyPath, explain_os_error, parse_path
 from raypipe.storage.tables import concat, settle_types, sort_by_source, to_output_columns, write_part
 from raypipe.values.arrays import to_rows, to_text
 from raypipe.values.byte_bounds import MOST_VALUE_BYTES
@@ -37,6 +39,8 @@ class Part:
     """Source position of its first row."""
     last: int
     """The same of its last row."""
+    digest: str = ""
+    """Of the file; empty for one that checks itself."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,23 @@ class BatchResult:
 
 
 def paths_for(sink: Sink, results: Iterable[BatchResult]) -> list[str]:
-    """The part files written for `sink`, in the order in which their batches were done; for `SPILLED`, the batches."""
-    return [part.path for result in results for part in result.parts if part.sink == sink]
+    """The part files written for `sink`, in the order in which their batches were done; for `SPILLED`, the batches.
+
+    Raises OutputError for one on this machine that was damaged since.
+    """
+    parts = [part for result in results for part in result.parts if part.sink == sink]
+    check_parts(part for part in parts if isinstance(parse_path(part.path), Path))
+    return [part.path for part in parts]
+
+
+def check_parts(parts: Iterable[Part]) -> None:
+    """Raises OutputError where a part is not what was written to it, OSError where it cannot be read."""
+    for part in parts:
+        if part.digest and not is_unchanged(parse_path(part.path), part.digest):
+            problem = (
+                "is damaged: what is in it is not what was written to it; run the same again, which makes its rows"
+            )
+            raise OutputError(f"the part {part.path} {problem} anew from the call log, and see that the disk is sound")
 
 
 @dataclass
@@ -134,9 +153,9 @@ class FinishedRows:
         if self.sink.kind in ("leaf", "failures"):
             rows = to_output_columns(rows)
         path = folder / self.sink.folder / f"{uuid4().hex}.parquet"
-        write_part(path, rows)
+        digest = write_part(path, rows)
         first, last = (rows.column(POSITION)[at].as_py() for at in (0, -1))
-        return Part(self.sink, str(path), rows.num_rows, first, last)
+        return Part(self.sink, str(path), rows.num_rows, first, last, digest)
 
 
 def explain_unwritable(folder: AnyPath, error: BaseException) -> RaypipeError:

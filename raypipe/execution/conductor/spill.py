@@ -22,6 +22,7 @@ from raypipe.execution.conductor.compound_rows import weights
 from raypipe.execution.conductor.families import OpenFamilies
 from raypipe.execution.counts import StepCounts
 from raypipe.plan.plan import SPILLED, Sink
+from raypipe.storage.digests import DIGEST_BYTES, HashedFile, digest_of
 from raypipe.storage.paths import AnyPath, explain_os_error, parse_path
 from raypipe.storage.tables import from_ipc, to_ipc
 
@@ -67,8 +68,10 @@ class SpilledBatch:
         path = folder / SPILLED.folder / f"{uuid4().hex}.batch"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
+            hashed = HashedFile(file)
             for piece in (len(head).to_bytes(8, "little"), head, *buffers):
-                file.write(piece)
+                hashed.write(piece)
+            file.write(bytes.fromhex(hashed.digest))
         counts, batch.counts = dict(batch.counts), defaultdict(StepCounts)
         return BatchResult((Part(SPILLED, str(path), sum(rows.num_rows for rows in self.held.values()), 0, 0),), counts)
 
@@ -80,7 +83,10 @@ def read_spilled(path: str, folder: AnyPath) -> SpilledBatch:
         expected = f"expected one in {folder / SPILLED.folder}"
         raise OutputError(f"{path} is not a spilled batch of this run ({expected}); it is not opened")
     try:
-        return _parse(place.read_bytes(), folder)
+        content = place.read_bytes()
+        if digest_of(content[:-DIGEST_BYTES]) != content[-DIGEST_BYTES:]:
+            raise ValueError("what is in it is not what was written to it")
+        return _parse(content[:-DIGEST_BYTES], folder)
     except OSError as error:
         problem = f"cannot be read ({explain_os_error(error)}); fix that and run again"
     except (ValueError, KeyError, TypeError, IndexError, pa.ArrowException) as error:
