@@ -32,6 +32,7 @@ from raypipe.run.spending_history import COMPLETE, Spending
 from raypipe.security.file_modes import are_files_shared, owner_only, restrict_folder
 from raypipe.storage.paths import AnyPath, check_reachable, explain_os_error
 from raypipe.storage.remote_run_folder import AnyRunFolder, run_folder_at
+from raypipe.storage.vanishing import watching_folders
 
 
 def run_plan(
@@ -101,6 +102,7 @@ def _run(plan: Plan, options: RunOptions, watch: Watch, stop: Stop, commit: Comm
             forget(folder.calls)
     setup, spending, damaged = _prepared(plan, options, commit, calls, stop, stack)
     meters = EngineStats(watch=watch)
+    stack.enter_context(watching_folders([folder.path, folder.own, calls], stop.fail))
     with spending.leg(options) as ledger:
         setup = replace(setup, run=replace(setup.run, ledger=ledger))
         try:

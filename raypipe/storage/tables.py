@@ -145,8 +145,11 @@ def from_ipc(content: pa.Buffer | bytes) -> pa.Table:
 
 
 def write_part(place: AnyPath, table: pa.Table) -> str:
-    """Write one file so that a reader sees all of it or none; its digest. Raises OSError."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+    """Write one file so that a reader sees all of it or none; its digest.
+
+    Its folder is made, but not the one above: where that is gone, so is the run folder. Raises OSError.
+    """
+    place.parent.mkdir(exist_ok=True)
     with replacing(place) as target, ExitStack() as stack:
         file = HashedFile(stack.enter_context(target.open("wb")) if isinstance(target, Path) else target)
         with open_part_writer(file, table.schema) as writer:
