@@ -36,7 +36,7 @@ from raypipe.calls.segments import KEY_BYTES
 from raypipe.concurrency.interruption import checkpoint
 from raypipe.errors import OutputError
 from raypipe.security.untrusted_tables import read_footer
-from raypipe.storage.paths import AnyPath, RemotePath, open_parquet_at, parse_path
+from raypipe.storage.paths import AnyPath, RemotePath, explain_os_error, open_parquet_at, parse_path
 
 _compute: Any = pyarrow.compute
 _NAMED = re.compile(r"calls-\d{20}-(\d+)-([0-9a-f]{16})\.parquet")
@@ -69,13 +69,16 @@ class CompactedFile:
         return group, row - int(self.starts[group])
 
     def read(self, group: int, names: Sequence[str]) -> list[pa.ChunkedArray] | None:
-        """Columns of a group, sound; `None` where they are damaged. Raises OSError when the file cannot be read."""
+        """Columns of a group, sound; `None` where they are damaged.
+
+        Raises OutputError when the file cannot be read, FileNotFoundError.
+        """
         there = [name for name in names if name in self._file.schema_arrow.names]
         try:
             table = self._file.read_row_group(group, columns=there)
         except _ERRORS as error:
             if not is_damage(error):
-                raise
+                raise _unreadable(self.path, error) from None
             return None
         if table.num_rows != self.starts[group + 1] - self.starts[group]:
             return None
@@ -117,6 +120,13 @@ def is_damage(error: BaseException) -> bool:
     return not is_denied and "AWS Error" not in str(error) and "google::cloud" not in str(error)
 
 
+def _unreadable(path: AnyPath, error: Exception) -> Exception:
+    """What is raised where a file may be whole and cannot be read: one that is gone may have been merged."""
+    if isinstance(error, FileNotFoundError) or not isinstance(error, OSError):
+        return error
+    return OutputError(f"the file {path} of the call log cannot be read: {explain_os_error(error)}")
+
+
 def _sound_column(table: pa.Table, name: str) -> pa.ChunkedArray:
     """A column of a file of version 1, or of one that others wrote."""
     kind = SCHEMA.field(name).type
@@ -130,7 +140,7 @@ def _sound_column(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def open_compacted(path: AnyPath | str) -> CompactedFile | Damage:
-    """A compacted file, or what is wrong with it. Raises OSError when it cannot be read for another reason."""
+    """A compacted file, or what is wrong with it. Raises OutputError when it cannot be read, FileNotFoundError."""
     path = parse_path(path)
     named = _NAMED.fullmatch(path.name)
     calls = int(named[1]) if named else None
@@ -147,7 +157,7 @@ def open_compacted(path: AnyPath | str) -> CompactedFile | Damage:
         return CompactedFile(path, file, about) if problem is None else Damage(path.name, problem, calls)
     except (*_ERRORS, ValueError, TypeError, KeyError) as error:
         if not is_damage(error):
-            raise
+            raise _unreadable(path, error) from None
         reason = str(error).strip().partition("\n")[0][:200]
         return Damage(path.name, f"is cut, damaged or no Parquet file ({reason})", calls)
 
