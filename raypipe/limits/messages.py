@@ -38,8 +38,7 @@ NOTHING = Cost()
 ONE_CALL = Cost(1)
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What one call took that has ended."""
 
     cost: Cost

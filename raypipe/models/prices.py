@@ -38,18 +38,38 @@ def cost_usd(llm: LLM, input_tokens: int, output_tokens: int, cached_tokens: int
     Where the price of a token depends on the length of the input, it is that of this call: a sum of calls costs the sum
     of their prices. `cached_tokens`: of the input, those that the provider had in its cache.
     """
-    if llm.price is not None:
-        return (input_tokens * llm.price[0] + output_tokens * llm.price[1]) / 1e6
-    if llm.provider in _FREE or llm.runs_here:
-        return 0.0
-    preset = PRESETS.get(llm.provider)
-    if preset is None or preset.price_list is None:
+    return Price(llm).usd(input_tokens, output_tokens, cached_tokens)
+
+
+class Price:
+    """What the calls of one model cost, worked out once as far as can be: it is asked for each call."""
+
+    __slots__ = ("_each", "_listed", "_looked_at", "_rates")
+
+    def __init__(self, llm: LLM) -> None:
+        each = (0.0, 0.0) if llm.provider in _FREE or llm.runs_here else None
+        each = each if llm.price is None else llm.price
+        self._each = None if each is None else (each[0] / 1e6, each[1] / 1e6)
+        preset = PRESETS.get(llm.provider)
+        self._listed = None if preset is None or preset.price_list is None else (preset.price_list, llm.model)
+        self._rates: tuple[_Rates, ...] = ()
+        self._looked_at = float("-inf")
+
+    def usd(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> float | None:
+        """The price of one call, as `cost_usd`."""
+        each = self._each
+        if each is not None:
+            return input_tokens * each[0] + output_tokens * each[1]
+        if self._listed is None:
+            return None
+        now = time.monotonic()
+        if now - self._looked_at > _LOOK_EVERY_S:
+            self._rates, self._looked_at = _rates(*self._listed), now
+        for rates in self._rates:
+            if input_tokens <= rates.up_to:
+                usd = rates.call + rates.input * input_tokens + rates.output * output_tokens
+                return usd + rates.cached * min(cached_tokens, input_tokens) if cached_tokens else usd
         return None
-    for rates in _rates(preset.price_list, llm.model):
-        if input_tokens <= rates.up_to:
-            cached = rates.cached * min(cached_tokens, input_tokens)
-            return rates.call + rates.input * input_tokens + rates.output * output_tokens + cached
-    return None
 
 
 def _rates(price_list: str, model: str) -> tuple[_Rates, ...]:

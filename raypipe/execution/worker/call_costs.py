@@ -11,7 +11,7 @@ from raypipe.contracts.model import Payload
 from raypipe.errors import CallError
 from raypipe.identity import canonical_json
 from raypipe.limits import REFUSED, Caps, Cost, Settlement
-from raypipe.models.prices import cost_usd, output_limit
+from raypipe.models.prices import Price, output_limit
 
 ASSUMED_OUTPUT = 8192
 """The most output tokens that are expected of a call without `max_tokens`, which runs with caps do not make."""
@@ -25,6 +25,7 @@ class CallCosts:
         limits = (llm.tokens_per_minute, llm.input_tokens_per_minute, llm.output_tokens_per_minute)
         self._counts_tokens = (caps.tokens, caps.usd, *limits) != (None,) * 5
         self._one = Cost(1)
+        self._price = Price(llm)
 
     def most(self, payload: Payload) -> Cost:
         """The most that the call can take; where neither a cap nor a limit counts tokens, that it is a call."""
@@ -60,7 +61,7 @@ class CallCosts:
 
     def _cost(self, usage: Usage) -> Cost:
         read, written, cached = usage
-        return Cost(1, read, written, cost_usd(self._llm, read, written, cached) or 0.0)
+        return Cost(1, read, written, self._price.usd(read, written, cached) or 0.0)
 
 
 def _gives(payload: Payload) -> bool:
