@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 from pyarrow import fs
 
+from raypipe.errors import StoppedError
 from raypipe.results import Result
+from raypipe.run.spending_history import BEFORE
+from raypipe.run.spending_history import COMPLETE as COMPLETE_RUN
 from tests.compatibility.cases import CASES, RUNS, answer
 from tests.loopback import serve
 
@@ -87,6 +90,27 @@ def test_a_killed_run_goes_on_from_its_segments(kept: Path, engine: Any) -> None
         result = CASES["killed"](server.base_url).run(kept, engine=engine)
         assert len(server.requests) == CALLS_OF_FLAT - ANSWERED_BEFORE_THE_KILL
     assert same(rows_of(result), rows_of(Result(RUNS / "flat")))
+
+
+@pytest.mark.parametrize("kept", ["flat"], indirect=True)
+def test_what_runs_of_0_1_0_spent_is_the_first_leg(kept: Path) -> None:
+    before = Result(kept).manifest
+    with serve(answer=answer) as server:
+        result = CASES["flat"](server.base_url).run(kept, engine="local")
+    first, second = result.manifest["legs"]
+    assert (first["ended"], second["ended"]) == (BEFORE, COMPLETE_RUN)
+    assert (first["calls_sent"], second["calls_sent"]) == (CALLS_OF_FLAT, 0)
+    told = ("calls_sent", "input_tokens", "output_tokens")
+    for name, figures in before["steps"].items():
+        assert [result.manifest["steps"][name][what] for what in told] == [figures[what] for what in told]
+
+
+@pytest.mark.parametrize("kept", ["killed"], indirect=True)
+def test_what_runs_of_0_1_0_spent_counts_under_a_cap(kept: Path) -> None:
+    with serve(answer=answer) as server:
+        with pytest.raises(StoppedError, match="max_calls=10 is reached"):
+            CASES["killed"](server.base_url).run(kept, engine="local", max_calls=10)
+        assert len(server.requests) == 10 - ANSWERED_BEFORE_THE_KILL
 
 
 def test_a_folder_in_a_store_is_run_again_and_nothing_is_sent(bucket: str, endpoint: str) -> None:
