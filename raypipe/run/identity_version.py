@@ -16,7 +16,7 @@ from raypipe.errors import OutputError
 from raypipe.execution.row_identity import FIRST_VERSION, VERSION
 from raypipe.storage.paths import AnyPath, write_atomically
 
-_MARK = "identity.json"
+_MARK = "_identity.json"
 
 
 def identity_version(calls: AnyPath, retried: Mapping[str, Any]) -> int:

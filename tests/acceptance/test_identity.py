@@ -94,7 +94,7 @@ def test_a_log_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     path = rows(tmp_path / "a.csv", "one")
     with serve() as server:
         assert sent_for(server, tmp_path / "out", "local", path) == 1
-        mark = tmp_path / "out" / "calls" / "identity.json"
+        mark = tmp_path / "out" / "calls" / "_identity.json"
         assert orjson.loads(mark.read_bytes()) == {"version": 2}
         mark.write_text('{"version": 3}')
         with pytest.raises(
