@@ -49,6 +49,21 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(engine: Any, small_dis
     assert (len(counts), counts.total()) == (3 * ROWS, 3 * ROWS), "nothing is repeated"
 
 
+def test_rows_that_find_no_room_lose_no_call_that_is_in_flight(engine: Any, small_disk: Path, tmp_path: Path) -> None:
+    with (small_disk / "taken").open("ab") as taken:
+        taken.write(bytes((1 << 20) + 60_000))
+    many, calls = 1024 + 300, tmp_path / "calls"
+    with serve(answer=answer, latency_s=0.3) as server:
+        pipeline = chain(server.base_url, topics(many), concurrency=256)
+        with pytest.raises(OutputError, match="No space left on device"):
+            pipeline.run(small_disk / "out", engine=engine, calls=calls)
+        assert len(server.requests) < 3 * many
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+        assert len(table(pipeline.run(small_disk / "out", engine=engine, calls=calls))) == many
+        counts = Counter(asked(server))
+    assert (len(counts), counts.total()) == (3 * many, 3 * many), "nothing is repeated"
+
+
 def test_a_folder_that_cannot_be_written_is_found_before_anything_is_sent(tmp_path: Path) -> None:
     folder = tmp_path / "file"
     folder.write_text("not a folder")

@@ -7,7 +7,7 @@ batch that is waited for ends: with its result, or with that error.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
@@ -23,10 +23,22 @@ T = TypeVar("T")
 
 
 class BatchWriter:
-    """Of one conductor. `on_written` is called when room was made or rows of a batch that goes on are in a file."""
+    """Of one conductor. `on_written` is called when room was made or rows of a batch that goes on are in a file.
 
-    def __init__(self, folder: AnyPath, ledger: BatchLedger, tasks: TaskOwner, on_written: Callable[[], None]) -> None:
+    `end_calls` is awaited when nothing can be written, as on a full disk, before the run ends: a call in flight is paid
+    for, and its answer may still find its way into the call log.
+    """
+
+    def __init__(
+        self,
+        folder: AnyPath,
+        ledger: BatchLedger,
+        tasks: TaskOwner,
+        on_written: Callable[[], None],
+        end_calls: Callable[[], Awaitable[None]],
+    ) -> None:
         self._folder = folder
+        self._end_calls = end_calls
         self._ledger = ledger
         self._tasks = tasks
         self._on_written = on_written
@@ -67,6 +79,8 @@ class BatchWriter:
             writing = scope.start(asyncio.to_thread(write, self._folder))
             await asyncio.wait({writing})
             if (error := writing.exception()) is not None:
+                if isinstance(error, OSError):
+                    await self._end_calls()
                 raise explain_unwritable(self._folder, error)
             return writing.result()
 

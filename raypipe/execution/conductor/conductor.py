@@ -90,7 +90,7 @@ class Conductor:
         self._queues = open_queues(stage, setup.phase, pools, bounds)
         self._ledger = BatchLedger(stage.steps, bounds)
         self._router = Router(stage, self._queues, self._ledger, bounds)
-        self._writer = BatchWriter(setup.parts, self._ledger, self._tasks, self._settle)
+        self._writer = BatchWriter(setup.parts, self._ledger, self._tasks, self._settle, self._end_calls)
         self._recovery = Recovery(pools, self._router, self._queues, self._wanted)
         self._dispatcher = Dispatcher(self._queues, self._router, self._recovery, setup.share, bounds)
         self._slots = self._dispatcher.slots
@@ -259,6 +259,11 @@ class Conductor:
         """Halt, and wait until every batch is through: a call in flight is paid for, so its answer is kept."""
         self.halt(reason, self._setup.drain_s)
         await asyncio.gather(*self._writer.pending.values(), return_exceptions=True)
+
+    async def _end_calls(self) -> None:
+        """Rows cannot be written: send no call any more, and wait for those in flight."""
+        self.halt("rows cannot be written", self._setup.drain_s)
+        await self._drain.wait_for_calls(self._setup.drain_s)
 
     async def _leave_all(self, drain_s: float) -> None:
         """Wait for calls in flight; the rows that have not ended then stay unfinished."""
