@@ -65,7 +65,8 @@ def sentences(error: BaseException) -> Sequence[str]:
         said = [str(error)]
     else:
         hint = "unless it comes from your own code, please report it; RAYPIPE_DEBUG=1 shows the traceback"
-        said = [f"unexpected error ({type(error).__name__}: {error}); {hint}"]
+        what = f"{type(error).__name__}: {error}".strip().removesuffix(":")
+        said = [f"unexpected error ({what}); {hint}"]
     return [" ".join(one.split()) for one in said]
 
 

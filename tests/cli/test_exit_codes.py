@@ -148,6 +148,17 @@ def test_what_nobody_expected_ends_in_70_in_one_sentence(command: Command, tmp_p
     assert "(RuntimeError: no way out)" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("error", "told"), [("AssertionError", "(AssertionError)"), ('ValueError(" no\\n")', "(ValueError: no)")]
+)
+def test_what_nobody_expected_is_told_without_the_space_around_its_words(
+    command: Command, tmp_path: Path, error: str, told: str
+):
+    result = command("validate", broken(tmp_path, error))
+    assert result.exit_code == 70
+    assert f"unexpected error {told}; " in result.stderr
+
+
 def test_what_breaks_while_it_runs_is_told_once(command: Command, tmp_path: Path):
     (tmp_path / "broken.py").write_text(_BROKEN_READ)
     result = command("run", "broken.py", "--engine", "local")
