@@ -147,6 +147,15 @@ def _models(manifest: Mapping[str, Any]) -> Iterator[str]:
             for name, figures in manifest["models"].items()
         ],
     )
+    if "spent" in manifest:
+        total, legs = manifest["spent"], len(manifest["legs"])
+        cost = "unknown" if total["cost_usd"] is None else f"${total['cost_usd']:,.2f}"
+        runs = "1 run" if legs == 1 else f"{legs:,} runs"
+        estimated = f", of which {total['calls_estimated']:,} are estimated" if total["calls_estimated"] else ""
+        yield from (
+            "",
+            f"Made by {runs}, which sent {total['calls_sent']:,} calls{estimated}, and cost {cost} together.",
+        )
 
 
 def _steps(manifest: Mapping[str, Any]) -> Iterator[str]:

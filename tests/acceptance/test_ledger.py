@@ -18,6 +18,8 @@ import orjson
 import pytest
 
 from raypipe.results import Result
+from raypipe.results.card import card
+from raypipe.storage.run_files import LocalCopy
 from tests.acceptance import spending
 from tests.acceptance.processes import ROOT
 from tests.loopback import Behaviour, Logged, Loopback, serve
@@ -143,6 +145,9 @@ def test_every_leg_stands_in_the_manifest_and_totals_are_those_of_the_server(ser
     again = Result(folder.out).manifest
     assert (again["spent"], again["legs"][:3]) == (total, result.manifest["legs"])
     assert (again["legs"][3]["calls_sent"], again["legs"][3]["cost_usd"]) == (0, 0.0)
+    shown = card(LocalCopy(folder.out, again), "org/spending")
+    assert f"Made by 4 runs, which sent {total['calls_sent']:,} calls" in shown
+    assert f"cost ${total['cost_usd']:,.2f} together" in shown
     told = ("calls_sent", "calls_unanswered", "calls_estimated", "input_tokens", "output_tokens", "cost_usd")
     for name in told:
         assert again["steps"]["ask"][name] == result.manifest["steps"]["ask"][name]
