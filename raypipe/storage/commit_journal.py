@@ -25,6 +25,8 @@ _FOLDERS = ("data", "failures", ARTIFACTS)
 _STATE, _OLD = "state.json", "old"
 _AT_CWD, _RENAME_EXCHANGE = -100, 2
 """Of Linux, `linux/fcntl.h` and `linux/fs.h`."""
+_RENAMEAT2: Any = getattr(ctypes.CDLL(None), "renameat2", None)
+"""The C library's, which this process has loaded already; Python has no function for it."""
 
 _Listing = list[list[Any]]
 
@@ -111,7 +113,6 @@ def _listing(folder: Path) -> _Listing:
 def exchange(one: Path, other: Path) -> bool:
     """Let two paths of one disk change places in one step; whether the system could."""
     sys.audit("raypipe.exchange", str(one), str(other))
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    if renameat2 is None:
+    if _RENAMEAT2 is None:
         return False
-    return renameat2(_AT_CWD, os.fsencode(one), _AT_CWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+    return _RENAMEAT2(_AT_CWD, os.fsencode(one), _AT_CWD, os.fsencode(other), _RENAME_EXCHANGE) == 0

@@ -33,6 +33,8 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
         return
     if _is_ray_used and event in ("pickle.find_class", "socket.connect") and _is_of_ray(event, arguments):
         return
+    if event == "ctypes.dlopen" and arguments[0] is None:
+        return  # what the process has loaded already
     if event in _FORBIDDEN:
         _seen.append(f"{event}{arguments[:2]!r}"[:300])
     elif event == "socket.connect" and not _is_here(arguments[1]):
