@@ -103,7 +103,7 @@ def merged_part(folder: Path, files: Sequence[str], parts: Sequence[IndexPart]) 
     numbers = [np.array([place[name] for name in part.files], np.uint16) for part in parts]
     borders = [[*np.searchsorted(part.high, _BORDERS).tolist(), len(part)] for part in parts]
     repeated = [part.repeated for part in parts]
-    temporary = folder / f"index-{uuid4().hex}{TEMPORARY}"
+    temporary = folder / f"_index-{uuid4().hex}{TEMPORARY}"
     lock = create_locked(temporary)
     try:
         with temporary.open("r+b") as file:
@@ -129,7 +129,7 @@ def merged_part(folder: Path, files: Sequence[str], parts: Sequence[IndexPart]) 
             file.truncate()
             file.flush()
             os.fsync(file.fileno())
-        path = folder / f"index-{uuid4().hex}{INDEX}"
+        path = folder / f"_index-{uuid4().hex}{INDEX}"
         temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from raypipe.calls import index as index_module
@@ -74,6 +75,7 @@ def test_an_index_is_made_once_and_mapped_by_later_runs_and_workers(log: Path) -
     assert not kept(log)  # a forecast changes nothing
     first = load_index(log, is_kept=True)
     [path] = kept(log)
+    assert pq.read_table(log, columns=["key"]).num_rows == MANY  # readers of a folder of Parquet files pass over it
     inode = path.stat().st_ino
     again = load_index(log, is_kept=True)
     assert [one.stat().st_ino for one in kept(log)] == [inode]
