@@ -33,6 +33,7 @@ from raypipe.storage.conditional_object import (
     Versioned,
     why_not_conditional,
 )
+from raypipe.storage.outages import outlasting
 from raypipe.storage.paths import RemotePath, explain_os_error
 
 _LEAVE_S = 10.0
@@ -73,7 +74,7 @@ class RemoteLock:
         """Hold it from now on. Raises OutputError when another run does; OSError."""
         try:
             self._object = ConditionalObject(self._path)
-            self._claim()
+            outlasting(self._claim, self._folder)
             problem = why_not_conditional(self._object, self._content())
         except OSError as error:
             problem = explain_os_error(error)

@@ -18,6 +18,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryFile
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from raypipe.concurrency.interruption import checkpoint
 from raypipe.concurrency.threads import DaemonThreads
 from raypipe.errors import InfrastructureError, InputError, OutputError, SpecError
 from raypipe.security.secrets import redact_address
+from raypipe.storage.outages import outlasting
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -93,13 +95,14 @@ class RemotePath:
 
     def exists(self) -> bool:
         """Whether there is a file with this name, or anything under it."""
-        return bool(self.store.get_file_info([self.path])[0].type)
+        return outlasting(lambda: bool(self.store.get_file_info([self.path])[0].type), self)
 
     def glob(self, pattern: str, *, is_deep: bool = False) -> Iterator[Self]:
         """The files directly in this folder whose names match; `is_deep`: also those in folders under it."""
         from pyarrow import fs
 
-        infos = self.store.get_file_info(fs.FileSelector(self.path, allow_not_found=True, recursive=is_deep))
+        within = fs.FileSelector(self.path, allow_not_found=True, recursive=is_deep)
+        infos = outlasting(lambda: self.store.get_file_info(within), self)
         files = sorted(type(self)(self.scheme, info.path) for info in infos if info.is_file)
         return (file for file in files if fnmatchcase(file.name, pattern))
 
@@ -112,13 +115,17 @@ class RemotePath:
         return PurePosixPath(self.path).relative_to(folder.path)
 
     def open(self, mode: str) -> Any:
-        """A file to read (`rb`), fetched as a whole, or to write (`wb`)."""
-        return BytesIO(self.read_bytes()) if mode == "rb" else self.store.open_output_stream(self.path)
+        """A file to read (`rb`), fetched as a whole, or to write (`wb`), sent when it is closed; for a `with` block."""
+        return BytesIO(self.read_bytes()) if mode == "rb" else _Upload(self)
 
     def read_bytes(self) -> bytes:
         """The whole content. Raises FileNotFoundError, OSError."""
-        with self.store.open_input_file(self.path) as file:
-            return file.read()
+
+        def read() -> bytes:
+            with self.store.open_input_file(self.path) as file:
+                return file.read()
+
+        return outlasting(read, self)
 
     def read_text(self) -> str:
         """The whole content, which is UTF-8."""
@@ -126,16 +133,44 @@ class RemotePath:
 
     def write_bytes(self, content: Any) -> None:
         """Write it whole: readers see the old content or the new."""
-        with self.store.open_output_stream(self.path) as file:
-            file.write(content)
+
+        def write() -> None:
+            with self.store.open_output_stream(self.path) as file:
+                file.write(content)
+
+        outlasting(write, self)
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the file. Raises FileNotFoundError unless `missing_ok`."""
         try:
-            self.store.delete_file(self.path)
+            outlasting(lambda: self.store.delete_file(self.path), self)
         except FileNotFoundError:
             if not missing_ok:
                 raise
+
+
+class _Upload:
+    """A file that is kept on this machine until it is whole, so that it can be sent again."""
+
+    def __init__(self, path: RemotePath) -> None:
+        self._path = path
+        self._file = TemporaryFile()  # noqa: SIM115 - closed in `__exit__`
+        self.write, self.flush = self._file.write, self._file.flush
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        with self._file:
+            if kind is None:
+                outlasting(self._send, self._path)
+
+    def _send(self) -> None:
+        self._file.seek(0)
+        with self._path.store.open_output_stream(self._path.path) as sink:
+            while chunk := self._file.read(_CHUNK_BYTES):
+                checkpoint()
+                sink.write(chunk)
 
 
 AnyPath = Path | RemotePath
@@ -301,6 +336,10 @@ def write_atomically(path: AnyPath, content: bytes) -> None:
 
 def copy_file(source: AnyPath, target: AnyPath) -> None:
     """Copy a file between this machine and a store, or within a store. Raises OSError."""
+    outlasting(lambda: _copy_file(source, target), source if isinstance(source, RemotePath) else target)
+
+
+def _copy_file(source: AnyPath, target: AnyPath) -> None:
     opened: Any
     if isinstance(source, RemotePath):
         store = source.store
@@ -311,7 +350,8 @@ def copy_file(source: AnyPath, target: AnyPath) -> None:
     else:
         opened = source.open("rb")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with opened as stream, target.open("wb") as sink:
+    written: Any = target.open("wb") if isinstance(target, Path) else target.store.open_output_stream(target.path)
+    with opened as stream, written as sink:
         while chunk := stream.read(_CHUNK_BYTES):
             checkpoint()
             sink.write(chunk)
