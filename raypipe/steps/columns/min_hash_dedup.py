@@ -10,12 +10,12 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from raypipe.errors import InputError
-from raypipe.steps.functions.batch_steps import GlobalStep, StepColumns, StepInput, StepOutput
+from raypipe.steps.functions.batch_steps import GlobalStep, StepInput, StepOutput
 
 KEEP = "keep_row_after_minhash_filtering"
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -27,9 +27,6 @@ class MinHashDedup(GlobalStep):
     It sees all rows at once. Drop the duplicates with `Filter(keep="keep_row_after_minhash_filtering")`. Needs the
     package `datasketch` (`raypipe[dedup]`); raises SpecError for a `threshold` that `num_perm` numbers cannot tell.
     """
-
-    inputs: ClassVar[StepColumns] = ("text",)  # pyright: ignore[reportIncompatibleMethodOverride]
-    outputs: ClassVar[StepColumns] = (KEEP,)  # pyright: ignore[reportIncompatibleMethodOverride]
 
     num_perm: int = Field(default=128, ge=2, le=2048)
     """Numbers in the signature of a text: more estimate better, and take longer."""
@@ -51,6 +48,14 @@ class MinHashDedup(GlobalStep):
                 problem = f"threshold {self.threshold} cannot be reached with num_perm {self.num_perm}"
                 raise ValueError(f"{problem}: {error}") from None
         return self
+
+    @property
+    def inputs(self) -> list[str]:
+        return ["text"]
+
+    @property
+    def outputs(self) -> list[str]:
+        return [KEEP]
 
     def process(self, inputs: StepInput) -> StepOutput:  # pyright: ignore[reportIncompatibleMethodOverride]
         keep = minhash_keep(

@@ -187,6 +187,10 @@ class TextGeneration(LLMStep):
             found.append(f"writes column {MODEL_NAME!r} twice; rename the output or leave add_model_name out")
         return found
 
+    def open(self) -> None:
+        super().open()
+        _ = self.compiled  # a parser that cannot be imported here is found before the first row
+
     @cached_property
     def compiled(self) -> Compiled:
         """What rows are asked with and read by (a private attribute would be found more slowly)."""

@@ -92,3 +92,18 @@ def test_repeated_texts_are_flagged_across_batches_and_no_row_is_taken_away(tmp_
     made = user_rows(balanced_run(pipeline, tmp_path / "out")["flags"])
     assert [row["n"] for row in made] == list(range(130))
     assert [row["n"] for row in made if row["keep_row_after_minhash_filtering"]] == list(range(60))
+
+
+def test_a_subclass_adds_columns_to_those_that_the_step_has() -> None:
+    class Marked(MinHashDedup):
+        @property
+        def inputs(self) -> list[str]:
+            return [*super().inputs, "source"]
+
+        @property
+        def outputs(self) -> list[str]:
+            return super().outputs + ["marked"]  # noqa: RUF005 (as subclasses of distilabel's steps write it)
+
+    step = Marked()
+    assert step.required() == ("text", "source")
+    assert list(step.writes()) == ["keep_row_after_minhash_filtering", "marked"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import sys
 
 import pytest
 from pydantic import BaseModel
@@ -345,3 +346,17 @@ def test_problems_that_only_the_finished_step_has(step, said):
     assert [problem for problem in made.problems() if said in problem]
     with pytest.raises(SpecError):
         made.open()
+
+
+def test_a_parser_that_a_worker_cannot_import_is_found_before_its_first_row(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "parser_of_a_worker.py"
+    module.write_text("def parse(text):\n    return text\n")
+    step = pickle.loads(pickle.dumps(generation(parse="parser_of_a_worker:parse")))
+    module.write_text('raise RuntimeError("no license on this machine")\n')
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for cached in tmp_path.glob("__pycache__/*"):
+        cached.unlink()
+    del sys.modules["parser_of_a_worker"]
+    with pytest.raises((RuntimeError, SpecError), match=r"parser_of_a_worker|no license"):
+        step.open()
