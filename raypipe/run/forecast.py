@@ -79,6 +79,7 @@ def forecast(plan: Plan, out: AnyPath, calls: AnyPath | None = None) -> Forecast
     index = index_with_segments(load_index(log), log, "*")
     with tempfile.TemporaryDirectory(prefix="raypipe-") as nowhere:
         place = Path(nowhere)
+        (place / "parts").mkdir()
         version = read_identity_version(log)
         run = RunContext(RunOptions(place), place / "parts", place / "calls", "forecast", version, unsent=unsent)
         setup = RunSetup(run, plan, index)
