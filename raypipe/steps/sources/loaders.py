@@ -95,7 +95,7 @@ class LoadDataFromDicts(Source):
 class FileSource(Source):
     """Base of the sources that read data files."""
 
-    path_option: ClassVar[str]
+    path_option: ClassVar[str] = "path"
     """The option that names files, folders and globs: one, or several."""
 
     num_examples: int | None = Field(default=None, ge=1)
@@ -161,8 +161,6 @@ class LoadDataFromFiles(FileSource):
     A text file is one row, with the columns `text` and `file` (its name). A file that cannot be read as rows stops the
     run with an InputError that names the place in it.
     """
-
-    path_option: ClassVar[str] = "path"
 
     path: Annotated[list[str], Field(min_length=1), ONE_OR_MORE, BeforeValidator(plain_paths)]
     """A file, a folder, a glob (`**` for any depth) or a list of them. A folder stands for all files of known kinds in

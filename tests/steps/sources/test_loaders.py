@@ -19,7 +19,7 @@ from raypipe.contracts.step import Unit
 from raypipe.errors import InputError, SpecError
 from raypipe.row import OUTPUT_LINEAGE
 from raypipe.steps import LoadDataFromDicts, LoadDataFromFiles
-from raypipe.steps.sources.loaders import BATCH_ROWS
+from raypipe.steps.sources.loaders import BATCH_ROWS, FileSource
 
 
 def rows_of(source):
@@ -452,3 +452,15 @@ def refusal(source):
     except InputError as error:
         return str(error)
     return None
+
+
+def test_a_source_of_files_may_say_its_paths_by_a_method(tmp_path):
+    class Named(FileSource):
+        folder: str
+
+        def paths(self):
+            return [f"{self.folder}/{name}.jsonl" for name in ("one", "two")]
+
+    for name in ("one", "two"):
+        write(tmp_path / f"{name}.jsonl", f'{{"name": "{name}"}}\n')
+    assert [row["name"] for row in rows_of(Named(folder=str(tmp_path)))] == ["one", "two"]
