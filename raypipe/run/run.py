@@ -72,7 +72,8 @@ def _checked_run(
     def work() -> Result:
         with _held(folder, stop, options.is_shared), ExitStack() as stack:
             if not options.fresh:
-                check_same_pipeline(folder, plan)
+                with stop.phase(Phase.HOLD):
+                    check_same_pipeline(folder, plan)
             retried = None if kinds is None else Result(folder.path).failed_sources(kinds)
             if retried is not None and not retried:
                 return Result(folder.path)

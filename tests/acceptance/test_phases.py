@@ -105,6 +105,19 @@ def disk_does_not_answer(name: str) -> Callable[[Stage], None]:
     return prepare
 
 
+def disk_does_not_answer_at_the_end(stage: Stage) -> None:
+    """Reading the manifest takes for ever, once a call was answered."""
+
+    def await_a_call() -> None:
+        while not stage.server.requests:
+            time.sleep(0.001)
+        manifest = Path(stage.out, "manifest.json")
+        os.mkfifo(manifest)
+        stage.undo.append(manifest.unlink)
+
+    threading.Thread(target=await_a_call, daemon=True).start()
+
+
 def a_worker_of_an_earlier_run_writes(stage: Stage) -> None:
     folder = stage.run_folder()
     segment = (folder.calls / f"segment-{folder.owner}-{'0' * 32}-a.calls").open("wb")
@@ -191,7 +204,7 @@ SCENARIOS = [
     ),
     Scenario("a step unloads", Phase.UNLOAD, "unload"),
     Scenario("Ray ends", Phase.END_RAY, only="ray", may_end=True),
-    Scenario("a disk is away at the end", Phase.COMMIT, prepare=disk_does_not_answer("manifest.json")),
+    Scenario("a disk is away at the end", Phase.COMMIT, prepare=disk_does_not_answer_at_the_end),
 ]  # fmt: skip
 
 ELSEWHERE = {
