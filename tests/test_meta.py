@@ -148,7 +148,7 @@ def test_a_key_is_written_nowhere(
     said: list[str] = []
     error = {"message": f"wrong header 'Authorization: Bearer {CANARY}'", "code": CANARY}
     with serve(answer=answer, shares=shares, error=error) as server:
-        pipeline = chain(server.base_url, topics(20), max_tries=1)
+        pipeline = chain(server.base_url, topics(19), max_tries=1)
         try:
             result: Result | None = pipeline.run(tmp_path / "out", engine="local")
         except RaypipeError as caught:

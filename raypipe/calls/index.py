@@ -25,7 +25,7 @@ from raypipe.calls.remote import folder_here, segments
 from raypipe.calls.segment_files import SEGMENT
 from raypipe.calls.segments import SegmentReader, completion_of, parse_fields, read_frame
 from raypipe.concurrency.interruption import Progress
-from raypipe.contracts.llm import Completion
+from raypipe.contracts.llm import REFUSALS, Completion
 from raypipe.storage.paths import AnyPath, RemotePath, parse_path
 
 _CACHED_GROUPS = 16
@@ -253,14 +253,17 @@ class KnownCalls:
     """The completions that a worker of `owner` need not ask for: those in the call log when its run began, and those of
     this run, once rows are redone.
 
-    `forgotten`: steps for which calls of earlier runs are not reused.
+    `forgotten`: steps for which calls of earlier runs are not reused; `ask_again`: nor are refusals of any step.
     """
 
-    def __init__(self, index: CallIndex, folder: AnyPath, owner: str, forgotten: frozenset[str]) -> None:
+    def __init__(
+        self, index: CallIndex, folder: AnyPath, owner: str, forgotten: frozenset[str], *, ask_again: bool = False
+    ) -> None:
         self._index, self._folder, self._owner, self._forgotten = index, folder, owner, forgotten
         self._found = partial(note, folder, owner)
         self._all = CallReader(index, self._found)
         self._of_this_run: CallReader | None = None
+        self._asks_again = ask_again
         self.epoch = 0
         """How many workers had been lost when the log was last read."""
 
@@ -270,12 +273,15 @@ class KnownCalls:
         if reader is None:
             return None
         try:
-            return reader.find(key)
+            found = reader.find(key)
         except FileNotFoundError:  # another run over the same log has merged files, or set one aside
             self._index = load_index(self._folder, known=bool(self._index.files))
             self._read_anew()
             reader = self._of_this_run if step in self._forgotten else self._all
-            return reader.find(key) if reader is not None else None
+            found = reader.find(key) if reader is not None else None
+        if self._asks_again and found is not None and found.finish_reason in REFUSALS:
+            return self._of_this_run.find(key) if self._of_this_run is not None else None
+        return found
 
     def look_back(self, epoch: int) -> None:
         """Rows are redone in this epoch: read what all workers of this run, lost ones too, have logged so far."""
@@ -285,7 +291,7 @@ class KnownCalls:
 
     def _read_anew(self) -> None:
         self._all = CallReader(index_with_segments(self._index, self._folder, self._owner), self._found)
-        if self._forgotten:
+        if self._forgotten or self._asks_again:
             self._of_this_run = CallReader(index_with_segments(CallIndex(), self._folder, self._owner), self._found)
 
 

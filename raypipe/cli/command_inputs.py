@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from raypipe.cli.options import SEQUENTIAL
+from raypipe.cli.options import FAILURE_RATE, OFF, SEQUENTIAL
 from raypipe.errors import SpecError
 
 if TYPE_CHECKING:
@@ -59,6 +59,19 @@ def run_options(
     named: Any = SEQUENTIAL if groups == [SEQUENTIAL] else [group.split(",") for group in groups or ()]
     log = parse_path(calls) if calls else None
     return RunOptions(out, log, *cluster, caps=Caps(*caps), load_groups=named)
+
+
+def failure_rate(said: str) -> float | None:
+    """What --max-failure-rate says."""
+    return None if said == OFF else float(said)
+
+
+def as_before(before: Result, max_failed_rows: int | None, max_failure_rate: str | None) -> dict[str, Any]:
+    """Options of a retry: those of the run before, where it does not say otherwise."""
+    most = before.manifest["max_failed_rows"] if max_failed_rows is None else max_failed_rows
+    rate = before.manifest.get("max_failure_rate", float(FAILURE_RATE))
+    rate = rate if max_failure_rate is None else failure_rate(max_failure_rate)
+    return {"max_failed_rows": most, "max_failure_rate": rate, "origin": before.manifest.get("origin")}
 
 
 def make_pipeline(

@@ -17,11 +17,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raypipe.cli import jobs
-from raypipe.cli.command_inputs import check_address, confirm_fresh, make_pipeline, pipeline_of_run, priced, run_options
+from raypipe.cli.command_inputs import (
+    as_before,
+    check_address,
+    confirm_fresh,
+    failure_rate,
+    make_pipeline,
+    pipeline_of_run,
+    priced,
+    run_options,
+)
 from raypipe.cli.exits import ReportedErrors
 from raypipe.cli.options import (
+    FAILURE_RATE,
     Address,
     AllowFewer,
+    AskAgain,
     BaseUrls,
     Calls,
     Engines,
@@ -37,6 +48,8 @@ from raypipe.cli.options import (
     MaxCostUsd,
     MaxFailedRows,
     MaxFailedRowsOrBefore,
+    MaxFailureRate,
+    MaxFailureRateOrBefore,
     MaxTokens,
     Models,
     Names,
@@ -111,6 +124,7 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
     yes: Yes = False,
     max_failed_rows: MaxFailedRows = 0,
     allow_fewer: AllowFewer = False,
+    max_failure_rate: MaxFailureRate = FAILURE_RATE,
     max_cost_usd: MaxCostUsd = None,
     max_calls: MaxCalls = None,
     max_tokens: MaxTokens = None,
@@ -133,7 +147,8 @@ def run(  # noqa: PLR0913 - each parameter is one option of the command
         options = replace(options, fresh=fresh, max_failed_rows=max_failed_rows, origin=origin, allow_fewer=allow_fewer)
         if fresh and not yes:
             confirm_fresh(options.out, options.calls)
-        options = replace(options, env=tuple(env or ()), is_shared=shared)
+        rate = failure_rate(max_failure_rate)
+        options = replace(options, max_failure_rate=rate, env=tuple(env or ()), is_shared=shared)
         code = _watched(priced(pipeline, prices), options)
     raise typer.Exit(code)
 
@@ -155,8 +170,10 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
     allow_host: Hosts = None,
     engine: Engines = "ray",
     address: Address = None,
+    ask_again: AskAgain = False,
     max_failed_rows: MaxFailedRowsOrBefore = None,
     allow_fewer: AllowFewer = False,
+    max_failure_rate: MaxFailureRateOrBefore = None,
     max_cost_usd: MaxCostUsd = None,
     max_calls: MaxCalls = None,
     max_tokens: MaxTokens = None,
@@ -181,8 +198,7 @@ def retry(  # noqa: PLR0913 - each parameter is one option of the command
         changes = (set, model, base_url, allow_import, allow_files, allow_key, allow_host)
         pipeline = pipeline_of_run(before, spec, calls, input, *changes, small=engine == "local")
         options = run_options(before.path, calls, (engine, address), caps, load_group)
-        most = before.manifest["max_failed_rows"] if max_failed_rows is None else max_failed_rows
-        options = replace(options, max_failed_rows=most, origin=before.manifest.get("origin"))
+        options = replace(options, **as_before(before, max_failed_rows, max_failure_rate), ask_again=ask_again)
         options = replace(options, env=tuple(env or ()), is_shared=shared, allow_fewer=allow_fewer)
         with watching(pipeline.plan(), engine) as watch:
             result = priced(pipeline, prices).retry_with(options, kind or (), watch)

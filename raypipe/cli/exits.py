@@ -6,6 +6,7 @@ Knows nothing of what was being done. A traceback shows only with RAYPIPE_DEBUG=
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -17,6 +18,7 @@ import typer
 
 from raypipe.errors import RaypipeError, SpecError, StoppedError
 
+_CAP = re.compile("max_(calls|tokens|cost)")
 _UNEXPECTED = 70
 """EX_SOFTWARE of sysexits.h."""
 
@@ -42,7 +44,7 @@ class ReportedErrors:
         for line in sentences(error):
             print(f"error: {line}", file=sys.stderr)
         if self.resume and exit_code(error) == StoppedError.exit_code:
-            higher = " (with a higher cap)" if "max_" in str(error) else ""
+            higher = " (with a higher cap)" if _CAP.search(str(error)) else ""
             print(f"to go on{higher}: {_command(self.resume)}", file=sys.stderr)
         raise typer.Exit(exit_code(error)) from None
 

@@ -20,6 +20,7 @@ import typer
 import raypipe
 from raypipe.cli.exits import ReportedErrors
 from raypipe.cli.options import (
+    FAILURE_RATE,
     BaseUrls,
     Files,
     Fresh,
@@ -31,6 +32,7 @@ from raypipe.cli.options import (
     MaxCalls,
     MaxCostUsd,
     MaxFailedRows,
+    MaxFailureRate,
     MaxTokens,
     Models,
     Names,
@@ -83,6 +85,7 @@ def submit(  # noqa: PLR0913 - each parameter is one option of the command
     yes: Yes = False,
     shared: Readable = False,
     max_failed_rows: MaxFailedRows = 0,
+    max_failure_rate: MaxFailureRate = FAILURE_RATE,
     max_cost_usd: MaxCostUsd = None,
     max_calls: MaxCalls = None,
     max_tokens: MaxTokens = None,
@@ -100,10 +103,10 @@ def submit(  # noqa: PLR0913 - each parameter is one option of the command
         _check_folder("--calls", calls or "/")
         allowed = allow_import or (), allow_files or (), allow_key or (), allow_host or ()
         wanted = Wanted(spec, input, set or (), model or (), base_url or (), *allowed)
-        pipeline = pipeline_of(wanted)
-        pipeline.validate()
+        (pipeline := pipeline_of(wanted)).validate()
         options = {"--out": out, "--calls": calls, "--max-failed-rows": max_failed_rows, "--max-cost-usd": max_cost_usd}
         options |= {"--max-calls": max_calls, "--max-tokens": max_tokens, "--load-group": load_group, "--env": env}
+        options |= {"--max-failure-rate": max_failure_rate}
         server = JobServer(address)
         name = f"{re.sub(r'[^a-z0-9]+', '-', pipeline.name.lower()).strip('-')}-{secrets.token_hex(3)}"
         with tempfile.TemporaryDirectory(prefix="raypipe-") as folder:
@@ -112,8 +115,7 @@ def submit(  # noqa: PLR0913 - each parameter is one option of the command
             package = Path(next(iter(raypipe.__path__)))  # what checked the pipeline, whatever the cluster has
             server.submit(name, entrypoint, luggage.folder, package, {"pipeline": pipeline.name, "out": out or ""})
         typer.echo(f"job {name}: {pipeline.name} runs on the cluster and writes {out}")
-        code = _say_how_to_look(server, name) if detach else _followed(server, name)
-    raise typer.Exit(code)
+        raise typer.Exit(_say_how_to_look(server, name) if detach else _followed(server, name))
 
 
 @app.command()

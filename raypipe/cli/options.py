@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 SEQUENTIAL = "sequential_step_execution"
+FAILURE_RATE = "0.5"
+OFF = "off"
+"""Of an option that has a default: without it."""
 
 Spec = Annotated[
     str, typer.Argument(metavar="SPEC", help="YAML or JSON file or its URL, or file.py:name.", show_default=False)
@@ -73,6 +76,28 @@ MaxFailedRows = Annotated[int, typer.Option(min=0, help="Failed rows that still 
 MaxFailedRowsOrBefore = Annotated[
     int | None, typer.Option(min=0, help="Failed rows that still count as success; by default as in the run.")
 ]
+
+
+def _failure_rate(said: str) -> str:
+    """Raises BadParameter for what is neither a share nor `off`."""
+    try:
+        is_sound = said == OFF or 0 < float(said) <= 1
+    except ValueError:
+        is_sound = False
+    if not is_sound:
+        raise typer.BadParameter(f"{said!r} is neither a share of rows, above 0 and up to 1, nor off")
+    return said
+
+
+_STOPS = "Stop when the first 20 rows of a step, or such a share of its last 200, fail for one kind of reason; or off"
+MaxFailureRate = Annotated[
+    str, typer.Option("--max-failure-rate", metavar="SHARE", parser=_failure_rate, help=f"{_STOPS}.")
+]
+MaxFailureRateOrBefore = Annotated[
+    str | None,
+    typer.Option("--max-failure-rate", metavar="SHARE", parser=_failure_rate, help="As of run; by default as there."),
+]
+AskAgain = Annotated[bool, typer.Option("--ask-again", help="Ask again what a model refused to answer.")]
 MaxCostUsd = Annotated[float | None, typer.Option(min=0, help="Stop before all runs here cost more.")]
 MaxCalls = Annotated[int | None, typer.Option(min=0, help="Stop before more calls are sent.")]
 MaxTokens = Annotated[int | None, typer.Option(min=0, help="Stop before more tokens are used.")]

@@ -25,7 +25,15 @@ def summary(result: Result) -> list[str]:
     for dataset in manifest["leaves"].values():
         files = f"{shown_path(result.path / dataset['path'])}/*.parquet"
         lines.append(f'  datasets.load_dataset("parquet", data_files="{files}")')
+    lines += _refused(manifest)
     return lines + [Damage(**damage).describe() for damage in manifest.get("call_log", {}).get("damaged", ())]
+
+
+def _refused(manifest: Mapping[str, Any]) -> list[str]:
+    """What is to be said of calls that were refused, in a run or a retry."""
+    count = sum(model.get("calls_refused", 0) for model in manifest["models"].values())
+    advice = "a refusal is an answer and is not asked again; change the prompt or the model, or retry with --ask-again"
+    return [f"{number(count)} call{'s' * (count != 1)} refused: {advice}"] if count else []
 
 
 def failed_rows(result: Result) -> str:
@@ -46,7 +54,7 @@ def retried(before: Result, after: Result) -> list[str]:
     ]
     for leaf, dataset in after.manifest["leaves"].items():
         lines.append(f"{rows(dataset['rows'])} of {leaf!r} in {shown_path(after.path / dataset['path'])}/")
-    return lines + [line for line in [failed_rows(after)] if line]
+    return lines + _refused(retries[-1]) + [line for line in [failed_rows(after)] if line]
 
 
 def _step_cells(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
@@ -60,6 +68,7 @@ def _step_cells(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
         "out": number(figures["rows_out"]),
         "calls": number(figures["calls_sent"]) if asks else "",
         "from log": some(figures["calls_cached"]),
+        "refused": some(figures.get("calls_refused", 0)),
         "tokens in": some(figures["input_tokens"]),
         "tokens out": some(figures["output_tokens"]),
         "cost": dollars(figures["cost_usd"]) if asks else "",

@@ -284,6 +284,10 @@ TOOL = "tool/"
 """How `Completion.model` begins where the log holds the result of a tool, not a model's answer."""
 TOOL_CALLS = "tool_calls"
 """The `finish_reason` of a completion that calls tools."""
+REFUSAL, FILTERED = "refusal", "content_filter"
+REFUSALS = frozenset({REFUSAL, FILTERED})
+"""The `finish_reason` of a completion in which the model refuses to answer, or that a filter of its provider's stopped:
+its text is what was said instead, or how far the answer came. It is an answer, and its row a failure."""
 
 
 class Completion(NamedTuple):

@@ -20,6 +20,7 @@ from raypipe.storage.paths import AnyPath
 from raypipe.values.byte_bounds import Bounds, read_bounds
 
 Engine = Literal["ray", "local"]
+MAX_FAILURE_RATE = 0.5
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class RunOptions:
     fresh: bool = False
     """Forget the calls made before."""
     max_failed_rows: int = 0
+    max_failure_rate: float | None = MAX_FAILURE_RATE
+    """The run stops when such a share of a step's last 200 rows, or its first 20, failed for one kind of reason."""
+    ask_again: bool = False
+    """Refusals of earlier runs are asked for again."""
     allow_fewer: bool = False
     """Let fewer rows take the place of more though rows failed, or none came out."""
     source_rows: int | None = None

@@ -32,6 +32,8 @@ class CallCounts:
     """Of those sent, the ones that got no answer."""
     calls_estimated: int = 0
     """Of those sent, the ones of which no sound count came: their tokens and cost are the most that they can be."""
+    calls_refused: int = 0
+    """Calls, sent or answered from the call log, whose answer is that the model refuses or its filter stopped it."""
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0
@@ -58,6 +60,11 @@ class CallCounts:
         self.calls_unanswered += 1
         if model.is_one_of_several:
             self.count_for(model, "calls_unanswered")
+
+    def count_refused(self, model: Countable) -> None:
+        self.calls_refused += 1
+        if model.is_one_of_several:
+            self.count_for(model, "calls_refused")
 
     def count_settled(self, model: Countable, settlement: Settlement) -> None:
         """A call that was sent has ended, and took so much."""

@@ -80,7 +80,14 @@ class RunSetup:
         options = self.run.options
         bounds, look_every_s = options.bounds, options.look_every_s
         return ConductorSetup(
-            name, stage, self.run.parts, DRAIN_S, phase=phase, bounds=bounds, look_every_s=look_every_s
+            name,
+            stage,
+            self.run.parts,
+            DRAIN_S,
+            phase=phase,
+            bounds=bounds,
+            look_every_s=look_every_s,
+            max_failure_rate=options.max_failure_rate,
         )
 
     def replicas(self, stage: Stage, phase: frozenset[str] = frozenset()) -> dict[str, list[ReplicaSetup]]:

@@ -32,15 +32,19 @@ ENDED = pa.schema(
         ("calls_cached", pa.int32()),
         ("calls_unanswered", pa.int32()),
         ("calls_estimated", pa.int32()),
+        ("calls_refused", pa.int32()),
         ("input_tokens", pa.int64()),
         ("output_tokens", pa.int64()),
         ("cost_usd", pa.float64()),
         ("estimated_usd", pa.float64()),
     ]
 )
-"""One row for each row that ended; `kind` and `message` only where it failed."""
+"""One row for each row that ended; `kind` and `message` only where it failed, or was done with nulls since it did."""
 
 PLACES = pa.schema([("chunk", pa.int32()), ("index", pa.int32()), ("child", pa.int32())])
+
+FIRST_ROWS = 20
+"""Rows of a step that end first: when all of them fail alike, the others will."""
 
 FLUSH_S = 0.05
 """How long a worker gathers answers before it sends them, at least."""
@@ -177,8 +181,10 @@ class Results:
         """Rows that ended."""
         return len(self._ended)
 
-    def complete(self, place: tuple[int, int], rows: Sequence[Values], counts: CallCounts) -> None:
-        """A row became `rows`; one that is larger than a value may be makes it fail."""
+    def complete(
+        self, place: tuple[int, int], rows: Sequence[Values], counts: CallCounts, instead_of: Failure | None = None
+    ) -> None:
+        """A row became `rows`; one that is larger than a value may be makes it fail. `instead_of`: it failed before."""
         count = len(rows)
         if count == 1:
             size = 0
@@ -193,7 +199,8 @@ class Results:
             problem = f"the step returned a row of {size_gib}; a row has at most 2 GiB: return less or more rows"
             self.fail(place, Failure("output", problem), counts)
             return
-        self.end(place, DONE, counts, became=(count, size))
+        why = (None, None) if instead_of is None else (instead_of.kind, to_text(instead_of.message))
+        self.end(place, DONE, counts, *why, became=(count, size))
         if count == 1:
             self._places.append((*place, 0))
         else:
@@ -217,7 +224,7 @@ class Results:
         """A row ended with one of the four statuses; it `became` so many rows, of so many bytes."""
         calls = (counts.calls_sent, counts.calls_cached, counts.calls_unanswered, counts.calls_estimated)
         spent = (counts.input_tokens, counts.output_tokens, counts.cost_usd, counts.estimated_usd)
-        self._ended.append((*place, status, kind, message, *calls, *spent))
+        self._ended.append((*place, status, kind, message, *calls, counts.calls_refused, *spent))
         self._sizes.append(became)
         if counts.by_model:
             add_by_model(self._by_model, counts.by_model)

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from raypipe.contracts.llm import Completion, Usage
+from raypipe.contracts.llm import FILTERED, Completion, Usage
 
 MOST_TOKENS = 2 * 10**7
 """More than any model reads or writes at once: a larger count is none."""
 _LONGEST_WORD = 200
+_FILTERS = frozenset(
+    ("content_filtered", "safety", "blocklist", "prohibited_content", "spii", "sensitive", "guardrail_intervened")
+)
+"""Other words for `content_filter`: Gemini's, Zhipu's, Bedrock's, and those that gateways make of them."""
 
 
 class Uncounted(Usage):
@@ -26,7 +30,10 @@ class Uncounted(Usage):
 def completion(text: str, finish_reason: Any, usage: Usage, model: Any, asked: str) -> Completion:
     """`finish_reason` and `model` as the endpoint wrote them; `asked` is the model's name where it gave none."""
     sound = text if text.isascii() else sound_text(text)
-    return Completion(sound, word(finish_reason) or "stop", usage, word(model) or asked)
+    reason = word(finish_reason) or "stop"
+    if reason != "stop" and reason.lower() in _FILTERS:
+        reason = FILTERED
+    return Completion(sound, reason, usage, word(model) or asked)
 
 
 def usage_of(input_tokens: Any, output_tokens: Any = 0) -> Usage:

@@ -30,6 +30,19 @@ _SERVER_ERROR = 500
 _PASSING = frozenset({408, 409, 425})
 _NEVER = {401: "auth", 402: "quota", 403: "auth", 404: "not_found"}
 _QUOTA = "insufficient_quota"
+_FILTER_STATUSES = frozenset({200, 400, 403, 422, 451})
+_FILTER_CODES = frozenset(
+    (
+        "content_filter",
+        "content_policy_violation",
+        "responsibleaipolicyviolation",
+        "invalid_prompt",
+        "moderation_blocked",
+        "data_inspection_failed",
+        "datainspectionfailed",
+    )
+)
+"""How OpenAI, Azure and Alibaba name a request that their content filter stopped, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,13 @@ class Endpoint:
         said = said if len(said) <= MAX_SAID else said[: MAX_SAID - 1] + "…"
         problem = f"answered {status}" + (f": {said}" if said else "") + self._next_step(status, kind)
         return self.error(problem, kind, retry, after_s, status)
+
+    def filtered(self, status: int, body: bytes) -> str | None:
+        """What is said of a request that a content filter stopped; `None` where the answer is another error."""
+        if status not in _FILTER_STATUSES or (said := _said_by_filter(body)) is None:
+            return None
+        said = " ".join(self._redacted(said).split())
+        return said if len(said) <= MAX_SAID else said[: MAX_SAID - 1] + "…"
 
     def without_long_key(self, answer: bytes) -> bytes:
         """An answer without the key; what is short, such as `EMPTY`, opens nothing and may be a word of the answer."""
@@ -140,6 +160,20 @@ def _said(body: bytes) -> tuple[str, str]:
     said = fields.get("message") or fields.get("detail") or ("" if fields else error)
     is_quota = _QUOTA in (fields.get("code"), fields.get("type"))
     return str(said or ""), _QUOTA if is_quota else ""
+
+
+def _said_by_filter(body: bytes) -> str | None:
+    """The endpoint's own sentence where its content filter stopped a request; `None` where the error is another."""
+    try:
+        content: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    error = _mapping(_mapping(content).get("error"))
+    inner, more = _mapping(error.get("innererror")), _mapping(error.get("metadata"))
+    codes = [error.get("code"), error.get("type"), inner.get("code")]
+    is_filter = any(isinstance(code, str) and code.lower() in _FILTER_CODES for code in codes)
+    # OpenRouter's moderation has the status of a key that may not be used.
+    return _said(body)[0] if is_filter or ("flagged_input" in more and "reasons" in more) else None
 
 
 def _mapping(value: Any) -> dict[str, Any]:

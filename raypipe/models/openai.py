@@ -16,7 +16,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from raypipe.contracts.llm import LLM, Completion, Request
+from raypipe.contracts.llm import FILTERED, LLM, REFUSAL, Completion, Request, Usage
 from raypipe.contracts.model import EndpointLimits, EngineFigures, Kind, Payload, Quota
 from raypipe.errors import CallError, InfrastructureError, Retry, SpecError
 from raypipe.models import capabilities, presets
@@ -152,7 +152,7 @@ class OpenAIModel(RequestWriter):
             raise door.endpoint.error(f"{problem}; check base_url", "broken_answer", Retry.NEVER)
         answer = door.endpoint.without_long_key(answer)
         if response.status != _OK:
-            raise door.endpoint.refusal(response.status, response.headers, answer)
+            return self._filtered(door.endpoint, answer, response.status, response.headers)
         if kind in ("chat", "wrapped"):
             found = self._completion(door.endpoint, answer, "tools" in content)
             found = door.endpoint.without_long_key_in(found)
@@ -169,17 +169,28 @@ class OpenAIModel(RequestWriter):
             content = orjson.loads(answer)
             choice = content["choices"][0]
             message = choice["message"]
-            text = message.get("content")
+            text, refusal = message.get("content"), message.get("refusal")
             finish_reason = choice.get("finish_reason")
             if may_call and message.get("tool_calls"):
                 text = calls_text(message["tool_calls"])
                 finish_reason = "length" if finish_reason == "length" else TOOL_CALLS
             if type(text) is not str:
-                text = _unusual_text(endpoint, message, finish_reason)
+                text, refusal = _joined(text, refusal)
+            if refusal and (type(refusal) is str or not text):
+                text, finish_reason = refusal if type(refusal) is str else "", REFUSAL
             usage, model = counted(content.get("usage")), content.get("model")
         except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
-            raise _without_choice(endpoint, answer) from None
+            return self._filtered(endpoint, answer)
         return completion(text, finish_reason, usage, model, self._llm.model)
+
+    def _filtered(
+        self, endpoint: Endpoint, answer: bytes, status: int = _OK, headers: Mapping[str, str] | None = None
+    ) -> Completion:
+        """What was answered in place of a completion, where a content filter did so. Raises CallError for the rest."""
+        said = endpoint.filtered(status, answer)
+        if said is not None:
+            return completion(said, FILTERED, Usage(), None, self._llm.model)
+        raise (_without_choice(endpoint, answer) if status == _OK else endpoint.refusal(status, headers or {}, answer))
 
     def _broken(self, endpoint: Endpoint, error: Exception) -> CallError:
         said = type(error).__name__
@@ -199,15 +210,13 @@ class OpenAIModel(RequestWriter):
         return endpoint.error(f"broke off its answer ({said})", "broken_answer")
 
 
-def _unusual_text(endpoint: Endpoint, message: dict[str, Any], finish_reason: Any) -> str:
-    refusal, content = message.get("refusal"), message.get("content")
-    if refusal or finish_reason == "content_filter":
-        reason = f"refused to answer: {str(refusal)[:300]}" if refusal else "answered nothing: its filter stopped it"
-        raise endpoint.error(reason, "refused", Retry.NEVER)
-    if isinstance(content, list):
-        parts = cast("list[dict[str, Any]]", content)
-        return "".join(str(part.get("text") or "") for part in parts)
-    return ""
+def _joined(content: Any, refusal: Any) -> tuple[str, Any]:
+    """The text of a content that is none by itself, and the refusal that stands beside it or in one of its parts."""
+    if not isinstance(content, list):
+        return "", refusal
+    parts = cast("list[dict[str, Any]]", content)
+    refused = refusal or "".join(str(part.get("refusal") or "") for part in parts)
+    return "".join(str(part.get("text") or "") for part in parts), refused
 
 
 def _most_bytes(payload: Mapping[str, Any]) -> int:

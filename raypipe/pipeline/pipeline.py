@@ -15,7 +15,7 @@ from raypipe.contracts.llm import LLM
 from raypipe.contracts.model_pool import first_of, members_of
 from raypipe.contracts.step import Source, Step
 from raypipe.errors import InfrastructureError, SpecError
-from raypipe.execution.context import Engine, RunOptions
+from raypipe.execution.context import MAX_FAILURE_RATE, Engine, RunOptions
 from raypipe.execution.setup import Watch
 from raypipe.execution.stopping import Stop
 from raypipe.files.overrides import Parameters
@@ -43,9 +43,11 @@ class RetryArguments(TypedDict, total=False):
     address: str | None
     max_failed_rows: int
     allow_fewer: bool
+    max_failure_rate: float | None
     max_cost_usd: float | None
     max_calls: int | None
     max_tokens: int | None
+    ask_again: bool
     parameters: Parameters | None
     dataset: Any
     load_groups: LoadGroupsOfSteps
@@ -126,6 +128,9 @@ class Pipeline(PipelineFile):
           another pipeline; `use_cache=False` is the same.
         - `max_failed_rows`: rows that may fail in a run that counts as a success.
         - `allow_fewer`: let fewer rows take the place of more, though more than `max_failed_rows` failed or none came.
+        - `max_failure_rate`: the run stops when the first 20 rows of a step, or so large a share of its last 200,
+          failed for one kind of reason; by default 0.5, with `None` it never does.
+        - `ask_again`: what a model refused to answer in earlier runs is asked again; by default a refusal is an answer.
         - `max_cost_usd`, `max_calls`, `max_tokens`: the most that all runs over the call log may spend together, in US
           dollars, calls sent, and tokens in and out.
         - `parameters`: options to change, by step, and by model under `models`:
@@ -136,10 +141,11 @@ class Pipeline(PipelineFile):
         - `env`: names of environment variables that every node must have, beside those that hold the keys of models.
         - `shared`: the umask decides who may read what the run writes; by default its owner alone.
 
-        Raises SpecError, InputError, OutputError before anything is spent, StoppedError when interrupted or when the
-        budget is spent (what is complete is committed, and the same call goes on), RowsKeptError when rows failed and
-        more rows of an earlier run were kept, InfrastructureError when an endpoint or worker cannot be used. In the
-        main thread, Ctrl+C stops new calls and waits for those in flight; a second one does not.
+        Raises SpecError, InputError, OutputError before anything is spent, StoppedError when interrupted, when the
+        budget is spent or when too many rows fail alike (what is complete is committed, and the same call goes on),
+        RowsKeptError when rows failed and more rows of an earlier run were kept, InfrastructureError when an endpoint
+        or worker cannot be used. In the main thread, Ctrl+C stops new calls and waits for those in flight; a second
+        one does not.
         """
         changed = self.with_parameters(options.get("parameters"), options.get("dataset"))
         return changed.run_with(self._options("run", RunArguments, self.folder(out), options))
@@ -156,6 +162,8 @@ class Pipeline(PipelineFile):
             given.get("address", self._address if engine == "ray" else None),
             given.get("fresh", False) or not given.get("use_cache", True),
             given.get("max_failed_rows", 0),
+            given.get("max_failure_rate", MAX_FAILURE_RATE),
+            given.get("ask_again", False),
             caps=Caps(given.get("max_calls"), given.get("max_tokens"), given.get("max_cost_usd")),
             load_groups=self._by_name(given.get("load_groups")),
             allow_fewer=given.get("allow_fewer", False),
@@ -183,15 +191,20 @@ class Pipeline(PipelineFile):
         """Run only the rows again that failed in `out`, all or those of certain `kinds`, and merge what comes out.
 
         The other options are those of `run`, to be given as they were given there: `calls` and `dataset` are not
-        remembered, `max_failed_rows` and, where none are given, caps and prices are those of the last run into
-        `out`. Caps count what all runs over the call log have spent.
+        remembered, `max_failed_rows`, `max_failure_rate` and, where none are given, caps and prices are those of the
+        last run into `out`. Caps count what all runs over the call log have spent. Refusals are answers: they fail
+        again, unless `ask_again`.
         What a retry sent and spent stands in the manifest, the last of `result.manifest["retries"]`.
 
         Raises as `run`, and InputError when nothing was committed there; nothing is changed then.
         """
         folder = self.folder(out)
-        before: int = Result(folder).manifest["max_failed_rows"]
-        given: RunArguments = {"max_failed_rows": before, **options}
+        before = Result(folder)
+        given: RunArguments = {
+            "max_failed_rows": before.manifest["max_failed_rows"],
+            "max_failure_rate": before.manifest.get("max_failure_rate", MAX_FAILURE_RATE),
+            **options,
+        }
         changed = self.with_parameters(options.get("parameters"), options.get("dataset"))
         return changed.retry_with(self._options("retry", RetryArguments, folder, given), kinds)
 
@@ -226,7 +239,7 @@ class Pipeline(PipelineFile):
         with tempfile.TemporaryDirectory(prefix="raypipe-") as folder:
             plan, out = plan_graph(asked, self.name), Path(folder, "out")
             options = RunOptions(out, None, "local", source_rows=batch_size, max_failed_rows=2**62, is_dry_run=not live)
-            result = run_plan(plan, b"", options)
+            result = run_plan(plan, b"", replace(options, max_failure_rate=None))
             rows = {leaf: table.to_arrow() for leaf, table in result.items()}
             return DryRun(models, result.manifest, rows, result.failures.to_arrow())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from raypipe.contracts.model_pool import members_of
 from raypipe.errors import SpecError, Violation
@@ -15,7 +16,7 @@ from raypipe.plan.plan import Plan
 def check_run(plan: Plan, options: RunOptions) -> None:
     """Raises SpecError with everything that is wrong with a run of `plan` with these options."""
     check_models(plan)
-    problems = [*_engines(plan, options), *_caps(plan, options), *_environment(plan, options)]
+    problems = [*_engines(plan, options), *_caps(plan, options), *_rates(options), *_environment(plan, options)]
     if problems:
         raise SpecError(violations=problems)
 
@@ -61,6 +62,15 @@ def _caps(plan: Plan, options: RunOptions) -> list[Violation]:
             problem = f"has no max_tokens, so nobody knows what one call may take and {cap} cannot be kept; write {way}"
             found.append(Violation(f"step {name!r}, model {llm.label!r}", problem))
     return found
+
+
+def _rates(options: RunOptions) -> list[Violation]:
+    """A share of failed rows that is none."""
+    rate: Any = options.max_failure_rate
+    if rate is None or (type(rate) in (int, float) and 0 < rate <= 1):
+        return []
+    problem = f"got {rate!r}; give the share of rows that may fail, above 0 and up to 1, or None: all may"
+    return [Violation("max_failure_rate", problem)]
 
 
 def _environment(plan: Plan, options: RunOptions) -> list[Violation]:

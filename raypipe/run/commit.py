@@ -127,7 +127,9 @@ class Commit:
             return manifest
         retry = {name: manifest[name] for name in ("started_at", "ended_at", "wall_s", "steps", "models")}
         retries = [*before.get("retries", []), retry | {"source_rows": len(self._retried)}]
-        current = {name: manifest[name] for name in ("max_failed_rows", "leaves", "failures", "versions")}
+        current = {
+            name: manifest[name] for name in ("max_failed_rows", "max_failure_rate", "leaves", "failures", "versions")
+        }
         return before | current | {"retries": retries}
 
 

@@ -80,8 +80,8 @@ def forecast(plan: Plan, out: AnyPath, calls: AnyPath | None = None) -> Forecast
     with tempfile.TemporaryDirectory(prefix="raypipe-") as nowhere:
         place = Path(nowhere)
         (place / "parts").mkdir()
-        version = read_identity_version(log)
-        run = RunContext(RunOptions(place), place / "parts", place / "calls", "forecast", version, unsent=unsent)
+        version, options = read_identity_version(log), RunOptions(place, max_failure_rate=None)
+        run = RunContext(options, place / "parts", place / "calls", "forecast", version, unsent=unsent)
         setup = RunSetup(run, plan, index)
         outcome = local.execute(setup, lambda _: None, Stop())
     totals: defaultdict[str, StepCounts] = defaultdict(StepCounts)

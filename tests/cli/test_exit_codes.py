@@ -103,6 +103,10 @@ def test_a_folder_of_somebody_else_ends_in_1(command: Command, spec: Path):
         ["run", "x.yaml", "--engin", "local"],
         ["run", "x.yaml", "--engine", "spark"],
         ["run", "x.yaml", "--max-failed-rows", "-1"],
+        ["run", "x.yaml", "--max-failure-rate", "0"],
+        ["run", "x.yaml", "--max-failure-rate", "1.01"],
+        ["run", "x.yaml", "--max-failure-rate", "nan"],
+        ["retry", "x", "--max-failure-rate", "none"],
         ["run", "x.yaml", "--engine", "local", "--address", "10.0.0.1:6379"],
         ["dry-run", "x.yaml", "--rows", "0"],
         ["run"],
@@ -123,6 +127,20 @@ def test_failed_rows_end_in_3_with_the_others_written(command: Command, tmp_path
     assert pq.read_table(Path("here/data/texts")).num_rows == 0
     assert command(*arguments, "--max-failed-rows", 5).exit_code == 3
     assert command(*arguments, "--max-failed-rows", 6).exit_code == 0
+
+
+def test_rows_that_fail_alike_end_in_4_unless_they_may(command: Command, tmp_path: Path):
+    plain = tiny()
+    plain["models"]["writer"]["options"] = {"reject_share": 1.0}
+    plain["steps"][0]["data"] = [{"topic": str(number)} for number in range(60)]
+    arguments = ("run", written(tmp_path / "alike.yaml", plain), "--engine", "local", "--out", "here")
+    stopped = command(*arguments)
+    assert stopped.exit_code == 4
+    assert "step 'parts' fails for one kind of reason (rejected): the first 20 rows all failed" in stopped.stderr
+    assert command(*arguments, "--max-failure-rate", "off").exit_code == 3
+    words = ["retry", "here", "--engine", "local", "--spec", arguments[1]]
+    assert command(*words).exit_code == 3
+    assert command(*words, "--max-failure-rate", "1").exit_code == 4
 
 
 def test_ctrl_c_ends_in_4(command: Command, tmp_path: Path):

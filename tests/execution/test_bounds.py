@@ -63,7 +63,8 @@ def of_pieces(documents: int, count: int, size: int) -> Pipeline:
 
 
 def run(pipeline: Pipeline, out: Path, engine: Any, bounds: Bounds) -> Result:
-    return pipeline.run_with(RunOptions(out, engine=engine, bounds=bounds, max_failed_rows=100_000))
+    options = RunOptions(out, engine=engine, bounds=bounds, max_failed_rows=100_000, max_failure_rate=None)
+    return pipeline.run_with(options)
 
 
 def test_rows_of_a_batch_in_many_parts_are_in_order(engine: str, tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_a_retry_puts_many_parts_among_the_rows_before(tmp_path: Path) -> None:
         rows = [{"id": number, "text": f"{number}" * 2000, "count": 100} for number in range(3)]
         LoadDataFromDicts(rows) >> pieces("pieces") >> fragile("last")
     bounds = Bounds(16 * KIB, 64 * KIB, 256 * KIB)
-    options = RunOptions(tmp_path / "out", engine="local", bounds=bounds, max_failed_rows=1000)
+    options = RunOptions(tmp_path / "out", engine="local", bounds=bounds, max_failed_rows=1000, max_failure_rate=None)
     assert pipeline.run_with(options).failed_rows == 100
     marker.touch()
     from raypipe.run.run import retry_plan

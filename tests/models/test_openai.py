@@ -224,12 +224,32 @@ def test_empty_content_is_an_empty_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [choice(None, refusal="I will not"), {"choices": [{"message": {}, "finish_reason": "content_filter"}]}]
+    ("body", "reason", "text"),
+    [
+        (choice(None, refusal="I will not"), "refusal", "I will not"),
+        (choice("", refusal="I will not"), "refusal", "I will not"),
+        (choice([{"type": "refusal", "refusal": "no"}]), "refusal", "no"),
+        ({"choices": [{"message": {}, "finish_reason": "content_filter"}]}, "content_filter", ""),
+        ({"choices": [{"message": {"content": "half"}, "finish_reason": "SAFETY"}]}, "content_filter", "half"),
+        ({"error": {"code": "content_filter", "message": "not this"}}, "content_filter", "not this"),
+    ],
 )
-def test_refusal_is_final(body: dict[str, Any]) -> None:
-    with pytest.raises(CallError) as caught:
-        answer_to(body)
-    assert (caught.value.kind, caught.value.retry) == ("refused", Retry.NEVER)
+def test_refusal_is_an_answer(body: dict[str, Any], reason: str, text: str) -> None:
+    found = answer_to(body | {"usage": {"prompt_tokens": 3, "completion_tokens": 2}})
+    assert (found.finish_reason, found.text) == (reason, text)
+    assert found.usage[:2] == ((0, 0) if "error" in body else (3, 2))
+
+
+@pytest.mark.parametrize("refusal", [None, "", {}, [], 7])
+def test_what_is_no_refusal_leaves_the_answer_as_it_is(refusal: Any) -> None:
+    found = answer_to(choice("yes", refusal=refusal))
+    assert (found.finish_reason, found.text) == ("stop", "yes")
+
+
+@pytest.mark.parametrize("status", [400, 403, 500])
+@pytest.mark.parametrize("error", [{"code": "invalid_request"}, {"innererror": 3}, {"metadata": []}, b"[1]", b"{"])
+def test_other_errors_are_no_refusals(status: int, error: Any) -> None:
+    assert failure_of(script=[status], error=error).kind != "refused"
 
 
 @pytest.mark.parametrize("body", [{"choices": []}, {"choices": None}, {}, [], {"choices": [{}]}, 3])

@@ -22,6 +22,7 @@ from raypipe.execution.conductor.batch_writer import BatchWriter
 from raypipe.execution.conductor.batches import BatchResult
 from raypipe.execution.conductor.dispatch import Dispatcher
 from raypipe.execution.conductor.draining import Drain
+from raypipe.execution.conductor.failure_rates import FailureRates
 from raypipe.execution.conductor.ledger import BatchLedger
 from raypipe.execution.conductor.queues import StepQueue, open_queues
 from raypipe.execution.conductor.recovery import Recovery, Replaceable
@@ -64,6 +65,8 @@ class ConductorSetup:
     bounds: Bounds = field(default_factory=Bounds)
     look_every_s: float = LOOK_EVERY_S
     """How often the watchdog looks at the workers."""
+    max_failure_rate: float | None = None
+    """Share of a step's last rows that may not fail for one kind of reason; `None`: all may."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,9 @@ class Conductor:
         self._start = partial(self._tasks.start, what="the conductor")
         self._room, self._wanted = asyncio.Event(), asyncio.Event()
         self._queues = open_queues(stage, setup.phase, pools, bounds)
-        self._ledger = BatchLedger(stage.steps, bounds)
+        shown = {name: planned.shown or name for name, planned in stage.steps.items()}
+        self._rates = FailureRates(shown, setup.max_failure_rate)
+        self._ledger = BatchLedger(stage.steps, bounds, self._rates)
         self._router = Router(stage, self._queues, self._ledger, bounds)
         self._writer = BatchWriter(setup.parts, self._ledger, self._tasks, self._settle, self._end_calls)
         self._recovery = Recovery(pools, self._router, self._queues, self._wanted)
@@ -164,7 +169,12 @@ class Conductor:
             self.stop_for(InfrastructureError(f"{problem}; run the same command again to go on"))
 
     def _settle(self) -> None:
-        """After anything ended: write what is ready, look for work for every worker, let batches in."""
+        """After anything ended: write what is ready, look for work for every worker, let batches in.
+
+        Where too many rows of a step have failed alike, the run is halted.
+        """
+        if self._rates.problem:
+            self.halt(self._rates.problem, self._setup.drain_s)
         self._writer.write(self._router.take_ready())
         if not self._writer.pending:
             self._wanted.clear()

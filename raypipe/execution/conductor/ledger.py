@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from raypipe.execution.conductor.batches import Batch, FinishedRows, Part
 from raypipe.execution.conductor.compound_rows import unfold, weights
+from raypipe.execution.conductor.failure_rates import FailureRates
 from raypipe.execution.conductor.lineage import batch_sizes, split_by_batch
 from raypipe.execution.counts import StepCounts
 from raypipe.execution.wire import DONE, FAILED, FILTERED, UNFINISHED
@@ -25,7 +26,8 @@ from raypipe.values.byte_bounds import Bounds
 class BatchLedger:
     """The batches that are not written, and what was counted in all of them."""
 
-    def __init__(self, steps: Iterable[str], bounds: Bounds | None = None) -> None:
+    def __init__(self, steps: Iterable[str], bounds: Bounds | None = None, rates: FailureRates | None = None) -> None:
+        self.rates = rates or FailureRates({}, None)
         self.totals: Mapping[str, StepCounts] = {name: StepCounts() for name in steps}
         self._bounds = bounds or Bounds()
         self._batches: dict[int, Batch] = {}
@@ -74,6 +76,7 @@ class BatchLedger:
 
     def count_ended(self, step: str, inputs: pa.Table, ended: pa.Table, made: pa.Table) -> None:
         """Count by batch what ended with a worker and what it became; it is no longer on its way."""
+        self.rates.note(step, ended)
         numbers, which = np.unique(inputs.column(BATCH).to_numpy(), return_inverse=True)
         status = ended.column("status").to_numpy()
         here = np.bincount(which).tolist()
@@ -115,6 +118,8 @@ class BatchLedger:
         number = row.column(BATCH)[0].as_py()
         if counts is not None:
             self.count(number, planned.name, counts)
+            if planned.pool is not None:
+                self.rates.fail(planned.name, failure.kind, failure.message)
         rows = unfold(row, next(iter(planned.step.consumes()), ""))
         self._batches[number].fail(planned.shown or planned.name, rows, failure)
 
@@ -171,5 +176,6 @@ class BatchLedger:
 
 
 _ENDS = {DONE: "rows_done", FAILED: "rows_failed", FILTERED: "rows_filtered", UNFINISHED: "rows_unfinished"}
-_SUMMED = ("calls_sent", "calls_cached", "calls_unanswered", "calls_estimated", "input_tokens", "output_tokens")
+_CALLS = ("calls_sent", "calls_cached", "calls_unanswered", "calls_estimated", "calls_refused")
+_SUMMED = (*_CALLS, "input_tokens", "output_tokens")
 _SUMMED_USD = ("cost_usd", "estimated_usd")

@@ -15,7 +15,7 @@ from raypipe.calls.index import KnownCalls
 from raypipe.calls.segments import CallOrigin
 from raypipe.calls.writer import CallLogWriter
 from raypipe.concurrency.background import TaskScope
-from raypipe.contracts.llm import Completion
+from raypipe.contracts.llm import REFUSALS, Completion
 from raypipe.errors import CallError, RaypipeError
 from raypipe.execution.context import RunContext
 from raypipe.execution.counts import CallCounts
@@ -71,6 +71,8 @@ class CallContext:
             await self.record(attempt.key, origin, completion, began)
         finally:
             self._settle(call, counts, origin.step)
+        if completion.finish_reason in REFUSALS:
+            counts.count_refused(backend)
         return Completion(*completion[:-1], answered_by=backend.label)
 
     def _settle(self, call: _Sent, counts: CallCounts, step: str) -> None:

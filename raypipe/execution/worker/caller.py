@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 from raypipe.calls.segments import CallOrigin
-from raypipe.contracts.llm import TOOL, AskOptions, Completion, Message, Request
-from raypipe.errors import CallError, HaltedError, InfrastructureError, Retry, RowError
+from raypipe.contracts.llm import FILTERED, REFUSALS, TOOL, AskOptions, Completion, Message, Request
+from raypipe.errors import CallError, HaltedError, InfrastructureError, Retry, RowError, shorten
 from raypipe.execution.counts import CallCounts
 from raypipe.execution.worker.call_context import CallContext
 from raypipe.execution.worker.model_selection import Attempt
@@ -24,6 +24,8 @@ from raypipe.steps.llm.conversation import ask
 _AGAIN = "it asks to wait again and again"
 _MOST_TRIES = 4
 """Of work that is no call of a model, such as a search."""
+_MOST_SAID = 300
+_NOT_AGAIN = "that is an answer, so it is not asked again: change the prompt or the model, or retry with ask_again"
 
 
 class RowCaller:
@@ -74,23 +76,29 @@ class RowCaller:
     async def complete(self, request: Request, *, sample: int = 0) -> Completion:
         context = self._context
         attempts, ordinal = self._attempts(request, sample)
+        left, refusal = attempts, None
         for one in attempts:
             found = context.known.find(self._step, one.key)
             if found is not None:
-                return self._cached(found, one, one.backend.label)
+                answered = self._cached(found, one, one.backend.label)
+                if answered.finish_reason not in REFUSALS:
+                    return answered
+                left, refusal = [other for other in left if other is not one], answered
+        if not left and refusal is not None:
+            raise _refused(refusal)
         key, origin = attempts[0].key, CallOrigin(self._step, self._row, ordinal, sample)
         try:
             if key in context.in_progress:  # the row was begun before
                 shared = await asyncio.shield(context.in_progress[key])
-                return self._cached(shared, attempts[0], shared.answered_by)
+                return _whole(self._cached(shared, attempts[0], shared.answered_by))
             if context.run.unsent is not None:
                 raise self._not_sent(context.run.unsent, origin)
-            completion = await context.make(key, self._ask, attempts, origin)
+            completion = await context.make(key, self._ask, left, origin)
         except HaltedError:
             self.is_halted = True
             raise
         self._answered_by = completion.answered_by
-        return completion
+        return _whole(completion)
 
     async def recorded(
         self, what: str, payload: Mapping[str, Any], work: Callable[[], Awaitable[str]], played: str | None = None
@@ -145,6 +153,8 @@ class RowCaller:
     def _cached(self, completion: Completion, attempt: Attempt, label: str) -> Completion:
         self.counts.count_cached(attempt.backend)
         self._context.total.count_cached(attempt.backend)
+        if completion.finish_reason in REFUSALS:
+            self.counts.count_refused(attempt.backend)
         self._answered_by = label
         return Completion(*completion[:-1], answered_by=label)
 
@@ -156,9 +166,10 @@ class RowCaller:
     async def _ask(self, attempts: Sequence[Attempt], origin: CallOrigin) -> Completion:
         """The answer of the first model that gives one. Raises CallError, HaltedError.
 
-        Models that fail are tried again like a model that is alone, but others are asked meanwhile.
+        Models that fail are tried again like a model that is alone, but others are asked meanwhile. One that refuses
+        has answered: it is not asked again, but the others are.
         """
-        selector = self._context.selector
+        selector, refusal = self._context.selector, None
         left, began = list(attempts), time.monotonic()
         for one in attempts:
             one.need = one.backend.costs.most(one.payload)
@@ -173,10 +184,16 @@ class RowCaller:
                 if not one.fail(error, began):
                     left.remove(one)
             else:
+                if completion.finish_reason in REFUSALS and len(left) > 1:
+                    left.remove(one)
+                    refusal, one.error = completion, _refused(completion)
+                    continue
                 for other in attempts:
                     if other.error is not None and other is not one:
                         self.counts.count_for(other.backend, "failovers")
                 return completion
+        if refusal is not None:
+            return refusal
         raise selector.give_up(attempts)
 
     async def _retry(self, work: Callable[[], Awaitable[str]]) -> str:
@@ -203,6 +220,20 @@ class RowCaller:
             self._waiting_since = time.monotonic()
             await selector.backends[0].limiter.sleep(pause_s)
             self._waited_s, self._waiting_since = self.waited_s, None
+
+
+def _whole(completion: Completion) -> Completion:
+    """The completion. Raises CallError for one in which the model refuses, or that a filter stopped."""
+    if completion.finish_reason in REFUSALS:
+        raise _refused(completion)
+    return completion
+
+
+def _refused(completion: Completion) -> CallError:
+    """The error of a row for which a model refuses to answer."""
+    said = shorten(" ".join(completion.text.split()), _MOST_SAID)
+    what = "a content filter stopped its answer" if completion.finish_reason == FILTERED else "it refused to answer"
+    return CallError(f"model {completion.answered_by!r}: {what}{f' ({said})' if said else ''}; {_NOT_AGAIN}", "refused")
 
 
 @dataclass(eq=False)

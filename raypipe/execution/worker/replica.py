@@ -138,9 +138,9 @@ class Replica:
             with suppress(TimeoutError):
                 async with asyncio.timeout(FLUSH_S):
                     await runner.idle.wait()
-            if runner.fatal is not None or not (
-                runner.backlog.next_step() or len(runner.backlog.begun) > self.concurrency
-            ):
+            is_fed = runner.backlog.next_step() or len(runner.backlog.begun) > self.concurrency
+            if runner.fatal is not None or runner.has_news or not is_fed:
+                runner.has_news = False
                 return
 
     def _forget_predecessor(self, stage: int) -> None:
@@ -188,5 +188,6 @@ def _make_context(setup: ReplicaSetup, index: CallIndex, log: CallLogWriter, coo
     by_step = {name: backends for name, step in setup.steps.items() for llm, backends in asked if llm == step.llm}
     selector = ModelSelector([backend for _, backends in asked for backend in backends], by_step)
     forgotten = frozenset(name for name, step in setup.steps.items() if not step.use_cache)
-    known = KnownCalls(index, setup.run.calls, setup.run.owner, forgotten)
+    ask_again = setup.run.options.ask_again
+    known = KnownCalls(index, setup.run.calls, setup.run.owner, forgotten, ask_again=ask_again)
     return CallContext(setup.run, selector, log, known)

@@ -17,7 +17,7 @@ from raypipe.contracts.llm import Caller
 from raypipe.contracts.step import Output, Runs, Step
 from raypipe.errors import InfrastructureError, RaypipeError, RowError
 from raypipe.execution.counts import CallCounts
-from raypipe.execution.wire import FILTERED, FLUSH_S, UNFINISHED
+from raypipe.execution.wire import FILTERED, FIRST_ROWS, FLUSH_S, UNFINISHED
 from raypipe.execution.worker.backlog import Backlog, Item
 from raypipe.execution.worker.boundary import Boundary, describe, error_text, is_cancelled
 from raypipe.execution.worker.call_context import CallContext
@@ -63,6 +63,9 @@ class RowRunner:
         """Why the run cannot go on: no row is begun any more."""
         self.halted_for = ""
         """The failure for which a step stops the run; empty while there is none."""
+        self._failed_rows = 0
+        self.has_news = False
+        """Whether its first rows have failed, which a conductor should know before more calls are sent."""
 
     def begin(self, count: int) -> None:
         """Start coroutines, then twice as many as long as rows still wait: one is enough for rows that need no call."""
@@ -161,9 +164,13 @@ class RowRunner:
                 raise made
             step = self._steps[name]
             if step.on_error == "null":
-                results.complete(item.place, (dict.fromkeys(step.writes()),), counts)
+                results.complete(item.place, (dict.fromkeys(step.writes()),), counts, make_failure(made))
             else:
                 results.fail(item.place, make_failure(made), counts)
+            self._failed_rows += 1
+            if self._failed_rows == FIRST_ROWS:
+                self.has_news = True
+                self.idle.set()
             if step.on_error == "stop":
                 self.halted_for = f"step {name!r} stops the run for a row that failed: {error_text(made)}"
                 if self._context is not None:
