@@ -93,4 +93,4 @@ def _cost(manifest: Mapping[str, Any]) -> str:
 
 
 def _rows_by_leaf(manifest: Mapping[str, Any]) -> dict[str, int]:
-    return {leaf: entry["rows"] for leaf, entry in manifest.get("leaves", {}).items()}
+    return {leaf: entry.get("rows", 0) for leaf, entry in manifest.get("leaves", {}).items()}

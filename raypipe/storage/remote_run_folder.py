@@ -30,7 +30,7 @@ from raypipe.storage.paths import (
     map_concurrently,
     remove_files,
 )
-from raypipe.storage.run_files import SPEC, list_files, spec_path
+from raypipe.storage.run_files import SPEC, list_files, parse_manifest, spec_path
 from raypipe.storage.run_folder import MARK, Layout, RunFolder
 
 _OUTPUTS = ("data", "failures", ARTIFACTS)
@@ -99,7 +99,7 @@ class RemoteRunFolder(Layout[RemotePath]):
     def committed(self) -> dict[str, Any]:
         """The manifest of the run that stands here; empty when none does. Raises OSError, OutputError."""
         try:
-            return orjson.loads(self.manifest.read_bytes())
+            return parse_manifest(self.manifest.read_bytes())
         except FileNotFoundError:
             return {}
         except ValueError:

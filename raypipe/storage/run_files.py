@@ -35,6 +35,19 @@ def spec_path(path: AnyPath, manifest: Mapping[str, Any]) -> AnyPath:
     return path / SPEC
 
 
+def parse_manifest(content: bytes) -> dict[str, Any]:
+    """What a manifest says. Raises ValueError for what is none: rows are looked up in it without further checks."""
+    manifest: Any = orjson.loads(content)
+    if not isinstance(manifest, dict):
+        raise ValueError("no manifest")
+    known = cast("dict[str, Any]", manifest)
+    parts = [known.get(name, {}) for name in ("leaves", "failures", "steps", "models")]
+    entries = [*parts[0].values(), parts[1]] if all(isinstance(part, dict) for part in parts) else [None]
+    if not all(isinstance(entry, dict) and isinstance(entry.get("rows", 0), int) for entry in entries):
+        raise ValueError("no manifest")
+    return known
+
+
 def list_files(folder: RemotePath, entry: Mapping[str, Any]) -> list[RemotePath]:
     """The files of a leaf or of the failures, in order; of a folder that was copied there, all that there are."""
     place = folder / entry["path"]

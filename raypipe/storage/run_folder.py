@@ -27,6 +27,7 @@ from raypipe.security.symlinks import check_no_links
 from raypipe.storage.artifacts import ARTIFACTS, copy_missing_artifacts
 from raypipe.storage.commit_journal import MANIFEST, CommitJournal
 from raypipe.storage.paths import P, explain_os_error
+from raypipe.storage.run_files import parse_manifest
 
 MARK = "raypipe run folder 1\n"
 _ENDING_S, _LOOK_EVERY_S = 5.0, 0.1
@@ -140,7 +141,7 @@ class RunFolder(Layout[Path]):
     def committed(self) -> dict[str, Any]:
         """The manifest of the run that stands here; empty when none does."""
         try:
-            return orjson.loads(self.manifest.read_bytes())
+            return parse_manifest(self.manifest.read_bytes())
         except (OSError, ValueError):
             return {}
 

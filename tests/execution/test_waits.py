@@ -39,6 +39,7 @@ ENDED_BY = {
     "execution.ray.conductors.ConductorUDF.__call__": "as `local._Run._phase`",
     "execution.ray.conductors.ConductorUDF._report_engines": "an actor that is gone raises",
     "execution.ray.reading._read_units": "a task of Ray's: it ends with its owner, which a lost object ends, too",
+    "execution.ray.reading._read_units.number": "the actor lives on the node of the run, whose end is its own",
     "execution.ray.liveness.is_working.ask": "its caller bounds it",
     "execution.ray.pools.RemoteWorker.exchange": "the watch takes the worker's pulse while it is silent",
     "execution.ray.pools.RemoteWorker.halt": "ends with the worker, or with the conductor that began it",

@@ -119,7 +119,6 @@ def test_run_folders(effort: int, tmp_path_factory: pytest.TempPathFactory) -> N
     explore(damaging(tmp_path_factory, lambda path: path.parent.name != "calls"), 30, effort)
 
 
-@pytest.mark.xfail(strict=True, reason="a damaged file of the call log is not told by name, nor kept aside")
 @EFFORT
 def test_call_logs(effort: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A call log that was changed is told by file and costs what is unreadable alone."""

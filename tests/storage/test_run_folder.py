@@ -227,3 +227,12 @@ def test_folders_that_cannot_change_places_in_one_step_are_finished_by_the_next(
         assert (tmp_path / name / "leaf/part-0.parquet").read_text() == "after"
     assert (tmp_path / "pipeline.yaml").read_text() == "after"
     assert not (folder.own / "commit").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["null", "[]", "7", '{"leaves": null}', '{"leaves": {"a": 1}}', '{"leaves": {"a": {"rows": "x"}}}', "{"]
+)
+def test_what_is_no_manifest_is_no_run(content: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.manifest.write_text(content)
+    assert folder.committed() == {}
