@@ -118,8 +118,10 @@ OPS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 5), st.booleans(
 @given(ops=OPS, groups=st.sampled_from([SEQUENTIAL, "all", "halves"]))
 def test_load_groups_change_nothing(tmp_path_factory: pytest.TempPathFactory, ops: list[Any], groups: str) -> None:
     folder, pipeline = tmp_path_factory.mktemp("gathered"), chain(ops)
-    whole = pipeline.run(folder / "whole", engine="local", max_failed_rows=10**6)
-    again = pipeline.run(folder / "out", engine="local", max_failed_rows=10**6, load_groups=groups_of(groups, ops))
+    whole = pipeline.run(folder / "whole", engine="local", max_failed_rows=10**6, max_failure_rate=None)
+    again = pipeline.run(
+        folder / "out", engine="local", max_failed_rows=10**6, max_failure_rate=None, load_groups=groups_of(groups, ops)
+    )
     assert seen(pipeline, again) == seen(pipeline, whole)
 
 
@@ -132,6 +134,6 @@ def test_ray_gives_what_local_gives(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     ops = [(rng.choice(KINDS), rng.randrange(6), rng.random() < 0.5) for _ in range(5)]
     pipeline = chain(ops)
-    ours = pipeline.run(tmp_path / "local", engine="local", max_failed_rows=10**6)
-    theirs = pipeline.run(tmp_path / "ray", engine="ray", max_failed_rows=10**6)
+    ours = pipeline.run(tmp_path / "local", engine="local", max_failed_rows=10**6, max_failure_rate=None)
+    theirs = pipeline.run(tmp_path / "ray", engine="ray", max_failed_rows=10**6, max_failure_rate=None)
     assert seen(pipeline, theirs) == seen(pipeline, ours)
